@@ -1,0 +1,48 @@
+"""``python -m trainer COMMAND key=value …``: find the command, run it, turn its errors into exit statuses."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+from trainer.errors import TrainerError, UsageError, nearest
+
+# command -> what it does; each is trainer/commands/COMMAND.py with a main(arguments)
+COMMANDS = {
+    "train": "start a run            python -m trainer train [key=value …]",
+    "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=latest|best|step-N|PATH] [key=value …]",
+    "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
+}
+
+USAGE = """Train Inception V3 and resume it bit for bit.
+
+{commands}
+
+python -m trainer COMMAND --help says more. Exit status: 0 done, 1 bug or failed training, 2 usage or configuration,
+3 refused because checkpoint and program do not match, 4 no valid checkpoint, 5 run directory in use,
+75 stopped by a signal after a checkpoint was committed (run the same command again), 130 interrupted."""
+
+
+def usage() -> str:
+    return USAGE.format(commands="\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items()))
+
+
+def run(arguments: list[str]) -> int:
+    """Run one command line and return its exit status."""
+    if not arguments or arguments[0] in ("--help", "-h", "help"):
+        print(usage())
+        return 0 if arguments else UsageError.exit_status
+    name, *rest = arguments
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
+        status = importlib.import_module(f"trainer.commands.{name}").main(rest)
+    except TrainerError as error:
+        print(f"{'stopped' if error.exit_status in (75, 130) else 'error'}: {error}", file=sys.stderr)
+        return error.exit_status
+    assert isinstance(status, int)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(run(sys.argv[1:]))

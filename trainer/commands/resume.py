@@ -1,0 +1,32 @@
+"""``resume``: rebuild a run from its stored configuration and go on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.commands.arguments import parse_arguments, take_text
+from trainer.signals import StopRequest
+
+HELP = """Continue a run exactly where a checkpoint left it.
+
+  python -m trainer resume run_dir=DIR [checkpoint=latest|best|step-N|PATH] [key=value …]
+
+Model, optimizer, schedule and input pipeline are rebuilt from the config.yaml in the checkpoint. Keys that do not
+change the result may be set (train.steps, train.epochs, checkpoint.*, evaluation.every_*, train.log_every_steps).
+Continuing from an older checkpoint sets the later ones aside in checkpoints/superseded/."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(HELP)
+        return 0
+    values = parse_arguments(arguments)
+    run_dir = take_text(values, "run_dir", "resume")
+    checkpoint = str(values.pop("checkpoint", "latest"))
+    stop = StopRequest()
+    stop.install()
+    from trainer import session  # imports TensorFlow, which takes seconds
+
+    session.resume(Path(run_dir), checkpoint, values, stop)
+    return 0

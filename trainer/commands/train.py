@@ -1,0 +1,23 @@
+"""``train``: compose a configuration with Hydra and start a run from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config.compose import run_with_hydra
+from trainer.config.schema import Config, Invocation
+from trainer.signals import StopRequest
+
+
+def main(arguments: Sequence[str]) -> int:
+    stop = StopRequest()
+
+    def start(invocation: Invocation, config: Config) -> None:
+        stop.install()
+        from trainer import session  # imports TensorFlow, which takes seconds: a wrong configuration must not wait
+
+        session.train(Path(invocation.run_dir), config, invocation.on_existing, stop)
+
+    run_with_hydra(arguments, start)
+    return 0

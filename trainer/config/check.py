@@ -1,0 +1,29 @@
+"""Rules that tie several keys together."""
+
+from __future__ import annotations
+
+from trainer.config.schema import Config
+from trainer.errors import UsageError
+
+
+def check(config: Config) -> None:
+    """Raise ``UsageError`` when keys that are each fine do not fit together."""
+    train = config.train
+    if train.global_batch_size % train.accumulate_steps:
+        fitting = [n for n in range(1, train.global_batch_size + 1) if train.global_batch_size % n == 0]
+        closest = min(fitting, key=lambda n: abs(n - train.accumulate_steps))
+        raise UsageError(
+            f"train.global_batch_size={train.global_batch_size} cannot be split into "
+            f"train.accumulate_steps={train.accumulate_steps} equal parts; the nearest that works is {closest}"
+        )
+    for name, transforms in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
+        if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
+            raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")
+        if "resize" not in transforms:
+            raise UsageError(f"preprocess.{name} is {list(transforms)}, but needs resize to reach image_size")
+        after = transforms[transforms.index("resize") + 1 :]
+        cropping = [transform for transform in after if transform.endswith("_crop")]
+        if cropping:
+            raise UsageError(f"preprocess.{name} has {cropping[0]} after resize, so images would not be image_size")
+    if config.evaluation.weights == "ema" and config.ema.decay is None:
+        raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")

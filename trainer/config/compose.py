@@ -1,0 +1,116 @@
+"""The only place that sees Hydra: from a command line to ``(Invocation, Config)``."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trainer.config.check import check
+from trainer.config.parse import parse
+from trainer.config.schema import Config, Invocation
+from trainer.errors import TrainerError, UsageError, nearest
+
+PACKAGE = Path(__file__).resolve().parent.parent
+
+
+def configuration_directory() -> Path:
+    """``conf/``: at the top of a checkout, inside the package in an installed wheel."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parent / "conf"
+
+
+def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config], None]) -> None:
+    """Compose the configuration from ``arguments`` and call ``run``, once for each job of a ``--multirun``.
+
+    Raises:
+        UsageError: the command line or the configuration is wrong.
+    """
+
+    failures: list[TrainerError] = []
+
+    def job(composed: DictConfig) -> None:
+        try:
+            run(*_typed(composed))
+        except TrainerError as error:
+            if HydraConfig.get().mode == RunMode.MULTIRUN:
+                raise
+            failures.append(error)  # raised below: on its way through Hydra it would gain lines of Hydra's
+
+    # Hydra prints its own errors and exits with 1 unless this is set; ours go through the contract's statuses.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["python -m trainer train", *arguments]
+    directory = configuration_directory()
+    try:
+        hydra.main(version_base="1.3", config_path=str(directory), config_name="config")(job)()
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UsageError(_explain(error, arguments, directory)) from error
+    if failures:
+        raise failures[0]
+
+
+def _typed(composed: DictConfig) -> tuple[Invocation, Config]:
+    container = OmegaConf.to_container(composed, resolve=True)
+    assert isinstance(container, dict)
+    invocation = {name: container.pop(name, None) for name in ("run_dir", "on_existing")}
+    if HydraConfig.get().mode == RunMode.MULTIRUN and not _overrides("run_dir"):
+        invocation["run_dir"] = HydraConfig.get().runtime.output_dir
+    config = parse(Config, container)
+    check(config)
+    return parse(Invocation, invocation), config
+
+
+def _overrides(name: str) -> bool:
+    return any(override.split("=")[0] == name for override in HydraConfig.get().overrides.task)
+
+
+def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str:
+    """Hydra's message in one to three lines, with the nearest valid key or option."""
+    text = str(error)
+    unknown_key = re.search(r"Could not override '([^']+)'", text)
+    if unknown_key:
+        path = unknown_key.group(1)
+        given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
+        return f"unknown key {given}{nearest(path, _known_keys(directory))}"
+    unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if unknown_option:
+        group, option = unknown_option.groups()
+        options = _options(directory, group)
+        allowed = ", ".join(options) if options else "nothing: there is no such group"
+        return f"{group}={option} does not exist; allowed: {allowed}{nearest(option, options)}"
+    no_group = re.search(r"Could not override '?([^'\n]+)'?\.?\s+No match in the defaults list", text, re.IGNORECASE)
+    if no_group:
+        return f"unknown group {no_group.group(1)}{nearest(no_group.group(1), _options(directory, ''))}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "\n".join(lines[:3])
+
+
+def _options(directory: Path, group: str) -> list[str]:
+    return sorted(path.stem for path in (directory / group).glob("*.yaml"))
+
+
+def _known_keys(directory: Path) -> list[str]:
+    """Every key that a configuration file of the project defines."""
+
+    def keys(node: object, path: str) -> Iterator[str]:
+        if isinstance(node, Mapping):
+            for name, value in node.items():
+                dotted = f"{path}.{name}" if path else str(name)
+                yield dotted
+                yield from keys(value, dotted)
+
+    known: set[str] = set()
+    for file in directory.rglob("*.yaml"):
+        container = OmegaConf.to_container(OmegaConf.load(file))
+        package = "" if file.parent == directory or file.parent.name == "experiment" else file.parent.name
+        known.update([package] if package else [], keys(container, package))
+    return sorted(name for name in known if not name.startswith(("defaults", "hydra")))

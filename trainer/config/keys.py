@@ -1,0 +1,40 @@
+"""How a configuration key is declared: type from the annotation, everything else in one ``key(...)`` beside it."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Literal
+
+ResumePolicy = Literal["free", "consent", "fixed"]
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyFacts:
+    """What is known of one key besides its name and type.
+
+    ``resume`` is what a resume may do with it: ``free`` keys do not change the result of a step, ``consent`` keys
+    do and have to be allowed by name, ``fixed`` keys decide which variables exist or what they mean.
+    ``completed`` keys may be null in the composed configuration and are filled in once, when a run starts.
+    Bounds are inclusive unless ``above`` or ``below`` is used.
+    """
+
+    doc: str
+    resume: ResumePolicy
+    minimum: float | None = None
+    maximum: float | None = None
+    above: float | None = None
+    below: float | None = None
+    length: int | None = None
+    completed: bool = False
+
+
+def key(doc: str, resume: ResumePolicy, **facts: Any) -> Any:
+    """Declare a key of a configuration dataclass. There are no defaults here: values live in ``conf/``."""
+    return dataclasses.field(metadata={"facts": KeyFacts(doc, resume, **facts)})
+
+
+def facts(field: dataclasses.Field[Any]) -> KeyFacts:
+    """The facts of a field that ``key`` declared."""
+    declared = field.metadata["facts"]
+    assert isinstance(declared, KeyFacts)
+    return declared

@@ -1,0 +1,122 @@
+"""From a plain container (dicts, lists, scalars) to frozen dataclasses, refusing everything that does not fit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, TypeVar, Union
+
+from trainer.config.keys import KeyFacts, facts
+from trainer.errors import UsageError, nearest
+
+T = TypeVar("T")
+
+KIND_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
+
+
+def parse(cls: type[T], container: object, path: str = "") -> T:
+    """Build ``cls`` from ``container``.
+
+    Raises:
+        UsageError: for an unknown or missing key, a wrong type or a value out of range; names the key, the value,
+            what is allowed and the nearest valid key.
+    """
+    if not isinstance(container, Mapping):
+        raise UsageError(f"{path or 'the configuration'} is {container!r}, but must be a section of keys")
+    hints = typing.get_type_hints(cls)
+    fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
+    for name, value in container.items():
+        if name not in fields:
+            # A leaf of the same section is the likeliest meaning, so the candidates carry this section's path.
+            candidates = [_join(path, known) for known in fields]
+            raise UsageError(f"unknown key {_join(path, str(name))}={value}{nearest(_join(path, str(name)), candidates)}")
+    values = {}
+    for name, field in fields.items():
+        if name not in container:
+            raise UsageError(f"missing key {_join(path, name)}: {facts(field).doc}")
+        values[name] = _value(hints[name], container[name], _join(path, name), facts(field))
+    return cls(**values)
+
+
+def leaves(config: object, path: str = "") -> Iterator[tuple[str, Any, KeyFacts]]:
+    """Every ``(dotted key, value, facts)`` of a configuration, in declaration order."""
+    for field in dataclasses.fields(typing.cast(Any, config)):
+        value = getattr(config, field.name)
+        if dataclasses.is_dataclass(value):
+            yield from leaves(value, _join(path, field.name))
+        else:
+            yield _join(path, field.name), value, facts(field)
+
+
+def _join(path: str, name: str) -> str:
+    return f"{path}.{name}" if path else name
+
+
+def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
+    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    sections = [option for option in options if dataclasses.is_dataclass(option)]
+    if sections:
+        return parse(_variant(sections, value, path), value, path)
+    if value is None and type(None) in options:
+        return None
+    (kind,) = [option for option in options if option is not type(None)]
+    if typing.get_origin(kind) is tuple:
+        return _sequence(typing.get_args(kind)[0], value, path, fact)
+    return _scalar(kind, value, path, fact, optional=type(None) in options)
+
+
+def _variant(sections: list[Any], value: object, path: str) -> Any:
+    """The dataclass of a union whose ``name`` literal equals the container's ``name``."""
+    if len(sections) == 1:
+        return sections[0]
+    by_name = {typing.get_args(typing.get_type_hints(section)["name"])[0]: section for section in sections}
+    name = value["name"] if isinstance(value, Mapping) and "name" in value else None
+    if name not in by_name:
+        allowed = ", ".join(by_name)
+        raise UsageError(f"{path}.name is {name!r}, but must be one of {allowed}{nearest(str(name), by_name)}")
+    return by_name[name]
+
+
+def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any, ...]:
+    if not isinstance(value, list | tuple):
+        raise UsageError(f"{path} is {value!r}, but must be a list: {fact.doc}")
+    if fact.length is not None and len(value) != fact.length:
+        raise UsageError(f"{path} has {len(value)} entries, but must have {fact.length}: {fact.doc}")
+    return tuple(
+        _scalar(kind, entry, f"{path}[{index}]", fact, optional=False) for index, entry in enumerate(value)
+    )
+
+
+def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bool) -> Any:
+    if typing.get_origin(kind) is Literal:
+        allowed = typing.get_args(kind)
+        if value not in allowed or type(value) is not type(allowed[0]):
+            listed = ", ".join(map(str, allowed))
+            raise UsageError(f"{path} is {value!r}, but must be one of {listed}{nearest(str(value), map(str, allowed))}")
+        return value
+    if kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not kind:
+        null = " or null" if optional else ""
+        raise UsageError(f"{path} is {value!r}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}")
+    if kind in (int, float):
+        _check_range(typing.cast(float, value), path, fact)
+    return value
+
+
+def _check_range(value: float, path: str, fact: KeyFacts) -> None:
+    if not math.isfinite(value):
+        raise UsageError(f"{path} is {value}, but must be finite: {fact.doc}")
+    bounds = [
+        (fact.minimum, "at least", lambda bound: value >= bound),
+        (fact.above, "above", lambda bound: value > bound),
+        (fact.maximum, "at most", lambda bound: value <= bound),
+        (fact.below, "below", lambda bound: value < bound),
+    ]
+    stated = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
+    if not all(holds(bound) for bound, _, holds in stated):
+        allowed = " and ".join(f"{words} {bound:g}" for bound, words, _ in stated)
+        raise UsageError(f"{path} is {value!r}, but must be {allowed}: {fact.doc}")

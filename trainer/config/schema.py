@@ -1,0 +1,254 @@
+"""Every configuration key: its type, allowed values, meaning, and what a resume may do with it.
+
+Values live in ``conf/*.yaml``; nothing here has a default, so a stored configuration is complete and keeps its
+meaning when the defaults change.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from trainer.config.keys import key
+
+Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
+TransformName = Literal[
+    "decode", "random_area_crop", "central_crop", "resize", "horizontal_flip", "color_jitter", "normalize"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormConfig:
+    momentum: float = key("share of the old moving statistics kept at each step", "fixed", minimum=0.0, below=1.0)
+    epsilon: float = key("added to the variance before the root", "fixed", above=0.0, maximum=1.0)
+    scale: bool = key("learn a multiplier (gamma); the published network has none", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionV3Config:
+    name: Literal["inception_v3"] = key("which network", "fixed")
+    num_classes: int | None = key("size of the classifier; null: the data's", "fixed", minimum=2, completed=True)
+    width: float = key("filters = max(int(published x width), min_depth)", "fixed", above=0.0, maximum=8.0)
+    min_depth: int = key("smallest number of filters a narrow network keeps", "fixed", minimum=1, maximum=4096)
+    aux_logits: bool = key("build the auxiliary classifier", "fixed")
+    dropout: float = key("share of the last features dropped in training", "consent", minimum=0.0, below=1.0)
+    activation: Activation = key("after every batch norm", "fixed")
+    initializer: Literal["variance_scaling", "glorot_uniform", "truncated_normal"] = key(
+        "distribution the kernels start from", "fixed"
+    )
+    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    batch_norm: BatchNormConfig = key("batch normalisation", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamConfig:
+    name: Literal["adam"] = key("which optimizer", "fixed")
+    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
+    beta_1: float = key("decay of the first moment", "consent", minimum=0.0, below=1.0)
+    beta_2: float = key("decay of the second moment", "consent", minimum=0.0, below=1.0)
+    epsilon: float = key("added to the root of the second moment", "consent", above=0.0, maximum=1.0)
+    clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class AdamWConfig:
+    name: Literal["adamw"] = key("which optimizer", "fixed")
+    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
+    beta_1: float = key("decay of the first moment", "consent", minimum=0.0, below=1.0)
+    beta_2: float = key("decay of the second moment", "consent", minimum=0.0, below=1.0)
+    epsilon: float = key("added to the root of the second moment", "consent", above=0.0, maximum=1.0)
+    weight_decay: float = key("decoupled decay of kernels, times the learning rate", "consent", minimum=0.0)
+    clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SGDConfig:
+    name: Literal["sgd"] = key("which optimizer", "fixed")
+    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
+    momentum: float = key("decay of the velocity", "consent", minimum=0.0, below=1.0)
+    nesterov: bool = key("look ahead along the velocity", "consent")
+    clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RMSPropConfig:
+    name: Literal["rmsprop"] = key("which optimizer", "fixed")
+    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
+    rho: float = key("decay of the mean square", "consent", minimum=0.0, below=1.0)
+    momentum: float = key("decay of the momentum slot", "consent", minimum=0.0, below=1.0)
+    epsilon: float = key("added to the mean square inside the root", "consent", above=0.0, maximum=10.0)
+    initial_mean_square: float = key(
+        "where the mean square starts: 1 in TensorFlow 1 and the paper's recipe, 0 in Keras", "consent", minimum=0.0
+    )
+    clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
+
+
+OptimizerConfig = AdamConfig | AdamWConfig | SGDConfig | RMSPropConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class ConstantScheduleConfig:
+    name: Literal["constant"] = key("which schedule", "consent")
+    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
+    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialScheduleConfig:
+    name: Literal["exponential"] = key("which schedule", "consent")
+    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
+    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
+    decay_rate: float = key("factor for each decay period", "consent", above=0.0, maximum=1.0)
+    decay_epochs: float = key("length of a decay period, used when decay_steps is null", "consent", above=0.0)
+    decay_steps: int | None = key("length of a decay period; null: decay_epochs", "consent", minimum=1, completed=True)
+    staircase: bool = key("decay at the end of each period instead of continuously", "consent")
+    minimum_fraction: float = key("floor, as a share of the peak", "consent", minimum=0.0, maximum=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineScheduleConfig:
+    name: Literal["cosine"] = key("which schedule", "consent")
+    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
+    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
+    decay_steps: int | None = key(
+        "step at which the floor is reached; null: the length of the run when it starts",
+        "consent",
+        minimum=1,
+        completed=True,
+    )
+    minimum_fraction: float = key("floor, as a share of the peak", "consent", minimum=0.0, maximum=1.0)
+
+
+ScheduleConfig = ConstantScheduleConfig | ExponentialScheduleConfig | CosineScheduleConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class EmaConfig:
+    decay: float | None = key(
+        "decay of the exponential moving average of the weights; null: none", "fixed", minimum=0.0, below=1.0
+    )
+    warmup: bool = key("use min(decay, (1 + step) / (10 + step))", "consent")
+    batch_norm: bool = key("average the batch norm statistics too", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsConfig:
+    name: Literal["digits"] = key("which data: the embedded UCI handwritten digits", "fixed")
+    train_examples: int | None = key("use only the first so many; null: all", "consent", minimum=1)
+    validation_examples: int | None = key("use only the first so many; null: all", "consent", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomAreaCropConfig:
+    min_area: float = key("smallest share of the image's area that is kept", "consent", above=0.0, maximum=1.0)
+    max_aspect: float = key("aspect ratio drawn from [1/max_aspect, max_aspect]", "consent", minimum=1.0, maximum=10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CentralCropConfig:
+    fraction: float = key("share of each side that is kept", "consent", above=0.0, maximum=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class ResizeConfig:
+    method: Literal["bilinear", "nearest", "bicubic", "area", "lanczos3", "lanczos5", "gaussian", "mitchellcubic"] = (
+        key("interpolation", "consent")
+    )
+    antialias: bool = key("low-pass filter when making an image smaller", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class ColorJitterConfig:
+    brightness: float = key("largest additive shift, of a 0..1 image", "consent", minimum=0.0, maximum=1.0)
+    contrast: float = key("factor drawn from [1 - contrast, 1 + contrast]", "consent", minimum=0.0, below=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class NormalizeConfig:
+    mean: tuple[float, ...] = key("per channel, of a 0..1 image", "consent", length=3)
+    std: tuple[float, ...] = key("per channel, of a 0..1 image", "consent", length=3, above=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class PreprocessConfig:
+    image_size: int = key("height and width of the network's input, pixels", "fixed", minimum=75, maximum=4096)
+    train: tuple[TransformName, ...] = key("transforms for training, in order", "consent")
+    eval: tuple[TransformName, ...] = key("transforms for evaluation, in order", "consent")
+    random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
+    central_crop: CentralCropConfig = key("keep the middle of the image", "consent")
+    resize: ResizeConfig = key("bring the image to image_size x image_size", "consent")
+    color_jitter: ColorJitterConfig = key("change brightness and contrast at random", "consent")
+    normalize: NormalizeConfig = key("(image - mean) / std", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    epochs: float = key("length of the run, used when steps is null", "free", above=0.0)
+    steps: int | None = key("length of the run in optimizer steps; null: epochs", "free", minimum=0)
+    global_batch_size: int = key("examples per optimizer step, over all devices", "consent", minimum=1)
+    accumulate_steps: int = key("parts a batch is computed in, to save memory", "consent", minimum=1)
+    label_smoothing: float = key("share of the target spread over all classes", "consent", minimum=0.0, below=1.0)
+    aux_weight: float = key("weight of the auxiliary classifier's loss", "consent", minimum=0.0)
+    log_every_steps: int = key("steps per logged training record", "free", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    every_epochs: float = key("cadence, used when every_steps is null", "free", above=0.0)
+    every_steps: int | None = key("cadence in steps; null: every_epochs", "free", minimum=1, completed=True)
+    batch_size: int = key("examples per evaluation batch; does not change the result", "free", minimum=1)
+    weights: Literal["raw", "ema"] = key("which weights are evaluated", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStoppingConfig:
+    metric: Literal["accuracy", "loss"] = key("validation metric that is watched", "consent")
+    patience: int | None = key("evaluations without improvement before stopping; null: never", "consent", minimum=1)
+    min_change: float = key("smallest change that counts as improvement", "consent", minimum=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = key("cadence of checkpoints", "free", minimum=1)
+    keep_last: int = key("how many of the newest are kept", "free", minimum=1)
+    keep_best: int = key("how many of the best by best_metric are kept", "free", minimum=0)
+    keep_every_steps: int | None = key("also keep those at multiples of this; null: none", "free", minimum=1)
+    best_metric: Literal["accuracy", "loss"] = key("validation metric that ranks checkpoints", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig:
+    deterministic: bool = key("bit-exact from run to run, on the same kind of device", "consent")
+    xla: bool = key("compile forward and backward pass with XLA", "consent")
+    threads: int | None = key(
+        "threads within an operation; null: the cores of the machine the run starts on",
+        "consent",
+        minimum=1,
+        maximum=1024,
+        completed=True,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    experiment: str = key("name of the experiment", "free")
+    seed: int = key("every random draw is a function of it", "consent", minimum=0, maximum=2**31 - 1)
+    model: InceptionV3Config = key("the network", "fixed")
+    optimizer: OptimizerConfig = key("the update rule", "fixed")
+    schedule: ScheduleConfig = key("the learning rate over time", "consent")
+    ema: EmaConfig = key("exponential moving average of the weights", "fixed")
+    data: DigitsConfig = key("where the images come from", "fixed")
+    preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
+    train: TrainConfig = key("the training loop", "consent")
+    evaluation: EvaluationConfig = key("validation during training", "consent")
+    early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")
+    checkpoint: CheckpointConfig = key("when checkpoints are written and which are kept", "free")
+    runtime: RuntimeConfig = key("how the computation is executed", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class Invocation:
+    """What belongs to one command line and not to the experiment; never stored."""
+
+    run_dir: str = key("where the run lives", "free")
+    on_existing: Literal["fail", "resume"] = key("what train does in a directory that has checkpoints", "free")

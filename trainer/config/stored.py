@@ -1,0 +1,51 @@
+"""The configuration as text: what ``config.yaml`` in a run or checkpoint directory holds."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from trainer.config.check import check
+from trainer.config.parse import parse
+from trainer.config.schema import Config
+from trainer.errors import NoValidCheckpoint, UsageError
+
+FILE_NAME = "config.yaml"
+
+
+def to_text(config: Config) -> str:
+    """The complete configuration as YAML, keys in the order of the schema."""
+    return yaml.safe_dump(_plain(dataclasses.asdict(config)), sort_keys=False, allow_unicode=True)
+
+
+def read(path: Path) -> Config:
+    """Read a stored configuration; no interpolation, no Hydra, nothing but the text.
+
+    Raises:
+        NoValidCheckpoint: the file is missing, is not YAML, or is not a complete configuration of this version.
+    """
+    try:
+        return from_text(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise NoValidCheckpoint(f"{path} does not exist, so the experiment cannot be rebuilt") from None
+    except (UnicodeDecodeError, yaml.YAMLError, UsageError) as error:
+        reason = str(error).splitlines()[0]
+        raise NoValidCheckpoint(f"{path} is not a stored configuration of this version: {reason}") from error
+
+
+def from_text(text: str) -> Config:
+    config = parse(Config, yaml.safe_load(text))
+    check(config)
+    return config
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists: YAML's safe types have no tuple."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value

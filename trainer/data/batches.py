@@ -1,0 +1,116 @@
+"""Batches as a pure function of (configuration, position).
+
+No iterator is ever saved: a pipeline is opened at a position, and the position alone is in the state tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.data.order import records_at
+from trainer.data.source import Source
+from trainer.data.transforms import Draw, apply_transforms
+
+Numbers = npt.NDArray[np.int64]
+
+PREFETCHED_BATCHES = 2
+CONCURRENT_READS = 2
+LAST_POSITION = 2**62
+
+
+def training_batches(source: Source, config: Config, position: int, dropout_features: int) -> tf.data.Dataset:
+    """Endless batches that begin at the global example number ``position``.
+
+    Each element is a dict with B = ``train.global_batch_size`` examples: ``image`` float32 ``[B, S, S, 3]``,
+    ``label`` int64 ``[B]``, ``dropout`` float32 ``[B, dropout_features]`` uniform in [0, 1), and ``digest`` int64
+    ``[]``, a digest of the (position, record) pairs in the batch.
+    """
+    batch_size = config.train.global_batch_size
+
+    def records_of(positions: Numbers) -> Numbers:
+        return records_at(positions, source.count, config.seed)
+
+    def prepare(position: tf.Tensor, record: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
+        draw = Draw(config.seed, position)
+        return {
+            "image": apply_transforms(encoded, config.preprocess.train, config.preprocess, draw),
+            "label": label,
+            "dropout": draw.uniform("dropout", dropout_features),
+            "pair": tf.stack([position, record]),
+        }
+
+    def sign(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
+        pairs = batch.pop("pair")
+        digest = tf.numpy_function(_digest, [pairs], tf.int64, stateful=False)
+        return {**batch, "digest": tf.ensure_shape(digest, [])}
+
+    starts = tf.data.Dataset.range(position, LAST_POSITION, batch_size)
+    examples = _read_examples(starts, records_of, source, batch_size)
+    prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
+    batches = prepared.batch(batch_size, drop_remainder=True).map(sign)
+    return _prefetched(batches, config)
+
+
+def evaluation_batches(source: Source, config: Config) -> tf.data.Dataset:
+    """Every record once, in order. The last batch is filled up with copies of weight 0, so that all have one shape.
+
+    Each element is a dict with B = ``evaluation.batch_size`` examples: ``image`` float32 ``[B, S, S, 3]``,
+    ``label`` int64 ``[B]``, ``weight`` float32 ``[B]``.
+    """
+    batch_size = config.evaluation.batch_size
+
+    def records_of(positions: Numbers) -> Numbers:
+        return np.minimum(positions, source.count - 1)
+
+    def prepare(position: tf.Tensor, record: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
+        draw = Draw(config.seed, record)
+        return {
+            "image": apply_transforms(encoded, config.preprocess.eval, config.preprocess, draw),
+            "label": label,
+            "weight": tf.cast(position < source.count, tf.float32),
+        }
+
+    starts = tf.data.Dataset.range(0, source.count, batch_size)
+    examples = _read_examples(starts, records_of, source, batch_size)
+    prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
+    return _prefetched(prepared.batch(batch_size, drop_remainder=True), config)
+
+
+def _read_examples(
+    starts: tf.data.Dataset, records_of: Callable[[Numbers], Numbers], source: Source, batch_size: int
+) -> tf.data.Dataset:
+    """``(position, record, encoded, label)`` one by one, read from the source a whole batch at a time."""
+
+    def read(first: np.int64) -> tuple[Numbers, Numbers, object, Numbers]:
+        positions = np.arange(first, first + batch_size, dtype=np.int64)
+        records = records_of(positions)
+        images, labels = source.read(records)
+        return positions, records, np.array(images, object), labels
+
+    def read_batch(first: tf.Tensor) -> tuple[tf.Tensor, ...]:
+        types = [tf.int64, tf.int64, tf.string, tf.int64]
+        tensors = tf.numpy_function(read, [first], types, stateful=False)
+        for tensor in tensors:
+            tensor.set_shape([batch_size])
+        return tuple(tensors)
+
+    return starts.map(read_batch, num_parallel_calls=CONCURRENT_READS).unbatch()
+
+
+def _prefetched(batches: tf.data.Dataset, config: Config) -> tf.data.Dataset:
+    options = tf.data.Options()
+    options.deterministic = True
+    # Decoding must not share the single inter-op thread that deterministic execution leaves.
+    options.threading.private_threadpool_size = config.runtime.threads
+    options.autotune.enabled = False
+    return batches.prefetch(PREFETCHED_BATCHES).with_options(options)
+
+
+def _digest(pairs: Numbers) -> np.int64:
+    return np.frombuffer(hashlib.sha256(pairs.astype("<i8").tobytes()).digest()[:8], "<i8")[0]

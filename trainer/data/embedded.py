@@ -1,0 +1,46 @@
+"""The embedded digits: PNG images in TFRecord files with the ImageNet schema, shipped with the package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from tensorflow.core.example.example_pb2 import Example
+
+from trainer.config.schema import DigitsConfig
+from trainer.data.tfrecord import TFRecordReader
+from trainer.errors import NoValidCheckpoint, UsageError
+
+DIRECTORY = Path(__file__).resolve().parent / "digits"
+Split = Literal["train", "validation"]
+
+
+class DigitsSource:
+    """One split of the digits: ``count`` records, ``class_names`` in label order, ``read`` by record number."""
+
+    def __init__(self, config: DigitsConfig, split: Split) -> None:
+        facts = json.loads((DIRECTORY / "facts.json").read_text())
+        self.class_names: tuple[str, ...] = tuple(facts["class_names"])
+        shards = facts["splits"][split]["shards"]
+        for name, digest in shards.items():
+            found = hashlib.sha256((DIRECTORY / name).read_bytes()).hexdigest()
+            if found != digest:
+                raise NoValidCheckpoint(
+                    f"{DIRECTORY / name} is damaged: its SHA-256 is {found[:16]}…, not {digest[:16]}…; reinstall trainer"
+                )
+        self._reader = TFRecordReader([DIRECTORY / name for name in shards])
+        wanted = config.train_examples if split == "train" else config.validation_examples
+        self.count = len(self._reader) if wanted is None else wanted
+        if self.count > len(self._reader):
+            raise UsageError(f"data.{split}_examples is {wanted}, but the digits have {len(self._reader)} in {split}")
+
+    def read(self, records: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+        """Encoded images and labels (int64 ``[n]``) of the given record numbers."""
+        features = [Example.FromString(data).features.feature for data in self._reader.read(records)]
+        images = [feature["image/encoded"].bytes_list.value[0] for feature in features]
+        labels = [feature["image/class/label"].int64_list.value[0] for feature in features]
+        return images, np.array(labels, np.int64)

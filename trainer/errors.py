@@ -1,0 +1,65 @@
+"""The errors a user can cause or meet, each with the exit status of the contract.
+
+A ``TrainerError`` is printed as its message alone; any other exception is a bug and shows its traceback.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class TrainerError(Exception):
+    """Base class. The message says what happened, where (both values) and what to do, in a few lines."""
+
+    exit_status = 1
+
+
+class TrainingFailed(TrainerError):
+    """Training itself cannot go on, e.g. the loss is no longer finite."""
+
+    exit_status = 1
+
+
+class UsageError(TrainerError):
+    """A wrong command line or configuration."""
+
+    exit_status = 2
+
+
+class RestoreRefused(TrainerError):
+    """A checkpoint and the program, the overrides or the data do not match."""
+
+    exit_status = 3
+
+
+class NoValidCheckpoint(TrainerError):
+    """There is no checkpoint to continue from, or it is damaged and nothing can stand in for it."""
+
+    exit_status = 4
+
+
+class RunDirectoryInUse(TrainerError):
+    """Another process is writing to the run directory."""
+
+    exit_status = 5
+
+
+class Stopped(TrainerError):
+    """A signal ended the run after a checkpoint was committed."""
+
+    def __init__(self, message: str, exit_status: int) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
+def nearest(name: str, candidates: Iterable[str]) -> str:
+    """``"; did you mean X?"`` for the most similar candidate, or nothing when none is similar."""
+    known = sorted(candidates)
+    # The last part of a dotted key carries most of its meaning, so a right leaf in a wrong section counts too.
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    if not close:
+        leaf = name.rpartition(".")[2]
+        leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
+        close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)]
+    return f"; did you mean {close[0]}?" if close else ""

@@ -1,0 +1,130 @@
+"""Update rules over named slot variables, on TensorFlow's fused ``ResourceApply…`` kernels.
+
+One kernel a variable instead of the tens of small operations that ``keras.optimizers`` builds; the rules are
+Keras's (tests hold them equal). There is no hidden counter: the step and the learning rate come in from outside.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+import tensorflow as tf
+
+from trainer.config.schema import AdamConfig, AdamWConfig, OptimizerConfig, RMSPropConfig, SGDConfig
+
+Slots = Mapping[str, tf.Variable]
+# (variable, gradient, the variable's slots, learning rate float32 [], step float32 [], 1 for the first)
+Update = Callable[[tf.Variable, tf.Tensor, Slots, tf.Tensor, tf.Tensor], None]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """An update rule: the slots each variable has, with their initial value, and what a step does."""
+
+    slots: Mapping[str, float]
+    update: Update
+
+
+def _adam(config: AdamConfig | AdamWConfig) -> Rule:
+    """Adam (arXiv 1412.6980), with bias correction folded into the learning rate as in Keras."""
+
+    def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots, rate: tf.Tensor, step: tf.Tensor) -> None:
+        if isinstance(config, AdamWConfig) and is_kernel(variable):
+            # decoupled (arXiv 1711.05101), before the step, as in Keras
+            variable.assign_sub(variable * (config.weight_decay * rate))
+        tf.raw_ops.ResourceApplyAdam(
+            var=variable.handle,
+            m=slots["m"].handle,
+            v=slots["v"].handle,
+            beta1_power=tf.pow(config.beta_1, step),
+            beta2_power=tf.pow(config.beta_2, step),
+            lr=rate,
+            beta1=config.beta_1,
+            beta2=config.beta_2,
+            epsilon=config.epsilon,
+            grad=gradient,
+        )
+
+    return Rule({"m": 0.0, "v": 0.0}, update)
+
+
+def _sgd(config: SGDConfig) -> Rule:
+    def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots, rate: tf.Tensor, step: tf.Tensor) -> None:
+        if config.momentum == 0.0:
+            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+            return
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=slots["momentum"].handle,
+            lr=rate,
+            grad=gradient,
+            momentum=config.momentum,
+            use_nesterov=config.nesterov,
+        )
+
+    return Rule({"momentum": 0.0} if config.momentum else {}, update)
+
+
+def _rmsprop(config: RMSPropConfig) -> Rule:
+    """Mean square and momentum with epsilon inside the root (``tf.compat.v1.train.RMSPropOptimizer``)."""
+
+    def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots, rate: tf.Tensor, step: tf.Tensor) -> None:
+        tf.raw_ops.ResourceApplyRMSProp(
+            var=variable.handle,
+            ms=slots["mean_square"].handle,
+            mom=slots["momentum"].handle,
+            lr=rate,
+            rho=config.rho,
+            momentum=config.momentum,
+            epsilon=config.epsilon,
+            grad=gradient,
+        )
+
+    return Rule({"mean_square": config.initial_mean_square, "momentum": 0.0}, update)
+
+
+def rule_for(config: OptimizerConfig) -> Rule:
+    """The update rule that a configuration names."""
+    match config:
+        case AdamConfig() | AdamWConfig():
+            return _adam(config)
+        case SGDConfig():
+            return _sgd(config)
+        case RMSPropConfig():
+            return _rmsprop(config)
+
+
+def is_kernel(variable: tf.Variable) -> bool:
+    """Whether weight decay applies: kernels have two dimensions or more, biases and batch norm have one."""
+    return len(variable.shape) >= 2
+
+
+class Optimizer:
+    """A rule and its slot variables for a set of named variables.
+
+    ``slots[slot][name]`` is a float32 variable of the shape of ``variables[name]``.
+    """
+
+    def __init__(self, config: OptimizerConfig, variables: Mapping[str, tf.Variable]) -> None:
+        self._clip_norm = config.clip_norm
+        self._rule = rule_for(config)
+        self._variables = variables
+        self.slots = {
+            slot: {name: tf.Variable(tf.fill(variable.shape, initial)) for name, variable in variables.items()}
+            for slot, initial in self._rule.slots.items()
+        }
+
+    def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor) -> None:
+        """Update every variable. ``step`` is int64 ``[]``: how many updates were made before this one."""
+        count = tf.cast(step + 1, tf.float32)
+        clipped = dict(zip(gradients, self._clipped(list(gradients.values())), strict=True))
+        for name, variable in self._variables.items():
+            slots = {slot: variables[name] for slot, variables in self.slots.items()}
+            self._rule.update(variable, clipped[name], slots, learning_rate, count)
+
+    def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        if self._clip_norm is None:
+            return gradients
+        clipped, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        return list(clipped)

@@ -1,0 +1,108 @@
+"""The compiled functions: one optimizer step, and the sums over one evaluation batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.losses import correct, cross_entropy, objective
+from trainer.schedules import learning_rate_at
+from trainer.state import TrainingState, variable_name
+
+Batch = dict[str, tf.Tensor]
+LEDGER_FACTOR = 6364136223846793005  # Knuth, MMIX: an odd multiplier that mixes 64 bits
+
+
+def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], None]:
+    """A compiled function that takes one batch of ``training_batches`` and advances ``state`` by one step.
+
+    Everything it changes is in the state tree; nothing comes back to the host.
+    """
+    progress = state.progress
+
+    @tf.function(jit_compile=config.runtime.xla, autograph=False)
+    def gradients_of(part: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        with tf.GradientTape() as tape:
+            outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
+            loss = objective(outputs, part["label"], state.trainable.values(), config)
+        gradients = tape.gradient(loss, list(state.trainable.values()))
+        hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part["label"]), tf.int64))
+        return gradients, loss, hits
+
+    def accumulated(batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        """The mean over equal parts of the batch, one after the other."""
+        count = config.train.accumulate_steps
+        parts = {
+            name: tf.reshape(tensor, [count, tensor.shape[0] // count, *tensor.shape[1:]])
+            for name, tensor in batch.items()
+        }
+
+        def body(index: tf.Tensor, sums: list[tf.Tensor], loss_sum: tf.Tensor, hits: tf.Tensor) -> tuple[object, ...]:
+            gradients, loss, more = gradients_of({name: tensor[index] for name, tensor in parts.items()})
+            added = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
+            return index + 1, added, loss_sum + loss, hits + more
+
+        zeros = [tf.zeros(variable.shape) for variable in state.trainable.values()]
+        start = (tf.constant(0), zeros, tf.constant(0.0), tf.constant(0, tf.int64))
+        # parallel_iterations=1: batch norm statistics move from part to part
+        _, sums, loss_sum, hits = tf.while_loop(
+            lambda index, *_: index < count, body, start, parallel_iterations=1, maximum_iterations=count
+        )
+        return [total / count for total in sums], loss_sum / count, hits
+
+    @tf.function(autograph=False)
+    def train_step(batch: Batch) -> None:
+        examples = {name: batch[name] for name in ("image", "label", "dropout")}
+        compute = gradients_of if config.train.accumulate_steps == 1 else accumulated
+        gradients, loss, hits = compute(examples)
+        rate = learning_rate_at(progress.step, config.optimizer.learning_rate, config.schedule)
+        state.optimizer.apply(dict(zip(state.trainable, gradients, strict=True)), rate, progress.step)
+        _update_average(state, config)
+        progress.step.assign_add(1)
+        progress.examples.assign_add(config.train.global_batch_size)
+        progress.ledger.assign(progress.ledger * LEDGER_FACTOR + batch["digest"])
+        progress.loss_sum.assign_add(loss)
+        progress.correct.assign_add(hits)
+        progress.seen.assign_add(config.train.global_batch_size)
+        progress.steps_summed.assign_add(1)
+
+    return train_step
+
+
+def _update_average(state: TrainingState, config: Config) -> None:
+    """Move the shadow variables by slim's rule (``tf.train.ExponentialMovingAverage`` with ``num_updates``)."""
+    if config.ema.decay is None:
+        return
+    decay = tf.constant(config.ema.decay, tf.float32)
+    if config.ema.warmup:
+        updates = tf.cast(state.progress.step, tf.float32)
+        decay = tf.minimum(decay, (1.0 + updates) / (10.0 + updates))
+    for name, shadow in state.ema.items():
+        shadow.assign_sub((shadow - state.variables[name]) * (1.0 - decay))
+
+
+def make_evaluation_step(state: TrainingState, config: Config) -> Callable[[Batch], tf.Tensor]:
+    """A compiled function from one batch of ``evaluation_batches`` to float64 ``[3]``: the sums over the batch of
+    cross-entropy (without smoothing), correct predictions and weight.
+    """
+    averaged = state.ema if config.evaluation.weights == "ema" else {}
+    values = {name: averaged.get(name, variable) for name, variable in state.variables.items()}
+    trainable = [values[variable_name(variable)] for variable in state.model.trainable_variables]
+    fixed = [values[variable_name(variable)] for variable in state.model.non_trainable_variables]
+
+    @tf.function(autograph=False)
+    def evaluation_step(batch: Batch) -> tf.Tensor:
+        unused = tf.zeros([tf.shape(batch["image"])[0], state.dropout_features])
+        inputs = {"image": batch["image"], "dropout": unused}
+        outputs, _ = state.model.stateless_call(trainable, fixed, inputs, training=False)
+        logits, weight = outputs["logits"], batch["weight"]
+        sums = [
+            cross_entropy(logits, batch["label"], 0.0) * weight,
+            tf.cast(correct(logits, batch["label"]), tf.float32) * weight,
+            weight,
+        ]
+        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in sums])
+
+    return evaluation_step

@@ -10,7 +10,7 @@ from trainer.errors import TrainerError, UsageError, nearest
 # command -> what it does; each is trainer/commands/COMMAND.py with a main(arguments)
 COMMANDS = {
     "train": "start a run            python -m trainer train [key=value …]",
-    "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=latest|best|step-N|PATH] [key=value …]",
+    "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
     "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
 }
 

@@ -53,23 +53,30 @@ def train(run: Run) -> None:
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
     """
     progress, config = run.state.progress, run.config
+    assert config.evaluation.every_steps is not None
     train_step = make_train_step(run.state, config)
     evaluation_step = make_evaluation_step(run.state, config)
     step = int(progress.step.numpy())
-    evaluated = int(progress.evaluated_step.numpy())
+    noted = int(progress.evaluated_step.numpy())
     committed = run.committed_step
     out_of_patience = _patience_is_exhausted(progress, config)
     batches = _iterate(run)
     clock = _Clock()
     while True:
         finished = step >= run.total_steps or out_of_patience
+        on_cadence = step > 0 and step % config.evaluation.every_steps == 0
+        closing = finished and step > 0 and not on_cadence
+        pending = (on_cadence and noted != step) or (closing and step not in run.history.validations)
         improved = False
-        if _evaluation_is_due(step, finished, config) and evaluated != step and run.stop.signal is None:
+        if pending and run.stop.signal is None:
             with clock.paused():
                 validation = evaluate(run.evaluation_batches, evaluation_step, lambda: run.stop.signal is not None)
             if validation is not None:
-                improved = _note_evaluation(run, step, validation)
-                evaluated = step
+                pending = False
+                improved = _record_validation(run, step, validation, closing)
+            if validation is not None and on_cadence:
+                noted = step
+                _note_validation(progress, step, validation, config)
                 out_of_patience = _patience_is_exhausted(progress, config)
                 finished = finished or out_of_patience
         due = step > 0 and step % config.checkpoint.every_steps == 0
@@ -79,7 +86,7 @@ def train(run: Run) -> None:
                 run.history.sync()
                 run.commit()
             committed = step
-        if run.stop.signal is not None and not (finished and evaluated == step):
+        if run.stop.signal is not None and (pending or not finished):
             raise Stopped(
                 f"{run.stop.signal.name} at step {step}; checkpoint step-{step:08d} is committed", run.stop.exit_status
             )
@@ -98,21 +105,31 @@ def _iterate(run: Run) -> Iterator[Batch]:
     yield from run.training_batches(int(run.state.progress.examples.numpy()))
 
 
-def _evaluation_is_due(step: int, finished: bool, config: Config) -> bool:
-    assert config.evaluation.every_steps is not None
-    return step > 0 and (finished or step % config.evaluation.every_steps == 0)
+def _record_validation(run: Run, step: int, validation: dict[str, float], closing: bool) -> bool:
+    """Write a validation to the history; whether it is the best so far.
+
+    ``closing`` marks one made only because the run ends here: it leaves no trace in the state, so that a longer run
+    that continues from here is the same as one that never stopped.
+    """
+    metric = run.config.checkpoint.best_metric
+    earlier = [values[metric] for values in run.history.validations.values()]
+    improved = all(_better(validation[metric], value, metric, 0.0) for value in earlier)
+    epoch = run.epoch(int(run.state.progress.examples.numpy()))
+    run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
+    run.terminal.line(
+        f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "
+        f"accuracy {validation['accuracy']:.4f}{'  best so far' if improved else ''}"
+    )
+    return improved
 
 
-def _note_evaluation(run: Run, step: int, validation: dict[str, float]) -> bool:
-    """Record a validation in state and history; whether it is the best so far."""
-    progress, config = run.state.progress, run.config
+def _note_validation(progress: Progress, step: int, validation: dict[str, float], config: Config) -> None:
+    """Move the state that depends on validation: best so far, and early stopping's patience."""
     first = int(progress.evaluations.numpy()) == 0
-    value = validation[config.checkpoint.best_metric]
-    improved = first or _better(value, float(progress.best_value.numpy()), config.checkpoint.best_metric, 0.0)
-    if improved:
-        progress.best_value.assign(value)
+    metric, stopping = config.checkpoint.best_metric, config.early_stopping
+    if first or _better(validation[metric], float(progress.best_value.numpy()), metric, 0.0):
+        progress.best_value.assign(validation[metric])
         progress.best_step.assign(step)
-    stopping = config.early_stopping
     watched = validation[stopping.metric]
     reference = float(progress.patience_value.numpy())
     if first or _better(watched, reference, stopping.metric, stopping.min_change):
@@ -122,14 +139,6 @@ def _note_evaluation(run: Run, step: int, validation: dict[str, float]) -> bool:
         progress.patience_used.assign_add(1)
     progress.evaluations.assign_add(1)
     progress.evaluated_step.assign(step)
-    epoch = run.epoch(int(progress.examples.numpy()))
-    run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch}))
-    marker = "  best so far" if improved else ""
-    run.terminal.line(
-        f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "
-        f"accuracy {validation['accuracy']:.4f}{marker}"
-    )
-    return improved
 
 
 def _better(value: float, reference: float, metric: str, min_change: float) -> bool:
@@ -163,11 +172,12 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
         "images_per_second": clock.rate(config.train.global_batch_size),
     }
     examples = int(progress.examples.numpy())
-    facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": ledger_text(progress)}
+    closing = step % config.train.log_every_steps != 0
+    facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": ledger_text(progress), "closing": closing}
     run.history.add(Record(step, TRAIN, scalars, facts))
     left = (run.total_steps - step) * config.train.global_batch_size / scalars["images_per_second"]
     run.terminal.training(step, run.total_steps, run.epoch(examples), scalars, left)
-    if step % config.train.log_every_steps == 0:
+    if not closing:
         for variable in (progress.loss_sum, progress.correct, progress.seen, progress.steps_summed):
             variable.assign(tf.zeros_like(variable))
 

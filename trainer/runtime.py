@@ -7,6 +7,7 @@ import os
 import tensorflow as tf
 
 from trainer.config.schema import RuntimeConfig
+from trainer.quiet import quiet_startup
 
 
 def configure(config: RuntimeConfig) -> None:
@@ -19,12 +20,14 @@ def configure(config: RuntimeConfig) -> None:
     """
     assert config.threads is not None
     tf.config.threading.set_intra_op_parallelism_threads(config.threads)
-    for gpu in tf.config.list_physical_devices("GPU"):
+    with quiet_startup():
+        gpus = tf.config.list_physical_devices("GPU")
+    for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     if config.deterministic:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         if config.xla:
-            flags = os.environ["XLA_FLAGS"] if "XLA_FLAGS" in os.environ else ""
+            flags = os.environ.get("XLA_FLAGS", "")
             os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
         else:
             tf.config.experimental.enable_op_determinism()

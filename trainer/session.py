@@ -160,9 +160,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
                 state=state,
                 train_examples=training.count,
                 total_steps=total,
-                training_batches=lambda position: training_batches(
-                    training, config, position, state.dropout_features
-                ),
+                training_batches=lambda position: training_batches(training, config, position, state.dropout_features),
                 evaluation_batches=evaluation_batches(validation, config),
                 commit=committer.commit,
                 committed_step=step if _holds(checkpoints, step) else None,
@@ -266,10 +264,13 @@ class _Committer:
 
 def _summarize(run_dir: Path, config: Config, state: TrainingState, history: History, terminal: Terminal) -> None:
     progress = state.progress
-    step, best_step = int(progress.step.numpy()), int(progress.best_step.numpy())
+    step = int(progress.step.numpy())
     terminal.line(f"done at step {step}")
-    for name, at in (("last", step), ("best", best_step)):
-        if at in history.validations:
+    if history.validations:
+        metric = config.checkpoint.best_metric
+        sign = 1.0 if metric == "loss" else -1.0
+        best = min(history.validations, key=lambda at: (sign * history.validations[at][metric], at))
+        for name, at in (("last", max(history.validations)), ("best", best)):
             values = history.validations[at]
             terminal.line(
                 f"  {name:<5} validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}  "

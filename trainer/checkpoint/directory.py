@@ -34,7 +34,9 @@ def name_of(step: int) -> str:
     return f"step-{step:08d}"
 
 
-def commit(parent: Path, step: int, fill: Callable[[Path], None], describe: Callable[[dict[str, str]], Manifest]) -> Path:
+def commit(
+    parent: Path, step: int, fill: Callable[[Path], None], describe: Callable[[dict[str, str]], Manifest]
+) -> Path:
     """Make the checkpoint of ``step`` under ``parent`` and return its directory.
 
     ``fill`` writes the files into the directory it is given; ``describe`` turns their digests into the manifest.
@@ -111,7 +113,8 @@ def verify(path: Path) -> Manifest:
         found = digest(path / name)
         if found != manifest.files[name]:
             raise NoValidCheckpoint(
-                f"{path / name} is damaged: its SHA-256 is {found[:16]}…, the manifest says {manifest.files[name][:16]}…"
+                f"{path / name} is damaged: its SHA-256 is {found[:16]}…, "
+                f"the manifest says {manifest.files[name][:16]}…"
             )
     return manifest
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from trainer.errors import RestoreRefused
@@ -21,7 +22,6 @@ class StateFile:
     def __init__(self, tree: Mapping[str, Any], flat: Mapping[str, tf.Variable]) -> None:
         self._flat = flat
         self._checkpoint = tf.train.Checkpoint(**tree)
-        self._all_finite = tf.function(self._count_non_finite, autograph=False)
 
     def write(self, directory: Path) -> None:
         """Write ``state.index`` and ``state.data-00000-of-00001``; nothing is synced."""
@@ -29,12 +29,11 @@ class StateFile:
 
     def non_finite(self) -> list[str]:
         """Names of variables that hold a NaN or an infinity."""
-        names = [name for name, variable in self._flat.items() if variable.dtype.is_floating]
-        return [name for name, finite in zip(names, self._all_finite().numpy(), strict=True) if not finite]
-
-    def _count_non_finite(self) -> tf.Tensor:
-        floating = [variable for variable in self._flat.values() if variable.dtype.is_floating]
-        return tf.stack([tf.reduce_all(tf.math.is_finite(variable)) for variable in floating])
+        return [
+            name
+            for name, variable in self._flat.items()
+            if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all()
+        ]
 
     def restore(self, directory: Path) -> None:
         """Assign every variable of the tree from the checkpoint.

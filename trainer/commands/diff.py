@@ -12,6 +12,7 @@ from trainer.commands.arguments import parse_arguments, refuse_rest, take_text
 from trainer.config import stored
 from trainer.config.parse import leaves
 from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.quiet import quiet_startup
 from trainer.run_directory import CHECKPOINTS
 
 SHOWN = 10
@@ -19,8 +20,8 @@ HELP = f"""Compare two checkpoints: configuration, then every tensor, bit for bi
 
   python -m trainer diff left=PATH right=PATH
 
-PATH is a checkpoint directory or a run directory (its newest valid checkpoint). Exit status 0 when the states are
-bitwise equal, {RestoreRefused.exit_status} when they are not, {NoValidCheckpoint.exit_status} when one cannot be read."""
+PATH is a checkpoint directory or a run directory (its newest valid checkpoint). Exit status 0 when the states
+are bitwise equal, {RestoreRefused.exit_status} when not, {NoValidCheckpoint.exit_status} when one cannot be read."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,13 +29,15 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP)
         return 0
     values = parse_arguments(arguments)
-    left, right = (_checkpoint(Path(take_text(values, side, "diff"))) for side in ("left", "right"))
+    paths = [Path(take_text(values, side, "diff")) for side in ("left", "right")]
     refuse_rest(values, ("left", "right"), "diff")
+    left, right = map(_checkpoint, paths)
     print(f"left   {left}\nright  {right}")
     for line in _config_differences(left, right):
         print(line)
 
-    from trainer.checkpoint.compare import differing_tensors  # imports TensorFlow, which takes seconds
+    with quiet_startup():
+        from trainer.checkpoint.compare import differing_tensors  # imports TensorFlow, which is slow
 
     differences = differing_tensors(left, right)
     if not differences:

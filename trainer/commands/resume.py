@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import parse_arguments, take_text
+from trainer.quiet import quiet_startup
 from trainer.signals import StopRequest
 
 HELP = """Continue a run exactly where a checkpoint left it.
@@ -26,7 +27,8 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = str(values.pop("checkpoint", "latest"))
     stop = StopRequest()
     stop.install()
-    from trainer import session  # imports TensorFlow, which takes seconds
+    with quiet_startup():
+        from trainer import session  # imports TensorFlow, which takes seconds
 
     session.resume(Path(run_dir), checkpoint, values, stop)
     return 0

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from trainer.config.compose import run_with_hydra
 from trainer.config.schema import Config, Invocation
+from trainer.quiet import quiet_startup
 from trainer.signals import StopRequest
 
 
@@ -15,7 +16,8 @@ def main(arguments: Sequence[str]) -> int:
 
     def start(invocation: Invocation, config: Config) -> None:
         stop.install()
-        from trainer import session  # imports TensorFlow, which takes seconds: a wrong configuration must not wait
+        with quiet_startup():
+            from trainer import session  # imports TensorFlow, which a wrong configuration must not wait for
 
         session.train(Path(invocation.run_dir), config, invocation.on_existing, stop)
 

@@ -44,9 +44,7 @@ def complete(config: Config, train_examples: int, num_classes: int) -> Config:
     runtime = config.runtime
     if runtime.threads is None:
         runtime = dataclasses.replace(runtime, threads=len(os.sched_getaffinity(0)))
-    completed = dataclasses.replace(
-        config, schedule=schedule, evaluation=evaluation, model=model, runtime=runtime
-    )
+    completed = dataclasses.replace(config, schedule=schedule, evaluation=evaluation, model=model, runtime=runtime)
     missing = [path for path, value, fact in leaves(completed) if fact.completed and value is None]
     assert not missing, f"keys left incomplete: {missing}"
     return completed
@@ -56,7 +54,8 @@ def with_leaves(config: Config, changes: Mapping[str, object]) -> Config:
     """``config`` with the leaves at the given dotted keys replaced."""
 
     def rebuild(node: object, path: str) -> object:
-        assert dataclasses.is_dataclass(node) and not isinstance(node, type)
+        assert dataclasses.is_dataclass(node)
+        assert not isinstance(node, type)
         values = {}
         for field in dataclasses.fields(node):
             dotted = f"{path}.{field.name}" if path else field.name

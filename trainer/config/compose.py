@@ -37,8 +37,11 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
     """
 
     failures: list[TrainerError] = []
+    composed_once = False
 
     def job(composed: DictConfig) -> None:
+        nonlocal composed_once
+        composed_once = True
         try:
             run(*_typed(composed))
         except TrainerError as error:
@@ -52,7 +55,9 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
     directory = configuration_directory()
     try:
         hydra.main(version_base="1.3", config_path=str(directory), config_name="config")(job)()
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if composed_once and isinstance(error, ValueError):
+            raise  # from the run itself; Hydra raises it for overrides such as optimizer=null
         raise UsageError(_explain(error, arguments, directory)) from error
     if failures:
         raise failures[0]

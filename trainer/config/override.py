@@ -60,11 +60,14 @@ def accept(stored: Config, wanted: Config) -> tuple[Config, list[Change]]:
     """
     stored_leaves = {path: value for path, value, _ in leaves(stored)}
     wanted_leaves = {path: (value, fact) for path, value, fact in leaves(wanted)}
-    refused, accepted = [], []
+    refused: list[Change] = []
+    accepted: list[Change] = []
     for path in [*wanted_leaves, *(path for path in stored_leaves if path not in wanted_leaves)]:
         old = stored_leaves[path] if path in stored_leaves else "(absent)"
         new, fact = wanted_leaves[path] if path in wanted_leaves else ("(absent)", None)
-        if old == new or (fact is not None and fact.completed and new is None and path not in _recomputed(wanted, stored)):
+        if old == new or (
+            fact is not None and fact.completed and new is None and path not in _recomputed(wanted, stored)
+        ):
             continue
         change = Change(path, old, new)
         (accepted if fact is not None and fact.resume == "free" else refused).append(change)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import operator
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -32,7 +33,9 @@ def parse(cls: type[T], container: object, path: str = "") -> T:
         if name not in fields:
             # A leaf of the same section is the likeliest meaning, so the candidates carry this section's path.
             candidates = [_join(path, known) for known in fields]
-            raise UsageError(f"unknown key {_join(path, str(name))}={value}{nearest(_join(path, str(name)), candidates)}")
+            raise UsageError(
+                f"unknown key {_join(path, str(name))}={value}{nearest(_join(path, str(name)), candidates)}"
+            )
     values = {}
     for name, field in fields.items():
         if name not in container:
@@ -85,9 +88,7 @@ def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any,
         raise UsageError(f"{path} is {value!r}, but must be a list: {fact.doc}")
     if fact.length is not None and len(value) != fact.length:
         raise UsageError(f"{path} has {len(value)} entries, but must have {fact.length}: {fact.doc}")
-    return tuple(
-        _scalar(kind, entry, f"{path}[{index}]", fact, optional=False) for index, entry in enumerate(value)
-    )
+    return tuple(_scalar(kind, entry, f"{path}[{index}]", fact, optional=False) for index, entry in enumerate(value))
 
 
 def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bool) -> Any:
@@ -95,7 +96,9 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
         allowed = typing.get_args(kind)
         if value not in allowed or type(value) is not type(allowed[0]):
             listed = ", ".join(map(str, allowed))
-            raise UsageError(f"{path} is {value!r}, but must be one of {listed}{nearest(str(value), map(str, allowed))}")
+            raise UsageError(
+                f"{path} is {value!r}, but must be one of {listed}{nearest(str(value), map(str, allowed))}"
+            )
         return value
     if kind is float and type(value) is int:
         value = float(value)
@@ -111,12 +114,12 @@ def _check_range(value: float, path: str, fact: KeyFacts) -> None:
     if not math.isfinite(value):
         raise UsageError(f"{path} is {value}, but must be finite: {fact.doc}")
     bounds = [
-        (fact.minimum, "at least", lambda bound: value >= bound),
-        (fact.above, "above", lambda bound: value > bound),
-        (fact.maximum, "at most", lambda bound: value <= bound),
-        (fact.below, "below", lambda bound: value < bound),
+        (fact.minimum, "at least", operator.ge),
+        (fact.above, "above", operator.gt),
+        (fact.maximum, "at most", operator.le),
+        (fact.below, "below", operator.lt),
     ]
     stated = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
-    if not all(holds(bound) for bound, _, holds in stated):
+    if not all(holds(value, bound) for bound, _, holds in stated):
         allowed = " and ".join(f"{words} {bound:g}" for bound, words, _ in stated)
         raise UsageError(f"{path} is {value!r}, but must be {allowed}: {fact.doc}")

@@ -30,7 +30,8 @@ class DigitsSource:
             found = hashlib.sha256((DIRECTORY / name).read_bytes()).hexdigest()
             if found != digest:
                 raise NoValidCheckpoint(
-                    f"{DIRECTORY / name} is damaged: its SHA-256 is {found[:16]}…, not {digest[:16]}…; reinstall trainer"
+                    f"{DIRECTORY / name} is damaged: its SHA-256 is {found[:16]}…, not {digest[:16]}…; "
+                    "reinstall trainer"
                 )
         self._reader = TFRecordReader([DIRECTORY / name for name in shards])
         wanted = config.train_examples if split == "train" else config.validation_examples

@@ -27,7 +27,7 @@ def index_records(path: Path) -> npt.NDArray[np.int64]:
         UsageError: the file ends inside a record.
     """
     size = path.stat().st_size
-    entries = []
+    entries: list[tuple[int, int]] = []
     with path.open("rb") as file:
         offset = 0
         while offset < size:

@@ -1,0 +1,126 @@
+"""Shared pieces of the tests: real processes of the command line, and the narrow network that keeps them quick."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+# Every block of Inception V3 is there, four filters wide; 40 images make an epoch of 5 steps.
+NARROW = (
+    "model.width=0.01",
+    "model.min_depth=4",
+    "data.train_examples=40",
+    "data.validation_examples=20",
+    "train.global_batch_size=8",
+    "train.log_every_steps=2",
+    "evaluation.batch_size=16",
+    "checkpoint.keep_last=100",
+    "runtime.threads=2",
+)
+SECONDS_ALLOWED = 300
+
+
+class Process:
+    """One ``python -m trainer`` process, started as a user starts it, in a directory of its own."""
+
+    def __init__(self, *arguments: str, cwd: Path) -> None:
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
+        self.log = cwd / f"process-{time.monotonic_ns()}.log"
+        with self.log.open("wb") as output:
+            self._popen = subprocess.Popen(
+                [sys.executable, "-m", "trainer", *arguments],
+                cwd=cwd,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                stdin=subprocess.DEVNULL,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def wait(self) -> int:
+        return self._popen.wait(SECONDS_ALLOWED)
+
+    def signal(self, number: signal.Signals) -> None:
+        if self._popen.poll() is None:
+            self._popen.send_signal(number)
+
+    @property
+    def running(self) -> bool:
+        return self._popen.poll() is None
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    def finish(self) -> None:
+        if self.running:
+            self._popen.kill()
+            self._popen.wait()
+
+
+class Trainer:
+    """Starts processes in a temporary directory and ends those a failing test leaves behind."""
+
+    def __init__(self, cwd: Path) -> None:
+        self.cwd = cwd
+        self._started: list[Process] = []
+
+    def start(self, *arguments: str) -> Process:
+        process = Process(*arguments, cwd=self.cwd)
+        self._started.append(process)
+        return process
+
+    def run(self, *arguments: str, status: int = 0) -> str:
+        """Run to the end, require the exit status, return what was printed."""
+        process = self.start(*arguments)
+        found = process.wait()
+        assert found == status, f"{arguments} exited with {found}, not {status}:\n{process.output}"
+        assert "Traceback" not in process.output, process.output
+        return process.output
+
+    def close(self) -> None:
+        for process in self._started:
+            process.finish()
+
+
+@pytest.fixture
+def trainer(tmp_path: Path) -> Iterator[Trainer]:
+    started = Trainer(tmp_path)
+    yield started
+    started.close()
+
+
+def metrics(run_dir: Path) -> list[dict[str, Any]]:
+    """The records of a run without the one value that is a measurement of time, and without those that are there
+    only because a run ended between two cadences.
+    """
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [
+        {name: value for name, value in record.items() if name != "images_per_second"}
+        for record in records
+        if not record["closing"]
+    ]
+
+
+def checkpoint_names(run_dir: Path) -> list[str]:
+    return sorted(path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith("step-"))
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Bitwise equal final state, equal history of metrics and examples."""
+    from trainer.checkpoint.compare import differing_tensors
+
+    last = checkpoint_names(left)[-1]
+    assert checkpoint_names(right)[-1] == last
+    differences = differing_tensors(left / "checkpoints" / last, right / "checkpoints" / last)
+    assert differences == [], "\n".join(map(str, differences[:5]))
+    assert metrics(left) == metrics(right)

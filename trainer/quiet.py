@@ -1,0 +1,37 @@
+"""Keeping TensorFlow's start-up chatter off the terminal without losing what matters."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+# glog lines of level INFO and WARNING, absl's line about them, and the probe for a GPU on a machine that has none
+CHATTER = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|To enable the following instructions|.*cuInit")
+
+
+@contextmanager
+def quiet_startup() -> Iterator[None]:
+    """Hold back what is written to stderr in the block, and pass on at its end what is not chatter.
+
+    TensorFlow writes from C++, some of it before any log level is in force, so the descriptor itself is redirected.
+    When the block raises, everything is passed on.
+    """
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    sys.stderr.flush()
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as held, os.fdopen(os.dup(2), "w") as stderr:
+        os.dup2(held.fileno(), 2)
+        chatter = CHATTER
+        try:
+            yield
+        except BaseException:
+            chatter = re.compile(r"(?!)")  # matches nothing
+            raise
+        finally:
+            sys.stderr.flush()
+            os.dup2(stderr.fileno(), 2)
+            held.seek(0)
+            stderr.writelines(line for line in held if not chatter.match(line))

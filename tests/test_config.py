@@ -101,7 +101,7 @@ def test_a_stored_configuration_is_complete() -> None:
 
 def test_a_stored_interpolation_stays_text_and_is_refused_by_type() -> None:
     text = stored.to_text(complete(compose(), 100, 10)).replace("seed: 0", "seed: ${oc.env:HOME}")
-    with pytest.raises(UsageError, match="seed is '\\${oc.env:HOME}', but must be an integer"):
+    with pytest.raises(UsageError, match=r"seed is '\${oc.env:HOME}', but must be an integer"):
         stored.from_text(text)
 
 

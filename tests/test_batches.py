@@ -1,0 +1,141 @@
+"""The input pipeline is a pure function of (configuration, position)."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from test_config import compose
+
+from trainer.config.complete import complete, with_leaves
+from trainer.config.schema import Config
+from trainer.data.batches import evaluation_batches, training_batches
+from trainer.data.source import open_source
+from trainer.data.transforms import TRANSFORMS, Draw, apply_transforms
+
+BATCH = 8
+FEATURES = 5
+GOLDEN_LABELS = [0]
+GOLDEN_DRAWS = ""
+GOLDEN_PIXELS = [0.0]
+
+
+@pytest.fixture(scope="module")
+def config() -> Config:
+    composed = compose("data.train_examples=30", "data.validation_examples=21", f"train.global_batch_size={BATCH}")
+    return with_leaves(complete(composed, 30, 10), {"runtime.threads": 2, "evaluation.batch_size": 8})
+
+
+def take(config: Config, position: int, count: int) -> list[dict[str, np.ndarray]]:
+    batches = training_batches(open_source(config.data, "train"), config, position, FEATURES)
+    return [{name: value.numpy() for name, value in batch.items()} for batch in itertools.islice(batches, count)]
+
+
+def test_a_pipeline_opened_at_any_position_continues_bit_for_bit(config: Config) -> None:
+    whole = take(config, 0, 6)
+    for start in (1, 3, 4):  # 32 = an epoch of 30 and two
+        for expected, found in zip(whole[start:], take(config, start * BATCH, 6 - start), strict=True):
+            for name in expected:
+                assert (expected[name] == found[name]).all(), (start, name)
+
+
+def test_the_number_of_threads_does_not_change_a_batch(config: Config) -> None:
+    one = take(with_leaves(config, {"runtime.threads": 1}), 16, 2)
+    four = take(with_leaves(config, {"runtime.threads": 4}), 16, 2)
+    assert all((a[name] == b[name]).all() for a, b in zip(one, four, strict=True) for name in a)
+
+
+def test_an_epoch_has_every_label_as_often_as_the_data(config: Config) -> None:
+    source = open_source(config.data, "train")
+    _, expected = source.read(np.arange(source.count))
+    labels = np.concatenate([batch["label"] for batch in take(config, 0, 15)])  # 4 epochs
+    for epoch in range(4):
+        assert sorted(labels[epoch * 30 : (epoch + 1) * 30]) == sorted(expected)
+
+
+def test_a_far_position_costs_no_walk_there(config: Config) -> None:
+    (batch,) = take(config, 10**15, 1)
+    assert batch["image"].shape == (BATCH, 75, 75, 3)
+
+
+def test_augmented_values_are_pinned(config: Config) -> None:
+    """A change here breaks exact resume of stored runs. Labels and draws to the bit, pixels to a rounding."""
+    (batch,) = take(config, 0, 1)
+    assert batch["label"].tolist() == GOLDEN_LABELS
+    assert hashlib.sha256(batch["dropout"].tobytes()).hexdigest()[:16] == GOLDEN_DRAWS
+    np.testing.assert_allclose(batch["image"][:, 37, 37, 0], GOLDEN_PIXELS, atol=1e-5)
+
+
+def test_draws_differ_between_examples_purposes_and_seeds() -> None:
+    def draw(seed: int, example: int, purpose: str) -> tuple[float, ...]:
+        return tuple(Draw(seed, tf.constant(example, tf.int64)).uniform(purpose, 4).numpy().tolist())
+
+    drawn = {draw(s, e, p) for s in range(3) for e in (0, 1, 2**40) for p in ("dropout", "color_jitter")}
+    assert len(drawn) == 18
+
+
+def test_evaluation_has_every_example_once_with_the_last_batch_filled_by_weight_zero(config: Config) -> None:
+    source = open_source(config.data, "validation")
+    batches = list(evaluation_batches(source, config))
+    assert [batch["image"].shape[0] for batch in batches] == [8, 8, 8]
+    weights = np.concatenate([batch["weight"].numpy() for batch in batches])
+    labels = np.concatenate([batch["label"].numpy() for batch in batches])
+    assert weights.tolist() == [1.0] * 21 + [0.0] * 3
+    assert labels[:21].tolist() == source.read(np.arange(21))[1].tolist()
+
+
+def test_evaluation_does_not_depend_on_its_batch_size(config: Config) -> None:
+    source = open_source(config.data, "validation")
+
+    def images(size: int) -> np.ndarray:
+        batches = evaluation_batches(source, with_leaves(config, {"evaluation.batch_size": size}))
+        return np.concatenate([batch["image"].numpy() for batch in batches])[:21]
+
+    assert (images(4) == images(21)).all()
+
+
+def test_the_digits_are_the_published_ones_in_a_stratified_split() -> None:
+    from sklearn.datasets import load_digits
+
+    config = compose().data
+    digits = load_digits()
+    found = []
+    for split, count in (("train", 1438), ("validation", 359)):
+        source = open_source(config, split)
+        assert source.count == count
+        images, labels = source.read(np.arange(count))
+        shares = np.bincount(labels) / np.bincount(digits.target)
+        assert np.abs(shares - count / 1797).max() < 0.005
+        for image, label in zip(images, labels, strict=True):
+            pixels = tf.io.decode_png(image).numpy()[..., 0]
+            found.append((np.round(pixels * 16 / 255).astype(int).tobytes(), int(label)))
+    expected = [
+        (image.astype(int).tobytes(), int(label)) for image, label in zip(digits.images, digits.target, strict=True)
+    ]
+    assert sorted(found) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", sorted(set(TRANSFORMS) - {"decode"}))
+def test_each_transform_is_decided_by_seed_and_example(name: str, config: Config) -> None:
+    image = tf.constant(np.random.Generator(np.random.PCG64(0)).integers(0, 256, (40, 50, 3), np.uint8))
+
+    def apply(seed: int, example: int) -> np.ndarray:
+        return np.asarray(TRANSFORMS[name](image, config.preprocess, Draw(seed, tf.constant(example, tf.int64))))
+
+    for example in range(4):
+        assert (apply(1, example) == apply(1, example)).all()
+    if name in ("random_area_crop", "color_jitter", "horizontal_flip"):
+        assert len({apply(1, example).tobytes() for example in range(8)}) > 1
+    else:
+        assert len({apply(1, example).tobytes() for example in range(8)}) == 1
+
+
+def test_normalisation_maps_black_and_white_to_the_published_range(config: Config) -> None:
+    white = tf.io.encode_png(tf.fill([9, 9, 1], tf.constant(255, tf.uint8)))
+    draw = Draw(0, tf.constant(0, tf.int64))
+    image = apply_transforms(white, config.preprocess.eval, config.preprocess, draw)
+    np.testing.assert_allclose(image.numpy(), 1.0, atol=1e-6)
+    assert image.shape == (75, 75, 3)

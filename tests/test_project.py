@@ -1,0 +1,76 @@
+"""The project itself: style, types, lock files, and a wheel that works where it is installed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+
+
+@pytest.mark.parametrize("command", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)])
+def test_style_and_types_are_clean(command: tuple[str, ...]) -> None:
+    process = run(sys.executable, "-m", *command)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+def test_lock_files_pin_with_hashes_and_name_no_registry(name: str) -> None:
+    text = (ROOT / name).read_text()
+    assert "://" not in text
+    entries = re.split(r"\n(?=\S)", text.strip())
+    assert len(entries) > 30
+    for entry in entries:
+        assert re.match(r"[a-z0-9._-]+(\[[a-z-]+\])?==\S+", entry), entry.splitlines()[0]
+        assert "--hash=sha256:" in entry, entry.splitlines()[0]
+
+
+def test_both_lock_files_agree_on_the_versions_they_share() -> None:
+    def pins(name: str) -> dict[str, set[str]]:
+        found: dict[str, set[str]] = {}
+        for package, version in re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE):
+            found.setdefault(package, set()).add(version)
+        return found
+
+    runtime, development = pins("requirements.lock"), pins("requirements-dev.lock")
+    assert {name: versions for name, versions in runtime.items() if development[name] != versions} == {}
+
+
+def test_an_installed_wheel_finds_its_configuration_and_data(tmp_path: Path) -> None:
+    """Unpacked is what an installed wheel is; the dependencies come from this environment."""
+    build = run(
+        sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path), "."
+    )
+    assert build.returncode == 0, build.stderr
+    (wheel,) = tmp_path.glob("*.whl")
+    place = tmp_path / "installed"
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(place)
+    program = (
+        f"import sys; sys.path.insert(0, {str(place)!r})\n"
+        "import trainer, trainer.__main__ as m; from pathlib import Path\n"
+        f"assert Path(trainer.__file__).is_relative_to({str(place)!r}), trainer.__file__\n"
+        "from trainer.config.schema import DigitsConfig; from trainer.data.source import open_source\n"
+        "assert open_source(DigitsConfig('digits', None, None), 'train').count == 1438\n"
+        "sys.exit(m.run(['train', '--cfg', 'job']))\n"
+    )
+    process = run(sys.executable, "-c", program, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    assert "name: inception_v3" in process.stdout
+
+
+def test_the_embedded_data_is_what_its_script_writes(tmp_path: Path) -> None:
+    digits = ROOT / "trainer" / "data" / "digits"
+    before = {path.name: path.read_bytes() for path in digits.iterdir()}
+    process = run(sys.executable, "scripts/make_digits")
+    assert process.returncode == 0, process.stderr
+    assert {path.name: path.read_bytes() for path in digits.iterdir()} == before

@@ -88,6 +88,7 @@ def test_a_loss_that_is_not_finite_stops_and_commits_nothing(trainer: Trainer) -
     assert not (run_dir / "checkpoints").exists() or checkpoint_names(run_dir) == []
 
 
+@pytest.mark.long
 def test_training_with_xla_resumes_exactly(trainer: Trainer) -> None:
     arguments = (*NARROW, "runtime.xla=true", "schedule.decay_steps=6", "checkpoint.every_steps=3")
     straight, resumed = trainer.cwd / "straight", trainer.cwd / "resumed"

@@ -23,20 +23,18 @@ from conftest import NARROW, Process, Trainer, assert_same_run, checkpoint_names
 STEPS = 12  # 2.4 epochs
 EVERYTHING = (
     *NARROW,
-    "ema.decay=0.99",
-    "evaluation.weights=ema",
     "schedule.decay_steps=12",
     "schedule.warmup_steps=3",
-    "evaluation.every_steps=3",
-    "checkpoint.every_steps=2",
-    "optimizer.clip_norm=1.0",
+    "evaluation.every_steps=4",
+    "checkpoint.every_steps=3",
 )
+AVERAGED = ("ema.decay=0.99", "evaluation.weights=ema")
 VARIANTS = {
     # optimizer: (overrides, where the clean stop is: mid-epoch, at an epoch's boundary, off the log cadence)
-    "adam": (("optimizer=adam", "train.accumulate_steps=2", "ema.batch_norm=true"), 7),
-    "adamw": (("optimizer=adamw",), 5),
-    "sgd": (("optimizer=sgd", "train.accumulate_steps=4", "schedule=cosine"), 10),
-    "rmsprop": (("optimizer=rmsprop",), 8),
+    "adam": (("optimizer=adam", *AVERAGED, "train.accumulate_steps=2"), 7),
+    "adamw": (("optimizer=adamw", "optimizer.clip_norm=1.0"), 5),
+    "sgd": (("optimizer=sgd", *AVERAGED, "ema.batch_norm=true"), 10),
+    "rmsprop": (("optimizer=rmsprop", "train.accumulate_steps=4"), 8),
 }
 
 
@@ -182,7 +180,7 @@ def test_a_copied_run_directory_resumes_and_reports_completion(references: dict[
     run_dir = trainer.cwd / "copied run"
     shutil.copytree(references["adamw"], run_dir)
     assert "is complete at step 12" in trainer.run("resume", f"run_dir={run_dir}")
-    trainer.run("resume", f"run_dir={run_dir}", "checkpoint=step-4")
+    trainer.run("resume", f"run_dir={run_dir}", "checkpoint=step-3")
     assert_same_run(references["adamw"], run_dir)
 
 
@@ -190,9 +188,9 @@ def test_diff_exits_0_exactly_for_equal_states(references: dict[str, Path], trai
     left = references["adamw"]
     same = trainer.run("diff", f"left={left}", f"right={left / 'checkpoints' / 'step-00000012'}")
     assert "bitwise equal" in same
-    other = trainer.run("diff", f"left={left}", f"right={left / 'checkpoints' / 'step-00000010'}", status=3)
+    other = trainer.run("diff", f"left={left}", f"right={left / 'checkpoints' / 'step-00000009'}", status=3)
     assert "tensors differ" in other
-    assert "model/aux_logits" in other
+    assert "  model/" in other
     assert "first at [" in other
 
 
@@ -218,7 +216,7 @@ def test_no_valid_checkpoint_exits_4_and_never_starts_afresh(references: dict[st
         (run_dir / "checkpoints" / name / "state.index").write_bytes(b"")
     before = sorted((path, path.stat().st_size) for path in run_dir.rglob("*"))
     output = trainer.run("resume", f"run_dir={run_dir}", status=4)
-    assert "none of the 8 checkpoints" in output
+    assert f"none of the {len(checkpoint_names(run_dir))} checkpoints" in output
     trainer.run(*train_arguments(run_dir, "adamw", f"train.steps={STEPS}", "on_existing=resume"), status=4)
     after = sorted((path, path.stat().st_size) for path in run_dir.rglob("*"))
     assert [entry for entry in after if entry[0].name != ".lock"] == [
@@ -238,7 +236,7 @@ def test_resuming_with_a_key_that_changes_the_result_is_refused_with_both_values
 ) -> None:
     run_dir = references["adamw"]
     output = trainer.run("resume", f"run_dir={run_dir}", "optimizer.learning_rate=0.5", status=3)
-    assert "optimizer.learning_rate: 0.001 -> 0.5" in output
+    assert "optimizer.learning_rate: 0.003 -> 0.5" in output
     output = trainer.run(*train_arguments(run_dir, "sgd", "on_existing=resume"), status=3)
     assert "optimizer.name: adamw -> sgd" in output
     output = trainer.run("resume", f"run_dir={run_dir}", "train.stesp=3", status=2)

@@ -22,7 +22,7 @@ from trainer.state import flatten
 
 def describe(step: int, validation: dict[str, float] | None = None):  # type: ignore[no-untyped-def]
     def with_files(files: dict[str, str]) -> Manifest:
-        return Manifest(1, step, step * 8, 0.0, "0" * 16, validation, ("a", "b"), {}, None, "", (), files)
+        return Manifest(1, step, step * 8, 0.0, "0" * 16, validation, ("a", "b"), {}, {}, None, "", (), files)
 
     return with_files
 

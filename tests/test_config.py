@@ -15,10 +15,10 @@ from trainer.config import stored
 from trainer.config.complete import complete, total_steps, with_leaves
 from trainer.config.compose import configuration_directory, run_with_hydra
 from trainer.config.keys import facts
-from trainer.config.override import accept, override
+from trainer.config.override import adopt, changes, override
 from trainer.config.parse import leaves, parse
 from trainer.config.schema import Config, Invocation
-from trainer.errors import RestoreRefused, UsageError
+from trainer.errors import UsageError
 
 
 def compose(*arguments: str) -> Config:
@@ -117,27 +117,39 @@ def test_steps_win_over_epochs_and_epochs_round_up() -> None:
     assert total_steps(with_leaves(config, {"train.steps": 7}), 100) == 7
 
 
-def test_a_resume_may_change_free_keys_only() -> None:
+def continued(config: Config, values: dict[str, object]) -> Config:
+    wanted = override(config, values)
+    return adopt(config, wanted, changes(config, wanted))
+
+
+def test_changes_carry_both_values_and_the_policy_of_their_key() -> None:
     config = complete(compose("train.steps=10"), 100, 10)
-    changed, changes = accept(config, override(config, {"train.steps": 20, "checkpoint.keep_last": 9}))
-    assert (changed.train.steps, changed.checkpoint.keep_last) == (20, 9)
-    assert list(map(str, changes)) == ["train.steps: 10 -> 20", "checkpoint.keep_last: 3 -> 9"]
-    with pytest.raises(RestoreRefused, match="seed: 0 -> 1"):
-        accept(config, override(config, {"seed": 1}))
+    found = changes(config, override(config, {"train.steps": 20, "seed": 1, "model.activation": "elu"}))
+    assert [(str(change), change.policy) for change in found] == [
+        ("seed: 0 -> 1", "consent"),
+        ("model.activation: relu -> elu", "fixed"),
+        ("train.steps: 10 -> 20", "free"),
+    ]
+
+
+def test_another_variant_of_a_section_is_one_change() -> None:
+    config = complete(compose(), 100, 10)
+    wanted = compose("schedule=constant", "schedule.warmup_steps=3")
+    (change,) = changes(config, wanted)
+    assert str(change) == "schedule.name: cosine -> constant"
+    assert adopt(config, wanted, [change]).schedule == wanted.schedule
 
 
 def test_a_resume_in_epochs_replaces_stored_steps() -> None:
     config = complete(compose("train.steps=10"), 100, 10)
-    changed, _ = accept(config, override(config, {"train.epochs": 3}))
-    assert total_steps(changed, 100) == 10  # ceil(3 x 100 / 32)
-    cadence, _ = accept(config, override(config, {"evaluation.every_epochs": 2}))
+    assert total_steps(continued(config, {"train.epochs": 3}), 100) == 10  # ceil(3 x 100 / 32)
+    cadence = continued(config, {"evaluation.every_epochs": 2})
     assert complete(cadence, 100, 10).evaluation.every_steps == 7
 
 
 def test_the_same_command_line_resumes_without_a_change() -> None:
     composed = compose("train.steps=10")
-    _, changes = accept(complete(composed, 100, 10), composed)
-    assert changes == []
+    assert changes(complete(composed, 100, 10), composed) == []
 
 
 def test_parse_refuses_what_is_not_a_section() -> None:

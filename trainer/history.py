@@ -57,6 +57,11 @@ class History:
             for name, value in record.scalars.items():
                 tf.summary.scalar(name, value)
 
+    def note(self, step: int, text: str) -> None:
+        """Show a text at a step in TensorBoard."""
+        with self._writers[TRAIN].as_default(step=step):
+            tf.summary.text("changes on resume", text)
+
     def sync(self) -> None:
         """Bring everything to disk; called before a checkpoint refers to it."""
         for writer in self._writers.values():

@@ -3,61 +3,70 @@
 from __future__ import annotations
 
 import dataclasses
-import datetime
-import functools
-import platform
 import socket
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
-from importlib import metadata
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer import run_directory, runtime
-from trainer.checkpoint import directory, manifest
-from trainer.checkpoint.directory import Retention
-from trainer.checkpoint.manifest import Manifest, Start
+from trainer import environment, run_directory, runtime, warm_start
+from trainer.checkpoint import directory
+from trainer.checkpoint.manifest import Manifest, ManifestError, Start
 from trainer.checkpoint.tensors import StateFile
-from trainer.config import stored
+from trainer.committer import Committer
+from trainer.compatibility import judge, version_warnings
+from trainer.config import override, stored
 from trainer.config.complete import complete, total_steps
-from trainer.config.override import Change, accept, override
-from trainer.config.schema import Config
+from trainer.config.override import Change
+from trainer.config.schema import Config, Invocation
 from trainer.data.batches import evaluation_batches, training_batches
-from trainer.data.source import open_source
-from trainer.errors import NoValidCheckpoint, RestoreRefused, TrainingFailed, UsageError
+from trainer.data.source import Source, open_source
+from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.fingerprint import facts
+from trainer.fingerprint.behaviour import data_facts, order_facts, preprocessing_facts
+from trainer.fingerprint.facts import Fact
+from trainer.fingerprint.structure import model_facts, optimizer_facts, schedule_facts
 from trainer.history import History, read_validations
-from trainer.loop import Run, ledger_text
+from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state, flatten
 from trainer.terminal import Terminal
 
-REPORTED_PACKAGES = ("trainer", "tensorflow", "keras", "numpy", "hydra-core", "omegaconf")
-
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The checkpoint a run continues from, and the configuration changes that were accepted."""
+    """The checkpoint a run continues from, and what is asked to be different from it."""
 
     path: Path
     manifest: Manifest
-    changes: tuple[str, ...]
+    changes: Sequence[Change]
+    allow: Sequence[str]
 
 
-def train(run_dir: Path, config: Config, on_existing: str, stop: StopRequest) -> None:
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Both splits of the data."""
+
+    training: Source
+    validation: Source
+
+
+def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
     """Start a run in ``run_dir``; with ``on_existing="resume"``, continue the one that is there.
 
     Raises:
         UsageError: there are checkpoints already, or the configuration does not fit the data.
         RestoreRefused: ``config`` differs from the run that is there in a key that changes the result.
     """
+    run_dir = Path(invocation.run_dir)
     with run_directory.writing(run_dir):
         checkpoints = run_dir / run_directory.CHECKPOINTS
         if not directory.committed(checkpoints):
-            _run(run_dir, config, None, stop)
-        elif on_existing == "resume":
+            weights = None if invocation.init_from is None else warm_start.find(Path(invocation.init_from))
+            _run(run_dir, config, None, stop, weights)
+        elif invocation.on_existing == "resume":
             path, found = directory.newest_valid(checkpoints, _warn)
-            _continue(run_dir, path, found, lambda there: accept(there, config), stop)
+            _continue(run_dir, path, found, lambda there: config, invocation.allow, stop)
         else:
             raise UsageError(
                 f"{run_dir} has checkpoints already; to continue that run:\n"
@@ -66,19 +75,23 @@ def train(run_dir: Path, config: Config, on_existing: str, stop: StopRequest) ->
             )
 
 
-def resume(run_dir: Path, checkpoint: str, changes: Mapping[str, object], stop: StopRequest) -> None:
+def resume(
+    run_dir: Path, checkpoint: str, values: Mapping[str, object], allow: Sequence[str], stop: StopRequest
+) -> None:
     """Continue the run in ``run_dir`` from a checkpoint: ``latest``, ``best``, ``step-N`` or a path.
+
+    ``values`` are configuration keys to change, ``allow`` the changes that may change the result.
 
     Raises:
         UsageError: a directory or key does not exist.
         NoValidCheckpoint: what was asked for does not exist or is damaged.
-        RestoreRefused: a change is not one that a resume may make.
+        RestoreRefused: a change is not one that a resume may make, or code or data are not those of the checkpoint.
     """
     if not run_dir.is_dir() and checkpoint in ("latest", "best"):
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
         path, found = _find(run_dir, checkpoint)
-        _continue(run_dir, path, found, lambda there: accept(there, override(there, changes)), stop)
+        _continue(run_dir, path, found, lambda there: override.override(there, values), allow, stop)
 
 
 def _find(run_dir: Path, checkpoint: str) -> tuple[Path, Manifest]:
@@ -104,66 +117,75 @@ def _continue(
     run_dir: Path,
     path: Path,
     found: Manifest,
-    decide: Callable[[Config], tuple[Config, list[Change]]],
+    want: Callable[[Config], Config],
+    allow: Sequence[str],
     stop: StopRequest,
 ) -> None:
-    config, changes = decide(stored.read(path / stored.FILE_NAME))
-    for change in changes:
-        print(f"changed on resume: {change}")
-    _run(run_dir, config, Origin(path, found, tuple(map(str, changes))), stop)
+    there = stored.read(path / stored.FILE_NAME)
+    wanted = want(there)
+    changes = override.changes(there, wanted)
+    config = override.adopt(there, wanted, changes)
+    _run(run_dir, config, Origin(path, found, changes, allow), stop, None)
 
 
-def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest) -> None:
-    training, validation = open_source(config.data, "train"), open_source(config.data, "validation")
-    config = complete(config, training.count, len(training.class_names))
-    _check_classes(config, training.class_names, origin)
-    total = total_steps(config, training.count)
-    if origin is not None and _is_complete(run_dir, origin.manifest, total):
+def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, weights: Path | None) -> None:
+    sources = Sources(open_source(config.data, "train"), open_source(config.data, "validation"))
+    config = complete(config, sources.training.count, len(sources.training.class_names))
+    total = total_steps(config, sources.training.count)
+    if origin is not None and _is_complete(run_dir, origin, total):
         print(f"{run_dir} is complete at step {origin.manifest.step} of {total}")
         print(f"to train on: python -m trainer resume run_dir={run_dir} train.steps={2 * total}")
         return
     runtime.configure(config.runtime)
     state = build_state(config)
+    fingerprint = _fingerprint(config, state, sources)
+    accepted = () if origin is None else _judge(origin, fingerprint)
+    _check_classes(config, sources.training.class_names)
     tree = state.tree()
     state_file = StateFile(tree, flatten(tree))
-    checkpoints = run_dir / run_directory.CHECKPOINTS
+    notes: list[str] = []
     if origin is not None:
         state_file.restore(origin.path)
+    elif weights is not None:
+        notes = warm_start.load(weights, state)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     step = int(state.progress.step.numpy())
+    checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
-    text = stored.to_text(config)
-    (run_dir / stored.FILE_NAME).write_text(text, encoding="utf-8")
+    (run_dir / stored.FILE_NAME).write_text(stored.to_text(config), encoding="utf-8")
     history = History(run_dir, step)
     terminal = Terminal(run_dir / run_directory.LOG, step, total)
     try:
-        if origin is None:
-            terminal.line(f"training in {run_dir}: {total} steps, {training.count} training images")
-        else:
-            terminal.line(f"resuming {run_dir} at step {step} of {total} from {origin.path}")
-            for path in directory.supersede_after(checkpoints, step):
-                terminal.line(f"set aside {path.name}, which this run will make again")
-        committer = _Committer(
+        for line in [*_opening(run_dir, step, total, sources, origin, accepted), *notes]:
+            terminal.line(line)
+        for path in directory.supersede_after(checkpoints, step):
+            terminal.line(f"set aside {path.name}, which this run will make again")
+        if accepted:
+            history.note(step, "\n".join(accepted))
+        committer = Committer(
             checkpoints=checkpoints,
             config=config,
-            text=text,
-            state=state,
+            progress=state.progress,
             state_file=state_file,
             history=history,
-            class_names=training.class_names,
-            train_examples=training.count,
-            lineage=_lineage(step, origin),
+            fingerprint=fingerprint,
+            class_names=sources.training.class_names,
+            train_examples=sources.training.count,
+            lineage=_lineage(step, origin, accepted, weights),
         )
         run_loop(
             Run(
                 config=config,
                 state=state,
-                train_examples=training.count,
+                train_examples=sources.training.count,
                 total_steps=total,
-                training_batches=lambda position: training_batches(training, config, position, state.dropout_features),
-                evaluation_batches=evaluation_batches(validation, config),
+                training_batches=lambda position: training_batches(
+                    sources.training, config, position, state.dropout_features
+                ),
+                evaluation_batches=evaluation_batches(sources.validation, config),
                 commit=committer.commit,
-                committed_step=step if _holds(checkpoints, step) else None,
+                # a checkpoint that was taken from elsewhere is not in this directory yet
+                committed_step=step if (checkpoints / directory.name_of(step)).is_dir() else None,
                 history=history,
                 terminal=terminal,
                 stop=stop,
@@ -175,91 +197,64 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
         terminal.close()
 
 
-def _check_classes(config: Config, class_names: tuple[str, ...], origin: Origin | None) -> None:
+def _fingerprint(config: Config, state: TrainingState, sources: Sources) -> list[Fact]:
+    return [
+        *data_facts(sources.training, "train"),
+        *data_facts(sources.validation, "validation"),
+        *model_facts(state.model),
+        *optimizer_facts(config),
+        *schedule_facts(config),
+        *preprocessing_facts(config),
+        *order_facts(config, sources.training.count),
+    ]
+
+
+def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
+    """What is accepted to be different from the checkpoint; raises when something is not."""
+    for warning in version_warnings(origin.manifest.versions, environment.versions()):
+        _warn(warning)
+    try:
+        there = facts.read(origin.path / facts.FILE_NAME)
+    except ManifestError as error:
+        raise NoValidCheckpoint(str(error)) from error
+    return judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow).accepted
+
+
+def _opening(
+    run_dir: Path, step: int, total: int, sources: Sources, origin: Origin | None, accepted: Sequence[str]
+) -> list[str]:
+    if origin is None:
+        return [f"training in {run_dir}: {total} steps, {sources.training.count} training images"]
+    changed = [f"changed on resume: {change}" for change in accepted]
+    return [f"resuming {run_dir} at step {step} of {total} from {origin.path}", *changed]
+
+
+def _check_classes(config: Config, class_names: tuple[str, ...]) -> None:
     assert config.model.num_classes is not None
     if config.model.num_classes < len(class_names):
         raise UsageError(
             f"model.num_classes is {config.model.num_classes}, but the data has {len(class_names)} classes; "
             "leave it null to follow the data"
         )
-    if origin is not None and origin.manifest.class_names != class_names:
-        pairs = zip(origin.manifest.class_names, class_names, strict=False)
-        first = next((index for index, (old, new) in enumerate(pairs) if old != new), len(class_names))
-        raise RestoreRefused(
-            f"the classes of the data changed: {origin.path} was trained on {len(origin.manifest.class_names)} "
-            f"classes, the data has {len(class_names)}; the first difference is class {first}"
-        )
 
 
-def _is_complete(run_dir: Path, manifest: Manifest, total: int) -> bool:
-    evaluated = manifest.validation is not None or manifest.step in read_validations(run_dir) or manifest.step == 0
-    return manifest.step >= total and evaluated
+def _is_complete(run_dir: Path, origin: Origin, total: int) -> bool:
+    """Whether nothing is left to do. With changes other than of free keys the answer is a judgement, not "complete"."""
+    step, validation = origin.manifest.step, origin.manifest.validation
+    evaluated = validation is not None or step in read_validations(run_dir) or step == 0
+    return step >= total and evaluated and all(change.policy == "free" for change in origin.changes)
 
 
-def _holds(checkpoints: Path, step: int) -> bool:
-    """Whether the run directory has the checkpoint of this step itself (and not another directory's)."""
-    return (checkpoints / directory.name_of(step)).is_dir()
-
-
-def _lineage(step: int, origin: Origin | None) -> tuple[Start, ...]:
+def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], weights: Path | None) -> tuple[Start, ...]:
+    came_from = weights if origin is None else origin.path
     start = Start(
-        started=_now(),
+        started=environment.now(),
         host=socket.gethostname(),
         from_step=step,
-        checkpoint=None if origin is None else str(origin.path),
-        changes=() if origin is None else origin.changes,
+        checkpoint=None if came_from is None else str(came_from),
+        changes=tuple(accepted),
     )
     return (start,) if origin is None else (*origin.manifest.lineage, start)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Committer:
-    """Makes checkpoints of the current state."""
-
-    checkpoints: Path
-    config: Config
-    text: str
-    state: TrainingState
-    state_file: StateFile
-    history: History
-    class_names: tuple[str, ...]
-    train_examples: int
-    lineage: tuple[Start, ...]
-
-    def commit(self) -> Path:
-        progress, policy = self.state.progress, self.config.checkpoint
-        step, examples = int(progress.step.numpy()), int(progress.examples.numpy())
-        bad = self.state_file.non_finite()
-        if bad:
-            raise TrainingFailed(
-                f"{bad[0]} and {len(bad) - 1} more variables are not finite at step {step}; nothing was committed\n"
-                "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
-            )
-
-        def fill(place: Path) -> None:
-            (place / stored.FILE_NAME).write_text(self.text, encoding="utf-8")
-            self.state_file.write(place)
-
-        def describe(digests: dict[str, str]) -> Manifest:
-            return Manifest(
-                format_version=manifest.FORMAT_VERSION,
-                step=step,
-                examples=examples,
-                epoch=examples / self.train_examples,
-                ledger=ledger_text(progress),
-                validation=self.history.validations.get(step),
-                class_names=self.class_names,
-                versions=_versions(),
-                git_commit=_git_commit(),
-                created=_now(),
-                lineage=self.lineage,
-                files=digests,
-            )
-
-        path = directory.commit(self.checkpoints, step, fill, describe)
-        retention = Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric)
-        directory.retire(self.checkpoints, retention, self.history.validations)
-        return path
 
 
 def _summarize(run_dir: Path, config: Config, state: TrainingState, history: History, terminal: Terminal) -> None:
@@ -279,30 +274,6 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
     terminal.line(f"  run   {run_dir}")
     terminal.line(f"  look  tensorboard --logdir {run_dir / run_directory.TENSORBOARD}")
     terminal.line(f"  more  python -m trainer resume run_dir={run_dir} train.steps={2 * step}")
-
-
-def _versions() -> dict[str, str]:
-    return {"python": platform.python_version(), **{name: metadata.version(name) for name in REPORTED_PACKAGES}}
-
-
-@functools.cache
-def _git_commit() -> str | None:
-    """The commit of the checkout this package lies in, with ``+`` when files differ from it."""
-    place = Path(__file__).resolve().parent
-    try:
-        described = subprocess.run(
-            ["git", "-C", str(place), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return None  # installed from a wheel, or git is not there
-    return described.stdout.strip()
-
-
-def _now() -> str:
-    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
 
 
 def _warn(text: str) -> None:

@@ -19,13 +19,14 @@ class Start:
     host: str
     from_step: int
     checkpoint: str | None  # the directory it was restored from; None for a new run
-    changes: tuple[str, ...]  # accepted configuration changes, "key: stored -> wanted"
+    changes: tuple[str, ...]  # what was accepted, "key: stored -> wanted"
 
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Facts about a checkpoint. ``files`` maps names to SHA-256 digests, ``validation`` is None when the step was
-    not evaluated.
+    """Facts about a checkpoint. ``files`` maps names to SHA-256 digests, ``fingerprints`` the sections of the
+    configuration (``config.model``) and the kinds of facts (``structure``) to theirs; ``validation`` is None when the
+    step was not evaluated.
     """
 
     format_version: int
@@ -35,6 +36,7 @@ class Manifest:
     ledger: str
     validation: dict[str, float] | None
     class_names: tuple[str, ...]
+    fingerprints: dict[str, str]
     versions: dict[str, str]
     git_commit: str | None
     created: str

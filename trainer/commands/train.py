@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 from trainer.config.compose import run_with_hydra
 from trainer.config.schema import Config, Invocation
@@ -19,7 +18,7 @@ def main(arguments: Sequence[str]) -> int:
         with quiet_startup():
             from trainer import session  # imports TensorFlow, which a wrong configuration must not wait for
 
-        session.train(Path(invocation.run_dir), config, invocation.on_existing, stop)
+        session.train(invocation, config, stop)
 
     run_with_hydra(arguments, start)
     return 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import sys
@@ -66,7 +67,7 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
 def _typed(composed: DictConfig) -> tuple[Invocation, Config]:
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
-    invocation = {name: container.pop(name, None) for name in ("run_dir", "on_existing")}
+    invocation = {name: container.pop(name, None) for name in (field.name for field in dataclasses.fields(Invocation))}
     if HydraConfig.get().mode == RunMode.MULTIRUN and not _overrides("run_dir"):
         invocation["run_dir"] = HydraConfig.get().runtime.output_dir
     config = parse(Config, container)

@@ -8,18 +8,22 @@ from typing import Any
 
 from trainer.config.check import check
 from trainer.config.complete import with_leaves
+from trainer.config.keys import ResumePolicy
 from trainer.config.parse import leaves, parse
 from trainer.config.schema import Config
-from trainer.errors import RestoreRefused, UsageError, nearest
+from trainer.errors import UsageError, nearest
+
+ABSENT = "(absent)"
 
 
 @dataclasses.dataclass(frozen=True)
 class Change:
-    """One key whose value differs from the stored one."""
+    """One key whose value differs from the stored one; ``policy`` is the key's, see ``KeyFacts.resume``."""
 
     path: str
     stored: Any
     wanted: Any
+    policy: ResumePolicy
 
     def __str__(self) -> str:
         return f"{self.path}: {self.stored} -> {self.wanted}"
@@ -49,35 +53,33 @@ def override(stored: Config, values: Mapping[str, object]) -> Config:
     return changed
 
 
-def accept(stored: Config, wanted: Config) -> tuple[Config, list[Change]]:
-    """The configuration to resume with, and the accepted changes.
+def changes(stored: Config, wanted: Config) -> list[Change]:
+    """Every key that differs, in the order of the schema.
 
     A key that is null in ``wanted`` and is filled in when a run starts keeps its stored value, unless the key it is
-    computed from changes.
-
-    Raises:
-        RestoreRefused: a key that decides the result differs; names every such key with both values.
+    computed from changes. A section that turns into another variant (``optimizer.name``) is one change.
     """
-    stored_leaves = {path: value for path, value, _ in leaves(stored)}
-    wanted_leaves = {path: (value, fact) for path, value, fact in leaves(wanted)}
-    refused: list[Change] = []
-    accepted: list[Change] = []
-    for path in [*wanted_leaves, *(path for path in stored_leaves if path not in wanted_leaves)]:
-        old = stored_leaves[path] if path in stored_leaves else "(absent)"
-        new, fact = wanted_leaves[path] if path in wanted_leaves else ("(absent)", None)
-        if old == new or (
-            fact is not None and fact.completed and new is None and path not in _recomputed(wanted, stored)
-        ):
-            continue
-        change = Change(path, old, new)
-        (accepted if fact is not None and fact.resume == "free" else refused).append(change)
-    if refused:
-        listed = "\n".join(f"  {change}" for change in refused)
-        raise RestoreRefused(
-            "the stored experiment differs from what was asked for in keys that change the result:\n"
-            f"{listed}\nleave them as stored, or start a new run in another run_dir"
-        )
-    return with_leaves(stored, {change.path: change.wanted for change in accepted}), accepted
+    before = {path: (value, fact) for path, value, fact in leaves(stored)}
+    after = {path: (value, fact) for path, value, fact in leaves(wanted)}
+    recomputed = _recomputed(wanted, stored)
+    found: list[Change] = []
+    for path in [*after, *(path for path in before if path not in after)]:
+        fact = (after[path] if path in after else before[path])[1]
+        old = before[path][0] if path in before else ABSENT
+        new = after[path][0] if path in after else ABSENT
+        kept = fact.completed and new is None and path not in recomputed
+        if old != new and not kept:
+            found.append(Change(path, old, new, fact.resume))
+    variants = {change.path.removesuffix("name") for change in found if change.path.endswith(".name")}
+    return [change for change in found if change.path.endswith(".name") or not change.path.startswith(tuple(variants))]
+
+
+def adopt(stored: Config, wanted: Config, accepted: list[Change]) -> Config:
+    """The configuration to resume with: ``stored`` with the accepted changes of ``wanted``."""
+    variants = {change.path.split(".")[0] for change in accepted if change.path.endswith(".name")}
+    merged = dataclasses.replace(stored, **{section: getattr(wanted, section) for section in variants})
+    leaf_changes = {change.path: change.wanted for change in accepted if not change.path.endswith(".name")}
+    return with_leaves(merged, leaf_changes)
 
 
 def _recomputed(wanted: Config, stored: Config) -> set[str]:

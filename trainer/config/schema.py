@@ -252,3 +252,5 @@ class Invocation:
 
     run_dir: str = key("where the run lives", "free")
     on_existing: Literal["fail", "resume"] = key("what train does in a directory that has checkpoints", "free")
+    init_from: str | None = key("checkpoint whose weights a new run starts from; null: none", "free")
+    allow: tuple[str, ...] = key("changes that a resume may make although they change the result", "free")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,15 @@ def from_text(text: str) -> Config:
     config = parse(Config, yaml.safe_load(text))
     check(config)
     return config
+
+
+def section_digests(config: Config) -> dict[str, str]:
+    """``config.model`` and so on → SHA-256 of the section's text: the declared fingerprint."""
+    sections = _plain(dataclasses.asdict(config))
+    return {
+        f"config.{name}": hashlib.sha256(yaml.safe_dump(section, sort_keys=False).encode()).hexdigest()
+        for name, section in sections.items()
+    }
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,157 @@
+"""Whether a checkpoint may be continued with the program, data and configuration at hand, and exactly why not.
+
+Everything is compared before a single variable is restored. A difference is either explained by a changed
+configuration key, or it is one that the configuration does not see: edited code, another image library, other data.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.config.override import Change
+from trainer.errors import RestoreRefused, UsageError, nearest
+from trainer.fingerprint.facts import KINDS, FactDifference
+
+SHOWN_CHANGES = 6
+# What may be accepted although no configuration key explains it. A network of another structure never may.
+ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour")
+EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
+KIND_TITLES = {
+    "data": "the data is not the data the checkpoint was trained on",
+    "structure": "the code builds another network from the same configuration",
+    "optimizer": "the code makes another optimizer from the same configuration",
+    "schedule": "the code makes another schedule from the same configuration",
+    "behaviour": "the input pipeline does something else with the same configuration (edited code or another library)",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Verdict:
+    """What was accepted, as text for the lineage: configuration changes and unexplained differences."""
+
+    accepted: tuple[str, ...]
+
+
+def judge(
+    checkpoint: Path, changes: Sequence[Change], differences: Sequence[FactDifference], allow: Sequence[str]
+) -> Verdict:
+    """Decide by the policy of every changed key.
+
+    Free keys are accepted; keys that need consent are when ``allow`` names them or a section of them; fixed keys
+    never are. A difference without a changed key behind it is accepted when ``allow`` names its kind.
+
+    Raises:
+        UsageError: ``allow`` names something that did not change or can never be allowed.
+        RestoreRefused: at least one change is not accepted; names the first culprits with both values and what to do,
+            and a file with the full list.
+    """
+    _check_allow(allow, changes, differences)
+    refused = [change for change in changes if not _is_accepted(change, allow)]
+    unexplained = [difference for difference in differences if not _explained_by(difference, changes)]
+    refused_kinds = [kind for kind in KINDS if kind not in allow and any(d.fact.kind == kind for d in unexplained)]
+    if refused or refused_kinds:
+        raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences))
+    accepted = [str(change) for change in changes]
+    accepted += [
+        f"{kind}: {next(str(d) for d in unexplained if d.fact.kind == kind)}" for kind in allow if kind in KINDS
+    ]
+    return Verdict(tuple(accepted))
+
+
+def _is_accepted(change: Change, allow: Sequence[str]) -> bool:
+    return change.policy == "free" or (change.policy == "consent" and any(_covers(key, change.path) for key in allow))
+
+
+def _covers(section: str, path: str) -> bool:
+    return path == section or path.startswith(f"{section}.")
+
+
+def _explained_by(difference: FactDifference, changes: Sequence[Change]) -> bool:
+    return any(_concerns(change, difference) for change in changes)
+
+
+def _concerns(change: Change, difference: FactDifference) -> bool:
+    path = change.path.removesuffix(".name")
+    return any(_covers(key, path) or _covers(path, key) for key in difference.fact.keys)
+
+
+def _check_allow(allow: Sequence[str], changes: Sequence[Change], differences: Sequence[FactDifference]) -> None:
+    possible = {change.path for change in changes} | {difference.fact.kind for difference in differences}
+    for name in allow:
+        fixed = [change for change in changes if change.policy == "fixed" and _covers(name, change.path)]
+        if fixed:
+            raise UsageError(
+                f"allow=[{name}] cannot be: {fixed[0]} decides which variables exist or what they mean\n"
+                "start a new run from these weights: python -m trainer train … init_from=CHECKPOINT"
+            )
+        if name in KINDS and name not in ALLOWABLE_KINDS:
+            raise UsageError(f"allow=[{name}] cannot be: a network of another structure cannot take these weights")
+        used = any(_covers(name, change.path) for change in changes) or name in possible
+        if not used:
+            raise UsageError(f"allow=[{name}] names nothing that changed{nearest(name, possible)}")
+
+
+def _report(
+    checkpoint: Path,
+    refused: Sequence[Change],
+    refused_kinds: Sequence[str],
+    unexplained: Sequence[FactDifference],
+    differences: Sequence[FactDifference],
+) -> str:
+    lines = [f"{checkpoint} does not match what was asked for; nothing was restored or changed"]
+    for change in refused[:SHOWN_CHANGES]:
+        lines.append(f"  {change}")
+        lines += [f"    {line}" for line in _consequence([d for d in differences if _concerns(change, d)])]
+    if len(refused) > SHOWN_CHANGES:
+        lines.append(f"  and {len(refused) - SHOWN_CHANGES} more keys")
+    for kind in refused_kinds:
+        of_kind = [difference for difference in unexplained if difference.fact.kind == kind]
+        lines.append(f"  {KIND_TITLES[kind]}")
+        lines += [f"    {line}" for line in _consequence(of_kind)]
+        lines.append(f"    look at {of_kind[0].fact.file}")
+    lines += _advice(refused, refused_kinds)
+    lines.append(f"the full list: {_write_list(refused, differences)}")
+    return "\n".join(lines)
+
+
+def _consequence(differences: Sequence[FactDifference]) -> list[str]:
+    """The first difference, which is the root of those that follow from it downstream."""
+    if not differences:
+        return []
+    more = f" (and {len(differences) - 1} that follow)" if len(differences) > 1 else ""
+    return [f"first: {differences[0]}{more}"]
+
+
+def _advice(refused: Sequence[Change], refused_kinds: Sequence[str]) -> list[str]:
+    fixed = [change for change in refused if change.policy == "fixed"]
+    names = [change.path for change in refused if change.policy == "consent"]
+    names += [kind for kind in refused_kinds if kind in ALLOWABLE_KINDS]
+    lines = []
+    if fixed:
+        lines.append(f"{fixed[0].path} cannot change on resume: leave it as stored, or start a new run with")
+        lines.append("  python -m trainer train run_dir=NEW init_from=CHECKPOINT …")
+    elif "structure" in refused_kinds:
+        lines.append("use the code that wrote the checkpoint (its commit is in manifest.json)")
+    elif names:
+        lines.append(f"leave it as it was, or accept that the run is no longer the same: allow=[{','.join(names)}]")
+    return lines
+
+
+def _write_list(refused: Sequence[Change], differences: Sequence[FactDifference]) -> Path:
+    """Everything, in the temporary directory: a refusal writes nothing into the run directory."""
+    with tempfile.NamedTemporaryFile("w", prefix="trainer-refused-", suffix=".txt", delete=False) as file:
+        file.writelines(f"config  {change}  ({change.policy})\n" for change in refused)
+        file.writelines(f"{d.fact.kind}  {d}  ({', '.join(d.fact.keys)}; {d.fact.file})\n" for d in differences)
+    return Path(file.name)
+
+
+def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Differences in numerical libraries and device kind, which end bit-exactness and nothing else."""
+    return [
+        f"{name} was {stored[name]} and is {current[name]}: training goes on, but bit-exactness is not promised"
+        for name in (*EXACTNESS_PACKAGES, "device")
+        if name in stored and stored[name] != current[name]
+    ]

@@ -1,0 +1,44 @@
+"""What a manifest says of the program and machine that made a checkpoint."""
+
+from __future__ import annotations
+
+import datetime
+import functools
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+import tensorflow as tf
+
+REPORTED_PACKAGES = ("trainer", "tensorflow", "keras", "numpy", "hydra-core", "omegaconf")
+
+
+@functools.cache
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that matter, and the kind of device (``cpu`` or the GPU's name)."""
+    gpus = tf.config.list_physical_devices("GPU")
+    device = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
+    packages = {name: metadata.version(name) for name in REPORTED_PACKAGES}
+    return {"python": platform.python_version(), **packages, "device": device}
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the checkout this package lies in, with ``+`` when files differ from it; None outside of one."""
+    place = Path(__file__).resolve().parent
+    try:
+        described = subprocess.run(
+            ["git", "-C", str(place), "describe", "--always", "--abbrev=40", "--exclude=*", "--dirty=+"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (FileNotFoundError, subprocess.CalledProcessError):
+        return None
+    return described.stdout.strip()
+
+
+def now() -> str:
+    """The time, UTC, ISO 8601 to the second."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")

@@ -1,0 +1,93 @@
+"""What a fingerprint is: an ordered list of facts about everything that decides the result of a step.
+
+A fact says where (``layer mixed_5b.branch_0.conv2d_0a_1x1.conv``), which attribute and which value, and names the
+configuration keys and the file that stand behind it, so that a difference can be explained without knowing what kind
+of thing it is about.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.checkpoint.manifest import ManifestError
+
+FILE_NAME = "fingerprint.json"
+KINDS = ("data", "structure", "optimizer", "schedule", "behaviour")
+
+
+@dataclasses.dataclass(frozen=True)
+class Fact:
+    """``value`` is JSON: scalars and lists. ``keys`` are configuration keys, or sections of them, that decide it."""
+
+    kind: str
+    where: str
+    attribute: str
+    value: Any
+    keys: tuple[str, ...]
+    file: str
+
+
+@dataclasses.dataclass(frozen=True)
+class FactDifference:
+    """One fact whose value is not the same on both sides; ``None`` stands for a fact that one side lacks."""
+
+    fact: Fact
+    stored: Any
+    found: Any
+
+    def __str__(self) -> str:
+        return f"{self.fact.where}: {self.fact.attribute} {_shown(self.stored)} -> {_shown(self.found)}"
+
+
+def _shown(value: Any) -> str:
+    return "(absent)" if value is None else str(value)
+
+
+def differences(stored: Sequence[Fact], found: Sequence[Fact]) -> list[FactDifference]:
+    """Every difference, in the order of ``stored``, then what only ``found`` has."""
+    before = {(fact.kind, fact.where, fact.attribute): fact for fact in stored}
+    after = {(fact.kind, fact.where, fact.attribute): fact for fact in found}
+    result = []
+    for key in [*before, *(key for key in after if key not in before)]:
+        old = before[key].value if key in before else None
+        new = after[key].value if key in after else None
+        if old != new:
+            result.append(FactDifference(after[key] if key in after else before[key], old, new))
+    return result
+
+
+def digests(facts: Sequence[Fact]) -> dict[str, str]:
+    """A SHA-256 for each kind of fact, for the manifest."""
+    return {
+        kind: hashlib.sha256(_encode([fact for fact in facts if fact.kind == kind]).encode()).hexdigest()
+        for kind in KINDS
+    }
+
+
+def write(facts: Sequence[Fact], path: Path) -> None:
+    path.write_text(_encode(facts), encoding="utf-8")
+
+
+def read(path: Path) -> list[Fact]:
+    """Read a stored fingerprint.
+
+    Raises:
+        ManifestError: it does not exist or cannot be understood.
+    """
+    try:
+        rows = json.loads(path.read_text(encoding="utf-8"))
+        return [
+            Fact(kind, where, attribute, value, tuple(keys), file) for kind, where, attribute, value, keys, file in rows
+        ]
+    except (OSError, ValueError, TypeError) as error:
+        raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def _encode(facts: Sequence[Fact]) -> str:
+    rows = [list(dataclasses.astuple(fact)) for fact in facts]
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"

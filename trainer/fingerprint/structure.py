@@ -1,0 +1,89 @@
+"""Facts about the built network, the optimizer and the schedule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import keras
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.fingerprint.facts import Fact
+from trainer.optimizers import rule_for
+from trainer.schedules import learning_rate_at
+
+MODEL_FILE = "trainer/models/inception_v3.py"
+# Where a layer begins, its numeric type and its name are not part of what it computes from its weights.
+LEFT_OUT = {"name", "dtype", "build_config", "kernel_initializer", "bias_initializer", "beta_initializer"} | {
+    f"{variable}_{kind}"
+    for variable in ("kernel", "bias", "beta", "gamma", "moving_mean", "moving_variance", "activity")
+    for kind in ("initializer", "regularizer", "constraint")
+}
+# layer attribute -> the configuration keys that decide it
+ATTRIBUTE_KEYS = {
+    "activation": ("model.activation",),
+    "momentum": ("model.batch_norm.momentum",),
+    "epsilon": ("model.batch_norm.epsilon",),
+    "scale": ("model.batch_norm.scale",),
+    "rate": ("model.dropout",),
+    "filters": ("model.width", "model.min_depth"),
+    "units": ("model.num_classes",),
+}
+SCHEDULE_STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
+
+
+def model_facts(model: keras.Model) -> list[Fact]:
+    """Class, attributes, inbound layers and variables of every layer, in the order the data flows."""
+    facts = []
+    for layer in model.layers:
+        where = f"layer {layer.name}"
+        entries: dict[str, Any] = {"class": type(layer).__name__, "inbound": _inbound(layer)}
+        entries.update({name: _plain(value) for name, value in layer.get_config().items() if name not in LEFT_OUT})
+        entries.update({f"shape of {variable.name}": list(variable.shape) for variable in layer.variables})
+        for attribute, value in entries.items():
+            keys = ATTRIBUTE_KEYS.get(attribute, ("model",))
+            facts.append(Fact("structure", where, attribute, value, keys, MODEL_FILE))
+    return facts
+
+
+def _inbound(layer: keras.Layer) -> list[str]:
+    if isinstance(layer, keras.layers.InputLayer):
+        return []
+    inputs = layer.input if isinstance(layer.input, list) else [layer.input]
+    return [tensor._keras_history.operation.name for tensor in inputs]
+
+
+def _plain(value: Any) -> Any:
+    """Only what JSON keeps unchanged; a nested object is described by its text."""
+    if isinstance(value, list | tuple):
+        return [_plain(entry) for entry in value]
+    return value if isinstance(value, str | int | float | bool) or value is None else str(value)
+
+
+def optimizer_facts(config: Config) -> list[Fact]:
+    """Type, slots and hyperparameters. The learning rate is the schedule's."""
+    entries = {name: value for name, value in dataclasses.asdict(config.optimizer).items() if name != "learning_rate"}
+    rule = rule_for(config.optimizer)
+    entries["slots"] = sorted(rule.slots)
+    return _facts("optimizer", "optimizer", entries, "optimizer", "trainer/optimizers.py")
+
+
+def schedule_facts(config: Config) -> list[Fact]:
+    """The learning rate at fixed steps."""
+    rates = {
+        f"learning rate at step {step}": float(
+            learning_rate_at(tf.constant(step, tf.int64), config.optimizer.learning_rate, config.schedule)
+        )
+        for step in SCHEDULE_STEPS
+    }
+    keys = ("schedule", "optimizer.learning_rate")
+    return [Fact("schedule", "schedule", name, rate, keys, "trainer/schedules.py") for name, rate in rates.items()]
+
+
+def _facts(kind: str, where: str, entries: Mapping[str, Any], section: str, file: str) -> list[Fact]:
+    def keys(name: str) -> Iterable[str]:
+        return (section,) if name == "slots" else (f"{section}.{name}",)
+
+    return [Fact(kind, where, name, value, tuple(keys(name)), file) for name, value in entries.items()]

@@ -221,13 +221,9 @@ EDITS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]]] =
         lambda patch: patch.setattr(inception_v3, "_concat", swapped_branches),
         ("the code builds another network", "layer mixed_5b.concat: inbound ['mixed_5b.branch_0", "inception_v3.py"),
     ),
-    "pooling padded otherwise": (
-        lambda patch: patch.setattr(
-            inception_v3.keras.layers,
-            "MaxPooling2D",
-            lambda *a, **k: tf.keras.layers.MaxPooling2D(*a, **{**k, "padding": "same"}),
-        ),
-        ("layer maxpool_3a_3x3: padding valid -> same",),
+    "another kind of pooling": (
+        lambda patch: patch.setattr(inception_v3.keras.layers, "AveragePooling2D", tf.keras.layers.MaxPooling2D),
+        ("first: layer mixed_5b.branch_3.avgpool_0a_3x3: class AveragePooling2D -> MaxPooling2D",),
     ),
     "aux head pooled with another stride": (
         lambda patch: patch.setattr(inception_v3, "AUX_STRIDE", 2),
@@ -315,7 +311,7 @@ def test_a_free_key_is_accepted_and_shown(
 ) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(original, run_dir)
-    resume(run_dir, argument, *([] if argument.startswith("train.") else ["train.steps=9"]))
+    resume(run_dir, argument, *([] if argument.startswith(("train.steps", "train.epochs")) else ["train.steps=9"]))
     assert len(no_training) == 1
     assert f"changed on resume: {FREE[argument]}" in capsys.readouterr().out
     name, _, value = argument.partition("=")

@@ -50,14 +50,13 @@ def judge(
     """
     _check_allow(allow, changes, differences)
     refused = [change for change in changes if not _is_accepted(change, allow)]
-    unexplained = [difference for difference in differences if not _explained_by(difference, changes)]
-    refused_kinds = [kind for kind in KINDS if kind not in allow and any(d.fact.kind == kind for d in unexplained)]
+    unexplained = _roots([difference for difference in differences if not _explained_by(difference, changes)])
+    kinds = [kind for kind in KINDS if any(difference.fact.kind == kind for difference in unexplained)]
+    refused_kinds = [kind for kind in kinds if kind not in allow]
     if refused or refused_kinds:
         raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences))
     accepted = [str(change) for change in changes]
-    accepted += [
-        f"{kind}: {next(str(d) for d in unexplained if d.fact.kind == kind)}" for kind in allow if kind in KINDS
-    ]
+    accepted += [f"{kind}: {next(d for d in unexplained if d.fact.kind == kind)}" for kind in kinds]
     return Verdict(tuple(accepted))
 
 
@@ -71,6 +70,12 @@ def _covers(section: str, path: str) -> bool:
 
 def _explained_by(difference: FactDifference, changes: Sequence[Change]) -> bool:
     return any(_concerns(change, difference) for change in changes)
+
+
+def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:
+    """Without what follows from other data, such as the order of another number of records."""
+    other_data = any(difference.fact.kind == "data" for difference in differences)
+    return [d for d in differences if d.fact.kind == "data" or not (other_data and "data" in d.fact.keys)]
 
 
 def _concerns(change: Change, difference: FactDifference) -> bool:

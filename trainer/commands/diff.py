@@ -1,27 +1,41 @@
-"""``diff``: what differs between two checkpoints (or the newest ones of two runs)."""
+"""``diff``: what differs between two checkpoints, runs or configuration files."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.checkpoint import directory
-from trainer.checkpoint.manifest import FILE_NAME
+from trainer.checkpoint.manifest import FILE_NAME, ManifestError
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_text
 from trainer.config import stored
-from trainer.config.parse import leaves
+from trainer.config.override import changes
+from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.fingerprint import facts
+from trainer.fingerprint.facts import KINDS
 from trainer.quiet import quiet_startup
 from trainer.run_directory import CHECKPOINTS
 
 SHOWN = 10
-HELP = f"""Compare two checkpoints: configuration, then every tensor, bit for bit.
+HELP = f"""Compare two checkpoints: configuration, structure, optimizer, data, then every tensor, bit for bit.
 
   python -m trainer diff left=PATH right=PATH
 
-PATH is a checkpoint directory or a run directory (its newest valid checkpoint). Exit status 0 when the states
-are bitwise equal, {RestoreRefused.exit_status} when not, {NoValidCheckpoint.exit_status} when one cannot be read."""
+PATH is a checkpoint directory, a run directory (its newest valid checkpoint) or a config.yaml; with a config.yaml only
+the configurations are compared. Exit status 0 when what is compared is equal (the tensors alone decide for
+checkpoints), {RestoreRefused.exit_status} when not, {NoValidCheckpoint.exit_status} when a side cannot be read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Side:
+    """One of the two; ``checkpoint`` is None for a configuration file."""
+
+    path: Path
+    config: Config
+    checkpoint: Path | None
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,42 +45,52 @@ def main(arguments: Sequence[str]) -> int:
     values = parse_arguments(arguments)
     paths = [Path(take_text(values, side, "diff")) for side in ("left", "right")]
     refuse_rest(values, ("left", "right"), "diff")
-    left, right = map(_checkpoint, paths)
-    print(f"left   {left}\nright  {right}")
-    for line in _config_differences(left, right):
-        print(line)
-
+    left, right = map(_side, paths)
+    print(f"left   {left.path}\nright  {right.path}")
+    config_lines = [str(change) for change in changes(left.config, right.config)]
+    _section("config", config_lines)
+    if left.checkpoint is None or right.checkpoint is None:
+        return RestoreRefused.exit_status if config_lines else 0
+    _fact_sections(left.checkpoint, right.checkpoint)
     with quiet_startup():
         from trainer.checkpoint.compare import differing_tensors  # imports TensorFlow, which is slow
 
-    differences = differing_tensors(left, right)
-    if not differences:
-        print("state: bitwise equal")
-        return 0
-    print(f"state: {len(differences)} tensors differ")
-    for difference in differences[:SHOWN]:
-        print(f"  {difference}")
-    if len(differences) > SHOWN:
-        print(f"  and {len(differences) - SHOWN} more")
-    return RestoreRefused.exit_status
+    differences = differing_tensors(left.checkpoint, right.checkpoint)
+    _section("state", [str(difference) for difference in differences], equal="bitwise equal", unit="tensors")
+    return RestoreRefused.exit_status if differences else 0
 
 
-def _checkpoint(path: Path) -> Path:
-    """The checkpoint directory that ``path`` means, verified."""
+def _side(path: Path) -> Side:
+    """What ``path`` means; a checkpoint is verified."""
+    if path.is_file():
+        return Side(path, stored.read(path), None)
     if (path / CHECKPOINTS).is_dir():
-        newest, _ = directory.newest_valid(path / CHECKPOINTS, lambda text: print(f"warning: {text}", file=sys.stderr))
-        return newest
-    if not (path / FILE_NAME).is_file():
-        raise NoValidCheckpoint(f"{path} is neither a checkpoint nor a run directory: it has no {FILE_NAME}")
-    directory.verify(path)
-    return path
+        path, _ = directory.newest_valid(path / CHECKPOINTS, lambda text: print(f"warning: {text}", file=sys.stderr))
+    elif not (path / FILE_NAME).is_file():
+        raise NoValidCheckpoint(
+            f"{path} is no checkpoint (it has no {FILE_NAME}), no run directory and no configuration file"
+        )
+    else:
+        directory.verify(path)
+    return Side(path, stored.read(path / stored.FILE_NAME), path)
 
 
-def _config_differences(left: Path, right: Path) -> list[str]:
-    sides = [{key: value for key, value, _ in leaves(stored.read(path / stored.FILE_NAME))} for path in (left, right)]
-    lines = []
-    for key in [*sides[0], *(key for key in sides[1] if key not in sides[0])]:
-        values = [side[key] if key in side else "(absent)" for side in sides]
-        if values[0] != values[1]:
-            lines.append(f"config: {key}: {values[0]} against {values[1]}")
-    return lines or ["config: equal"]
+def _fact_sections(left: Path, right: Path) -> None:
+    try:
+        there = [facts.read(path / facts.FILE_NAME) for path in (left, right)]
+    except ManifestError as error:
+        raise NoValidCheckpoint(str(error)) from error
+    differences = facts.differences(*there)
+    for kind in KINDS:
+        _section(kind, [str(difference) for difference in differences if difference.fact.kind == kind])
+
+
+def _section(name: str, lines: list[str], equal: str = "equal", unit: str = "values") -> None:
+    if not lines:
+        print(f"{name}: {equal}")
+        return
+    print(f"{name}: {len(lines)} {unit} differ")
+    for line in lines[:SHOWN]:
+        print(f"  {line}")
+    if len(lines) > SHOWN:
+        print(f"  and {len(lines) - SHOWN} more")

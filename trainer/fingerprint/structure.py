@@ -64,9 +64,8 @@ def _plain(value: Any) -> Any:
 
 def optimizer_facts(config: Config) -> list[Fact]:
     """Type, slots and hyperparameters. The learning rate is the schedule's."""
-    entries = {name: value for name, value in dataclasses.asdict(config.optimizer).items() if name != "learning_rate"}
-    rule = rule_for(config.optimizer)
-    entries["slots"] = sorted(rule.slots)
+    keys = {name: value for name, value in dataclasses.asdict(config.optimizer).items() if name != "learning_rate"}
+    entries = {"slots": sorted(rule_for(config.optimizer).slots), **keys}
     return _facts("optimizer", "optimizer", entries, "optimizer", "trainer/optimizers.py")
 
 

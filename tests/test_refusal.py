@@ -24,7 +24,7 @@ from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
 from trainer.data import order, transforms
 from trainer.data.embedded import DigitsSource
-from trainer.errors import RestoreRefused, UsageError
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.fingerprint import structure
 from trainer.models import inception_v3
 from trainer.signals import StopRequest
@@ -322,6 +322,20 @@ def test_a_free_key_is_accepted_and_shown(
     for part in name.split("."):
         text = getattr(text, part)
     assert text == type(text)(value)
+
+
+@pytest.mark.parametrize(("checkpoint", "step"), [("latest", 4), ("step-2", 2), ("step-00000002", 2), ("best", 4)])
+def test_a_checkpoint_is_found_by_name(
+    checkpoint: str, step: int, original: Path, tmp_path: Path, no_training: list[Any]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+    session.resume(run_dir, checkpoint, {"train.steps": 9}, (), StopRequest())
+    assert no_training[0].committed_step == step
+    with pytest.raises(
+        NoValidCheckpoint, match=r"checkpoint=step-3 does not exist; in .*: step-00000002, step-00000004"
+    ):
+        session.resume(original, "step-3", {}, (), StopRequest())
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -70,7 +71,7 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
         else:
             raise UsageError(
                 f"{run_dir} has checkpoints already; to continue that run:\n"
-                f"  python -m trainer resume run_dir={run_dir}\n"
+                f"  {_resume_command(run_dir)}\n"
                 "or add on_existing=resume to this command, or choose another run_dir"
             )
 
@@ -134,7 +135,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     total = total_steps(config, sources.training.count)
     if origin is not None and _is_complete(run_dir, origin, total):
         print(f"{run_dir} is complete at step {origin.manifest.step} of {total}")
-        print(f"to train on: python -m trainer resume run_dir={run_dir} train.steps={2 * total}")
+        print(f"to train on: {_resume_command(run_dir, f'train.steps={2 * total}')}")
         return
     runtime.configure(config.runtime)
     state = build_state(config)
@@ -273,7 +274,11 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
             )
     terminal.line(f"  run   {run_dir}")
     terminal.line(f"  look  tensorboard --logdir {run_dir / run_directory.TENSORBOARD}")
-    terminal.line(f"  more  python -m trainer resume run_dir={run_dir} train.steps={2 * step}")
+    terminal.line(f"  more  {_resume_command(run_dir, f'train.steps={2 * step}')}")
+
+
+def _resume_command(run_dir: Path, *arguments: str) -> str:
+    return shlex.join(["python", "-m", "trainer", "resume", f"run_dir={run_dir}", *arguments])
 
 
 def _warn(text: str) -> None:

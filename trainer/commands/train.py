@@ -12,9 +12,9 @@ from trainer.signals import StopRequest
 
 def main(arguments: Sequence[str]) -> int:
     stop = StopRequest()
+    stop.install()
 
     def start(invocation: Invocation, config: Config) -> None:
-        stop.install()
         with quiet_startup():
             from trainer import session  # imports TensorFlow, which a wrong configuration must not wait for
 

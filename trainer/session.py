@@ -88,7 +88,7 @@ def resume(
         NoValidCheckpoint: what was asked for does not exist or is damaged.
         RestoreRefused: a change is not one that a resume may make, or code or data are not those of the checkpoint.
     """
-    if not run_dir.is_dir() and checkpoint in ("latest", "best"):
+    if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
         path, found = _find(run_dir, checkpoint)

@@ -12,6 +12,8 @@ COMMANDS = {
     "train": "start a run            python -m trainer train [key=value …]",
     "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
     "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
+    "inspect": "show a checkpoint      python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",
+    "doctor": "why does it not fit?   python -m trainer doctor checkpoint=PATH [key=value …]",
 }
 
 USAGE = """Train Inception V3 and resume it bit for bit.

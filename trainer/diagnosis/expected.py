@@ -1,0 +1,40 @@
+"""What a configuration expects of a checkpoint: the variables that the real builder makes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from trainer.config.schema import Config
+from trainer.state import build_state, flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """Shapes of everything in the state tree of ``config``.
+
+    ``model`` is keyed by the model's variable names, ``slots`` holds the names of the optimizer's slots, ``averaged``
+    the variables that have a moving average, ``progress`` the counters.
+    """
+
+    config: Config
+    model: Mapping[str, tuple[int, ...]]
+    slots: frozenset[str]
+    averaged: frozenset[str]
+    progress: frozenset[str]
+
+    @property
+    def num_classes(self) -> int:
+        return self.model["logits/logits/bias"][0]
+
+
+def expected_of(config: Config) -> Expected:
+    """Build the model and its optimizer once, and keep the shapes. ``config`` must be complete."""
+    state = build_state(config)
+    return Expected(
+        config=config,
+        model={name: tuple(variable.shape) for name, variable in state.variables.items()},
+        slots=frozenset(state.optimizer.slots),
+        averaged=frozenset(state.ema),
+        progress=frozenset(flatten(state.progress.tree(), "progress")),
+    )

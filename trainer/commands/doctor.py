@@ -32,6 +32,9 @@ def main(arguments: Sequence[str]) -> int:
     overrides = [argument for argument in arguments if not argument.startswith("checkpoint=")]
     with quiet_startup():
         from trainer.diagnosis.doctor import diagnose  # imports TensorFlow, which is slow
+        from trainer.diagnosis.expected import leave_gpus_alone
+
+        leave_gpus_alone()
 
     diagnosis = diagnose(path, overrides)
     for line in _report(diagnosis):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from trainer.checkpoint.tensors import ATTRIBUTE
+from trainer.diagnosis import own_names
 from trainer.diagnosis.contents import Contents, Kind, Tensor
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
 from trainer.diagnosis.formats import TABLE_MAGIC, shards
@@ -43,11 +43,14 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
             raise Unusable(Finding("tensor", DAMAGE, _reason(error), (tensor.label,))) from error
 
     names = _full_names(reader) if OBJECT_GRAPH in shapes else {}
-    tensors = tuple(
-        Tensor(key, names[key] if key in names else key.removesuffix(ATTRIBUTE), tuple(shapes[key]), types[key].name)
-        for key in sorted(shapes)
-        if key != OBJECT_GRAPH
-    )
+    keys = sorted(key for key in shapes if key != OBJECT_GRAPH)
+    named = own_names.meanings(key.removesuffix(ATTRIBUTE) for key in keys)  # keys that are not positional
+
+    def label(key: str) -> str:
+        path = key.removesuffix(ATTRIBUTE)
+        return names[key] if key in names and path not in named else path
+
+    tensors = tuple(Tensor(key, label(key), tuple(shapes[key]), types[key].name) for key in keys)
     return Contents(
         kind=kind,
         path=prefix,
@@ -149,11 +152,3 @@ def _truncated(contents: Contents, labels: list[str], count: str) -> Finding:
     found = sum(path.stat().st_size for path in shards(contents.path))
     title = f"{_data_names(contents)} {TRUNCATED}: {found} bytes, and the tensors alone need {needed}"
     return Finding("truncated", DAMAGE, title, (f"{count} are cut off: {listed(labels)}",))
-
-
-def relabelled(contents: Contents) -> Contents:
-    """``contents`` with the names in the tree as labels, for a checkpoint whose keys are not positional."""
-    tensors = tuple(
-        dataclasses.replace(tensor, label=tensor.key.removesuffix(ATTRIBUTE)) for tensor in contents.tensors
-    )
-    return dataclasses.replace(contents, tensors=tensors)

@@ -108,7 +108,9 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
             findings.append(Finding("unknown_tensors", NOTE, title))
     return Diagnosis(
         path=located.path,
-        description=f"{contents.description}, names as {translation.scheme} writes them",
+        description=", ".join(
+            [contents.description, *([f"names as {translation.scheme} writes them"] if translation.weights else [])]
+        ),
         config=config,
         model=_with("the default configuration", overrides),
         findings=tuple(findings),

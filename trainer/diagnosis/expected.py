@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Mapping
 
+import tensorflow as tf
+
 from trainer.config.schema import Config
 from trainer.state import build_state, flatten
+
+
+def leave_gpus_alone() -> None:
+    """Keep TensorFlow off GPUs: names and shapes need none, and a GPU may be busy training."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow runs in this process already: it has what it took
+        tf.config.set_visible_devices([], "GPU")
+    tf.config.list_logical_devices()
 
 
 @dataclasses.dataclass(frozen=True)

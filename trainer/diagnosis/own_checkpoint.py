@@ -11,7 +11,7 @@ from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.tensors import PREFIX
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.diagnosis.bundles import damage, read_bundle, relabelled
+from trainer.diagnosis.bundles import damage, read_bundle
 from trainer.diagnosis.contents import Contents, Kind
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable
 from trainer.errors import NoValidCheckpoint
@@ -57,7 +57,7 @@ def open_own(place: Path) -> OwnCheckpoint:
         findings.append(Finding("config", DAMAGE, str(error)))
     contents = None
     try:
-        contents = dataclasses.replace(relabelled(read_bundle(place / PREFIX, Kind.BUNDLE)), kind=Kind.OWN)
+        contents = dataclasses.replace(read_bundle(place / PREFIX, Kind.BUNDLE), kind=Kind.OWN)
     except Unusable as error:
         findings.append(error.finding)
     return OwnCheckpoint(place, manifest, config, contents, tuple(findings))

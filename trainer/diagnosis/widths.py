@@ -9,7 +9,8 @@ from collections.abc import Mapping
 from trainer.diagnosis.architecture import PUBLISHED
 
 SHARE = 0.8  # of the units a width must explain to be the cause of what differs
-DIGITS = 6
+# widths people choose are multiples of 1/100, of 1/16 to 1/64, and then of anything
+SCALES = (1, 10, 100, 16, 32, 64, 1000, 10**4, 10**5, 10**6)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Width:
 def infer(filters: Mapping[str, int], current: Width) -> Width:
     """The width that explains most of ``filters`` (unit → count); ``current`` when nothing explains more.
 
-    Of equally good answers the one closest to ``current`` wins, then the one with the fewest decimals.
+    Of equally good answers the one closest to ``current`` wins, then the roundest.
     """
     best, best_count = current, len(current.fitting(filters))
     # current.min_depth, Slim's default, none at all, and the smallest count that is there
@@ -54,14 +55,13 @@ def _up(value: float) -> float:
 
 
 def _rounded(filters: Mapping[str, int], floor: int) -> Width | None:
-    """The width with the fewest decimals that explains all of ``filters``."""
+    """The width with the roundest value that explains all of ``filters``."""
     if not filters:
         return None
     above = [count / PUBLISHED[unit] for unit, count in filters.items() if count > floor]
     low = max(above, default=0.0)
     high = min((count + 1) / PUBLISHED[unit] for unit, count in filters.items())
-    for digits in range(DIGITS + 1):
-        scale = 10**digits
+    for scale in SCALES:
         # without a count above the floor any small width will do: the largest is the least surprising
         number = math.ceil(low * scale - 1e-9) if above else math.ceil(high * scale - 1e-9) - 1
         candidate = Width(number / scale, floor)

@@ -128,10 +128,10 @@ def test_gamma_present_and_absent(doctor: Doctor, arrays: Arrays, tmp_path: Path
             scaled[name.replace("beta", "gamma")] = value
     status, output = doctor(slim_file(tmp_path / "scaled", scaled), *NARROW)
     assert (status, causes(output)) == (3, ["name_based", "gamma"])
-    assert "a multiplier (gamma) in the checkpoint and no in the model (model.batch_norm.scale=false)" in output
+    assert "a multiplier (gamma) in the checkpoint and none in the model (model.batch_norm.scale=false)" in output
     status, output = doctor(slim_file(tmp_path / "plain", arrays), *NARROW, "model.batch_norm.scale=true")
     assert (status, causes(output)) == (3, ["name_based", "gamma"])
-    assert "no multiplier (gamma) in the checkpoint and a in the model (model.batch_norm.scale=true)" in output
+    assert "no multiplier (gamma) in the checkpoint and one in the model (model.batch_norm.scale=true)" in output
 
 
 def test_shadow_names_only(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_the_size_of_the_images_and_their_channels(doctor: Doctor, arrays: Array
     grey = {**arrays, f"{FIRST}/conv/kernel": arrays[f"{FIRST}/conv/kernel"][:, :, :1]}
     status, output = doctor(slim_file(tmp_path / "grey", grey), *NARROW)
     assert (status, causes(output)) == (3, ["name_based", "input_channels"])
-    assert "trained on images of 1 channels, the model takes 3" in output
+    assert "takes images of 1 channel, the model of 3" in output
 
 
 def test_two_causes_are_two_causes(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:

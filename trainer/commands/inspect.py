@@ -62,7 +62,7 @@ def _table(facts: Mapping[str, Any]) -> list[str]:
         if beginning != group:
             group = beginning
             lines.append(f"\n{group or 'tensors'}")
-        key = f"   {tensor['key']}" if tensor["key"] != tensor["name"] else ""
+        key = "" if tensor["key"].startswith(tensor["name"]) else f"   {tensor['key']}"
         lines.append(f"  {_leaf(tensor):<{width}}  {tensor['dtype']:<8} {tensor['shape']}{key}")
     return lines
 

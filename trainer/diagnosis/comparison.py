@@ -135,9 +135,9 @@ def _gamma(sides: Sides, open_names: set[str]) -> list[Cause]:
     if not names:
         return []
     wanted = sides.expected.config.model.batch_norm.scale
-    side = ("no", "a") if wanted else ("a", "no")
+    found, missing = ("no", "one") if wanted else ("a", "none")
     title = (
-        f"batch norm has {side[0]} multiplier (gamma) in the checkpoint and {side[1]} in the model "
+        f"batch norm has {found} multiplier (gamma) in the checkpoint and {missing} in the model "
         f"(model.batch_norm.scale={str(wanted).lower()})"
     )
     details = (f"{len(names)} variables, first {min(names)}",)
@@ -152,7 +152,7 @@ def _input_channels(sides: Sides, open_names: set[str]) -> list[Cause]:
     found, wanted = sides.found[name][2], sides.wanted[name][2]
     if found == wanted:
         return []
-    title = f"the checkpoint was trained on images of {found} channels, the model takes {wanted}"
+    title = f"the checkpoint takes images of {found} channel{'s' if found > 1 else ''}, the model of {wanted}"
     same_filters = sides.found[name][3] == sides.wanted[name][3]
     return [Cause(Finding("input_channels", MISMATCH, title, (name,)), [name] if same_filters else [])]
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.config import stored as config_file
 from trainer.config.schema import Config
 from trainer.diagnosis.bundles import damage
 from trainer.diagnosis.comparison import differing
@@ -62,13 +63,7 @@ def _own(located: Located, overrides: Sequence[str]) -> Diagnosis:
     wanted = wanted_config(own.config, overrides) if own.config is not None or overrides else None
     findings = [*located.findings, *examine(own)]
     if wanted is not None and own.contents is not None:
-        expected = expected_of(wanted)
-        translation = translate(own.contents)
-        findings += differing(translation, expected)
-        findings += _optimizer_differences(translation, expected, own.config)
-        findings += _remaining_state(translation, expected)
-        if own.config is not None:
-            findings += setting_differences(own.config, wanted, [key for finding in findings for key in finding.keys])
+        findings = _attributed(findings, _own_differences(own.config, own.contents, wanted))
     source = "the config.yaml stored in it" if own.config is not None else "the default configuration"
     return Diagnosis(
         path=located.path,
@@ -78,6 +73,29 @@ def _own(located: Located, overrides: Sequence[str]) -> Diagnosis:
         findings=tuple(findings),
         next_command=next_command(located.path, own, overrides, findings, foreign=False),
     )
+
+
+def _own_differences(stored: Config | None, contents: Contents, wanted: Config) -> list[Finding]:
+    """What the tensors say first; then the keys that differ without a trace in them."""
+    expected = expected_of(wanted)
+    translation = translate(contents)
+    findings = [
+        *differing(translation, expected),
+        *_optimizer_differences(translation, expected, stored),
+        *_remaining_state(translation, expected),
+    ]
+    if stored is not None:
+        findings += setting_differences(stored, wanted, [key for finding in findings for key in finding.keys])
+    return findings
+
+
+def _attributed(damages: list[Finding], differences: list[Finding]) -> list[Finding]:
+    """Both, but where config.yaml itself was changed, the differences are what was changed in it."""
+    for number, finding in enumerate(damages):
+        if finding.cause == "digest" and config_file.FILE_NAME in finding.title and differences:
+            details = (*finding.details, *(f"so now {difference.title}" for difference in differences))
+            return [*damages[:number], dataclasses.replace(finding, details=details), *damages[number + 1 :]]
+    return [*damages, *differences]
 
 
 def _own_description(own: OwnCheckpoint) -> str:

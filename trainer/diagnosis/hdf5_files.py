@@ -21,7 +21,7 @@ from trainer.diagnosis.findings import DAMAGE, MISMATCH, Finding, Unusable
 
 WEIGHTS_MEMBER = "model.weights.h5"
 METADATA_MEMBER = "metadata.json"
-EXPANSION_LIMIT = 20  # unpacked size over size in the archive; Keras stores weights unpacked
+EXPANSION_LIMIT = 20  # unpacked size over size in the file; Keras compresses nothing
 JSON_LIMIT = 1 << 24  # bytes
 TEXT_ATTRIBUTES = ("keras_version", "backend")
 SLOT_GROUPS = ("optimizer", "optimizer_weights")
@@ -101,6 +101,9 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
         raise Unusable(Finding("damaged", DAMAGE, f"{path} is damaged: {error}")) from error
 
     def read(tensor: Tensor) -> Any:
+        if datasets[tensor.key].nbytes > EXPANSION_LIMIT * path.stat().st_size:
+            title = f"{tensor.label} would take {datasets[tensor.key].nbytes} bytes, far more than the file has"
+            raise Unusable(Finding("tensor", DAMAGE, title, (tensor.label,)))
         try:
             return datasets[tensor.key][()]
         except (OSError, RuntimeError) as error:

@@ -75,14 +75,26 @@ def examine(checkpoint: OwnCheckpoint) -> list[Finding]:
     present = {path.name for path in place.iterdir()} - {manifests.FILE_NAME}
     for name in sorted(files.keys() | present):
         if name not in present:
-            if not any(name in finding.title for finding in findings):
-                findings.append(Finding("missing_file", DAMAGE, f"{place / name} is missing"))
+            _add_missing(findings, place / name)
         elif name not in files:
             title = f"{place / name} does not belong there: the manifest does not name it"
             findings.append(Finding("foreign_file", DAMAGE, title))
         else:
             _add_digest(findings, place / name, files[name])
     return findings
+
+
+def _add_missing(findings: list[Finding], path: Path) -> None:
+    """Name a file of the manifest that is not there, unless a reader has missed it already."""
+    if any(path.name in finding.title for finding in findings):
+        return
+    title = f"{path} is missing"
+    if path.name.startswith(f"{PREFIX}.data-"):
+        for number, finding in enumerate(findings):
+            if finding.cause == "missing_shard":
+                findings[number] = dataclasses.replace(finding, title=title)
+                return
+    findings.append(Finding("missing_file", DAMAGE, title))
 
 
 def _add_digest(findings: list[Finding], path: Path, wanted: str) -> None:

@@ -20,12 +20,18 @@ from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.diagnosis import doctor as doctors
 from trainer.diagnosis.architecture import PUBLISHED, unit_of
-from trainer.diagnosis.expected import expected_of
+from trainer.diagnosis.expected import completed, expected_of
 from trainer.diagnosis.wanted import wanted_config
 from trainer.run_directory import CHECKPOINTS
 from trainer.state import TrainingState, build_state, flatten
 
 NARROW = ("model.width=0.01", "model.min_depth=4")
+
+
+def composed(*overrides: str) -> Config:
+    """The default configuration with overrides, complete."""
+    return completed(wanted_config(None, overrides))
+
 
 expected = functools.cache(expected_of)
 
@@ -40,7 +46,7 @@ def one_build_for_each_configuration() -> Iterator[None]:
 
 @functools.cache
 def narrow_config() -> Config:
-    return wanted_config(None, NARROW)
+    return composed(*NARROW)
 
 
 @functools.cache

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from diagnosing import NARROW, Doctor, causes, expected, narrow_arrays, one_build_for_each_configuration
+from diagnosing import NARROW, Doctor, causes, composed, expected, narrow_arrays, one_build_for_each_configuration
 from foreign_files import Arrays, cut, flip, random_arrays, save_with_saver, slim
-
-from trainer.diagnosis.wanted import wanted_config
 
 FIRST, SECOND = "conv2d_1a_3x3", "conv2d_2a_3x3"
 
@@ -34,6 +33,18 @@ def arrays() -> Arrays:
     return narrow_arrays()
 
 
+@pytest.fixture(scope="module")
+def _saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return slim_file(tmp_path_factory.mktemp("saved"), narrow_arrays()).parent
+
+
+@pytest.fixture
+def saved(_saved: Path, tmp_path: Path) -> Path:
+    """The narrow network as TF-Slim saves it, in a copy that a test may damage."""
+    shutil.copytree(_saved, tmp_path / "saved")
+    return tmp_path / "saved" / "model.ckpt-5"
+
+
 def slim_file(place: Path, variables: Arrays, **options: Any) -> Path:
     return save_with_saver(place / "model.ckpt-5", slim(variables), **options)
 
@@ -41,12 +52,11 @@ def slim_file(place: Path, variables: Arrays, **options: Any) -> Path:
 # --- files of tf.compat.v1.train.Saver -------------------------------------------------------------------------------
 
 
-def test_a_saver_file_that_fits_wants_loading_by_name(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
-    path = slim_file(tmp_path, arrays)
-    status, output = doctor(path, *NARROW)
+def test_a_saver_file_that_fits_wants_loading_by_name(doctor: Doctor, saved: Path) -> None:
+    status, output = doctor(saved, *NARROW)
     assert (status, causes(output)) == (3, ["name_based"])
     assert "names as TF-Slim writes them" in output
-    assert f"next: python -m trainer train init_from={path} model.width=0.01 model.min_depth=4" in output
+    assert f"next: python -m trainer train init_from={saved} model.width=0.01 model.min_depth=4" in output
 
 
 def test_the_v1_format_is_read(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
@@ -59,7 +69,7 @@ def test_the_v1_format_is_read(doctor: Doctor, arrays: Arrays, tmp_path: Path) -
 def test_another_width_is_inferred_and_the_suggested_command_fits(
     doctor: Doctor, arrays: Arrays, tmp_path: Path
 ) -> None:
-    wide = expected(wanted_config(None, ["model.width=0.0625", "model.min_depth=5"]))
+    wide = expected(composed("model.width=0.0625", "model.min_depth=5"))
     path = slim_file(tmp_path, random_arrays(wide.model))
     status, output = doctor(path, *NARROW)
     assert (status, causes(output)) == (3, ["name_based", "width"])
@@ -99,12 +109,12 @@ def test_another_number_of_classes(
     assert f"model.num_classes={found}" in output.partition("next: ")[2]
 
 
-def test_the_auxiliary_head_absent_and_unexpected(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
+def test_the_auxiliary_head_absent_and_unexpected(doctor: Doctor, arrays: Arrays, saved: Path, tmp_path: Path) -> None:
     bare = {name: value for name, value in arrays.items() if not name.startswith("aux_logits")}
     status, output = doctor(slim_file(tmp_path / "bare", bare), *NARROW)
     assert (status, causes(output)) == (3, ["name_based", "aux_absent"])
     assert "no auxiliary head, the model has one (model.aux_logits=true)" in output
-    status, output = doctor(slim_file(tmp_path / "with", arrays), *NARROW, "model.aux_logits=false")
+    status, output = doctor(saved, *NARROW, "model.aux_logits=false")
     assert (status, causes(output)) == (3, ["name_based", "aux_unexpected"])
     assert "has an auxiliary head, the model has none (model.aux_logits=false)" in output
 
@@ -121,7 +131,7 @@ def test_batch_norm_absent_is_the_forgotten_arg_scope(doctor: Doctor, arrays: Ar
     assert "arg_scope" in output
 
 
-def test_gamma_present_and_absent(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
+def test_gamma_present_and_absent(doctor: Doctor, arrays: Arrays, saved: Path, tmp_path: Path) -> None:
     scaled = dict(arrays)
     for name, value in arrays.items():
         if name.endswith("batch_norm/beta"):
@@ -129,7 +139,7 @@ def test_gamma_present_and_absent(doctor: Doctor, arrays: Arrays, tmp_path: Path
     status, output = doctor(slim_file(tmp_path / "scaled", scaled), *NARROW)
     assert (status, causes(output)) == (3, ["name_based", "gamma"])
     assert "a multiplier (gamma) in the checkpoint and none in the model (model.batch_norm.scale=false)" in output
-    status, output = doctor(slim_file(tmp_path / "plain", arrays), *NARROW, "model.batch_norm.scale=true")
+    status, output = doctor(saved, *NARROW, "model.batch_norm.scale=true")
     assert (status, causes(output)) == (3, ["name_based", "gamma"])
     assert "no multiplier (gamma) in the checkpoint and one in the model (model.batch_norm.scale=true)" in output
 
@@ -198,65 +208,69 @@ def test_a_missing_shard(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None
     assert "present: model.ckpt-5.data-00000-of-00002" in output
 
 
-def test_an_index_missing_cut_short_and_changed(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
-    path = slim_file(tmp_path, arrays)
-    index = tmp_path / "model.ckpt-5.index"
+def test_an_index_missing_cut_short_and_changed(doctor: Doctor, saved: Path) -> None:
+    index = saved.with_name("model.ckpt-5.index")
     whole = index.read_bytes()
     cut(index, 0.5)
-    status, output = doctor(path, *NARROW)
+    status, output = doctor(saved, *NARROW)
     assert (status, causes(output)) == (4, ["truncated_index"])
     assert f"its {len(whole) // 2} bytes" in output
     index.write_bytes(whole)
     flip(index, 300)
-    status, output = doctor(path, *NARROW)
+    status, output = doctor(saved, *NARROW)
     assert (status, causes(output)) == (4, ["damaged_index"])
     assert "block checksum mismatch" in output
     index.unlink()
-    status, output = doctor(path, *NARROW)
+    status, output = doctor(saved, *NARROW)
     assert (status, causes(output)) == (4, ["missing_index"])
     assert f"{index} is missing" in output
 
 
-def test_values_cut_short_and_changed(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
-    path = slim_file(tmp_path, arrays)
-    data = tmp_path / "model.ckpt-5.data-00000-of-00001"
+def test_values_cut_short_and_changed(doctor: Doctor, arrays: Arrays, saved: Path) -> None:
+    data = saved.with_name("model.ckpt-5.data-00000-of-00001")
     whole = data.read_bytes()
     name = "mixed_6c/branch_2/conv2d_0b_7x1/conv/kernel"
     flip(data, whole.index(arrays[name].tobytes()) + 40)
-    status, output = doctor(path, *NARROW)
+    status, output = doctor(saved, *NARROW)
     assert (status, causes(output)) == (4, ["flipped", "name_based"])
     assert "checksum does not match: InceptionV3/Mixed_6c/Branch_2/Conv2d_0b_7x1/weights" in output
     assert "1 of 388 tensors has changed bytes" in output
     data.write_bytes(whole[:20000])
-    status, output = doctor(path, *NARROW)
+    status, output = doctor(saved, *NARROW)
     assert (status, causes(output)) == (4, ["truncated", "name_based"])
     assert f"20000 bytes, and the tensors alone need {len(whole)}" in output
 
 
-def test_a_state_file_that_points_elsewhere(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
-    path = slim_file(tmp_path / "old", arrays)
-    (tmp_path / "old").rename(tmp_path / "new")
+def test_a_state_file_that_points_elsewhere(doctor: Doctor, saved: Path, tmp_path: Path) -> None:
+    saved.parent.rename(tmp_path / "new")
     moved = tmp_path / "new" / "checkpoint"
-    moved.write_text(f'model_checkpoint_path: "{path}"\n')
+    moved.write_text(f'model_checkpoint_path: "{saved}"\n')
     for given in (tmp_path / "new", moved):
         status, output = doctor(given, *NARROW)
         assert (status, causes(output)) == (3, ["state_file", "name_based"])
-        assert f"points to {path}, where there is no checkpoint" in output
+        assert f"points to {saved}, where there is no checkpoint" in output
         assert f"init_from={tmp_path / 'new' / 'model.ckpt-5'}" in output
+    copied = tmp_path / "copied"
+    shutil.copytree(tmp_path / "new", copied)
+    (copied / "checkpoint").write_text(f'model_checkpoint_path: "{tmp_path / "new" / "model.ckpt-5"}"\n')
+    status, output = doctor(copied, *NARROW)
+    assert (status, causes(output)) == (3, ["state_file", "name_based"])
+    assert "which is another place" in output
+    assert f"init_from={copied / 'model.ckpt-5'}" in output
     moved.write_bytes(b"\0\1\2")
     status, output = doctor(tmp_path / "new", *NARROW)
     assert (status, causes(output)) == (3, ["state_file", "name_based"])
     assert "names no checkpoint" in output
 
 
-def test_a_directory_or_a_file_given_for_a_prefix(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
-    path = slim_file(tmp_path / "run", arrays)
-    status, output = doctor(path.parent, *NARROW)
+def test_a_directory_or_a_file_given_for_a_prefix(doctor: Doctor, saved: Path) -> None:
+    saved.with_name("checkpoint").unlink()
+    status, output = doctor(saved.parent, *NARROW)
     assert (status, causes(output)) == (3, ["directory_for_prefix", "name_based"])
-    assert f"{path.parent} is a directory; TensorFlow wants the prefix {path}" in output
-    status, output = doctor(f"{path}.index", *NARROW)
+    assert f"{saved.parent} is a directory; TensorFlow wants the prefix {saved}" in output
+    status, output = doctor(f"{saved}.index", *NARROW)
     assert (status, causes(output)) == (3, ["file_for_prefix", "name_based"])
-    assert f"its prefix is {path}" in output
-    status, output = doctor(path.parent / "model.ckpt-6", *NARROW)
+    assert f"its prefix is {saved}" in output
+    status, output = doctor(saved.parent / "model.ckpt-6", *NARROW)
     assert (status, causes(output)) == (4, ["missing"])
-    assert str(path) in output
+    assert str(saved) in output

@@ -15,14 +15,13 @@ import keras
 import pytest
 import tensorflow as tf
 from conftest import Trainer
-from diagnosing import NARROW, Doctor, causes, commit, expected, narrow_config, narrow_state
+from diagnosing import NARROW, Doctor, causes, commit, composed, expected, narrow_config, narrow_state
 from diagnosing import one_build_for_each_configuration as shared_builds
 from foreign_files import cut, flip, random_arrays, save_safetensors, torch
 
 from trainer.checkpoint import directory
 from trainer.diagnosis.architecture import PUBLISHED
 from trainer.diagnosis.comparison import aux_window
-from trainer.diagnosis.wanted import wanted_config
 from trainer.diagnosis.widths import Width, infer
 
 DATA = "state.data-00000-of-00001"
@@ -217,7 +216,7 @@ def test_a_keras_model_in_a_tensorflow_checkpoint_is_read_by_full_names(doctor: 
 
 
 def test_torch_weights_are_channels_first_with_gamma(doctor: Doctor, tmp_path: Path) -> None:
-    scaled = expected(wanted_config(None, [*NARROW, "model.batch_norm.scale=true"])).model
+    scaled = expected(composed(*NARROW, "model.batch_norm.scale=true")).model
     arrays = torch(random_arrays({name: scaled[name] for name in _built_order(scaled)}))
     path = save_safetensors(tmp_path / "model.safetensors", arrays)
     status, output = doctor(path, *NARROW)
@@ -262,7 +261,7 @@ def test_pickles_are_refused_unopened(doctor: Doctor, tmp_path: Path) -> None:
 
 
 def test_the_published_filter_counts_are_the_builders() -> None:
-    model = expected(wanted_config(None, ["model.width=1", "model.min_depth=1"])).model
+    model = expected(composed("model.width=1", "model.min_depth=1")).model
     built = {unit: model[f"{unit}/conv/kernel"][-1] for unit in PUBLISHED}
     assert built == PUBLISHED
     assert len(built) == sum(name.endswith("conv/kernel") for name in model)
@@ -282,7 +281,7 @@ def test_a_width_is_inferred_from_filter_counts(width: Width) -> None:
 
 def test_the_window_of_the_auxiliary_head_follows_the_size_of_the_images() -> None:
     assert [aux_window(size) for size in (75, 200, 299)] == [1, 2, 5]  # 200: TF-Slim's Conv2d_2a_2x2
-    large = expected(wanted_config(None, [*NARROW, "preprocess.image_size=200"])).model
+    large = expected(composed(*NARROW, "preprocess.image_size=200")).model
     assert large["aux_logits/conv2d_2a_5x5/conv/kernel"][:2] == (2, 2)
 
 
@@ -296,4 +295,3 @@ def test_a_real_process_answers_in_one_screen(trainer: Trainer) -> None:
     assert "unknown key model.widht=1; did you mean model.width?" in trainer.run(
         "doctor", f"checkpoint={path}", "model.widht=1", status=2
     )
-    assert "doctor needs checkpoint=…" in trainer.run("doctor", status=2)

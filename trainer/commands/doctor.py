@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import parse_arguments, take_text
+from trainer.diagnosis.wanted import check_overrides
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.quiet import quiet_startup
 
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     path = Path(take_text(parse_arguments(arguments), "checkpoint", "doctor"))
     overrides = [argument for argument in arguments if not argument.startswith("checkpoint=")]
+    check_overrides(path, overrides)
     with quiet_startup():
         from trainer.diagnosis.doctor import diagnose  # imports TensorFlow, which is slow
         from trainer.diagnosis.expected import leave_gpus_alone

@@ -11,7 +11,7 @@ from trainer.config.schema import Config
 from trainer.diagnosis.bundles import damage
 from trainer.diagnosis.comparison import differing
 from trainer.diagnosis.contents import Contents, Kind
-from trainer.diagnosis.expected import Expected, expected_of
+from trainer.diagnosis.expected import Expected, completed, expected_of
 from trainer.diagnosis.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
 from trainer.diagnosis.formats import Located, locate
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint, examine, open_own
@@ -44,7 +44,7 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
     """Hold the checkpoint at ``path`` against its own configuration, or the default one, with ``overrides``.
 
     Raises:
-        UsageError: an override is wrong.
+        UsageError: an override is wrong; ``check_overrides`` says so earlier.
     """
     try:
         located = locate(path)
@@ -52,7 +52,6 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
             return _own(located, overrides)
         contents = read_contents(located)
     except Unusable as error:
-        wanted_config(None, overrides)  # a wrong override is said even so
         command = next_command(path, None, overrides, [error.finding], foreign=True)
         return Diagnosis(path, "cannot be read", None, "", (error.finding,), command)
     return _foreign(located, contents, overrides)
@@ -60,7 +59,8 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
 
 def _own(located: Located, overrides: Sequence[str]) -> Diagnosis:
     own = open_own(located.path)
-    wanted = wanted_config(own.config, overrides) if own.config is not None or overrides else None
+    known = own.config is not None or overrides
+    wanted = completed(wanted_config(own.config, overrides)) if known else None
     findings = [*located.findings, *examine(own)]
     if wanted is not None and own.contents is not None:
         findings = _attributed(findings, _own_differences(own.config, own.contents, wanted))
@@ -108,7 +108,7 @@ def _with(source: str, overrides: Sequence[str]) -> str:
 
 
 def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> Diagnosis:
-    config = wanted_config(None, overrides)
+    config = completed(wanted_config(None, overrides))
     expected = expected_of(config)
     translation = translate(contents)
     bundle = contents.kind in (Kind.BUNDLE, Kind.V1)

@@ -8,7 +8,9 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from trainer.config.complete import complete
 from trainer.config.schema import Config
+from trainer.data.source import open_source
 from trainer.state import build_state, flatten
 
 
@@ -17,6 +19,12 @@ def leave_gpus_alone() -> None:
     with contextlib.suppress(RuntimeError):  # TensorFlow runs in this process already: it has what it took
         tf.config.set_visible_devices([], "GPU")
     tf.config.list_logical_devices()
+
+
+def completed(config: Config) -> Config:
+    """``config`` with what only the data can tell, as a run would fill it in."""
+    source = open_source(config.data, "train")
+    return complete(config, source.count, len(source.class_names))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.tensors import PREFIX
+from trainer.checkpoint.layout import PREFIX
 from trainer.config import stored
 from trainer.diagnosis.contents import Kind
 from trainer.diagnosis.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
@@ -141,15 +141,17 @@ def _state_file(path: Path) -> Located:
         title = f"{path} names no checkpoint (tf.train.latest_checkpoint() answers None); {here[-1].name} is beside it"
         return Located(Kind.BUNDLE, here[-1], (Finding("state_file", MISMATCH, title),))
     pointed = Path(match.group(1))
-    target = path.parent / pointed  # an absolute path stays what it is
-    if Path(f"{target}.index").is_file():
+    target, moved = path.parent / pointed, path.parent / pointed.name  # an absolute path stays what it is
+    exists = Path(f"{target}.index").is_file()
+    if exists and target == moved:
         return Located(Kind.BUNDLE, target, (_directory_for_prefix(path.parent, [target]),))
-    title = f"{path} points to {pointed}, where there is no checkpoint"
+    title = f"{path} points to {pointed}, {'which is another place' if exists else 'where there is no checkpoint'}"
+    if exists and moved not in here:
+        return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, ("it was followed there",)),))
     if not here:
         raise Unusable(Finding("state_file", DAMAGE, title, (f"nor is there one in {path.parent}",)))
-    moved = path.parent / pointed.name
     target = moved if moved in here else here[-1]
-    details = (f"the files were moved or removed; {target} exists: give that prefix",)
+    details = (f"the files were moved, copied or removed; {target} is beside it: give that prefix",)
     return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, details),))
 
 

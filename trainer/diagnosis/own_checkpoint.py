@@ -7,8 +7,8 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
-from trainer.checkpoint.tensors import PREFIX
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.diagnosis.bundles import damage, read_bundle

@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 from trainer.commands.arguments import parse_arguments
-from trainer.config.complete import complete
+from trainer.config import stored
 from trainer.config.compose import compose, option_groups
 from trainer.config.override import override
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
-from trainer.data.source import open_source
-from trainer.diagnosis.findings import MISMATCH, Finding
+from trainer.diagnosis.contents import Kind
+from trainer.diagnosis.findings import MISMATCH, Finding, Unusable
+from trainer.diagnosis.formats import locate
+from trainer.errors import NoValidCheckpoint
 
 EXPERIMENT = "experiment"
 
 
-def wanted_config(stored: Config | None, overrides: Sequence[str]) -> Config:
-    """The stored configuration, or without one the default, with ``overrides`` applied.
+def wanted_config(base: Config | None, overrides: Sequence[str]) -> Config:
+    """The stored configuration, or without one the default, with ``overrides`` applied; not completed.
 
     ``group=option`` replaces a section of a stored configuration by what ``train`` would compose for it.
 
     Raises:
         UsageError: an override is wrong.
     """
-    if stored is None:
-        return completed(compose(overrides))
+    if base is None:
+        return compose(overrides)
     groups = [argument for argument in overrides if argument.partition("=")[0] in option_groups()]
-    config = stored
+    config = base
     if groups:
         composed = compose(groups)
         sections = {argument.partition("=")[0] for argument in groups}
@@ -37,26 +41,35 @@ def wanted_config(stored: Config | None, overrides: Sequence[str]) -> Config:
         else:
             config = dataclasses.replace(config, **{name: getattr(composed, name) for name in sections})
     rest = [argument for argument in overrides if argument not in groups]
-    return completed(override(config, parse_arguments(rest)))
+    return override(config, parse_arguments(rest))
 
 
-def completed(config: Config) -> Config:
-    source = open_source(config.data, "train")
-    return complete(config, source.count, len(source.class_names))
+def check_overrides(path: Path, overrides: Sequence[str]) -> None:
+    """Refuse wrong overrides for the checkpoint at ``path`` before anything slow is imported.
+
+    Raises:
+        UsageError: an override is wrong.
+    """
+    config = None
+    with contextlib.suppress(Unusable, NoValidCheckpoint):  # the diagnosis will tell
+        located = locate(path)
+        if located.kind is Kind.OWN:
+            config = stored.read(located.path / stored.FILE_NAME)
+    wanted_config(config, overrides)
 
 
-def setting_differences(stored: Config, wanted: Config, accounted_for: Sequence[str]) -> list[Finding]:
+def setting_differences(before: Config, wanted: Config, accounted_for: Sequence[str]) -> list[Finding]:
     """Keys that a resume does not change freely and that differ, except those that another finding is about.
 
     Many of them leave no trace in the tensors: the restore itself would succeed and the result be wrong.
     """
-    before = {path: value for path, value, _ in leaves(stored)}
+    known = {path: value for path, value, _ in leaves(before)}
     findings = []
     for path, value, fact in leaves(wanted):
         told = any(path == key or (key.endswith(".") and path.startswith(key)) for key in accounted_for)
         if fact.resume == "free" or told:
             continue
-        old = before[path] if path in before else "(absent)"
+        old = known[path] if path in known else "(absent)"
         if old != value:
             title = f"{path} is {old} in the checkpoint's configuration and {value} in the model: {fact.doc}"
             findings.append(Finding("setting", MISMATCH, title, (), (f"{path}={old}",), (path,)))

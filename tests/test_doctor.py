@@ -177,6 +177,17 @@ def test_the_size_of_the_images_and_their_channels(doctor: Doctor, arrays: Array
     assert "takes images of 1 channel, the model of 3" in output
 
 
+def test_another_width_and_a_layer_that_does_not_follow_it(doctor: Doctor, tmp_path: Path) -> None:
+    shapes = dict(expected(composed("model.width=0.0625", "model.min_depth=5")).model)
+    odd = "mixed_7c/branch_0/conv2d_0a_1x1"
+    for name, shape in shapes.items():
+        if name.startswith(f"{odd}/"):
+            shapes[name] = (*shape[:-1], 33)
+    status, output = doctor(slim_file(tmp_path, random_arrays(shapes)), *NARROW)
+    assert (status, causes(output)) == (3, ["name_based", "width", "filters"])
+    assert f"{odd} has 33 filters in the checkpoint, not the 20 of that width" in output
+
+
 def test_two_causes_are_two_causes(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
     shapes = {name: value.shape for name, value in arrays.items() if not name.startswith("aux_logits")}
     shapes[f"{SECOND}/conv/kernel"] = (5, 5, 4, 4)
@@ -263,7 +274,10 @@ def test_a_state_file_that_points_elsewhere(doctor: Doctor, saved: Path, tmp_pat
     assert "names no checkpoint" in output
 
 
-def test_a_directory_or_a_file_given_for_a_prefix(doctor: Doctor, saved: Path) -> None:
+def test_a_directory_or_a_file_given_for_a_prefix(doctor: Doctor, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (saved.with_name("checkpoint")).write_text(f'model_checkpoint_path: "{saved}"\n')
+    monkeypatch.chdir(saved.parent.parent)
+    assert causes(doctor("saved", *NARROW)[1]) == ["directory_for_prefix", "name_based"]
     saved.with_name("checkpoint").unlink()
     status, output = doctor(saved.parent, *NARROW)
     assert (status, causes(output)) == (3, ["directory_for_prefix", "name_based"])

@@ -88,6 +88,7 @@ def test_a_prefix_or_a_file_given_for_a_directory(doctor: Doctor, own: Path) -> 
         ("model.aux_logits=false", "aux_unexpected", "has an auxiliary head, the model has none"),
         ("optimizer=sgd", "optimizer", "adam's slots (m, v), the model's optimizer is sgd (momentum)"),
         ("optimizer=adamw", "optimizer", "adam's slots (m, v), the model's optimizer is adamw (m, v)"),
+        ("optimizer.beta_1=0.8", "setting", "optimizer.beta_1 is 0.9 in the checkpoint's configuration and 0.8"),
         ("ema.decay=0.99", "ema", "no moving averages, the model 196 (ema.decay=0.99)"),
         ("seed=4", "setting", "seed is 0 in the checkpoint's configuration and 4 in the model"),
     ],

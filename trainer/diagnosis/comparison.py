@@ -28,6 +28,7 @@ class Sides:
     found: Mapping[str, tuple[int, ...]]
     wanted: Mapping[str, tuple[int, ...]]
     expected: Expected
+    known: Width | None  # the file's, where its own configuration tells
 
     def filters(self, side: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Unit → output channels of its convolution."""
@@ -51,10 +52,10 @@ class Cause:
     accounts_for: Collection[str]
 
 
-def differing(translation: Translation, expected: Expected) -> list[Finding]:
-    """Why the file's variables are not the model's; empty when they are."""
+def differing(translation: Translation, expected: Expected, known: Width | None = None) -> list[Finding]:
+    """Why the file's variables are not the model's; empty when they are. ``known`` is the width that made the file."""
     found = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
-    sides = Sides(found, expected.model, expected)
+    sides = Sides(found, expected.model, expected, known)
     if len(translation.units) < len(BODY) / 2:
         return [_not_inception_v3(translation)]
     open_names = {
@@ -166,15 +167,19 @@ def _filters(sides: Sides, open_names: set[str]) -> list[Cause]:
     causes = []
     names = [name for name in open_names if _may_follow(name, sides)]
     width = infer(found, sides.width)
+    if sides.known is not None and sides.known.fitting(found) >= width.fitting(found):
+        width = sides.known  # several widths can have the same filters
     fitting = width.fitting(found)
     if width != sides.width and len(fitting) >= SHARE * len(found):
         causes.append(Cause(_width_finding(sides, width, found, changed), names))
         changed = found.keys() - fitting
-        wanted = {unit: width.filters(unit) for unit in changed}
+        for unit in sorted(changed, key=list(PUBLISHED).index):
+            title = f"{unit} has {found[unit]} filters in the checkpoint, not the {width.filters(unit)} of that width"
+            causes.append(Cause(Finding("filters", MISMATCH, title), names))
+        return causes
     for unit in sorted(changed, key=list(PUBLISHED).index):
         title = f"{unit} has {found[unit]} filters in the checkpoint and {wanted[unit]} in the model"
-        details = () if causes else _following(unit, names, sides)
-        causes.append(Cause(Finding("filters", MISMATCH, title, details), names))
+        causes.append(Cause(Finding("filters", MISMATCH, title, _following(unit, names, sides)), names))
     return causes
 
 
@@ -240,7 +245,10 @@ def _aux_window(sides: Sides, open_names: set[str]) -> list[Cause]:
     details = [f"{name}: its window follows the size of the images"]
     overrides: tuple[str, ...] = ()
     if fitting:
-        details.append(f"{found[0]}×{found[1]} belongs to images of {fitting[0]} pixels or somewhat more")
+        sizes = (
+            f"{fitting[0]} to {fitting[-1]} pixels" if fitting[-1] < PUBLISHED_IMAGE else f"{fitting[0]} pixels or more"
+        )
+        details.append(f"{found[0]}×{found[1]} belongs to images of {sizes}")
         overrides = (f"preprocess.image_size={fitting[0]}",)
     return [
         Cause(Finding("image_size", MISMATCH, title, tuple(details), overrides, ("preprocess.image_size",)), [name])

@@ -19,6 +19,7 @@ from trainer.diagnosis.prescription import next_command
 from trainer.diagnosis.readers import read_contents, unreadable_values
 from trainer.diagnosis.translation import Translation, translate
 from trainer.diagnosis.wanted import setting_differences, wanted_config
+from trainer.diagnosis.widths import Width
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +80,9 @@ def _own_differences(stored: Config | None, contents: Contents, wanted: Config) 
     """What the tensors say first; then the keys that differ without a trace in them."""
     expected = expected_of(wanted)
     translation = translate(contents)
+    known = Width(stored.model.width, stored.model.min_depth) if stored is not None else None
     findings = [
-        *differing(translation, expected),
+        *differing(translation, expected, known),
         *_optimizer_differences(translation, expected, stored),
         *_remaining_state(translation, expected),
     ]
@@ -140,16 +142,17 @@ def _conversion(contents: Contents, translation: Translation) -> Finding:
     """Why a foreign file does not restore even when every shape fits."""
     if contents.name_based:
         title = "written by tf.compat.v1.train.Saver: its tensors are found by name, which tf.train.Checkpoint is not"
-        details = [
+        advice = [
             "tf.train.Checkpoint(model=…).restore() matches nothing in it, and says so only when asserted",
             "it has to be loaded by name: tf.train.load_checkpoint(PREFIX).get_tensor(NAME)",
         ]
-        return Finding("name_based", MISMATCH, title, tuple(details))
+        return Finding("name_based", MISMATCH, title, tuple(advice))
     if translation.scheme == "this trainer":
         title = "the tensors of a checkpoint of this trainer, without its manifest.json and config.yaml"
         return Finding("foreign_format", MISMATCH, title, ("give the directory that was written, with all its files",))
-    title = f"{contents.description} is not what resume reads: it has no position, no configuration and other names"
-    return Finding("foreign_format", MISMATCH, title)
+    title = f"{contents.description}, not a checkpoint of this trainer"
+    details = ("resume needs configuration and position as well; the weights alone can start a new run",)
+    return Finding("foreign_format", MISMATCH, title, details)
 
 
 def _layout(translation: Translation) -> list[Finding]:
@@ -178,9 +181,14 @@ def _optimizer_differences(translation: Translation, expected: Expected, stored:
     wanted = expected.config.optimizer.name
     slots = frozenset(translation.slots)
     found = stored.optimizer.name if stored is not None else translation.optimizer or "an unknown optimizer"
-    same_family = found == wanted or (stored is None and {found, wanted} <= {"adam", "adamw"})
-    if same_family and (stored is None or slots == expected.slots):
+    if stored is None and (found == wanted or {found, wanted} <= {"adam", "adamw"}):
         return []
+    if (
+        stored is not None
+        and found == wanted
+        and (stored.optimizer != expected.config.optimizer or slots == expected.slots)
+    ):
+        return []  # a key of the optimizer that differs is named as such
     sides = [", ".join(sorted(side)) or "none" for side in (slots, expected.slots)]
     title = f"the checkpoint holds {found}'s slots ({sides[0]}), the model's optimizer is {wanted} ({sides[1]})"
     overrides = (f"optimizer={found}",) if found in ("adam", "adamw", "sgd", "rmsprop") else ()

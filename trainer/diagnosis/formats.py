@@ -143,8 +143,8 @@ def _state_file(path: Path) -> Located:
     pointed = Path(match.group(1))
     target, moved = path.parent / pointed, path.parent / pointed.name  # an absolute path stays what it is
     exists = Path(f"{target}.index").is_file()
-    if exists and target == moved:
-        return Located(Kind.BUNDLE, target, (_directory_for_prefix(path.parent, [target]),))
+    if exists and target.parent.samefile(path.parent):
+        return Located(Kind.BUNDLE, moved, (_directory_for_prefix(path.parent, [moved]),))
     title = f"{path} points to {pointed}, {'which is another place' if exists else 'where there is no checkpoint'}"
     if exists and moved not in here:
         return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, ("it was followed there",)),))

@@ -80,7 +80,7 @@ def examine(checkpoint: OwnCheckpoint) -> list[Finding]:
             title = f"{place / name} does not belong there: the manifest does not name it"
             findings.append(Finding("foreign_file", DAMAGE, title))
         else:
-            _add_digest(findings, place / name, files[name])
+            _add_digest(findings, place / name, files[name], tensors_read=checkpoint.contents is not None)
     return findings
 
 
@@ -97,7 +97,7 @@ def _add_missing(findings: list[Finding], path: Path) -> None:
     findings.append(Finding("missing_file", DAMAGE, title))
 
 
-def _add_digest(findings: list[Finding], path: Path, wanted: str) -> None:
+def _add_digest(findings: list[Finding], path: Path, wanted: str, *, tensors_read: bool) -> None:
     """Compare a file with its digest; damage that is known already gets the digests as a detail."""
     found = directory.digest(path)
     if found == wanted:
@@ -107,6 +107,6 @@ def _add_digest(findings: list[Finding], path: Path, wanted: str) -> None:
         if path.name in " ".join((finding.title, *finding.details)):
             findings[number] = dataclasses.replace(finding, details=(*finding.details, text))
             return
-    details: tuple[str, ...] = ("every tensor in it still has its checksum",) if path.name.startswith(PREFIX) else ()
-    title = f"{path} was changed after it was written: its {text.partition(' of ')[0]} is not the manifest's"
-    findings.append(Finding("digest", DAMAGE, title, (text, *details)))
+    whole = tensors_read and path.name.startswith(PREFIX)
+    details = (text, *(["every tensor in it still has its checksum"] if whole else []))
+    findings.append(Finding("digest", DAMAGE, f"{path} was changed after it was written", details))

@@ -33,8 +33,7 @@ def read_hdf5(path: Path, kind: Kind) -> Contents:
     Raises:
         Unusable: HDF5 cannot open it, which is how a file that was cut short shows.
     """
-    file = _open(path, path)
-    return _contents(file, path, kind, {name: str(file.attrs[name]) for name in TEXT_ATTRIBUTES if name in file.attrs})
+    return _contents(_open(path, path), path, kind, {})
 
 
 def read_keras_archive(path: Path) -> Contents:
@@ -94,10 +93,12 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
     try:
         file.visititems(visit)  # does not follow soft or external links
         label = _labels(file, datasets)
+        facts = {**facts, **{name: str(file.attrs[name]) for name in TEXT_ATTRIBUTES if name in file.attrs}}
         tensors = tuple(
             Tensor(key, label(key), tuple(dataset.shape or ()), str(dataset.dtype)) for key, dataset in datasets.items()
         )
-    except (OSError, RuntimeError, KeyError) as error:
+        optimizer = _optimizer(file, datasets)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise Unusable(Finding("damaged", DAMAGE, f"{path} is damaged: {error}")) from error
 
     def read(tensor: Tensor) -> Any:
@@ -109,7 +110,7 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
         except (OSError, RuntimeError) as error:
             raise Unusable(Finding("tensor", DAMAGE, str(error), (tensor.label,))) from error
 
-    return Contents(kind, path, tensors, read, optimizer=_optimizer(file, datasets), facts=facts)
+    return Contents(kind, path, tensors, read, optimizer=optimizer, facts=facts)
 
 
 def _optimizer(file: h5py.File, datasets: Mapping[str, Any]) -> str | None:

@@ -20,6 +20,7 @@ from diagnosing import one_build_for_each_configuration as shared_builds
 from foreign_files import cut, flip, random_arrays, save_safetensors, torch
 
 from trainer.checkpoint import directory
+from trainer.diagnosis import hdf5_files
 from trainer.diagnosis.architecture import PUBLISHED
 from trainer.diagnosis.comparison import aux_window
 from trainer.diagnosis.widths import Width, infer
@@ -187,6 +188,21 @@ def test_files_of_keras_are_read_and_their_damage_found(name: str, doctor: Docto
     status, output = doctor(path, *NARROW)
     assert (status, causes(output)) == (4, ["truncated"])
     assert name == "model.keras" or f"it has {size // 2} bytes and was written with {size}" in output
+
+
+def test_a_file_on_which_the_hdf5_library_never_ends_is_damaged(
+    doctor: Doctor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "model.weights.h5"
+    narrow_state().model.save_weights(str(path))
+    content = bytearray(path.read_bytes())
+    place = content.index(b"GCOL") + 64  # in the heap of texts: an entry of length 0 is followed for ever
+    content[place : place + 64] = bytes(64)
+    path.write_bytes(content)
+    monkeypatch.setattr(hdf5_files, "SECONDS_ALLOWED", 3.0)
+    status, output = doctor(path, *NARROW)
+    assert (status, causes(output)) == (4, ["damaged"])
+    assert "had not come to an end of it after 3 seconds" in output
 
 
 def test_the_network_of_keras_applications(doctor: Doctor, tmp_path: Path) -> None:

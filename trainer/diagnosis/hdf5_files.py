@@ -5,9 +5,13 @@ HDF5 can point at other files; links and external storage are left alone, so a f
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
+import os
 import re
+import subprocess
+import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +28,8 @@ METADATA_MEMBER = "metadata.json"
 EXPANSION_LIMIT = 20  # unpacked size over size in the file; Keras compresses nothing
 JSON_LIMIT = 1 << 24  # bytes
 TEXT_ATTRIBUTES = ("keras_version", "backend")
+SECONDS_ALLOWED = 30.0
+SLOWEST_BYTES_PER_SECOND = 5e6
 SLOT_GROUPS = ("optimizer", "optimizer_weights")
 
 
@@ -33,6 +39,11 @@ def read_hdf5(path: Path, kind: Kind) -> Contents:
     Raises:
         Unusable: HDF5 cannot open it, which is how a file that was cut short shows.
     """
+    _survive(path, kind)
+    return _read_hdf5(path, kind)
+
+
+def _read_hdf5(path: Path, kind: Kind) -> Contents:
     return _contents(_open(path, path), path, kind, {})
 
 
@@ -42,6 +53,11 @@ def read_keras_archive(path: Path) -> Contents:
     Raises:
         Unusable: a member is damaged or unpacks to an unreasonable size.
     """
+    _survive(path, Kind.KERAS)
+    return _read_keras_archive(path)
+
+
+def _read_keras_archive(path: Path) -> Contents:
     with zipfile.ZipFile(path) as archive:
         facts = {}
         if METADATA_MEMBER in archive.namelist():
@@ -49,6 +65,34 @@ def read_keras_archive(path: Path) -> Contents:
         limit = EXPANSION_LIMIT * path.stat().st_size
         weights = _member(archive, WEIGHTS_MEMBER, limit, path)
     return _contents(_open(io.BytesIO(weights), path), path, Kind.KERAS, facts)
+
+
+def _survive(path: Path, kind: Kind) -> None:
+    """Read the whole file in another process first: on damaged structures the HDF5 library can loop or crash."""
+    seconds = SECONDS_ALLOWED + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    known = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", __name__, kind.name, str(path)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *known])},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        title = f"{path} is damaged: the HDF5 library had not come to an end of it after {seconds:.0f} seconds"
+        raise Unusable(Finding("damaged", DAMAGE, title)) from error
+    if process.returncode < 0:
+        title = f"{path} is damaged: the HDF5 library crashed on it (signal {-process.returncode})"
+        raise Unusable(Finding("damaged", DAMAGE, title))
+
+
+def _read_everything(kind: Kind, path: Path) -> None:
+    contents = _read_keras_archive(path) if kind is Kind.KERAS else _read_hdf5(path, kind)
+    for tensor in contents.tensors:
+        contents.read(tensor)
 
 
 def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> bytes:
@@ -156,3 +200,8 @@ def _labels(file: h5py.File, datasets: Mapping[str, Any]) -> Callable[[str], str
         return f"{layer}/{leaves[number]}" if number < len(leaves) else f"{layer}/{leaf}"
 
     return label
+
+
+if __name__ == "__main__":  # as _survive starts it
+    with contextlib.suppress(Unusable):  # the process that asked will find the same
+        _read_everything(Kind[sys.argv[1]], Path(sys.argv[2]))

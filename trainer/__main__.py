@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 
 from trainer.errors import TrainerError, UsageError, nearest
@@ -12,6 +13,8 @@ COMMANDS = {
     "train": "start a run            python -m trainer train [key=value …]",
     "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
     "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
+    "inspect": "show a checkpoint      python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",
+    "doctor": "why does it not fit?   python -m trainer doctor checkpoint=PATH [key=value …]",
 }
 
 USAGE = """Train Inception V3 and resume it bit for bit.
@@ -37,9 +40,13 @@ def run(arguments: list[str]) -> int:
         if name not in COMMANDS:
             raise UsageError(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
         status = importlib.import_module(f"trainer.commands.{name}").main(rest)
+        sys.stdout.flush()
     except TrainerError as error:
         print(f"{'stopped' if error.exit_status in (75, 130) else 'error'}: {error}", file=sys.stderr)
         return error.exit_status
+    except BrokenPipeError:  # … | head
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
+        return 0
     assert isinstance(status, int)
     return status
 

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
+from trainer.checkpoint.layout import PREFIX
 from trainer.errors import RestoreRefused
 
-PREFIX = "state"
 ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"  # what tf.train.Checkpoint appends to a variable's path
 SHOWN = 8
 

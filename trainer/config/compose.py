@@ -64,6 +64,31 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
         raise failures[0]
 
 
+def compose(overrides: Sequence[str]) -> Config:
+    """The configuration that ``train`` would use for ``overrides``, for a command that is no Hydra application.
+
+    Raises:
+        UsageError: an override or the configuration is wrong.
+    """
+    directory = configuration_directory()
+    try:
+        with hydra.initialize_config_dir(str(directory), version_base="1.3"):
+            container = OmegaConf.to_container(hydra.compose("config", list(overrides)), resolve=True)
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UsageError(_explain(error, overrides, directory)) from error
+    assert isinstance(container, dict)
+    for field in dataclasses.fields(Invocation):
+        container.pop(field.name, None)
+    config = parse(Config, container)
+    check(config)
+    return config
+
+
+def option_groups() -> list[str]:
+    """The groups whose options are chosen as ``group=option``: ``model``, ``optimizer`` …"""
+    return sorted(path.name for path in configuration_directory().iterdir() if path.is_dir())
+
+
 def _typed(composed: DictConfig) -> tuple[Invocation, Config]:
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)

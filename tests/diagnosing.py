@@ -1,0 +1,103 @@
+"""Shared by the tests of doctor and inspect: narrow networks that are built once, and the command itself."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from foreign_files import Arrays, random_arrays
+
+from trainer.__main__ import run
+from trainer.checkpoint import directory
+from trainer.checkpoint.manifest import FORMAT_VERSION, Manifest
+from trainer.checkpoint.tensors import StateFile
+from trainer.config import stored
+from trainer.config.schema import Config
+from trainer.diagnosis import doctor as doctors
+from trainer.diagnosis.architecture import PUBLISHED, unit_of
+from trainer.diagnosis.expected import completed, expected_of
+from trainer.diagnosis.wanted import wanted_config
+from trainer.run_directory import CHECKPOINTS
+from trainer.state import TrainingState, build_state, flatten
+
+NARROW = ("model.width=0.01", "model.min_depth=4")
+
+
+def composed(*overrides: str) -> Config:
+    """The default configuration with overrides, complete."""
+    return completed(wanted_config(None, overrides))
+
+
+expected = functools.cache(expected_of)
+
+
+@contextlib.contextmanager
+def one_build_for_each_configuration() -> Iterator[None]:
+    """Make the command share builds with the tests and with itself."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(doctors, "expected_of", expected)
+        yield
+
+
+@functools.cache
+def narrow_config() -> Config:
+    return composed(*NARROW)
+
+
+@functools.cache
+def narrow_state() -> TrainingState:
+    return build_state(narrow_config())
+
+
+@functools.cache
+def narrow_arrays() -> Arrays:
+    """Random values for the narrow network's variables, in the order in which it was built."""
+    order = [*PUBLISHED, "aux_logits/logits", "logits/logits"]
+    names = sorted(expected(narrow_config()).model, key=lambda name: order.index(unit_of(name)))
+    return random_arrays({name: expected(narrow_config()).model[name] for name in names})
+
+
+def commit(run_dir: Path, step: int, state: TrainingState, config: Config) -> Path:
+    """One of our own checkpoints, as trainer/session.py makes it."""
+    tree = state.tree()
+    state_file = StateFile(tree, flatten(tree))
+
+    def fill(place: Path) -> None:
+        (place / stored.FILE_NAME).write_text(stored.to_text(config), encoding="utf-8")
+        state_file.write(place)
+
+    def describe(digests: dict[str, str]) -> Manifest:
+        classes = tuple(map(str, range(10)))
+        return Manifest(FORMAT_VERSION, step, step * 32, 0.5, "0" * 16, None, classes, {}, None, "", (), digests)
+
+    return directory.commit(run_dir / CHECKPOINTS, step, fill, describe)
+
+
+class Doctor:
+    """Runs the command, holds every file unchanged, and returns exit status and output."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str], place: Path) -> None:
+        self._capsys = capsys
+        self._place = place
+
+    def __call__(self, path: Path | str, *overrides: str) -> tuple[int, str]:
+        before = self._digests()
+        status = run(["doctor", f"checkpoint={path}", *overrides])
+        captured = self._capsys.readouterr()
+        assert self._digests() == before
+        assert re.search(r"^next: \S+", captured.out, re.MULTILINE), captured.err
+        return status, captured.out
+
+    def _digests(self) -> dict[str, str]:
+        files = [path for path in sorted(self._place.rglob("*")) if path.is_file()]
+        return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def causes(output: str) -> list[str]:
+    """The causes in an answer, without remarks."""
+    return re.findall(r"^- (\w+):", output, re.MULTILINE)

@@ -1,0 +1,66 @@
+"""``doctor``: would a checkpoint restore into a model, and if not, why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.commands.arguments import parse_arguments, take_text
+from trainer.diagnosis.wanted import check_overrides
+from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.quiet import quiet_startup
+
+if TYPE_CHECKING:
+    from trainer.diagnosis.doctor import Diagnosis
+
+HELP = f"""Say whether a checkpoint, of this trainer or of another program, would restore into a model, and if not, why.
+
+  python -m trainer doctor checkpoint=PATH [model=… optimizer=… key=value …]
+
+PATH is a checkpoint or run directory, the prefix of a TensorFlow checkpoint, a .weights.h5, .keras, .h5 or
+.safetensors file. Without overrides one of ours is held against the config.yaml stored in it, anything else against
+the default configuration. Nothing is written, and nothing in the file is executed. Exit status 0 when it would
+restore as it is, {RestoreRefused.exit_status} when it does not match or has to be converted,
+{NoValidCheckpoint.exit_status} when it is damaged or missing."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(HELP)
+        return 0
+    path = Path(take_text(parse_arguments(arguments), "checkpoint", "doctor"))
+    overrides = [argument for argument in arguments if not argument.startswith("checkpoint=")]
+    check_overrides(path, overrides)
+    with quiet_startup():
+        from trainer.diagnosis.doctor import diagnose  # imports TensorFlow, which is slow
+        from trainer.diagnosis.expected import leave_gpus_alone
+
+        leave_gpus_alone()
+
+    diagnosis = diagnose(path, overrides)
+    for line in _report(diagnosis):
+        print(line)
+    return diagnosis.status
+
+
+def _report(diagnosis: Diagnosis) -> list[str]:
+    lines = [f"checkpoint  {diagnosis.path}", f"            {diagnosis.description}"]
+    if diagnosis.config is not None:
+        model, optimizer = diagnosis.config.model, diagnosis.config.optimizer
+        lines += [
+            f"model       {diagnosis.model}",
+            f"            {model.name} width={model.width:g} min_depth={model.min_depth} "
+            f"num_classes={model.num_classes} aux_logits={str(model.aux_logits).lower()} "
+            f"image_size={diagnosis.config.preprocess.image_size} optimizer={optimizer.name}",
+        ]
+    causes = [finding for finding in diagnosis.findings if finding.status]
+    verdicts = {0: "would restore as it is", RestoreRefused.exit_status: "would not restore"}
+    verdict = verdicts[diagnosis.status] if diagnosis.status in verdicts else "damaged or missing"
+    count = f": {len(causes)} cause{'s' if len(causes) > 1 else ''}" if causes else ""
+    lines += [f"verdict     {verdict}{count}", ""]
+    for finding in sorted(diagnosis.findings, key=lambda finding: -finding.status):
+        lines += [f"{'- ' if finding.status else 'note: '}{finding.lines()[0]}"]
+        lines += [f"  {detail}" for detail in finding.lines()[1:]]
+        lines += [f"    to fit it: {' '.join(finding.overrides)}"] if finding.overrides else []
+    return [*lines, *([""] if diagnosis.findings else []), f"next: {diagnosis.next_command}"]

@@ -1,0 +1,76 @@
+"""``inspect``: what a checkpoint holds, of this trainer or of another program."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.commands.arguments import parse_arguments, refuse_rest
+from trainer.errors import NoValidCheckpoint, UsageError, nearest
+from trainer.quiet import quiet_startup
+
+FORMATS = ("table", "json")
+HELP = f"""Show what a checkpoint holds: where it comes from, and every tensor with its shape and type.
+
+  python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=table|json]
+
+run_dir means the newest valid checkpoint of a run. PATH is a checkpoint directory, the prefix of a TensorFlow
+checkpoint, a .weights.h5, .keras, .h5 or .safetensors file. Values are not read and nothing in the file is executed;
+doctor also checks for damage. format=json writes one JSON object to stdout. Exit status 0, or
+{NoValidCheckpoint.exit_status} when there is nothing that can be read."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(HELP)
+        return 0
+    values = parse_arguments(arguments)
+    given = [name for name in ("run_dir", "checkpoint") if name in values]
+    if len(given) != 1:
+        raise UsageError("inspect needs either run_dir=DIR or checkpoint=PATH")
+    path = Path(str(values.pop(given[0])))
+    form = str(values.pop("format")) if "format" in values else FORMATS[0]
+    refuse_rest(values, ("run_dir", "checkpoint", "format"), "inspect")
+    if form not in FORMATS:
+        raise UsageError(f"format={form} does not exist; allowed: {', '.join(FORMATS)}{nearest(form, FORMATS)}")
+    with quiet_startup():
+        from trainer.diagnosis.overview import overview  # imports TensorFlow, which is slow
+
+    facts = overview(path)
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if form == "json" else "\n".join(_table(facts)))
+    return 0
+
+
+def _table(facts: Mapping[str, Any]) -> list[str]:
+    """The overview as lines: facts first, then the tensors under their common beginnings."""
+    lines = []
+    for name, value in facts.items():
+        if name == "tensors" or value in (None, {}, []):
+            continue
+        if isinstance(value, Mapping):
+            lines += [f"{name:<11} {key}: {_text(entry)}" for key, entry in value.items()]
+        elif isinstance(value, list):
+            lines += [f"{name:<11} {entry}" for entry in value]
+        else:
+            lines.append(f"{name:<11} {_text(value)}")
+    group = None
+    width = max((len(_leaf(tensor)) for tensor in facts["tensors"]), default=0)
+    for tensor in facts["tensors"]:
+        beginning = tensor["name"].removesuffix(_leaf(tensor))
+        if beginning != group:
+            group = beginning
+            lines.append(f"\n{group or 'tensors'}")
+        key = "" if tensor["key"].startswith(tensor["name"]) else f"   {tensor['key']}"
+        lines.append(f"  {_leaf(tensor):<{width}}  {tensor['dtype']:<8} {tensor['shape']}{key}")
+    return lines
+
+
+def _leaf(tensor: Mapping[str, Any]) -> str:
+    """What of a name stands in its line: the last part, and the part before it for the layer's own pieces."""
+    return "/".join(str(tensor["name"]).split("/")[-2:])
+
+
+def _text(value: object) -> str:
+    return f"{value:,}" if type(value) is int else str(value)

@@ -1,0 +1,219 @@
+"""Would a checkpoint restore into a model, and if not, why: every format, reduced to root causes."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config import stored as config_file
+from trainer.config.schema import Config
+from trainer.diagnosis.bundles import damage
+from trainer.diagnosis.comparison import differing
+from trainer.diagnosis.contents import Contents, Kind
+from trainer.diagnosis.expected import Expected, completed, expected_of
+from trainer.diagnosis.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
+from trainer.diagnosis.formats import Located, locate
+from trainer.diagnosis.own_checkpoint import OwnCheckpoint, examine, open_own
+from trainer.diagnosis.prescription import next_command
+from trainer.diagnosis.readers import read_contents, unreadable_values
+from trainer.diagnosis.translation import Translation, translate
+from trainer.diagnosis.wanted import setting_differences, wanted_config
+from trainer.diagnosis.widths import Width
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """``findings`` in the order in which they matter; ``status`` is the exit status they lead to.
+
+    ``config`` is None when none could be had, ``model`` says where it came from.
+    """
+
+    path: Path
+    description: str
+    config: Config | None
+    model: str
+    findings: tuple[Finding, ...]
+    next_command: str
+
+    @property
+    def status(self) -> int:
+        return max((finding.status for finding in self.findings), default=NOTE)
+
+
+def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
+    """Hold the checkpoint at ``path`` against its own configuration, or the default one, with ``overrides``.
+
+    Raises:
+        UsageError: an override is wrong; ``check_overrides`` says so earlier.
+    """
+    try:
+        located = locate(path)
+        if located.kind is Kind.OWN:
+            return _own(located, overrides)
+        contents = read_contents(located)
+    except Unusable as error:
+        command = next_command(path, None, overrides, [error.finding], foreign=True)
+        return Diagnosis(path, "cannot be read", None, "", (error.finding,), command)
+    return _foreign(located, contents, overrides)
+
+
+def _own(located: Located, overrides: Sequence[str]) -> Diagnosis:
+    own = open_own(located.path)
+    known = own.config is not None or overrides
+    wanted = completed(wanted_config(own.config, overrides)) if known else None
+    findings = [*located.findings, *examine(own)]
+    if wanted is not None and own.contents is not None:
+        findings = _attributed(findings, _own_differences(own.config, own.contents, wanted))
+    source = "the config.yaml stored in it" if own.config is not None else "the default configuration"
+    return Diagnosis(
+        path=located.path,
+        description=_own_description(own),
+        config=wanted,
+        model=_with(source, overrides),
+        findings=tuple(findings),
+        next_command=next_command(located.path, own, overrides, findings, foreign=False),
+    )
+
+
+def _own_differences(stored: Config | None, contents: Contents, wanted: Config) -> list[Finding]:
+    """What the tensors say first; then the keys that differ without a trace in them."""
+    expected = expected_of(wanted)
+    translation = translate(contents)
+    known = Width(stored.model.width, stored.model.min_depth) if stored is not None else None
+    findings = [
+        *differing(translation, expected, known),
+        *_optimizer_differences(translation, expected, stored),
+        *_remaining_state(translation, expected),
+    ]
+    if stored is not None:
+        findings += setting_differences(stored, wanted, [key for finding in findings for key in finding.keys])
+    return findings
+
+
+def _attributed(damages: list[Finding], differences: list[Finding]) -> list[Finding]:
+    """Both, but where config.yaml itself was changed, the differences are what was changed in it."""
+    for number, finding in enumerate(damages):
+        if finding.cause == "digest" and config_file.FILE_NAME in finding.title and differences:
+            details = (*finding.details, *(f"so now {difference.title}" for difference in differences))
+            return [*damages[:number], dataclasses.replace(finding, details=details), *damages[number + 1 :]]
+    return [*damages, *differences]
+
+
+def _own_description(own: OwnCheckpoint) -> str:
+    step = f", step {own.manifest.step}" if own.manifest is not None else ""
+    return f"{Kind.OWN.value}{step}"
+
+
+def _with(source: str, overrides: Sequence[str]) -> str:
+    return " ".join([source, *(["with", *overrides] if overrides else [])])
+
+
+def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> Diagnosis:
+    config = completed(wanted_config(None, overrides))
+    expected = expected_of(config)
+    translation = translate(contents)
+    bundle = contents.kind in (Kind.BUNDLE, Kind.V1)
+    findings = [*located.findings, *(damage(contents) if bundle else unreadable_values(contents))]
+    causes = differing(translation, expected)
+    if any(cause.cause == "not_inception_v3" for cause in causes):
+        if not any(finding.status == DAMAGE for finding in findings):
+            findings += causes  # what else differs would only be noise; what is damaged may only look like it
+    else:
+        findings += [_conversion(contents, translation), *_layout(translation), *causes]
+        if translation.slots or contents.optimizer is not None:
+            findings += _optimizer_differences(translation, expected, None)
+        if translation.unknown:
+            title = f"{len(translation.unknown)} tensors mean nothing here: {listed(translation.unknown)}"
+            findings.append(Finding("unknown_tensors", NOTE, title))
+    return Diagnosis(
+        path=located.path,
+        description=", ".join(
+            [contents.description, *([f"names as {translation.scheme} writes them"] if translation.weights else [])]
+        ),
+        config=config,
+        model=_with("the default configuration", overrides),
+        findings=tuple(findings),
+        next_command=next_command(located.path, None, overrides, findings, foreign=True),
+    )
+
+
+def _conversion(contents: Contents, translation: Translation) -> Finding:
+    """Why a foreign file does not restore even when every shape fits."""
+    if contents.name_based:
+        title = "written by tf.compat.v1.train.Saver: its tensors are found by name, which tf.train.Checkpoint is not"
+        advice = [
+            "tf.train.Checkpoint(model=…).restore() matches nothing in it, and says so only when asserted",
+            "it has to be loaded by name: tf.train.load_checkpoint(PREFIX).get_tensor(NAME)",
+        ]
+        return Finding("name_based", MISMATCH, title, tuple(advice))
+    if translation.scheme == "this trainer":
+        title = "the tensors of a checkpoint of this trainer, without its manifest.json and config.yaml"
+        return Finding("foreign_format", MISMATCH, title, ("give the directory that was written, with all its files",))
+    title = f"{contents.description}, not a checkpoint of this trainer"
+    details = ("resume needs configuration and position as well; the weights alone can start a new run",)
+    return Finding("foreign_format", MISMATCH, title, details)
+
+
+def _layout(translation: Translation) -> list[Finding]:
+    findings = []
+    if translation.channels_first:
+        name, tensor = next(
+            (name, tensor) for name, tensor in translation.weights.items() if name.endswith("conv/kernel")
+        )
+        title = f"kernels are channels first (out×in×height×width), the model's are height×width×in×out: {tensor.label}"
+        details = [f"{name} in the model; transpose kernels by (2, 3, 1, 0) and the classifier by (1, 0)"]
+        if translation.scheme.startswith("torchvision"):
+            details.append(
+                "torchvision's average pools count the padding, the model's do not: logits move by up to about 1.4"
+            )
+        findings.append(Finding("channel_order", MISMATCH, title, tuple(details)))
+    if translation.shadows and not translation.variables:
+        first = next(iter(translation.shadows.values()))
+        title = f"only moving averages are in it ({first.label}), not the variables themselves"
+        advice = ("load each average into the variable of its name, tf.train.ExponentialMovingAverage does not",)
+        findings.append(Finding("ema_only", MISMATCH, title, advice))
+    return findings
+
+
+def _optimizer_differences(translation: Translation, expected: Expected, stored: Config | None) -> list[Finding]:
+    """Slots of another optimizer. ``stored`` is the configuration beside the checkpoint, if there is one."""
+    wanted = expected.config.optimizer.name
+    slots = frozenset(translation.slots)
+    found = stored.optimizer.name if stored is not None else translation.optimizer or "an unknown optimizer"
+    if stored is None and (found == wanted or {found, wanted} <= {"adam", "adamw"}):
+        return []
+    if (
+        stored is not None
+        and found == wanted
+        and (stored.optimizer != expected.config.optimizer or slots == expected.slots)
+    ):
+        return []  # a key of the optimizer that differs is named as such
+    sides = [", ".join(sorted(side)) or "none" for side in (slots, expected.slots)]
+    title = f"the checkpoint holds {found}'s slots ({sides[0]}), the model's optimizer is {wanted} ({sides[1]})"
+    overrides = (f"optimizer={found}",) if found in ("adam", "adamw", "sgd", "rmsprop") else ()
+    return [Finding("optimizer", MISMATCH, title, (), overrides, ("optimizer.",))]
+
+
+def _remaining_state(translation: Translation, expected: Expected) -> list[Finding]:
+    """Moving averages and counters of our own checkpoints."""
+    findings = []
+    shadows, averaged = translation.shadows.keys(), expected.averaged
+    if bool(shadows) != bool(averaged):
+        title = (
+            f"the checkpoint has {len(shadows) or 'no'} moving averages, the model {len(averaged) or 'none'} "
+            f"(ema.decay={expected.config.ema.decay})"
+        )
+        findings.append(Finding("ema", MISMATCH, title, (), (), ("ema.",)))
+    elif set(shadows) != set(averaged):
+        odd = sorted(set(shadows) ^ set(averaged))
+        title = f"moving averages on one side only: {listed(odd)} (ema.batch_norm={expected.config.ema.batch_norm})"
+        findings.append(Finding("ema", MISMATCH, title, (), (), ("ema.",)))
+    absent = sorted(expected.progress - set(translation.counters))
+    if absent:
+        title = f"counters of this version are not in the checkpoint: {listed(absent)}"
+        findings.append(Finding("progress", MISMATCH, title))
+    if translation.unknown:
+        title = f"{len(translation.unknown)} tensors that the model does not have: {listed(translation.unknown)}"
+        findings.append(Finding("unexpected", MISMATCH, title))
+    return findings

@@ -1,0 +1,58 @@
+"""What a configuration expects of a checkpoint: the variables that the real builder makes."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from trainer.config.complete import complete
+from trainer.config.schema import Config
+from trainer.data.source import open_source
+from trainer.state import build_state, flatten
+
+
+def leave_gpus_alone() -> None:
+    """Keep TensorFlow off GPUs: names and shapes need none, and a GPU may be busy training."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow runs in this process already: it has what it took
+        tf.config.set_visible_devices([], "GPU")
+    tf.config.list_logical_devices()
+
+
+def completed(config: Config) -> Config:
+    """``config`` with what only the data can tell, as a run would fill it in."""
+    source = open_source(config.data, "train")
+    return complete(config, source.count, len(source.class_names))
+
+
+@dataclasses.dataclass(frozen=True)
+class Expected:
+    """Shapes of everything in the state tree of ``config``.
+
+    ``model`` is keyed by the model's variable names, ``slots`` holds the names of the optimizer's slots, ``averaged``
+    the variables that have a moving average, ``progress`` the counters.
+    """
+
+    config: Config
+    model: Mapping[str, tuple[int, ...]]
+    slots: frozenset[str]
+    averaged: frozenset[str]
+    progress: frozenset[str]
+
+    @property
+    def num_classes(self) -> int:
+        return self.model["logits/logits/bias"][0]
+
+
+def expected_of(config: Config) -> Expected:
+    """Build the model and its optimizer once, and keep the shapes. ``config`` must be complete."""
+    state = build_state(config)
+    return Expected(
+        config=config,
+        model={name: tuple(variable.shape) for name, variable in state.variables.items()},
+        slots=frozenset(state.optimizer.slots),
+        averaged=frozenset(state.ema),
+        progress=frozenset(flatten(state.progress.tree(), "progress")),
+    )

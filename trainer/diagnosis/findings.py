@@ -1,0 +1,53 @@
+"""What a diagnosis consists of: causes, each with both values, where it shows and what would mend it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+
+from trainer.errors import NoValidCheckpoint, RestoreRefused
+
+NOTE = 0
+MISMATCH = RestoreRefused.exit_status
+DAMAGE = NoValidCheckpoint.exit_status
+SHOWN = 6
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One root cause.
+
+    ``cause`` is a stable word for scripts; ``status`` the exit status it leads to, 0 for a remark that stops nothing;
+    ``title`` says what differs with both values; ``details`` where it shows and what follows from it; ``overrides``
+    are the ``key=value`` that make the model fit the file; ``keys`` the configuration keys, or sections ending in a
+    dot, whose difference it explains.
+    """
+
+    cause: str
+    status: int
+    title: str
+    details: tuple[str, ...] = ()
+    overrides: tuple[str, ...] = ()
+    keys: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        return [f"{self.cause}: {self.title}", *(f"  {detail}" for detail in self.details)]
+
+
+class Unusable(Exception):
+    """The file cannot be read at all, or must not be; ``finding`` says why."""
+
+    def __init__(self, finding: Finding) -> None:
+        super().__init__(finding.title)
+        self.finding = finding
+
+
+def listed(names: Iterable[str]) -> str:
+    """The first few names and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def shape_text(shape: Iterable[int]) -> str:
+    return "×".join(map(str, shape)) or "scalar"

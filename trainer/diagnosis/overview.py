@@ -1,0 +1,91 @@
+"""What a checkpoint holds, as plain values that are printed or written as JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainer.config.schema import Config
+from trainer.diagnosis.contents import Contents, Kind
+from trainer.diagnosis.findings import DAMAGE, Finding, Unusable
+from trainer.diagnosis.formats import locate
+from trainer.diagnosis.own_checkpoint import OwnCheckpoint, open_own
+from trainer.diagnosis.readers import read_contents
+from trainer.diagnosis.translation import translate
+from trainer.errors import NoValidCheckpoint, RestoreRefused
+
+
+def overview(path: Path) -> dict[str, Any]:
+    """Kind, origin, counts and tensors of the checkpoint at ``path``; ``own`` is None for one of another program.
+
+    Raises:
+        NoValidCheckpoint: it is missing or damaged so that its tensors cannot be listed.
+        RestoreRefused: it is of a kind that is not opened.
+    """
+    try:
+        located = locate(path)
+        if located.kind is Kind.OWN:
+            own = open_own(located.path)
+            if own.contents is None:
+                raise NoValidCheckpoint(_text(own.findings[-1]))
+            return _facts(own.contents, located.path, [*located.findings, *own.findings], own)
+        return _facts(read_contents(located), located.path, list(located.findings), None)
+    except Unusable as error:
+        refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused
+        raise refusal(_text(error.finding)) from error
+
+
+def _text(finding: Finding) -> str:
+    return "\n".join((finding.title, *finding.details))
+
+
+def _facts(contents: Contents, path: Path, findings: list[Finding], own: OwnCheckpoint | None) -> dict[str, Any]:
+    translation = translate(contents)
+    manifest = None if own is None else own.manifest
+    return {
+        "path": str(path),
+        "kind": contents.description,
+        "names": translation.scheme if translation.weights else None,
+        "remarks": [finding.title for finding in findings],
+        "own": None
+        if manifest is None
+        else {
+            "step": manifest.step,
+            "examples": manifest.examples,
+            "epoch": manifest.epoch,
+            "validation": manifest.validation,
+            "created": manifest.created,
+            "classes": len(manifest.class_names),
+            "git_commit": manifest.git_commit,
+            "versions": manifest.versions,
+            "starts": len(manifest.lineage),
+        },
+        "config": None if own is None or own.config is None else _config(own.config),
+        "file": dict(contents.facts),
+        "optimizer": translation.optimizer,
+        "parameters": sum(tensor.size for tensor in translation.variables.values()),
+        "values": contents.parameters,
+        "count": len(contents.tensors),
+        "tensors": [
+            {"name": tensor.label, "key": tensor.key, "dtype": tensor.dtype, "shape": list(tensor.shape)}
+            for tensor in contents.tensors
+        ],
+    }
+
+
+def _config(config: Config) -> dict[str, Any]:
+    """The keys that say most about an experiment; the whole is in the config.yaml of the checkpoint."""
+    model = config.model
+    return {
+        "experiment": config.experiment,
+        "seed": config.seed,
+        "model": model.name,
+        "model.width": model.width,
+        "model.min_depth": model.min_depth,
+        "model.num_classes": model.num_classes,
+        "model.aux_logits": model.aux_logits,
+        "optimizer": config.optimizer.name,
+        "schedule": config.schedule.name,
+        "data": config.data.name,
+        "preprocess.image_size": config.preprocess.image_size,
+    }

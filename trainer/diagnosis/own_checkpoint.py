@@ -1,0 +1,112 @@
+"""Our own checkpoint directories: the files against the manifest, the tensors, the stored configuration."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.layout import PREFIX
+from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.config import stored
+from trainer.config.schema import Config
+from trainer.diagnosis.bundles import damage, read_bundle
+from trainer.diagnosis.contents import Contents, Kind
+from trainer.diagnosis.findings import DAMAGE, Finding, Unusable
+from trainer.errors import NoValidCheckpoint
+from trainer.run_directory import CHECKPOINTS
+
+
+@dataclasses.dataclass(frozen=True)
+class OwnCheckpoint:
+    """A checkpoint directory as far as it can be read; what cannot is None and has a finding."""
+
+    place: Path
+    manifest: Manifest | None
+    config: Config | None
+    contents: Contents | None
+    findings: tuple[Finding, ...]
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run the checkpoint lies in."""
+        for parent in self.place.absolute().parents:
+            if parent.name == CHECKPOINTS:
+                return parent.parent
+        return None
+
+
+def open_own(place: Path) -> OwnCheckpoint:
+    """Read what can be read of a checkpoint directory, without its values."""
+    findings: list[Finding] = []
+    if place.name.startswith(directory.UNFINISHED):
+        title = f"{place.name} was not finished: the process that wrote it died, and readers ignore it"
+        findings.append(Finding("unfinished", DAMAGE, title))
+    manifest = None
+    try:
+        manifest = manifests.read(place / manifests.FILE_NAME)
+    except ManifestError as error:
+        if not findings:
+            details = ("without it nothing tells whether the other files are whole",)
+            findings.append(Finding("manifest", DAMAGE, str(error), details))
+    config = None
+    try:
+        config = stored.read(place / stored.FILE_NAME)
+    except NoValidCheckpoint as error:
+        findings.append(Finding("config", DAMAGE, str(error)))
+    contents = None
+    try:
+        contents = dataclasses.replace(read_bundle(place / PREFIX, Kind.BUNDLE), kind=Kind.OWN)
+    except Unusable as error:
+        findings.append(error.finding)
+    return OwnCheckpoint(place, manifest, config, contents, tuple(findings))
+
+
+def examine(checkpoint: OwnCheckpoint) -> list[Finding]:
+    """Everything that is damaged or missing: each file against its digest, each tensor against its checksum."""
+    findings = list(checkpoint.findings)
+    if checkpoint.contents is not None:
+        # the readers of bundles know the prefix, not what our directories are
+        findings += damage(dataclasses.replace(checkpoint.contents, kind=Kind.BUNDLE))
+    if checkpoint.manifest is None:
+        return findings
+    place, files = checkpoint.place, checkpoint.manifest.files
+    present = {path.name for path in place.iterdir()} - {manifests.FILE_NAME}
+    for name in sorted(files.keys() | present):
+        if name not in present:
+            _add_missing(findings, place / name)
+        elif name not in files:
+            title = f"{place / name} does not belong there: the manifest does not name it"
+            findings.append(Finding("foreign_file", DAMAGE, title))
+        else:
+            _add_digest(findings, place / name, files[name], tensors_read=checkpoint.contents is not None)
+    return findings
+
+
+def _add_missing(findings: list[Finding], path: Path) -> None:
+    """Name a file of the manifest that is not there, unless a reader has missed it already."""
+    if any(path.name in finding.title for finding in findings):
+        return
+    title = f"{path} is missing"
+    if path.name.startswith(f"{PREFIX}.data-"):
+        for number, finding in enumerate(findings):
+            if finding.cause == "missing_shard":
+                findings[number] = dataclasses.replace(finding, title=title)
+                return
+    findings.append(Finding("missing_file", DAMAGE, title))
+
+
+def _add_digest(findings: list[Finding], path: Path, wanted: str, *, tensors_read: bool) -> None:
+    """Compare a file with its digest; damage that is known already gets the digests as a detail."""
+    found = directory.digest(path)
+    if found == wanted:
+        return
+    text = f"SHA-256 of {path.name} is {found[:16]}…, the manifest says {wanted[:16]}…"
+    for number, finding in enumerate(findings):
+        if path.name in " ".join((finding.title, *finding.details)):
+            findings[number] = dataclasses.replace(finding, details=(*finding.details, text))
+            return
+    whole = tensors_read and path.name.startswith(PREFIX)
+    details = (text, *(["every tensor in it still has its checksum"] if whole else []))
+    findings.append(Finding("digest", DAMAGE, f"{path} was changed after it was written", details))

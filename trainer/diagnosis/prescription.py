@@ -1,0 +1,77 @@
+"""The command to run next."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.diagnosis.findings import DAMAGE, MISMATCH, Finding
+from trainer.diagnosis.own_checkpoint import OwnCheckpoint
+from trainer.errors import NoValidCheckpoint
+from trainer.run_directory import CHECKPOINTS
+
+# the file fits or will fit once it is converted
+CONVERTED = ("name_based", "foreign_format", "channel_order", "ema_only", "optimizer")
+MISPLACED = ("directory_for_prefix", "file_for_prefix", "state_file")
+
+
+def next_command(
+    path: Path, own: OwnCheckpoint | None, overrides: Sequence[str], findings: Sequence[Finding], *, foreign: bool
+) -> str:
+    """One command line that brings the user on, given what was found about the checkpoint at ``path``."""
+    damaged = any(finding.status == DAMAGE for finding in findings)
+    mismatches = [finding for finding in findings if finding.status == MISMATCH]
+    if own is not None and not foreign:
+        return _own(path, own, damaged, [f for f in mismatches if f.cause != "prefix_for_directory"], overrides)
+    if damaged:
+        near = directory_of(path)
+        return _line(["ls", "-l", str(near)]) + "   # then fetch or copy the file again and run doctor once more"
+    open_causes = [finding for finding in mismatches if finding.cause not in (*CONVERTED, *MISPLACED)]
+    suggested = [override for finding in open_causes for override in finding.overrides]
+    if suggested and all(finding.overrides for finding in open_causes):
+        given = {override.partition("=")[0] for override in suggested}
+        kept = [override for override in overrides if override.partition("=")[0] not in given]
+        return _trainer("doctor", f"checkpoint={path}", *kept, *suggested)
+    if open_causes:
+        return _trainer("inspect", f"checkpoint={path}")
+    return _trainer("train", f"init_from={path}", *overrides)
+
+
+def _own(path: Path, own: OwnCheckpoint, damaged: bool, mismatches: Sequence[Finding], overrides: Sequence[str]) -> str:
+    run_dir = own.run_dir
+    target = run_dir if run_dir is not None else Path("outputs/continued")
+    if damaged:
+        good = _sibling(path)
+        if good is not None and run_dir is not None:
+            return _trainer("resume", f"run_dir={run_dir}", f"checkpoint={directory.name_of(directory.step_of(good))}")
+        return _line(["ls", "-l", str(path.parent)]) + "   # then restore this checkpoint from a copy"
+    if mismatches and not overrides:
+        return _trainer("inspect", f"checkpoint={path}")
+    return _trainer("resume", f"run_dir={target}", f"checkpoint={path}")
+
+
+def _sibling(path: Path) -> Path | None:
+    """The newest valid checkpoint of the same run."""
+    if path.absolute().parent.name != CHECKPOINTS or not (path.parent).is_dir():
+        return None
+    try:
+        newest, _ = directory.newest_valid(path.parent, lambda text: None)
+    except NoValidCheckpoint:
+        return None
+    return newest if (newest / manifests.FILE_NAME).is_file() else None
+
+
+def directory_of(path: Path) -> Path:
+    """The nearest directory that exists at or above ``path``."""
+    return next(place for place in (path, *path.absolute().parents) if place.is_dir())
+
+
+def _trainer(command: str, *arguments: str) -> str:
+    return _line(["python", "-m", "trainer", command, *arguments])
+
+
+def _line(words: Sequence[str]) -> str:
+    return " ".join(map(shlex.quote, words))

@@ -1,0 +1,76 @@
+"""The configuration a checkpoint is held against."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.commands.arguments import parse_arguments
+from trainer.config import stored
+from trainer.config.compose import compose, option_groups
+from trainer.config.override import override
+from trainer.config.parse import leaves
+from trainer.config.schema import Config
+from trainer.diagnosis.contents import Kind
+from trainer.diagnosis.findings import MISMATCH, Finding, Unusable
+from trainer.diagnosis.formats import locate
+from trainer.errors import NoValidCheckpoint
+
+EXPERIMENT = "experiment"
+
+
+def wanted_config(base: Config | None, overrides: Sequence[str]) -> Config:
+    """The stored configuration, or without one the default, with ``overrides`` applied; not completed.
+
+    ``group=option`` replaces a section of a stored configuration by what ``train`` would compose for it.
+
+    Raises:
+        UsageError: an override is wrong.
+    """
+    if base is None:
+        return compose(overrides)
+    groups = [argument for argument in overrides if argument.partition("=")[0] in option_groups()]
+    config = base
+    if groups:
+        composed = compose(groups)
+        sections = {argument.partition("=")[0] for argument in groups}
+        if EXPERIMENT in sections:
+            config = composed  # an experiment lays its values over every section
+        else:
+            config = dataclasses.replace(config, **{name: getattr(composed, name) for name in sections})
+    rest = [argument for argument in overrides if argument not in groups]
+    return override(config, parse_arguments(rest))
+
+
+def check_overrides(path: Path, overrides: Sequence[str]) -> None:
+    """Refuse wrong overrides for the checkpoint at ``path`` before anything slow is imported.
+
+    Raises:
+        UsageError: an override is wrong.
+    """
+    config = None
+    with contextlib.suppress(Unusable, NoValidCheckpoint):  # the diagnosis will tell
+        located = locate(path)
+        if located.kind is Kind.OWN:
+            config = stored.read(located.path / stored.FILE_NAME)
+    wanted_config(config, overrides)
+
+
+def setting_differences(before: Config, wanted: Config, accounted_for: Sequence[str]) -> list[Finding]:
+    """Keys that a resume does not change freely and that differ, except those that another finding is about.
+
+    Many of them leave no trace in the tensors: the restore itself would succeed and the result be wrong.
+    """
+    known = {path: value for path, value, _ in leaves(before)}
+    findings = []
+    for path, value, fact in leaves(wanted):
+        told = any(path == key or (key.endswith(".") and path.startswith(key)) for key in accounted_for)
+        if fact.resume == "free" or told:
+            continue
+        old = known[path] if path in known else "(absent)"
+        if old != value:
+            title = f"{path} is {old} in the checkpoint's configuration and {value} in the model: {fact.doc}"
+            findings.append(Finding("setting", MISMATCH, title, (), (f"{path}={old}",), (path,)))
+    return findings

@@ -73,7 +73,7 @@ def commit(run_dir: Path, step: int, state: TrainingState, config: Config) -> Pa
 
     def describe(digests: dict[str, str]) -> Manifest:
         classes = tuple(map(str, range(10)))
-        return Manifest(FORMAT_VERSION, step, step * 32, 0.5, "0" * 16, None, classes, {}, None, "", (), digests)
+        return Manifest(FORMAT_VERSION, step, step * 32, 0.5, "0" * 16, None, classes, {}, {}, None, "", (), digests)
 
     return directory.commit(run_dir / CHECKPOINTS, step, fill, describe)
 

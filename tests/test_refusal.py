@@ -455,23 +455,22 @@ def test_init_from_takes_what_matches_lists_the_rest_and_refuses_too_little(orig
         *("train", f"run_dir={new}", *ARGUMENTS, "train.steps=0", f"init_from={checkpoint}"),
         *("model.num_classes=12", "optimizer=sgd", "model.activation=elu"),
     )
-    assert "fresh" in output
-    assert "logits/logits/kernel float32[12, 12]" in output or "logits/logits/bias float32[12]" in output
-    assert "not taken from the checkpoint" in output
+    assert "  freshly initialised: aux_logits/logits/kernel [7, 12], " in output
+    assert "  not taken from the file: aux_logits/logits/bias [10], " in output
     from trainer.checkpoint.tensors import read_tensor
 
     kernel = "model/mixed_5b/branch_0/conv2d_0a_1x1/conv/kernel"
     start = new / "checkpoints" / "step-00000000"
     assert np.array_equal(read_tensor(start, kernel), read_tensor(checkpoint, kernel))
     manifest = json.loads((start / "manifest.json").read_text())
-    assert manifest["lineage"][0]["checkpoint"] == str(checkpoint)
+    assert manifest["lineage"][0]["checkpoint"].startswith(str(checkpoint))
     refused = trainer.run(
         *("train", f"run_dir={trainer.cwd / 'other'}", *ARGUMENTS, f"init_from={checkpoint}", "model.min_depth=8"),
         status=3,
     )
     assert "suspiciously little" in refused
     missing = trainer.run("train", f"run_dir={trainer.cwd / 'third'}", *ARGUMENTS, "init_from=nowhere", status=4)
-    assert "init_from=nowhere is not a checkpoint directory" in missing
+    assert "init_from=nowhere: nowhere does not exist" in missing
 
 
 def test_diff_compares_configuration_files_and_names_every_section_of_two_checkpoints(

@@ -21,6 +21,7 @@ from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.source import Source, open_source
+from trainer.diagnosis.contents import Contents
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import data_facts, order_facts, preprocessing_facts
@@ -129,7 +130,7 @@ def _continue(
     _run(run_dir, config, Origin(path, found, changes, allow), stop, None)
 
 
-def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, weights: Path | None) -> None:
+def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, weights: Contents | None) -> None:
     sources = Sources(open_source(config.data, "train"), open_source(config.data, "validation"))
     config = complete(config, sources.training.count, len(sources.training.class_names))
     total = total_steps(config, sources.training.count)
@@ -246,8 +247,8 @@ def _is_complete(run_dir: Path, origin: Origin, total: int) -> bool:
     return step >= total and evaluated and all(change.policy == "free" for change in origin.changes)
 
 
-def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], weights: Path | None) -> tuple[Start, ...]:
-    came_from = weights if origin is None else origin.path
+def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], weights: Contents | None) -> tuple[Start, ...]:
+    came_from = origin.path if origin is not None else weights.path if weights is not None else None
     start = Start(
         started=environment.now(),
         host=socket.gethostname(),

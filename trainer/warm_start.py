@@ -1,61 +1,87 @@
-"""Starting a new run from the weights of another: by name and shape, and saying what was taken."""
+"""Starting a new run from the weights of another: by name and shape, and saying what was taken.
+
+Any file whose names are understood will do: a checkpoint of this program, TensorFlow's own formats with the names of
+TF-Slim or Keras, Keras files, safetensors with the names of torchvision.
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+
 from trainer.checkpoint import directory
-from trainer.checkpoint.manifest import FILE_NAME
-from trainer.checkpoint.tensors import read_tensor, stored_tensors
+from trainer.checkpoint.layout import PREFIX
+from trainer.diagnosis.bundles import read_bundle
+from trainer.diagnosis.contents import Contents, Kind
+from trainer.diagnosis.findings import Unusable, listed
+from trainer.diagnosis.formats import locate
+from trainer.diagnosis.readers import read_contents
+from trainer.diagnosis.translation import Translation, head_shape, translate
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.state import TrainingState
 
 LEAST_SHARE = 0.5  # of the model's variables; a new classifier or aux head leaves over 0.95 of them
-SHOWN = 5
-MODEL = "model/"
 
 
-def find(path: Path) -> Path:
-    """The checkpoint directory that ``init_from`` names, verified.
+def find(path: Path) -> Contents:
+    """The contents of the checkpoint that ``init_from`` names, not yet its values; one of ours is verified.
 
     Raises:
-        NoValidCheckpoint: it is not a checkpoint of this program, or damaged.
+        NoValidCheckpoint: it does not exist, is damaged, or must not be opened.
     """
-    if not (path / FILE_NAME).is_file():
-        raise NoValidCheckpoint(f"init_from={path} is not a checkpoint directory: it has no {FILE_NAME}")
-    directory.verify(path)
-    return path
+    try:
+        located = locate(path)
+        if located.kind is not Kind.OWN:
+            return read_contents(located)
+        directory.verify(located.path)
+        return read_bundle(located.path / PREFIX, Kind.BUNDLE)
+    except Unusable as error:
+        details = "".join(f"\n  {detail}" for detail in error.finding.details)
+        raise NoValidCheckpoint(f"init_from={path}: {error.finding.title}{details}") from error
 
 
-def load(path: Path, state: TrainingState) -> list[str]:
-    """Assign every model variable whose name and shape the checkpoint has; averages start at the new values.
+def load(contents: Contents, state: TrainingState) -> list[str]:
+    """Assign every model variable whose name and shape the file has; averages start at the new values.
 
-    Returns lines that list what was loaded, what the checkpoint has and the model cannot take, and what starts fresh.
+    Returns lines that list what was loaded, what the file has and the model cannot take, and what starts fresh.
 
     Raises:
         RestoreRefused: less than half of the model's variables match; nothing was assigned.
+        NoValidCheckpoint: a tensor is damaged; nothing was assigned.
     """
-    there = {name.removeprefix(MODEL): shape for name, shape in stored_tensors(path).items() if name.startswith(MODEL)}
-    shapes = {name: f"{variable.dtype.name}{list(variable.shape)}" for name, variable in state.variables.items()}
-    loaded = [name for name in shapes if there.get(name) == shapes[name]]
-    fresh = [f"{name} {shapes[name]}" for name in shapes if name not in loaded]
-    skipped = [f"{name} {shape}" for name, shape in there.items() if name not in loaded]
+    translation = translate(contents)
+    there = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
+    shapes = {name: tuple(variable.shape) for name, variable in state.variables.items()}
+    loaded = [name for name in shapes if name in there and there[name] == shapes[name]]
+    fresh = [f"{name} {list(shapes[name])}" for name in shapes if name not in loaded]
+    skipped = [f"{name} {list(shape)}" for name, shape in there.items() if name not in loaded]
     if len(loaded) < LEAST_SHARE * len(shapes):
         raise RestoreRefused(
-            f"init_from={path} fits {len(loaded)} of the model's {len(shapes)} variables: suspiciously little\n"
-            f"  in the checkpoint: {_some(skipped)}\n  in the model: {_some(fresh)}\n"
-            "compare model.width, model.min_depth and model.name with the checkpoint's config.yaml"
+            f"init_from={contents.path} fits {len(loaded)} of {len(shapes)} variables: suspiciously little\n"
+            f"  in the file: {listed(skipped) or 'nothing of an Inception V3'}\n  in the model: {listed(fresh)}\n"
+            f"ask why: python -m trainer doctor checkpoint={contents.path}"
         )
-    for name in loaded:
-        state.variables[name].assign(read_tensor(path, MODEL + name))
+    values = {name: _value(contents, translation, name) for name in loaded}
+    for name, value in values.items():
+        state.variables[name].assign(value)
     for name, shadow in state.ema.items():
         shadow.assign(state.variables[name])
-    lines = [f"weights from {path}: {len(loaded)} of {len(shapes)} variables loaded"]
-    lines += [f"  freshly initialised: {_some(fresh)}"] if fresh else []
-    lines += [f"  not taken from the checkpoint: {_some(skipped)}"] if skipped else []
+    lines = [f"weights from {contents.path}: {len(loaded)} of {len(shapes)} variables loaded"]
+    lines += [f"  freshly initialised: {listed(fresh)}"] if fresh else []
+    lines += [f"  not taken from the file: {listed(skipped)}"] if skipped else []
+    if translation.channels_first:
+        lines.append("  average pools of this network do not count padding, torchvision's do: logits will differ")
     return lines
 
 
-def _some(names: list[str]) -> str:
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+def _value(contents: Contents, translation: Translation, name: str) -> np.ndarray:
+    """A variable's value in the layout of the model."""
+    tensor = translation.weights[name]
+    try:
+        value = np.asarray(contents.read(tensor))
+    except Unusable as error:
+        raise NoValidCheckpoint(f"init_from={contents.path}: {error.finding.title}") from error
+    if translation.channels_first and value.ndim in (2, 4):
+        value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else (1, 0))
+    return value.reshape(head_shape(name, value.shape))

@@ -20,12 +20,15 @@ class Meaning:
 
 
 class NamingScheme(Protocol):
-    """One way in which a program names the variables of Inception V3."""
+    """One way in which a program names the variables of Inception V3: a module with these names."""
 
-    TITLE: str
-    # slots of one optimizer, as this scheme calls them → its name in conf/optimizer
-    OPTIMIZERS: Mapping[frozenset[str], str]
+    @property
+    def TITLE(self) -> str:  # noqa: N802
+        """The program, as a person calls it."""
 
-    @staticmethod
-    def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
+    @property
+    def OPTIMIZERS(self) -> Mapping[frozenset[str], str]:  # noqa: N802
+        """The slots of an optimizer, as this scheme calls them → its name in ``conf/optimizer``."""
+
+    def meanings(self, labels: Iterable[str]) -> dict[str, Meaning]:
         """The meaning of each label that has one; all labels are needed because some schemes number relatively."""

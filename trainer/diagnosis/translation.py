@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from types import ModuleType
 
 from trainer.diagnosis import keras_names, own_names, slim_names, torch_names
 from trainer.diagnosis.architecture import HEADS, PUBLISHED, unit_of, window
 from trainer.diagnosis.contents import Contents, Tensor
-from trainer.diagnosis.meanings import Meaning
+from trainer.diagnosis.meanings import Meaning, NamingScheme
 
-# what each program writes: modules of the protocol meanings.NamingScheme
-SCHEMES: tuple[ModuleType, ...] = (own_names, slim_names, keras_names, torch_names)
+SCHEMES: tuple[NamingScheme, ...] = (own_names, slim_names, keras_names, torch_names)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,8 +10,7 @@ from pathlib import Path
 from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
 from trainer.config.compose import compose, option_groups
-from trainer.config.override import override
-from trainer.config.parse import leaves
+from trainer.config.override import changes, override
 from trainer.config.schema import Config
 from trainer.diagnosis.contents import Kind
 from trainer.diagnosis.findings import MISMATCH, Finding, Unusable
@@ -63,14 +62,14 @@ def setting_differences(before: Config, wanted: Config, accounted_for: Sequence[
 
     Many of them leave no trace in the tensors: the restore itself would succeed and the result be wrong.
     """
-    known = {path: value for path, value, _ in leaves(before)}
     findings = []
-    for path, value, fact in leaves(wanted):
-        told = any(path == key or (key.endswith(".") and path.startswith(key)) for key in accounted_for)
-        if fact.resume == "free" or told:
-            continue
-        old = known[path] if path in known else "(absent)"
-        if old != value:
-            title = f"{path} is {old} in the checkpoint's configuration and {value} in the model: {fact.doc}"
-            findings.append(Finding("setting", MISMATCH, title, (), (f"{path}={old}",), (path,)))
+    for change in changes(before, wanted):
+        told = any(change.path == key or (key.endswith(".") and change.path.startswith(key)) for key in accounted_for)
+        if change.policy != "free" and not told:
+            consent = (f"a resume does it when asked with allow=[{change.path}]",) if change.policy == "consent" else ()
+            title = (
+                f"{change.path} is {change.stored} in the checkpoint's configuration and {change.wanted} in the model"
+            )
+            fitting = (f"{change.path.removesuffix('.name')}={change.stored}",)
+            findings.append(Finding("setting", MISMATCH, title, consent, fitting, (change.path,)))
     return findings

@@ -22,12 +22,14 @@ from conftest import NARROW, Trainer, metrics
 from trainer import session
 from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
+from trainer.config.schema import Config
 from trainer.data import order, transforms
 from trainer.data.embedded import DigitsSource
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.fingerprint import structure
 from trainer.models import inception_v3
 from trainer.signals import StopRequest
+from trainer.state import TrainingState, build_state
 
 STEPS = 4
 ARGUMENTS = (*NARROW, "schedule.warmup_steps=1", "evaluation.every_steps=4", "checkpoint.every_steps=2")
@@ -50,6 +52,22 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     monkeypatch.setattr(session.runtime, "configure", lambda config: None)
     monkeypatch.setattr(session, "run_loop", reached.append)
     return reached
+
+
+@pytest.fixture
+def shared_builds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Build a network once for all cases that want the same one. Not for cases that edit the code that builds it."""
+    monkeypatch.setattr(session, "build_state", built_once)
+
+
+BUILT: dict[object, TrainingState] = {}
+
+
+def built_once(config: Config) -> TrainingState:
+    wanted = (config.model, config.optimizer, config.ema, config.seed, config.preprocess.image_size)
+    if wanted not in BUILT:
+        BUILT[wanted] = build_state(config)
+    return BUILT[wanted]
 
 
 def resume(run_dir: Path, *arguments: str, allow: tuple[str, ...] = ()) -> None:
@@ -141,6 +159,7 @@ KEYS = {
 del KEYS["preprocess.train=[decode,resize,random_area_crop_]"]  # a usage error, not a mismatch: see test_config
 
 
+@pytest.mark.usefixtures("shared_builds")
 @pytest.mark.parametrize("argument", KEYS)
 def test_a_changed_key_is_refused_with_its_consequence(argument: str, original: Path) -> None:
     message = refusal(original, argument)
@@ -308,6 +327,7 @@ FREE = {
 }
 
 
+@pytest.mark.usefixtures("shared_builds")
 @pytest.mark.parametrize("argument", FREE)
 def test_a_free_key_is_accepted_and_shown(
     argument: str, original: Path, tmp_path: Path, no_training: list[Any], capsys: pytest.CaptureFixture[str]

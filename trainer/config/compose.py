@@ -21,6 +21,7 @@ from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
 from trainer.errors import TrainerError, UsageError, nearest
 
+ABSENT = object()
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -85,6 +86,10 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
         path = unknown_key.group(1)
+        owners = _owners(directory, path)
+        if owners:
+            group = path.partition(".")[0]
+            return f"{path} is not a key of {group}={_chosen(group, arguments)}; it is one of {', '.join(owners)}"
         given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
         return f"unknown key {given}{nearest(path, _known_keys(directory))}"
     unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
@@ -102,6 +107,24 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
 
 def _options(directory: Path, group: str) -> list[str]:
     return sorted(path.stem for path in (directory / group).glob("*.yaml"))
+
+
+def _owners(directory: Path, path: str) -> list[str]:
+    """The options (``data=image_folder``) that define a key which the chosen option of the group lacks."""
+    group, _, rest = path.partition(".")
+    return [
+        f"{group}={option}"
+        for option in _options(directory, group)
+        if OmegaConf.select(OmegaConf.load(directory / group / f"{option}.yaml"), rest, default=ABSENT) is not ABSENT
+    ]
+
+
+def _chosen(group: str, arguments: Sequence[str]) -> str:
+    given = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{group}=")]
+    if given:
+        return given[-1]
+    defaults = OmegaConf.load(configuration_directory() / "config.yaml")["defaults"]
+    return next(str(entry[group]) for entry in defaults if isinstance(entry, DictConfig) and group in entry)
 
 
 def _known_keys(directory: Path) -> list[str]:

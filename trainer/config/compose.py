@@ -88,8 +88,8 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
         path = unknown_key.group(1)
         owners = _owners(directory, path)
         if owners:
-            group = path.partition(".")[0]
-            return f"{path} is not a key of {group}={_chosen(group, arguments)}; it is one of {', '.join(owners)}"
+            chosen = _chosen(path.partition(".")[0], arguments, directory)
+            return f"{path} is not a key of {chosen}; it is one of {', '.join(owners)}"
         given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
         return f"unknown key {given}{nearest(path, _known_keys(directory))}"
     unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
@@ -119,12 +119,12 @@ def _owners(directory: Path, path: str) -> list[str]:
     ]
 
 
-def _chosen(group: str, arguments: Sequence[str]) -> str:
-    given = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"{group}=")]
-    if given:
-        return given[-1]
-    defaults = OmegaConf.load(configuration_directory() / "config.yaml")["defaults"]
-    return next(str(entry[group]) for entry in defaults if isinstance(entry, DictConfig) and group in entry)
+def _chosen(group: str, arguments: Sequence[str], directory: Path) -> str:
+    """``group=option`` as given, or as in the defaults list."""
+    given = [argument for argument in arguments if argument.startswith(f"{group}=")]
+    defaults = OmegaConf.select(OmegaConf.load(directory / "config.yaml"), "defaults")
+    entries = [f"{group}={entry[group]}" for entry in defaults if isinstance(entry, DictConfig) and group in entry]
+    return [*entries, *given][-1]
 
 
 def _known_keys(directory: Path) -> list[str]:

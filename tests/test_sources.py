@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -20,6 +21,7 @@ from conftest import NARROW, Trainer, assert_same_run
 from PIL import Image
 from test_config import compose
 
+from trainer.commands.arguments import parse_arguments
 from trainer.compatibility import judge
 from trainer.config.complete import complete, with_leaves
 from trainer.config.override import changes, override
@@ -34,6 +36,17 @@ from trainer.fingerprint.behaviour import data_facts
 from trainer.fingerprint.facts import differences
 
 CLASSES = ("cat", "dog", "ox")
+
+
+PINNED_VALIDATION = [
+    *("cat/004.jpg", "cat/012.jpg", "cat/014.jpg", "cat/023.png"),
+    *("dog/020.jpg", "dog/024.jpg", "ox/012.jpg", "ox/027.png"),
+]
+
+
+@functools.cache
+def composed(*arguments: str) -> Config:
+    return compose(*arguments)
 
 
 def pixels(number: int) -> tf.Tensor:
@@ -70,7 +83,8 @@ def make_splits(root: Path, train: int = 4, validation: int = 2) -> Path:
 
 
 def folder_source(root: Path, split: Any = "train", *overrides: str) -> Source:
-    return open_source(compose("data=image_folder", f"data.root={root}", *overrides).data, split)
+    values = {"data.root": str(root), **parse_arguments(overrides)}
+    return open_source(override(composed("data=image_folder", "data.root=x"), values).data, split)
 
 
 def everything(source: Source) -> tuple[list[bytes], list[int]]:
@@ -108,9 +122,6 @@ def test_one_tree_is_split_by_a_hash_of_the_path_alone(tmp_path: Path) -> None:
     half = folder_source(root, "validation", "data.validation_share=0.5")
     assert 33 <= half.count <= 88
     assert set(parts["validation"]) <= set(everything(half)[0])
-
-
-PINNED_VALIDATION: list[str] = []
 
 
 def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,7 +173,7 @@ def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> Non
     images, _ = everything(folder_source(tmp_path))
     assert len(images) == 6
     for image in images:
-        decoded = decode(tf.constant(image), compose().preprocess, Draw(0, tf.constant(0, tf.int64)))
+        decoded = decode(tf.constant(image), composed().preprocess, Draw(0, tf.constant(0, tf.int64)))
         assert decoded.shape == (10, 12, 3)
 
 
@@ -335,8 +346,10 @@ def make_shards(root: Path, train: int = 6, validation: int = 3) -> Path:
 
 
 def shard_source(root: Path, split: Any = "train", *overrides: str) -> Source:
-    arguments = overrides if any("labels_file" in text for text in overrides) else ("data.num_classes=3", *overrides)
-    return open_source(compose("data=tfrecord", f"data.root={root}", *arguments).data, split)
+    values = {"data.root": str(root), **parse_arguments(overrides)}
+    if "data.labels_file" in values:
+        values["data.num_classes"] = None
+    return open_source(override(composed("data=tfrecord", "data.root=x", "data.num_classes=3"), values).data, split)
 
 
 @pytest.fixture(autouse=True)
@@ -601,8 +614,8 @@ def test_without_any_place_for_the_index_training_goes_on_and_says_so(
 
 
 def narrow(*arguments: str) -> Config:
-    composed = compose(*arguments, "train.global_batch_size=4", "evaluation.batch_size=4")
-    return with_leaves(complete(composed, 12, 3), {"runtime.threads": 2})
+    config = compose(*arguments, "train.global_batch_size=4", "evaluation.batch_size=4")
+    return with_leaves(complete(config, 12, 3), {"runtime.threads": 2})
 
 
 def test_an_error_of_a_source_comes_out_of_the_pipeline_as_it_is(tmp_path: Path) -> None:
@@ -657,28 +670,34 @@ def test_a_relative_root_is_kept_absolute(tmp_path: Path, monkeypatch: pytest.Mo
     assert compose("data=image_folder", "data.root='~/images'").data.root == os.path.expanduser("~/images")
 
 
-SHORT = (*NARROW, "schedule.decay_steps=7", "schedule.warmup_steps=2", "evaluation.every_steps=4")
+SHORT = (*NARROW, "train.steps=6", "schedule.warmup_steps=2", "evaluation.every_steps=4", "checkpoint.every_steps=3")
+
+
+def stopped_at_3(straight: Path) -> Path:
+    """What a run would have left behind that was killed after its checkpoint of step 3."""
+    stopped = straight.with_name("stopped")
+    shutil.copytree(straight, stopped)
+    shutil.rmtree(stopped / "checkpoints" / "step-00000006")
+    return stopped
 
 
 def test_a_run_on_an_image_folder_resumes_exactly_where_the_data_was_moved_to(trainer: Trainer) -> None:
     make_splits(trainer.cwd / "images", 14, 7)
-    arguments = ("train", *SHORT, "data=image_folder", "data.root=images", "checkpoint.every_steps=3")
-    trainer.run(*arguments, "run_dir=straight", "train.steps=7")
-    trainer.run(*arguments, "run_dir=stopped", "train.steps=5")
+    trainer.run("train", *SHORT, "data=image_folder", "data.root=images", "run_dir=straight")
+    stopped = stopped_at_3(trainer.cwd / "straight")
     os.rename(trainer.cwd / "images", trainer.cwd / "elsewhere")
-    assert "images does not exist" in trainer.run("resume", "run_dir=stopped", "train.steps=7", status=2)
-    output = trainer.run("resume", "run_dir=stopped", "train.steps=7", "data.root=elsewhere")
+    output = trainer.run("resume", "run_dir=stopped", "data.root=elsewhere")
+    assert "resuming stopped at step 3 of 6" in output
     assert f"changed on resume: data.root: {trainer.cwd}/images -> {trainer.cwd}/elsewhere" in output
-    assert_same_run(trainer.cwd / "straight", trainer.cwd / "stopped")
+    assert_same_run(trainer.cwd / "straight", stopped)
 
 
 def test_a_run_on_tfrecord_files_resumes_exactly_and_names_a_bad_record(trainer: Trainer) -> None:
     root = make_shards(trainer.cwd / "shards", 20, 20)
-    arguments = ("train", *SHORT, "data=tfrecord", "data.root=shards", "data.num_classes=3", "checkpoint.every_steps=3")
-    trainer.run(*arguments, "run_dir=straight", "train.steps=7")
-    trainer.run(*arguments, "run_dir=stopped", "train.steps=5")
-    trainer.run("resume", "run_dir=stopped", "train.steps=7")
-    assert_same_run(trainer.cwd / "straight", trainer.cwd / "stopped")
+    trainer.run("train", *SHORT, "data=tfrecord", "data.root=shards", "data.num_classes=3", "run_dir=straight")
+    stopped = stopped_at_3(trainer.cwd / "straight")
+    assert "resuming stopped at step 3 of 6" in trainer.run("resume", "run_dir=stopped")
+    assert_same_run(trainer.cwd / "straight", stopped)
     # record 1 is not among those that the fingerprint reads, and its length stays
     records = [example(jpeg(n) if n % 2 else png(n), 3 if n == 1 else n % 3) for n in range(20)]
     write_shard(root / "train-00000-of-00002", records)

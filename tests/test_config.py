@@ -20,6 +20,9 @@ from trainer.config.parse import leaves, parse
 from trainer.config.schema import Config, Invocation
 from trainer.errors import UsageError
 
+# what an option cannot know by itself
+NEEDED = {"image_folder": ("data.root=images",), "tfrecord": ("data.root=shards", "data.num_classes=10")}
+
 
 def compose(*arguments: str) -> Config:
     composed = []
@@ -57,6 +60,13 @@ def compose(*arguments: str) -> Config:
         (["on_existing=maybe"], "on_existing is 'maybe', but must be one of fail, resume"),
         (["model=null"], "Config group override must be a string or a list"),
         (["train=null"], "train is None, but must be a section of keys"),
+        (["data=image_folder"], "data.root is None, but must be a text: directory of the class folders"),
+        (["data=image_folder", "data.root="], "data.root is empty, but must be a path"),
+        (["data=image_folder", "data.root=x", "data.validation_share=1"], "must be above 0 and below 1"),
+        (["data=tfrecord", "data.root=x"], "set data.num_classes=N, or data.labels_file=FILE"),
+        (["data=tfrecord", "data.root=x", "data.num_classes=2", "data.labels_file=n"], "leave data.num_classes null"),
+        (["data.root=x"], "data.root is not a key of data=digits; it is one of data=image_folder, data=tfrecord"),
+        (["optimizer=sgd", "optimizer.beta_1=0"], "is not a key of optimizer=sgd; it is one of optimizer=adam, "),
         (["run_dir=null"], "run_dir is None, but must be a text"),
     ],
 )
@@ -77,7 +87,7 @@ def test_every_group_option_in_conf_is_a_variant_of_the_schema() -> None:
     directory = configuration_directory()
     for group in ("model", "optimizer", "schedule", "data", "preprocess"):
         for option in sorted((directory / group).glob("*.yaml")):
-            compose(f"{group}={option.stem}")
+            compose(f"{group}={option.stem}", *NEEDED.get(option.stem, ()))
 
 
 def test_every_key_is_declared_with_a_meaning_and_a_resume_policy() -> None:

@@ -69,7 +69,8 @@ def _covers(section: str, path: str) -> bool:
 
 
 def _explained_by(difference: FactDifference, changes: Sequence[Change]) -> bool:
-    return any(_concerns(change, difference) for change in changes)
+    # a free key changes no result, so it explains none: data that moved (data.root) must still be the same data
+    return any(change.policy != "free" and _concerns(change, difference) for change in changes)
 
 
 def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:

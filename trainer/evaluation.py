@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
@@ -10,7 +10,7 @@ from trainer.step import Batch
 
 
 def evaluate(
-    batches: tf.data.Dataset, step: Callable[[Batch], tf.Tensor], interrupted: Callable[[], bool]
+    batches: Iterable[Batch], step: Callable[[Batch], tf.Tensor], interrupted: Callable[[], bool]
 ) -> dict[str, float] | None:
     """Mean ``loss`` (cross-entropy) and ``accuracy`` over every example once, or None when interrupted."""
     totals = tf.zeros([3], tf.float64)

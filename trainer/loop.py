@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,8 +30,8 @@ class Run:
     state: TrainingState
     train_examples: int
     total_steps: int
-    training_batches: Callable[[int], tf.data.Dataset]  # from a position on
-    evaluation_batches: tf.data.Dataset
+    training_batches: Callable[[int], Iterable[Batch]]  # from a position on
+    evaluation_batches: Iterable[Batch]
     commit: Callable[[], Path]
     committed_step: int | None  # the step of the checkpoint the run was restored from
     history: History

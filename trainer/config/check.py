@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trainer.config.schema import Config
+from trainer.config.schema import Config, TFRecordConfig
 from trainer.errors import UsageError
 
 
@@ -16,6 +16,8 @@ def check(config: Config) -> None:
             f"train.global_batch_size={train.global_batch_size} cannot be split into "
             f"train.accumulate_steps={train.accumulate_steps} equal parts; the nearest that works is {closest}"
         )
+    if isinstance(config.data, TFRecordConfig):
+        _check_classes(config.data)
     for name, transforms in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
         if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
             raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")
@@ -27,3 +29,16 @@ def check(config: Config) -> None:
             raise UsageError(f"preprocess.{name} has {cropping[0]} after resize, so images would not be image_size")
     if config.evaluation.weights == "ema" and config.ema.decay is None:
         raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")
+
+
+def _check_classes(data: TFRecordConfig) -> None:
+    if data.labels_file is None and data.num_classes is None:
+        raise UsageError(
+            "TFRecord files do not say how many classes there are: set data.num_classes=N, or "
+            "data.labels_file=FILE, a file below data.root with one class name a line, in label order"
+        )
+    if data.labels_file is not None and data.num_classes is not None:
+        raise UsageError(
+            f"data.labels_file={data.labels_file} and data.num_classes={data.num_classes} both say how many classes "
+            "there are; leave data.num_classes null"
+        )

@@ -21,6 +21,7 @@ from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
 from trainer.errors import TrainerError, UsageError, nearest
 
+ABSENT = object()
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -110,6 +111,10 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
         path = unknown_key.group(1)
+        owners = _owners(directory, path)
+        if owners:
+            chosen = _chosen(path.partition(".")[0], arguments, directory)
+            return f"{path} is not a key of {chosen}; it is one of {', '.join(owners)}"
         given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
         return f"unknown key {given}{nearest(path, _known_keys(directory))}"
     unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
@@ -127,6 +132,24 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
 
 def _options(directory: Path, group: str) -> list[str]:
     return sorted(path.stem for path in (directory / group).glob("*.yaml"))
+
+
+def _owners(directory: Path, path: str) -> list[str]:
+    """The options (``data=image_folder``) that define a key which the chosen option of the group lacks."""
+    group, _, rest = path.partition(".")
+    return [
+        f"{group}={option}"
+        for option in _options(directory, group)
+        if OmegaConf.select(OmegaConf.load(directory / group / f"{option}.yaml"), rest, default=ABSENT) is not ABSENT
+    ]
+
+
+def _chosen(group: str, arguments: Sequence[str], directory: Path) -> str:
+    """``group=option`` as given, or as in the defaults list."""
+    given = [argument for argument in arguments if argument.startswith(f"{group}=")]
+    defaults = OmegaConf.select(OmegaConf.load(directory / "config.yaml"), "defaults")
+    entries = [f"{group}={entry[group]}" for entry in defaults if isinstance(entry, DictConfig) and group in entry]
+    return [*entries, *given][-1]
 
 
 def _known_keys(directory: Path) -> list[str]:

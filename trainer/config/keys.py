@@ -15,6 +15,7 @@ class KeyFacts:
     ``resume`` is what a resume may do with it: ``free`` keys do not change the result of a step, ``consent`` keys
     do and have to be allowed by name, ``fixed`` keys decide which variables exist or what they mean.
     ``completed`` keys may be null in the composed configuration and are filled in once, when a run starts.
+    A ``path`` may be given relative to where the command is run, and is kept absolute: a resume may run elsewhere.
     Bounds are inclusive unless ``above`` or ``below`` is used.
     """
 
@@ -26,6 +27,7 @@ class KeyFacts:
     below: float | None = None
     length: int | None = None
     completed: bool = False
+    path: bool = False
 
 
 def key(doc: str, resume: ResumePolicy, **facts: Any) -> Any:

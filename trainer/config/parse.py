@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import operator
+import os
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -107,6 +108,10 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
         raise UsageError(f"{path} is {value!r}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}")
     if kind in (int, float):
         _check_range(typing.cast(float, value), path, fact)
+    if fact.path:
+        if not value:
+            raise UsageError(f"{path} is empty, but must be a path: {fact.doc}")
+        return os.path.abspath(os.path.expanduser(str(value)))
     return value
 
 

@@ -139,6 +139,44 @@ class DigitsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ImageFolderConfig:
+    name: Literal["image_folder"] = key("which data: image files in a folder for each class", "fixed")
+    root: str = key("directory of the class folders, or of train/ and val/ with the class folders", "free", path=True)
+    validation_share: float = key(
+        "share of the images, by a hash of their path, that validates; unused when there is a val/ folder",
+        "consent",
+        above=0.0,
+        below=1.0,
+    )
+    train_examples: int | None = key(
+        "use only so many, chosen by a hash of their path; null: all", "consent", minimum=1
+    )
+    validation_examples: int | None = key(
+        "use only so many, chosen by a hash of their path; null: all", "consent", minimum=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TFRecordConfig:
+    name: Literal["tfrecord"] = key("which data: tf.train.Example records in TFRecord files", "fixed")
+    root: str = key("directory of the files", "free", path=True)
+    train_pattern: str = key("which files below root are for training (glob)", "consent")
+    validation_pattern: str = key("which files below root are for validation (glob)", "consent")
+    image_key: str = key("feature that holds the encoded image", "consent")
+    label_key: str = key("feature that holds the label, an integer", "consent")
+    label_offset: int = key("stored label of the first class: 1 where 0 means background", "consent")
+    labels_file: str | None = key(
+        "file, relative to root, with one class name a line, in label order; null: num_classes", "free"
+    )
+    num_classes: int | None = key("number of classes, when labels_file is null", "fixed", minimum=2)
+    train_examples: int | None = key("use only the first so many; null: all", "consent", minimum=1)
+    validation_examples: int | None = key("use only the first so many; null: all", "consent", minimum=1)
+
+
+DataConfig = DigitsConfig | ImageFolderConfig | TFRecordConfig
+
+
+@dataclasses.dataclass(frozen=True)
 class RandomAreaCropConfig:
     min_area: float = key("smallest share of the image's area that is kept", "consent", above=0.0, maximum=1.0)
     max_aspect: float = key("aspect ratio drawn from [1/max_aspect, max_aspect]", "consent", minimum=1.0, maximum=10.0)
@@ -237,7 +275,7 @@ class Config:
     optimizer: OptimizerConfig = key("the update rule", "fixed")
     schedule: ScheduleConfig = key("the learning rate over time", "consent")
     ema: EmaConfig = key("exponential moving average of the weights", "fixed")
-    data: DigitsConfig = key("where the images come from", "fixed")
+    data: DataConfig = key("where the images come from", "fixed")
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
     train: TrainConfig = key("the training loop", "consent")
     evaluation: EvaluationConfig = key("validation during training", "consent")

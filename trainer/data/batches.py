@@ -6,7 +6,7 @@ No iterator is ever saved: a pipeline is opened at a position, and the position 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import numpy.typing as npt
@@ -16,6 +16,7 @@ from trainer.config.schema import Config
 from trainer.data.order import records_at
 from trainer.data.source import Source
 from trainer.data.transforms import Draw, apply_transforms
+from trainer.errors import TrainerError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -24,7 +25,29 @@ CONCURRENT_READS = 2
 LAST_POSITION = 2**62
 
 
-def training_batches(source: Source, config: Config, position: int, dropout_features: int) -> tf.data.Dataset:
+class Batches:
+    """A pipeline that can be iterated any number of times.
+
+    TensorFlow turns whatever a source raises into an error of its own, with a traceback in its text; here the
+    source's error comes out as it went in.
+    """
+
+    def __init__(self, dataset: tf.data.Dataset, failures: dict[int, TrainerError]) -> None:
+        """``failures`` are what the source raised, by the first position of the batch that was read."""
+        self._dataset = dataset
+        self._failures = failures
+
+    def __iter__(self) -> Iterator[dict[str, tf.Tensor]]:
+        try:
+            yield from self._dataset
+        except tf.errors.OpError as error:
+            if self._failures:
+                # reads run ahead of each other, but batches come out in order: the first failure is the one met
+                raise self._failures[min(self._failures)] from error
+            raise
+
+
+def training_batches(source: Source, config: Config, position: int, dropout_features: int) -> Batches:
     """Endless batches that begin at the global example number ``position``.
 
     Each element is a dict with B = ``train.global_batch_size`` examples: ``image`` float32 ``[B, S, S, 3]``,
@@ -51,13 +74,14 @@ def training_batches(source: Source, config: Config, position: int, dropout_feat
         return {**batch, "digest": tf.ensure_shape(digest, [])}
 
     starts = tf.data.Dataset.range(position, LAST_POSITION, batch_size)
-    examples = _read_examples(starts, records_of, source, batch_size)
+    failures: dict[int, TrainerError] = {}
+    examples = _read_examples(starts, records_of, source, batch_size, failures)
     prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
     batches = prepared.batch(batch_size, drop_remainder=True).map(sign)
-    return _prefetched(batches, config)
+    return Batches(_prefetched(batches, config), failures)
 
 
-def evaluation_batches(source: Source, config: Config) -> tf.data.Dataset:
+def evaluation_batches(source: Source, config: Config) -> Batches:
     """Every record once, in order. The last batch is filled up with copies of weight 0, so that all have one shape.
 
     Each element is a dict with B = ``evaluation.batch_size`` examples: ``image`` float32 ``[B, S, S, 3]``,
@@ -77,20 +101,29 @@ def evaluation_batches(source: Source, config: Config) -> tf.data.Dataset:
         }
 
     starts = tf.data.Dataset.range(0, source.count, batch_size)
-    examples = _read_examples(starts, records_of, source, batch_size)
+    failures: dict[int, TrainerError] = {}
+    examples = _read_examples(starts, records_of, source, batch_size, failures)
     prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
-    return _prefetched(prepared.batch(batch_size, drop_remainder=True), config)
+    return Batches(_prefetched(prepared.batch(batch_size, drop_remainder=True), config), failures)
 
 
 def _read_examples(
-    starts: tf.data.Dataset, records_of: Callable[[Numbers], Numbers], source: Source, batch_size: int
+    starts: tf.data.Dataset,
+    records_of: Callable[[Numbers], Numbers],
+    source: Source,
+    batch_size: int,
+    failures: dict[int, TrainerError],
 ) -> tf.data.Dataset:
     """``(position, record, encoded, label)`` one by one, read from the source a whole batch at a time."""
 
     def read(first: np.int64) -> tuple[Numbers, Numbers, object, Numbers]:
         positions = np.arange(first, first + batch_size, dtype=np.int64)
         records = records_of(positions)
-        images, labels = source.read(records)
+        try:
+            images, labels = source.read(records)
+        except TrainerError as error:
+            failures[int(first)] = error
+            raise
         return positions, records, np.array(images, object), labels
 
     def read_batch(first: tf.Tensor) -> tuple[tf.Tensor, ...]:

@@ -5,18 +5,17 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from tensorflow.core.example.example_pb2 import Example
 
 from trainer.config.schema import DigitsConfig
+from trainer.data.split import Split, used_examples
 from trainer.data.tfrecord import TFRecordReader
-from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.errors import NoValidCheckpoint
 
 DIRECTORY = Path(__file__).resolve().parent / "digits"
-Split = Literal["train", "validation"]
 
 
 class DigitsSource:
@@ -34,10 +33,8 @@ class DigitsSource:
                     "reinstall trainer"
                 )
         self._reader = TFRecordReader([DIRECTORY / name for name in shards])
-        wanted = config.train_examples if split == "train" else config.validation_examples
-        self.count = len(self._reader) if wanted is None else wanted
-        if self.count > len(self._reader):
-            raise UsageError(f"data.{split}_examples is {wanted}, but the digits have {len(self._reader)} in {split}")
+        self.count = used_examples(config, split, len(self._reader), "the digits")
+        self.listing: str | None = None  # every file was compared with its digest above
 
     def read(self, records: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
         """Encoded images and labels (int64 ``[n]``) of the given record numbers."""

@@ -2,25 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config.schema import DigitsConfig
-from trainer.data.embedded import DigitsSource, Split
+from trainer.config.schema import DataConfig
+from trainer.data.embedded import DigitsSource
+from trainer.data.image_folder import ImageFolderSource
+from trainer.data.shards import TFRecordSource
+from trainer.data.split import Split
 
 
 class Source(Protocol):
-    """One split of a data set, with random access. Reads may come from several threads."""
+    """One split of a data set, with random access. Reads may come from several threads.
+
+    ``listing`` is a digest of what is known of every record without reading it (names, sizes); None for data that is
+    part of the program.
+    """
 
     count: int
     class_names: tuple[str, ...]
+    listing: str | None
 
     def read(self, records: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-        """Encoded images and labels (int64 ``[n]``, each in [0, len(class_names))) of ``records`` (int64 ``[n]``)."""
+        """Encoded images and labels (int64 ``[n]``, each in [0, len(class_names))) of ``records`` (int64 ``[n]``).
+
+        Raises:
+            UsageError: a record cannot be read or has no usable image or label; names file and record.
+        """
 
 
-def open_source(config: DigitsConfig, split: Split) -> Source:
-    """Open one split of the configured data."""
-    return DigitsSource(config, split)
+# data.name -> what opens one split of it
+SOURCES: dict[str, Callable[[Any, Split], Source]] = {
+    "digits": DigitsSource,
+    "image_folder": ImageFolderSource,
+    "tfrecord": TFRecordSource,
+}
+
+
+def open_source(config: DataConfig, split: Split) -> Source:
+    """Open one split of the configured data.
+
+    Raises:
+        UsageError: the data is missing or not what its source expects; names the file or folder.
+        NoValidCheckpoint: the embedded data is damaged.
+    """
+    return SOURCES[config.name](config, split)

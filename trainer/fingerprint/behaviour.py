@@ -68,19 +68,21 @@ def order_facts(config: Config, count: int) -> list[Fact]:
 
 
 def data_facts(source: Source, split: str) -> list[Fact]:
-    """Count, class names in order, and a digest of records spread over the whole split."""
+    """Count, class names in order, a digest of records spread over the whole split, and one of the list of records."""
     chosen = np.unique(np.linspace(0, source.count - 1, CONTENT_PROBES).astype(np.int64))
     images, labels = source.read(chosen)
     content = hashlib.sha256()
     for image, label in zip(images, labels, strict=True):
         content.update(len(image).to_bytes(8, "little") + image + int(label).to_bytes(8, "little"))
-    where = f"data split {split}"
+    where, digest = f"data split {split}", source.listing
     classes = [
         Fact("data", "classes", f"class {index}", name, ("data",), "the data")
         for index, name in enumerate(source.class_names)
     ]
+    listing = [Fact("data", where, "listing digest", digest, ("data",), "the data")] if digest is not None else []
     return [
         *(classes if split == "train" else []),
         Fact("data", where, "count", source.count, (f"data.{split}_examples",), "the data"),
         Fact("data", where, "content digest", content.hexdigest()[:16], ("data",), "the data"),
+        *listing,
     ]

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
-from conftest import NARROW, Trainer, assert_same_run
+from conftest import NARROW, Trainer, assert_same_run, checkpoint_names
 from PIL import Image
 from test_config import compose
 
@@ -677,7 +677,9 @@ def stopped_at_3(straight: Path) -> Path:
     """What a run would have left behind that was killed after its checkpoint of step 3."""
     stopped = straight.with_name("stopped")
     shutil.copytree(straight, stopped)
-    shutil.rmtree(stopped / "checkpoints" / "step-00000006")
+    for name in checkpoint_names(stopped):
+        if name > "step-00000003":
+            shutil.rmtree(stopped / "checkpoints" / name)
     return stopped
 
 

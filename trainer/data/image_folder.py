@@ -170,38 +170,38 @@ def _check_same_classes(folders: dict[Split, Path]) -> None:
 def _scan(classes: dict[str, Path], folder: Path, ignored: list[str]) -> Iterator[Image]:
     """The images of every class in order; every class has at least one."""
     place = folder.resolve()
+    prefix = os.path.join(folder, "")
     above = frozenset(_identity(_status(directory)) for directory in (place, *place.parents))
     for label, path in enumerate(classes.values()):
         empty = True
         for file, size in _walk(path, above, ignored):
             empty = False
-            yield Image(os.path.relpath(file, folder), label, size)
+            yield Image(file.removeprefix(prefix), label, size)
         if empty:
             raise UsageError(f"{path} is a class folder without an image ({', '.join(EXTENSIONS)}); fill or remove it")
 
 
-def _walk(folder: Path, above: frozenset[Identity], ignored: list[str]) -> Iterator[tuple[str, int]]:
+def _walk(folder: str | Path, above: frozenset[Identity], ignored: list[str]) -> Iterator[tuple[str, int]]:
     """Path and size of every image below ``folder``; ``above`` are the directories on the way to it."""
     here = _identity(_status(folder))
     if here in above:
-        raise UsageError(f"{folder} leads back to {folder.resolve()}, which contains it; remove the symbolic link")
+        raise UsageError(f"{folder} leads back to {os.path.realpath(folder)}, which contains it; remove the link")
     for entry in _entries(folder):
-        path = Path(entry.path)
         if entry.name.startswith("."):
             ignored.append(entry.path)
             continue
-        status = _status(path)
+        status = _status(entry.path)
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(path, above | {here}, ignored)
+            yield from _walk(entry.path, above | {here}, ignored)
         elif not _is_image(entry.name, status):
             ignored.append(entry.path)
         elif status.st_size == 0:
-            raise UsageError(f"{path} is empty (0 bytes); replace or remove it")
+            raise UsageError(f"{entry.path} is empty (0 bytes); replace or remove it")
         else:
             yield entry.path, status.st_size
 
 
-def _entries(folder: Path) -> list[os.DirEntry[str]]:
+def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
             return sorted(entries, key=lambda entry: (_composed(entry.name), entry.name))
@@ -209,11 +209,11 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
 
 
-def _status(path: Path) -> os.stat_result:
+def _status(path: str | Path) -> os.stat_result:
     try:
-        return path.stat()
+        return os.stat(path)
     except OSError as error:
-        link = f", a symbolic link to {os.readlink(path)}," if path.is_symlink() else ""
+        link = f", a symbolic link to {os.readlink(path)}," if os.path.islink(path) else ""
         raise UsageError(f"{path}{link} cannot be read: {error.strerror}; repair or remove it") from error
 
 

@@ -26,7 +26,7 @@ from trainer.compatibility import judge
 from trainer.config.complete import complete, with_leaves
 from trainer.config.override import changes, override
 from trainer.config.schema import Config
-from trainer.data import index_cache, tfrecord
+from trainer.data import image_folder, index_cache, tfrecord
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.source import Source, open_source
 from trainer.data.tfrecord import index_records, masked_crc32c
@@ -308,6 +308,11 @@ def test_a_split_without_an_image_or_with_too_few_is_refused(tmp_path: Path) -> 
     root = make_tree(tmp_path, 2)
     with pytest.raises(UsageError, match=r"data.validation_share=0.0001 leaves no image of .* for validation"):
         folder_source(root, "validation", "data.validation_share=0.0001")
+    write(root / "elk" / "004.jpg", jpeg(4))
+    share = image_folder.Image("elk/004.jpg", 0, 1).rank + 0.01
+    with pytest.raises(UsageError, match=r"leaves no image of .*/elk for training"):
+        folder_source(root, "train", f"data.validation_share={share}")
+    shutil.rmtree(root / "elk")
     with pytest.raises(UsageError, match=r"data.train_examples is 99, but the images in .* have 6 in train"):
         folder_source(root, "train", "data.train_examples=99", "data.validation_share=0.0001")
 

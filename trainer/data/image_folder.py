@@ -65,6 +65,8 @@ class ImageFolderSource:
                     f"data.validation_share={config.validation_share} leaves no image of {root} for {split}; "
                     f"change it, or put the images into {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/"
                 )
+            if split == "train":
+                _check_every_class(images, classes, config.validation_share)
         self.class_names = tuple(classes)
         self.count = used_examples(config, split, len(images), f"the images in {root}")
         self._images = _subset(images, self.count)
@@ -152,7 +154,7 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
         there = f"only one class folder, {next(iter(found))}" if found else "no class folders"
         raise UsageError(
             f"{folder} has {there}; expected is a folder for each of at least two classes, "
-            f"{folder}/CLASS/IMAGE, or the same below {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/"
+            f"{folder}/CLASS/IMAGE (or in data.root {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/ with class folders)"
         )
     return dict(sorted(found.items()))
 
@@ -165,6 +167,17 @@ def _check_same_classes(folders: dict[Split, Path]) -> None:
             f"  only in {folders['train'].name}: {_names(sorted(names['train'] - names['validation']))}\n"
             f"  only in {folders['validation'].name}: {_names(sorted(names['validation'] - names['train']))}"
         )
+
+
+def _check_every_class(images: Sequence[Image], classes: dict[str, Path], share: float) -> None:
+    """A network cannot learn a class of which every image validates."""
+    trained = {image.label for image in images}
+    for label, path in enumerate(classes.values()):
+        if label not in trained:
+            raise UsageError(
+                f"data.validation_share={share} leaves no image of {path} for training, because all of its few "
+                "images fall into validation; lower it, or add images"
+            )
 
 
 def _scan(classes: dict[str, Path], folder: Path, ignored: list[str]) -> Iterator[Image]:

@@ -68,6 +68,12 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(trainer: Traine
     assert_same_run(straight, stopped)
 
 
+def test_a_run_that_cannot_begin_leaves_no_directory(trainer: Trainer) -> None:
+    output = trainer.run("train", "run_dir=mine", "data=image_folder", "data.root=nowhere", status=2)
+    assert "nowhere does not exist" in output
+    assert not (trainer.cwd / "mine").exists()
+
+
 def test_a_second_interrupt_stops_at_once(trainer: Trainer) -> None:
     process = trainer.start("train", f"run_dir={trainer.cwd / 'run'}", *NARROW, "train.steps=100000")
     wait_for_text(process, "training in")

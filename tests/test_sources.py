@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import os
+import re
 import shutil
 import struct
 import unicodedata
@@ -637,13 +638,19 @@ def test_an_error_of_a_source_comes_out_of_the_pipeline_as_it_is(tmp_path: Path)
             pass
 
 
-def test_an_error_of_the_decoder_is_not_taken_for_one_of_the_source(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", [b"not an image", jpeg(3)[:40]])
+def test_an_image_that_cannot_be_decoded_is_named(content: bytes, tmp_path: Path) -> None:
     root = make_splits(tmp_path)
-    for path in (root / "val").rglob("*.*"):
-        path.write_bytes(b"not an image")
     config = narrow("data=image_folder", f"data.root={root}")
-    with pytest.raises(tf.errors.InvalidArgumentError):
+    validation = sorted(path for path in (root / "val").rglob("*.*") if path.is_file())
+    validation[-1].write_bytes(content)
+    with pytest.raises(UsageError, match=rf"{re.escape(str(validation[-1]))} \(record \d+\) cannot be decoded: "):
         list(evaluation_batches(open_source(config.data, "validation"), config))
+    training = sorted(path for path in (root / "train").rglob("*.*") if path.is_file())
+    training[0].write_bytes(content)
+    with pytest.raises(UsageError, match=rf"{re.escape(str(training[0]))} \(record \d+\) cannot be decoded: "):
+        for _ in training_batches(open_source(config.data, "train"), config, 16, 5):
+            pass
 
 
 def test_data_may_move_but_must_stay_the_same(tmp_path: Path) -> None:

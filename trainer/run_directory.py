@@ -22,11 +22,13 @@ LOG = "train.log"
 def writing(run_dir: Path) -> Iterator[None]:
     """Hold the run directory, made if needed, for as long as the block runs.
 
-    The kernel drops the lock with the process, so a crash leaves nothing behind.
+    The kernel drops the lock with the process, so a crash leaves nothing behind. A directory that was made here and in
+    which nothing was written is removed again.
 
     Raises:
         RunDirectoryInUse: another process holds it; names host and process.
     """
+    made = not run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(run_dir / LOCK, os.O_RDWR | os.O_CREAT, 0o644)
@@ -44,4 +46,7 @@ def writing(run_dir: Path) -> Iterator[None]:
         os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
         yield
     finally:
+        if made and [path.name for path in run_dir.iterdir()] == [LOCK]:
+            (run_dir / LOCK).unlink()
+            run_dir.rmdir()
         os.close(descriptor)

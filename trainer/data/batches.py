@@ -16,7 +16,7 @@ from trainer.config.schema import Config
 from trainer.data.order import records_at
 from trainer.data.source import Source
 from trainer.data.transforms import Draw, apply_transforms
-from trainer.errors import TrainerError
+from trainer.errors import TrainerError, UsageError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -29,21 +29,35 @@ class Batches:
     """A pipeline that can be iterated any number of times.
 
     TensorFlow turns whatever a source raises into an error of its own, with a traceback in its text; here the
-    source's error comes out as it went in.
+    source's error comes out as it went in, and an image that cannot be decoded is named.
     """
 
-    def __init__(self, dataset: tf.data.Dataset, failures: dict[int, TrainerError]) -> None:
-        """``failures`` are what the source raised, by the first position of the batch that was read."""
+    def __init__(
+        self,
+        dataset: tf.data.Dataset,
+        failures: dict[int, TrainerError],
+        undecodable: Callable[[int], TrainerError | None],
+    ) -> None:
+        """``failures`` are what the source raised, by the first position of the batch that was read;
+        ``undecodable`` looks through the batch of a number, 0 for the first, for an image that cannot be decoded.
+        """
         self._dataset = dataset
         self._failures = failures
+        self._undecodable = undecodable
 
     def __iter__(self) -> Iterator[dict[str, tf.Tensor]]:
+        number = 0
         try:
-            yield from self._dataset
+            for batch in self._dataset:
+                yield batch
+                number += 1
         except tf.errors.OpError as error:
             if self._failures:
                 # reads run ahead of each other, but batches come out in order: the first failure is the one met
                 raise self._failures[min(self._failures)] from error
+            culprit = self._undecodable(number)
+            if culprit is not None:
+                raise culprit from error
             raise
 
 
@@ -78,7 +92,12 @@ def training_batches(source: Source, config: Config, position: int, dropout_feat
     examples = _read_examples(starts, records_of, source, batch_size, failures)
     prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
     batches = prepared.batch(batch_size, drop_remainder=True).map(sign)
-    return Batches(_prefetched(batches, config), failures)
+
+    def undecodable(number: int) -> TrainerError | None:
+        first = position + number * batch_size
+        return _undecodable(source, records_of(np.arange(first, first + batch_size, dtype=np.int64)))
+
+    return Batches(_prefetched(batches, config), failures, undecodable)
 
 
 def evaluation_batches(source: Source, config: Config) -> Batches:
@@ -104,7 +123,12 @@ def evaluation_batches(source: Source, config: Config) -> Batches:
     failures: dict[int, TrainerError] = {}
     examples = _read_examples(starts, records_of, source, batch_size, failures)
     prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
-    return Batches(_prefetched(prepared.batch(batch_size, drop_remainder=True), config), failures)
+
+    def undecodable(number: int) -> TrainerError | None:
+        first = number * batch_size
+        return _undecodable(source, records_of(np.arange(first, first + batch_size, dtype=np.int64)))
+
+    return Batches(_prefetched(prepared.batch(batch_size, drop_remainder=True), config), failures, undecodable)
 
 
 def _read_examples(
@@ -134,6 +158,18 @@ def _read_examples(
         return tuple(tensors)
 
     return starts.map(read_batch, num_parallel_calls=CONCURRENT_READS).unbatch()
+
+
+def _undecodable(source: Source, records: Numbers) -> TrainerError | None:
+    """The first of the records whose image cannot be decoded, as an error that names it."""
+    images, _ = source.read(records)
+    for record, image in zip(records, images, strict=True):
+        try:
+            tf.io.decode_image(image, channels=3, expand_animations=False)
+        except tf.errors.InvalidArgumentError as error:
+            reason = str(error.message).splitlines()[0]
+            return UsageError(f"{source.place(int(record))} cannot be decoded: {reason}\nreplace or remove it")
+    return None
 
 
 def _prefetched(batches: tf.data.Dataset, config: Config) -> tf.data.Dataset:

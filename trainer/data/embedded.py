@@ -42,3 +42,7 @@ class DigitsSource:
         images = [feature["image/encoded"].bytes_list.value[0] for feature in features]
         labels = [feature["image/class/label"].int64_list.value[0] for feature in features]
         return images, np.array(labels, np.int64)
+
+    def place(self, record: int) -> str:
+        """The file and the record's number in it, for messages."""
+        return self._reader.place(record)

@@ -83,16 +83,20 @@ class ImageFolderSource:
         """
         return [self._load(int(record)) for record in records], self._labels[records]
 
+    def place(self, record: int) -> str:
+        """The file, for messages."""
+        return f"{self._folder / self._images[record].path} (record {record})"
+
     def _load(self, record: int) -> bytes:
         image = self._images[record]
         path = self._folder / image.path
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"{path} (record {record}) cannot be read: {error.strerror}") from error
+            raise UsageError(f"{self.place(record)} cannot be read: {error.strerror}") from error
         if len(data) != image.size:
             raise UsageError(
-                f"{path} (record {record}) has {len(data)} bytes, but had {image.size} when this process began; "
+                f"{self.place(record)} has {len(data)} bytes, but had {image.size} when this process began; "
                 "data must not change while it is in use"
             )
         return data

@@ -48,23 +48,27 @@ class TFRecordSource:
             labels.append(label)
         return images, np.array(labels, np.int64)
 
+    def place(self, record: int) -> str:
+        """The file and the record's number in it, for messages."""
+        return self._reader.place(record)
+
     def _example(self, record: int, data: bytes) -> tuple[bytes, int]:
         config = self._config
         try:
             example = Example.FromString(data)
         except DecodeError as error:
-            raise UsageError(f"{self._reader.place(record)} is not a tf.train.Example: {error}") from error
+            raise UsageError(f"{self.place(record)} is not a tf.train.Example: {error}") from error
         image = self._value(record, example, "image_key", config.image_key, "bytes_list")
         stored = self._value(record, example, "label_key", config.label_key, "int64_list")
         assert isinstance(image, bytes)
         assert isinstance(stored, int)
         if not image:
-            raise UsageError(f"{self._reader.place(record)} has an empty image in {config.image_key}")
+            raise UsageError(f"{self.place(record)} has an empty image in {config.image_key}")
         label = stored - config.label_offset
         if not 0 <= label < len(self.class_names):
             first, last = config.label_offset, config.label_offset + len(self.class_names) - 1
             raise UsageError(
-                f"{self._reader.place(record)} has label {stored}, but {len(self.class_names)} classes with "
+                f"{self.place(record)} has label {stored}, but {len(self.class_names)} classes with "
                 f"data.label_offset={config.label_offset} are labels {first} to {last}"
             )
         return image, label
@@ -75,14 +79,12 @@ class TFRecordSource:
         if name not in features:
             there = sorted(features)
             listed = ", ".join(there[:NAMES_SHOWN]) + (", …" if len(there) > NAMES_SHOWN else "")
-            raise UsageError(
-                f"{self._reader.place(record)} has no feature {name} (data.{key}); it has {listed or 'none'}"
-            )
+            raise UsageError(f"{self.place(record)} has no feature {name} (data.{key}); it has {listed or 'none'}")
         values = getattr(features[name], kind).value
         if len(values) != 1:
             found = features[name].WhichOneof("kind") or "nothing"
             raise UsageError(
-                f"{self._reader.place(record)} must have one value ({VALUES_OF[kind]}) in feature {name} (data.{key}), "
+                f"{self.place(record)} must have one value ({VALUES_OF[kind]}) in feature {name} (data.{key}), "
                 f"but has {len(values)} (it holds {found})"
             )
         return values[0]

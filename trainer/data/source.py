@@ -33,6 +33,9 @@ class Source(Protocol):
             UsageError: a record cannot be read or has no usable image or label; names file and record.
         """
 
+    def place(self, record: int) -> str:
+        """Where a record lies, for messages: the file and, where it holds several, the record's number in it."""
+
 
 # data.name -> what opens one split of it
 SOURCES: dict[str, Callable[[Any, Split], Source]] = {

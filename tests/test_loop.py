@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -66,6 +67,32 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(trainer: Traine
     assert manifest["validation"] is None, "the signal came after the evaluation: nothing was proven"
     trainer.run("resume", f"run_dir={stopped}")
     assert_same_run(straight, stopped)
+
+
+def test_a_process_ends_although_a_read_is_under_way_when_it_fails(tmp_path: Path) -> None:
+    """One batch fails while the read of the next one takes its time."""
+    program = (
+        "import sys, time\n"
+        "from trainer.__main__ import main\n"
+        "from trainer.data.embedded import DigitsSource\n"
+        "from trainer.errors import UsageError\n"
+        "read, calls = DigitsSource.read, []\n"
+        "def failing(self, records):\n"
+        "    if len(records) != 8:\n"
+        "        return read(self, records)\n"  # the fingerprint's sample
+        "    calls.append(1)\n"
+        "    if len(calls) == 1:\n"
+        "        time.sleep(0.5)\n"
+        "        raise UsageError('this record is broken')\n"
+        "    time.sleep(4)\n"
+        "    return read(self, records)\n"
+        "DigitsSource.read = failing\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", program, "train", f"run_dir={tmp_path / 'run'}", *NARROW, "train.steps=3"]
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    assert process.returncode == 2, process.stderr
+    assert process.stderr.endswith("error: this record is broken\n")
 
 
 def test_a_run_that_cannot_begin_leaves_no_directory(trainer: Trainer) -> None:

@@ -69,8 +69,10 @@ def test_an_installed_wheel_finds_its_configuration_and_data(tmp_path: Path) -> 
 
 
 def test_the_embedded_data_is_what_its_script_writes(tmp_path: Path) -> None:
-    digits = ROOT / "trainer" / "data" / "digits"
-    before = {path.name: path.read_bytes() for path in digits.iterdir()}
-    process = run(sys.executable, "scripts/make_digits")
+    """Written elsewhere: other tests read the packaged files meanwhile."""
+    process = run(sys.executable, "scripts/make_digits", str(tmp_path))
     assert process.returncode == 0, process.stderr
-    assert {path.name: path.read_bytes() for path in digits.iterdir()} == before
+    packaged = ROOT / "trainer" / "data" / "digits"
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert len(written) == 4
+    assert {name: (packaged / name).read_bytes() for name in written} == written

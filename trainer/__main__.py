@@ -5,8 +5,11 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+import traceback
+from typing import NoReturn
 
 from trainer.errors import TrainerError, UsageError, nearest
+from trainer.signals import EXIT_INTERRUPTED
 
 # command -> what it does; each is trainer/commands/COMMAND.py with a main(arguments)
 COMMANDS = {
@@ -51,5 +54,24 @@ def run(arguments: list[str]) -> int:
     return status
 
 
+def main(arguments: list[str]) -> NoReturn:
+    """Run one command line and end the process with its exit status.
+
+    The process ends without finalising the interpreter. An input pipeline may still be alive then, held by the
+    traceback of the error that ended the run; its threads could no longer take the interpreter's lock, and its
+    destructor would wait for them for ever. Everything of value has been closed by the commands.
+    """
+    try:
+        status = run(arguments)
+    except KeyboardInterrupt:
+        status = EXIT_INTERRUPTED
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
 if __name__ == "__main__":
-    sys.exit(run(sys.argv[1:]))
+    main(sys.argv[1:])

@@ -69,30 +69,29 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(trainer: Traine
     assert_same_run(straight, stopped)
 
 
-def test_a_process_ends_although_a_read_is_under_way_when_it_fails(tmp_path: Path) -> None:
-    """One batch fails while the read of the next one takes its time."""
+def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(tmp_path: Path) -> None:
     program = (
         "import sys, time\n"
+        "from trainer import session\n"
         "from trainer.__main__ import main\n"
         "from trainer.data.embedded import DigitsSource\n"
         "from trainer.errors import UsageError\n"
         "read, calls = DigitsSource.read, []\n"
-        "def failing(self, records):\n"
-        "    if len(records) != 8:\n"
-        "        return read(self, records)\n"  # the fingerprint's sample
+        "def slow(self, records):\n"
         "    calls.append(1)\n"
-        "    if len(calls) == 1:\n"
-        "        time.sleep(0.5)\n"
-        "        raise UsageError('this record is broken')\n"
-        "    time.sleep(4)\n"
+        "    time.sleep(3 if len(calls) > 3 else 0)\n"
         "    return read(self, records)\n"
-        "DigitsSource.read = failing\n"
+        "def failing(run):\n"
+        "    sys.alive = iter(run.training_batches(0))\n"  # until the interpreter is taken apart
+        "    next(sys.alive)\n"
+        "    raise UsageError('this run fails')\n"
+        "DigitsSource.read, session.run_loop = slow, failing\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", program, "train", f"run_dir={tmp_path / 'run'}", *NARROW, "train.steps=3"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
     assert process.returncode == 2, process.stderr
-    assert process.stderr.endswith("error: this record is broken\n")
+    assert process.stderr.endswith("error: this run fails\n")
 
 
 def test_a_run_that_cannot_begin_leaves_no_directory(trainer: Trainer) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -158,3 +161,30 @@ def test_fused_batch_norm_equals_keras_in_outputs_gradients_and_moving_statistic
         results.append([outputs, *gradients, layer.moving_mean, layer.moving_variance])
     for keras_value, fused_value in zip(*results, strict=True):
         np.testing.assert_allclose(np.asarray(fused_value), np.asarray(keras_value), rtol=1e-4, atol=1e-5)
+
+
+def test_synchronized_batch_norm_on_two_devices_equals_one_device_with_the_whole_batch() -> None:
+    program = """
+import numpy as np, tensorflow as tf
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+from trainer.models.layers import FusedBatchNormalization
+images = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 5)).astype(np.float32)
+make = lambda: FusedBatchNormalization(momentum=0.9, epsilon=1e-3, scale=False, synchronized=True)
+whole = make()
+expected = whole(images, training=True)
+strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+with strategy.scope():
+    layer = make()
+    layer.build(images.shape)
+parts = strategy.experimental_distribute_values_from_function(
+    lambda context: tf.constant(np.split(images, 2)[context.replica_id_in_sync_group]))
+outputs = tf.function(lambda part: strategy.run(lambda x: layer(x, training=True), (part,)))(parts)
+found = np.concatenate([value.numpy() for value in strategy.experimental_local_results(outputs)])
+np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+for name in ("moving_mean", "moving_variance"):
+    np.testing.assert_allclose(np.asarray(getattr(layer, name)), np.asarray(getattr(whole, name)), rtol=1e-4)
+print("equal")
+"""
+    process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
+    assert process.stdout == "equal\n", process.stderr

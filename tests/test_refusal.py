@@ -104,6 +104,7 @@ KEYS = {
     "model.batch_norm.momentum=0.5": ("layer conv2d_1a_3x3.batch_norm: momentum 0.95 -> 0.5",),
     "model.batch_norm.epsilon=0.01": ("layer conv2d_1a_3x3.batch_norm: epsilon 0.001 -> 0.01",),
     "model.batch_norm.scale=true": ("layer conv2d_1a_3x3.batch_norm: scale False -> True",),
+    "model.batch_norm.synchronized=false": ("layer conv2d_1a_3x3.batch_norm: synchronized True -> False",),
     "model.aux_logits=false": ("model.aux_logits: True -> False", "layer aux_logits.", "(absent)"),
     "model.num_classes=11": ("model.num_classes: 10 -> 11", ": units 10 -> 11"),
     "model.initializer=glorot_uniform": ("model.initializer: variance_scaling -> glorot_uniform",),

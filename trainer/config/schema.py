@@ -22,6 +22,7 @@ class BatchNormConfig:
     momentum: float = key("share of the old moving statistics kept at each step", "fixed", minimum=0.0, below=1.0)
     epsilon: float = key("added to the variance before the root", "fixed", above=0.0, maximum=1.0)
     scale: bool = key("learn a multiplier (gamma); the published network has none", "fixed")
+    synchronized: bool = key("statistics over the global batch; without it over each replica's part", "fixed")
 
 
 @dataclasses.dataclass(frozen=True)

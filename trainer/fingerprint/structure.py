@@ -27,6 +27,7 @@ ATTRIBUTE_KEYS = {
     "momentum": ("model.batch_norm.momentum",),
     "epsilon": ("model.batch_norm.epsilon",),
     "scale": ("model.batch_norm.scale",),
+    "synchronized": ("model.batch_norm.synchronized",),
     "rate": ("model.dropout",),
     "filters": ("model.width", "model.min_depth"),
     "units": ("model.num_classes",),

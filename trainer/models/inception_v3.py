@@ -81,6 +81,7 @@ def _conv_bn(
         momentum=norm.momentum,
         epsilon=norm.epsilon,
         scale=norm.scale,
+        synchronized=norm.synchronized,
         name=f"{scope.name}.batch_norm",
     )(x)
     return keras.layers.Activation(scope.config.activation, name=f"{scope.name}.activation")(x)

@@ -49,6 +49,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     """
 
     def call(self, inputs: Any, training: bool = False, mask: None = None) -> Any:
+        if training and self.synchronized and tf.distribute.get_strategy().num_replicas_in_sync > 1:
+            return super().call(inputs, training=True)  # a fused kernel sees one replica's part only
         scale = self.gamma if self.scale else tf.ones_like(self.beta.value)
         if not training:
             outputs, *_ = tf.raw_ops.FusedBatchNormV3(

@@ -663,7 +663,7 @@ def test_data_may_move_but_must_stay_the_same(tmp_path: Path) -> None:
     def resume_at(root: Path) -> tuple[str, ...]:
         wanted = override(config, {"data.root": str(root)})
         found = differences(stored_facts, data_facts(open_source(wanted.data, "train"), "train"))
-        return judge(tmp_path, changes(config, wanted), found, ()).accepted
+        return judge(tmp_path, changes(config, wanted), found, ())
 
     assert resume_at(tmp_path / "there") == (f"data.root: {here} -> {tmp_path / 'there'}",)
     write(tmp_path / "there" / "train" / "cat" / "000.jpg", jpeg(77))

@@ -6,7 +6,6 @@ configuration key, or it is one that the configuration does not see: edited code
 
 from __future__ import annotations
 
-import dataclasses
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -28,17 +27,12 @@ KIND_TITLES = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Verdict:
-    """What was accepted, as text for the lineage: configuration changes and unexplained differences."""
-
-    accepted: tuple[str, ...]
-
-
 def judge(
     checkpoint: Path, changes: Sequence[Change], differences: Sequence[FactDifference], allow: Sequence[str]
-) -> Verdict:
+) -> tuple[str, ...]:
     """Decide by the policy of every changed key.
+
+    Returns what was accepted, as text for the lineage: configuration changes and unexplained differences.
 
     Free keys are accepted; keys that need consent are when ``allow`` names them or a section of them; fixed keys
     never are. A difference without a changed key behind it is accepted when ``allow`` names its kind.
@@ -57,7 +51,7 @@ def judge(
         raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences))
     accepted = [str(change) for change in changes]
     accepted += [f"{kind}: {next(d for d in unexplained if d.fact.kind == kind)}" for kind in kinds]
-    return Verdict(tuple(accepted))
+    return tuple(accepted)
 
 
 def _is_accepted(change: Change, allow: Sequence[str]) -> bool:

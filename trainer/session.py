@@ -219,7 +219,7 @@ def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
         there = facts.read(origin.path / facts.FILE_NAME)
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
-    return judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow).accepted
+    return judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow)
 
 
 def _opening(

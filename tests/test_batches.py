@@ -12,7 +12,9 @@ from test_config import compose
 
 from trainer.config.complete import complete, with_leaves
 from trainer.config.schema import Config
-from trainer.data.batches import evaluation_batches, training_batches
+from trainer.data.batches import WHOLE, Part, evaluation_batches, training_batches
+from trainer.data.ledger import CHAIN_FACTOR, expected_ledger
+from trainer.data.order import records_at
 from trainer.data.source import open_source
 from trainer.data.transforms import TRANSFORMS, Draw, apply_transforms
 
@@ -29,8 +31,8 @@ def config() -> Config:
     return with_leaves(complete(composed, 30, 10), {"runtime.threads": 2, "evaluation.batch_size": 8})
 
 
-def take(config: Config, position: int, count: int) -> list[dict[str, np.ndarray]]:
-    batches = training_batches(open_source(config.data, "train"), config, position, FEATURES)
+def take(config: Config, position: int, count: int, part: Part = WHOLE) -> list[dict[str, np.ndarray]]:
+    batches = training_batches(open_source(config.data, "train"), config, position, FEATURES, part)
     return [{name: value.numpy() for name, value in batch.items()} for batch in itertools.islice(batches, count)]
 
 
@@ -54,6 +56,56 @@ def test_an_epoch_has_every_label_as_often_as_the_data(config: Config) -> None:
     labels = np.concatenate([batch["label"] for batch in take(config, 0, 15)])  # 4 epochs
     for epoch in range(4):
         assert sorted(labels[epoch * 30 : (epoch + 1) * 30]) == sorted(expected)
+
+
+@pytest.mark.parametrize("workers", [2, 4, 8])
+def test_the_parts_that_workers_read_are_the_whole_batch(workers: int, config: Config) -> None:
+    whole = take(config, 24, 2)  # the first of the two crosses into the second epoch
+    parts = [take(config, 24, 2, Part(index, workers)) for index in range(workers)]
+    for number, expected in enumerate(whole):
+        for name, values in expected.items():
+            assert (np.concatenate([part[number][name] for part in parts]) == values).all(), name
+
+
+def test_a_worker_reads_only_its_part(config: Config) -> None:
+    source = open_source(config.data, "train")
+    asked: list[np.ndarray] = []
+    read = source.read
+    source.read = lambda records: (asked.append(records), read(records))[1]  # type: ignore[method-assign]
+    next(iter(training_batches(source, config, 0, FEATURES, Part(1, 2))))
+    assert {len(records) for records in asked} == {BATCH // 2}
+    own = records_at(np.arange(BATCH // 2, BATCH), source.count, config.seed)
+    assert own.tolist() in [records.tolist() for records in asked]
+
+
+def test_evaluation_parts_are_the_whole_batch(config: Config) -> None:
+    source = open_source(config.data, "validation")
+    whole = [batch["image"].numpy() for batch in evaluation_batches(source, config)]
+    parts = [evaluation_batches(source, config, Part(index, 2)) for index in range(2)]
+    joined = [np.concatenate([left["image"], right["image"]]) for left, right in zip(*parts, strict=True)]
+    assert all((a == b).all() for a, b in zip(whole, joined, strict=True))
+
+
+def test_any_interruptions_and_numbers_of_workers_give_the_ledger_of_every_example_once(config: Config) -> None:
+    """Ten epochs in pieces of random length, each read by another number of workers."""
+    generator = np.random.Generator(np.random.PCG64(4))
+    steps = 40
+    whole = take(config, 0, steps)
+    done, pieces, seen = 0, 0, []
+    while done < steps:
+        length, workers = int(generator.integers(1, 3)), int(generator.choice([1, 2, 4, 8], p=[0.5, 0.3, 0.1, 0.1]))
+        length = min(length, steps - done)
+        parts = [take(config, done * BATCH, length, Part(index, workers)) for index in range(workers)]
+        for number in range(length):
+            for name, values in whole[done + number].items():
+                assert (np.concatenate([part[number][name] for part in parts]) == values).all(), (done, name)
+        seen += [np.concatenate([part[number]["ledger"] for part in parts]) for number in range(length)]
+        done, pieces = done + length, pieces + 1
+    assert pieces >= 20
+    ledger = 0
+    for entries in seen:
+        ledger = (ledger * CHAIN_FACTOR + int(entries.view(np.uint64).sum())) % 2**64
+    assert ledger == expected_ledger(lambda positions: records_at(positions, 30, config.seed), steps * BATCH, BATCH)
 
 
 def test_a_far_position_costs_no_walk_there(config: Config) -> None:

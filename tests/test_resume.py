@@ -105,6 +105,23 @@ def test_resume_after_a_signal_equals_uninterrupted_run(
     assert_same_run(references["adam"], run_dir)
 
 
+def test_every_example_came_exactly_once(references: dict[str, Path]) -> None:
+    """The ledger of a run, in records and manifest, is the one that its configuration alone implies."""
+    from trainer.checkpoint import manifest
+    from trainer.data.ledger import expected_ledger
+    from trainer.data.order import records_at
+
+    last = references["sgd"] / "checkpoints" / checkpoint_names(references["sgd"])[-1]
+    expected = {
+        examples: f"{expected_ledger(lambda positions: records_at(positions, 40, seed=0), examples, 8):016x}"
+        for examples in range(0, 8 * STEPS + 1, 8)
+    }
+    assert manifest.read(last / manifest.FILE_NAME).ledger == expected[8 * STEPS]
+    records = [record for record in metrics(references["sgd"]) if record["split"] == "train"]
+    assert len(records) == STEPS / 2
+    assert all(record["ledger"] == expected[record["examples"]] for record in records)
+
+
 def test_a_signal_before_the_first_step_commits_step_zero_and_resumes_exactly(
     references: dict[str, Path], trainer: Trainer
 ) -> None:

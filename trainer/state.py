@@ -34,7 +34,7 @@ class Progress:
 
         self.step = counter()  # optimizer steps done
         self.examples = counter()  # the position: training examples consumed
-        self.ledger = counter()  # order-sensitive digest of the (position, record) pairs consumed
+        self.ledger = counter()  # which record was consumed at which position, see trainer/data/ledger.py
         self.evaluations = counter()  # validations done; best and patience mean something from the first on
         self.evaluated_step = counter()  # step of the last validation
         self.best_step = counter()  # step of the best validation so far

@@ -7,12 +7,12 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from trainer.config.schema import Config
+from trainer.data.ledger import CHAIN_FACTOR
 from trainer.losses import correct, cross_entropy, objective
 from trainer.schedules import learning_rate_at
 from trainer.state import TrainingState, variable_name
 
 Batch = dict[str, tf.Tensor]
-LEDGER_FACTOR = 6364136223846793005  # Knuth, MMIX: an odd multiplier that mixes 64 bits
 
 
 def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], None]:
@@ -62,7 +62,7 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         _update_average(state, config)
         progress.step.assign_add(1)
         progress.examples.assign_add(config.train.global_batch_size)
-        progress.ledger.assign(progress.ledger * LEDGER_FACTOR + batch["digest"])
+        progress.ledger.assign(progress.ledger * CHAIN_FACTOR + tf.reduce_sum(batch["ledger"]))
         progress.loss_sum.assign_add(loss)
         progress.correct.assign_add(hits)
         progress.seen.assign_add(config.train.global_batch_size)

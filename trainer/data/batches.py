@@ -5,7 +5,7 @@ No iterator is ever saved: a pipeline is opened at a position, and the position 
 
 from __future__ import annotations
 
-import hashlib
+import dataclasses
 from collections.abc import Callable, Iterator
 
 import numpy as np
@@ -13,16 +13,35 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config.schema import Config
+from trainer.data.ledger import entries
 from trainer.data.order import records_at
 from trainer.data.source import Source
 from trainer.data.transforms import Draw, apply_transforms
 from trainer.errors import TrainerError, UsageError
 
 Numbers = npt.NDArray[np.int64]
+Example = dict[str, tf.Tensor]
 
 PREFETCHED_BATCHES = 2
 CONCURRENT_READS = 2
 LAST_POSITION = 2**62
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """Which rows of every global batch a worker reads: part ``index`` of ``count`` equal ones, in order."""
+
+    index: int
+    count: int
+
+    def rows(self, batch_size: int) -> slice:
+        """The rows of a batch of ``batch_size``, which ``count`` divides."""
+        assert batch_size % self.count == 0, "whoever splits a batch chooses a count that divides it"
+        size = batch_size // self.count
+        return slice(self.index * size, (self.index + 1) * size)
+
+
+WHOLE = Part(0, 1)
 
 
 class Batches:
@@ -61,103 +80,104 @@ class Batches:
             raise
 
 
-def training_batches(source: Source, config: Config, position: int, dropout_features: int) -> Batches:
+def training_batches(
+    source: Source, config: Config, position: int, dropout_features: int, part: Part = WHOLE
+) -> Batches:
     """Endless batches that begin at the global example number ``position``.
 
-    Each element is a dict with B = ``train.global_batch_size`` examples: ``image`` float32 ``[B, S, S, 3]``,
-    ``label`` int64 ``[B]``, ``dropout`` float32 ``[B, dropout_features]`` uniform in [0, 1), and ``digest`` int64
-    ``[]``, a digest of the (position, record) pairs in the batch.
+    Each element is a dict with B examples, the part's share of ``train.global_batch_size``: ``image`` float32
+    ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``dropout`` float32 ``[B, dropout_features]`` uniform in [0, 1), and
+    ``ledger`` int64 ``[B]``, their entries in the ledger. The parts together are the whole batch, row for row.
     """
-    batch_size = config.train.global_batch_size
 
     def records_of(positions: Numbers) -> Numbers:
         return records_at(positions, source.count, config.seed)
 
-    def prepare(position: tf.Tensor, record: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-        draw = Draw(config.seed, position)
+    def prepare(example: Example) -> Example:
+        draw = Draw(config.seed, example["position"])
         return {
-            "image": apply_transforms(encoded, config.preprocess.train, config.preprocess, draw),
-            "label": label,
+            "image": apply_transforms(example["encoded"], config.preprocess.train, config.preprocess, draw),
+            "label": example["label"],
             "dropout": draw.uniform("dropout", dropout_features),
-            "pair": tf.stack([position, record]),
+            "ledger": example["ledger"],
         }
 
-    def sign(batch: dict[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-        pairs = batch.pop("pair")
-        digest = tf.numpy_function(_digest, [pairs], tf.int64, stateful=False)
-        return {**batch, "digest": tf.ensure_shape(digest, [])}
-
-    starts = tf.data.Dataset.range(position, LAST_POSITION, batch_size)
-    failures: dict[int, TrainerError] = {}
-    examples = _read_examples(starts, records_of, source, batch_size, failures)
-    prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
-    batches = prepared.batch(batch_size, drop_remainder=True).map(sign)
-
-    def undecodable(number: int) -> TrainerError | None:
-        first = position + number * batch_size
-        return _undecodable(source, records_of(np.arange(first, first + batch_size, dtype=np.int64)))
-
-    return Batches(_prefetched(batches, config), failures, undecodable)
+    batch_size = config.train.global_batch_size
+    starts = range(position, LAST_POSITION, batch_size)
+    return _open(source, config, starts, part.rows(batch_size), records_of, prepare)
 
 
-def evaluation_batches(source: Source, config: Config) -> Batches:
+def evaluation_batches(source: Source, config: Config, part: Part = WHOLE) -> Batches:
     """Every record once, in order. The last batch is filled up with copies of weight 0, so that all have one shape.
 
-    Each element is a dict with B = ``evaluation.batch_size`` examples: ``image`` float32 ``[B, S, S, 3]``,
-    ``label`` int64 ``[B]``, ``weight`` float32 ``[B]``.
+    Each element is a dict with B examples, the part's share of ``evaluation.batch_size``: ``image`` float32
+    ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``weight`` float32 ``[B]``.
     """
-    batch_size = config.evaluation.batch_size
 
     def records_of(positions: Numbers) -> Numbers:
         return np.minimum(positions, source.count - 1)
 
-    def prepare(position: tf.Tensor, record: tf.Tensor, encoded: tf.Tensor, label: tf.Tensor) -> dict[str, tf.Tensor]:
-        draw = Draw(config.seed, record)
+    def prepare(example: Example) -> Example:
+        draw = Draw(config.seed, example["record"])
         return {
-            "image": apply_transforms(encoded, config.preprocess.eval, config.preprocess, draw),
-            "label": label,
-            "weight": tf.cast(position < source.count, tf.float32),
+            "image": apply_transforms(example["encoded"], config.preprocess.eval, config.preprocess, draw),
+            "label": example["label"],
+            "weight": tf.cast(example["position"] < source.count, tf.float32),
         }
 
-    starts = tf.data.Dataset.range(0, source.count, batch_size)
-    failures: dict[int, TrainerError] = {}
-    examples = _read_examples(starts, records_of, source, batch_size, failures)
-    prepared = examples.map(prepare, num_parallel_calls=config.runtime.threads)
-
-    def undecodable(number: int) -> TrainerError | None:
-        first = number * batch_size
-        return _undecodable(source, records_of(np.arange(first, first + batch_size, dtype=np.int64)))
-
-    return Batches(_prefetched(prepared.batch(batch_size, drop_remainder=True), config), failures, undecodable)
+    batch_size = config.evaluation.batch_size
+    starts = range(0, source.count, batch_size)
+    return _open(source, config, starts, part.rows(batch_size), records_of, prepare)
 
 
-def _read_examples(
-    starts: tf.data.Dataset,
-    records_of: Callable[[Numbers], Numbers],
+def _open(
     source: Source,
-    batch_size: int,
-    failures: dict[int, TrainerError],
-) -> tf.data.Dataset:
-    """``(position, record, encoded, label)`` one by one, read from the source a whole batch at a time."""
+    config: Config,
+    starts: range,
+    rows: slice,
+    records_of: Callable[[Numbers], Numbers],
+    prepare: Callable[[Example], Example],
+) -> Batches:
+    """The pipeline over the batches that begin at ``starts``, of which it reads ``rows``, a whole batch at a time."""
+    failures: dict[int, TrainerError] = {}
 
-    def read(first: np.int64) -> tuple[Numbers, Numbers, object, Numbers]:
-        positions = np.arange(first, first + batch_size, dtype=np.int64)
+    def positions_of(first: int) -> Numbers:
+        return np.arange(first + rows.start, first + rows.stop, dtype=np.int64)
+
+    def read(first: np.int64) -> tuple[Numbers, Numbers, object, Numbers, Numbers]:
+        positions = positions_of(int(first))
         records = records_of(positions)
         try:
             images, labels = source.read(records)
         except TrainerError as error:
             failures[int(first)] = error
             raise
-        return positions, records, np.array(images, object), labels
+        return positions, records, np.array(images, object), labels, entries(positions, records)
 
-    def read_batch(first: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        types = [tf.int64, tf.int64, tf.string, tf.int64]
-        tensors = tf.numpy_function(read, [first], types, stateful=False)
-        for tensor in tensors:
-            tensor.set_shape([batch_size])
-        return tuple(tensors)
+    def read_batch(first: tf.Tensor) -> Example:
+        types = {"position": tf.int64, "record": tf.int64, "encoded": tf.string, "label": tf.int64, "ledger": tf.int64}
+        tensors = tf.numpy_function(read, [first], list(types.values()), stateful=False)
+        size = rows.stop - rows.start
+        return {name: tf.ensure_shape(tensor, [size]) for name, tensor in zip(types, tensors, strict=True)}
 
-    return starts.map(read_batch, num_parallel_calls=CONCURRENT_READS).unbatch()
+    def undecodable(number: int) -> TrainerError | None:
+        return _undecodable(source, records_of(positions_of(starts[number])))
+
+    options = tf.data.Options()
+    options.deterministic = True
+    # Decoding must not share the single inter-op thread that deterministic execution leaves.
+    options.threading.private_threadpool_size = config.runtime.threads
+    options.autotune.enabled = False
+    dataset = (
+        tf.data.Dataset.range(starts.start, starts.stop, starts.step)
+        .map(read_batch, num_parallel_calls=CONCURRENT_READS)
+        .unbatch()
+        .map(prepare, num_parallel_calls=config.runtime.threads)
+        .batch(rows.stop - rows.start, drop_remainder=True)
+        .prefetch(PREFETCHED_BATCHES)
+        .with_options(options)
+    )
+    return Batches(dataset, failures, undecodable)
 
 
 def _undecodable(source: Source, records: Numbers) -> TrainerError | None:
@@ -170,16 +190,3 @@ def _undecodable(source: Source, records: Numbers) -> TrainerError | None:
             reason = str(error.message).splitlines()[0]
             return UsageError(f"{source.place(int(record))} cannot be decoded: {reason}\nreplace or remove it")
     return None
-
-
-def _prefetched(batches: tf.data.Dataset, config: Config) -> tf.data.Dataset:
-    options = tf.data.Options()
-    options.deterministic = True
-    # Decoding must not share the single inter-op thread that deterministic execution leaves.
-    options.threading.private_threadpool_size = config.runtime.threads
-    options.autotune.enabled = False
-    return batches.prefetch(PREFETCHED_BATCHES).with_options(options)
-
-
-def _digest(pairs: Numbers) -> np.int64:
-    return np.frombuffer(hashlib.sha256(pairs.astype("<i8").tobytes()).digest()[:8], "<i8")[0]

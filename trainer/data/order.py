@@ -34,7 +34,7 @@ def permute(values: npt.NDArray[np.int64], count: int, key: int) -> npt.NDArray[
     encrypted again until they fall inside ("cycle walking", Black and Rogaway, 2002), on average less than 4 times.
     """
     half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
-    keys = _mix(np.uint64(key) + np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    keys = mix(np.uint64(key) + np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
     result = _feistel(values.astype(np.uint64), half, keys)
     while (outside := result >= count).any():
         result[outside] = _feistel(result[outside], half, keys)
@@ -45,12 +45,12 @@ def _feistel(values: npt.NDArray[np.uint64], half: int, keys: npt.NDArray[np.uin
     mask = np.uint64((1 << half) - 1)
     left, right = values >> np.uint64(half), values & mask
     for key in keys:
-        left, right = right, left ^ (_mix(right + key) & mask)
+        left, right = right, left ^ (mix(right + key) & mask)
     return (left << np.uint64(half)) | right
 
 
-def _mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014): every input bit reaches every output bit."""
+def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
+    """The finaliser of SplitMix64 (Steele, Lea, Flood, 2014) on uint64 ``[n]``: every bit reaches every bit."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))

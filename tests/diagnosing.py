@@ -69,12 +69,14 @@ def commit(run_dir: Path, step: int, state: TrainingState, config: Config) -> Pa
 
     def fill(place: Path) -> None:
         (place / stored.FILE_NAME).write_text(stored.to_text(config), encoding="utf-8")
-        state_file.write(place)
+        state_file.write(state_file.snapshot(), place)
 
-    def describe(digests: dict[str, str]) -> Manifest:
+    def describe(digests: dict[str, str], sizes: dict[str, int]) -> Manifest:
         classes = tuple(map(str, range(10)))
-        return Manifest(FORMAT_VERSION, step, step * 32, 0.5, "0" * 16, None, classes, {}, {}, None, "", (), digests)
+        facts = (step, step * 32, 0.5, "0" * 16, None, classes, {}, {}, None, "", (), digests, sizes)
+        return Manifest(FORMAT_VERSION, *facts)
 
+    run_dir.mkdir(exist_ok=True)
     return directory.commit(run_dir / CHECKPOINTS, step, fill, describe)
 
 

@@ -12,17 +12,19 @@ import tensorflow as tf
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.compare import differing_tensors
-from trainer.checkpoint.directory import Retention
 from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.retention import Retention, retire
 from trainer.checkpoint.tensors import StateFile, read_tensor, stored_tensors
+from trainer.checkpoint.verification import newest_valid, verify
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.history import History, Record, read_metrics
 from trainer.state import flatten
 
 
 def describe(step: int, validation: dict[str, float] | None = None):  # type: ignore[no-untyped-def]
-    def with_files(files: dict[str, str]) -> Manifest:
-        return Manifest(1, step, step * 8, 0.0, "0" * 16, validation, ("a", "b"), {}, {}, None, "", (), files)
+    def with_files(files: dict[str, str], sizes: dict[str, int]) -> Manifest:
+        facts = (step, step * 8, 0.0, "0" * 16, validation, ("a", "b"), {}, {}, None, "", (), files, sizes)
+        return Manifest(manifests.FORMAT_VERSION, *facts)
 
     return with_files
 
@@ -47,10 +49,15 @@ def state_file(content: dict[str, object]) -> StateFile:
     return StateFile(content, flatten(content))
 
 
+def write(content: dict[str, object], place: Path) -> None:
+    file = state_file(content)
+    file.write(file.snapshot(), place)
+
+
 def test_a_committed_checkpoint_verifies_and_nothing_else_is_left(tmp_path: Path) -> None:
     path = make(tmp_path, 3)
     assert path.name == "step-00000003"
-    assert directory.verify(path).step == 3
+    assert verify(path, "full").step == 3
     assert [child.name for child in tmp_path.iterdir()] == ["step-00000003"]
 
 
@@ -91,24 +98,24 @@ def test_damage_is_found_named_and_skipped(damage: str, tmp_path: Path) -> None:
         case "empty":
             manifest.write_text("{}")
     with pytest.raises(NoValidCheckpoint):
-        directory.verify(path)
+        verify(path, "full")
     warnings: list[str] = []
-    found, _ = directory.newest_valid(tmp_path, warnings.append)
-    assert found.name == "step-00000001"
+    found = newest_valid(tmp_path, "full", warnings.append)
+    assert found.path.name == "step-00000001"
     assert len(warnings) == 1
     assert "step-00000002" in warnings[0]
 
 
 def test_no_checkpoint_at_all_is_an_error_and_not_a_fresh_start(tmp_path: Path) -> None:
     with pytest.raises(NoValidCheckpoint, match="holds no checkpoint"):
-        directory.newest_valid(tmp_path, print)
+        newest_valid(tmp_path, "full", print)
 
 
 def test_retention_keeps_the_last_the_best_and_the_multiples(tmp_path: Path) -> None:
     accuracies = {10: 0.5, 20: 0.9, 30: None, 40: 0.7, 50: 0.6, 60: None}
     for step, accuracy in accuracies.items():
         make(tmp_path, step, accuracy)
-    retired = directory.retire(tmp_path, Retention(2, 1, 30, "accuracy"), {})
+    retired = retire(tmp_path, Retention(2, 1, 30, "accuracy"), {}, tmp_path / "step-00000060")
     assert [path.name for path in retired] == ["step-00000010", "step-00000040"]
     assert [directory.step_of(path) for path in directory.committed(tmp_path)] == [20, 30, 50, 60]
     assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
@@ -117,7 +124,8 @@ def test_retention_keeps_the_last_the_best_and_the_multiples(tmp_path: Path) -> 
 def test_retention_ranks_by_the_history_where_a_manifest_has_no_validation(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         make(tmp_path, step, 0.5 if step == 1 else None)
-    directory.retire(tmp_path, Retention(1, 1, None, "accuracy"), {2: {"accuracy": 0.8, "loss": 0.2}})
+    validations = {2: {"accuracy": 0.8, "loss": 0.2}}
+    retire(tmp_path, Retention(1, 1, None, "accuracy"), validations, tmp_path / "step-00000003")
     assert [directory.step_of(path) for path in directory.committed(tmp_path)] == [2, 3]
 
 
@@ -125,23 +133,23 @@ def test_retention_does_not_touch_a_checkpoint_whose_manifest_is_damaged(tmp_pat
     for step in (1, 2, 3):
         make(tmp_path, step)
     (tmp_path / "step-00000001" / manifests.FILE_NAME).write_text("?")
-    directory.retire(tmp_path, Retention(1, 0, None, "accuracy"), {})
+    retire(tmp_path, Retention(1, 0, None, "accuracy"), {}, tmp_path / "step-00000003")
     assert [directory.step_of(path) for path in directory.committed(tmp_path)] == [1, 3]
 
 
-def test_resuming_from_an_older_checkpoint_sets_the_later_ones_aside_and_deletes_nothing(tmp_path: Path) -> None:
+def test_checkpoints_are_set_aside_under_names_of_their_own(tmp_path: Path) -> None:
     for step in (1, 2, 3):
         make(tmp_path, step)
-    directory.supersede_after(tmp_path, 1)
+    directory.set_aside(directory.committed(tmp_path)[1:])
     make(tmp_path, 2)
-    directory.supersede_after(tmp_path, 1)
+    directory.set_aside(directory.committed(tmp_path)[1:])
     assert [directory.step_of(path) for path in directory.committed(tmp_path)] == [1]
     aside = sorted(path.name for path in (tmp_path / directory.SUPERSEDED).iterdir())
     assert aside == ["step-00000002", "step-00000002.1", "step-00000003"]
 
 
 def test_tensors_are_stored_under_the_names_of_the_tree(tmp_path: Path) -> None:
-    state_file(tree()).write(tmp_path)
+    write(tree(), tmp_path)
     assert stored_tensors(tmp_path) == {
         "model/conv/bias": "float32[1]",
         "model/conv/kernel": "float32[1, 2]",
@@ -151,7 +159,7 @@ def test_tensors_are_stored_under_the_names_of_the_tree(tmp_path: Path) -> None:
 
 
 def test_restore_is_strict_both_ways_and_assigns_nothing_when_it_refuses(tmp_path: Path) -> None:
-    state_file(tree(scale=7.0)).write(tmp_path)
+    write(tree(scale=7.0), tmp_path)
     wider = tree(extra=tf.Variable([1.0]))
     with pytest.raises(RestoreRefused, match=r"model/extra: checkpoint absent, program float32\[1\]"):
         state_file(wider).restore(tmp_path)
@@ -172,7 +180,7 @@ def test_restore_is_strict_both_ways_and_assigns_nothing_when_it_refuses(tmp_pat
 
 def test_non_finite_variables_are_named() -> None:
     content = tree(extra=tf.Variable([1.0, np.nan]))
-    assert state_file(content).non_finite() == ["model/extra"]
+    assert state_file(content).snapshot().non_finite() == ["model/extra"]
 
 
 def test_comparison_is_bitwise_and_names_the_first_difference(tmp_path: Path) -> None:
@@ -180,7 +188,7 @@ def test_comparison_is_bitwise_and_names_the_first_difference(tmp_path: Path) ->
     for name, value in {"a": 0.0, "b": -0.0, "nan": np.nan, "nan2": np.nan}.items():
         places[name] = tmp_path / name
         places[name].mkdir()
-        state_file(tree(value)).write(places[name])
+        write(tree(value), places[name])
     assert differing_tensors(places["a"], places["a"]) == []
     assert differing_tensors(places["nan"], places["nan2"]) == []
     (difference,) = differing_tensors(places["a"], places["b"])  # 0.0 == -0.0, but not its bits
@@ -236,5 +244,5 @@ def test_a_manifest_of_another_format_is_refused_by_number(tmp_path: Path) -> No
     path = make(tmp_path, 1)
     manifest = path / manifests.FILE_NAME
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
-    with pytest.raises(NoValidCheckpoint, match="has format 99; this version reads 1"):
-        directory.verify(path)
+    with pytest.raises(NoValidCheckpoint, match="has format 99; this version reads 2"):
+        verify(path, "full")

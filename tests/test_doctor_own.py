@@ -19,7 +19,7 @@ from diagnosing import NARROW, Doctor, causes, commit, composed, expected, narro
 from diagnosing import one_build_for_each_configuration as shared_builds
 from foreign_files import cut, flip, random_arrays, save_safetensors, torch
 
-from trainer.checkpoint import directory
+from trainer.checkpoint.files import digest
 from trainer.diagnosis import hdf5_files
 from trainer.diagnosis.architecture import PUBLISHED
 from trainer.diagnosis.comparison import aux_window
@@ -105,13 +105,13 @@ def test_an_override_that_does_not_match_is_the_one_cause(
 
 def test_flipped_bytes_name_tensor_file_and_both_digests(doctor: Doctor, own: Path) -> None:
     name = "mixed_6b/branch_1/conv2d_0c_7x1/conv/kernel"
-    before = directory.digest(own / DATA)
+    before = digest(own / DATA)
     content = (own / DATA).read_bytes()
     flip(own / DATA, content.index(narrow_state().variables[name].numpy().tobytes()) + 8)
     status, output = doctor(own)
     assert (status, causes(output)) == (4, ["flipped"])
     assert f"checksum does not match: model/{name}" in output
-    assert f"is {directory.digest(own / DATA)[:16]}…, the manifest says {before[:16]}…" in output
+    assert f"is {digest(own / DATA)[:16]}…, the manifest says {before[:16]}…" in output
     assert f"next: python -m trainer resume run_dir={own.parent.parent} checkpoint=step-00000005" in output
 
 

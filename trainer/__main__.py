@@ -17,6 +17,7 @@ COMMANDS = {
     "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
     "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
     "inspect": "show a checkpoint      python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",
+    "verify": "check checkpoints      python -m trainer verify run_dir=DIR [replay=true] [checkpoint=…]",
     "doctor": "why does it not fit?   python -m trainer doctor checkpoint=PATH [key=value …]",
 }
 
@@ -24,7 +25,8 @@ USAGE = """Train Inception V3 and resume it bit for bit.
 
 {commands}
 
-python -m trainer COMMAND --help says more. Exit status: 0 done, 1 bug or failed training, 2 usage or configuration,
+python -m trainer COMMAND --help says more. Exit status: 0 done, 1 bug, failed training or a disk that refuses to
+be written, 2 usage or configuration,
 3 refused because checkpoint and program do not match, 4 no valid checkpoint, 5 run directory in use,
 75 stopped by a signal after a checkpoint was committed (run the same command again), 130 interrupted."""
 

@@ -1,78 +1,253 @@
-"""Making checkpoints of a run: what goes into the directory beside the tensors, and which older ones go."""
+"""Making checkpoints of a run: what goes into the directory beside the tensors, when it is written, and which older
+ones go.
+
+A save has two halves. ``save`` takes a snapshot of everything the checkpoint will say: the tensors, step, position,
+ledger, validations. The other half, ``_commit``, works on the snapshot alone, in one background thread: check, sync of
+the history, write, hash, fsync, rename, retention. Without ``checkpoint.async_save`` the loop waits for it at once. One
+save is in flight at a time: the next waits for it before it takes its snapshot, so there is at most one more copy of
+the state in memory. Nothing may be called committed before ``finish`` has returned.
+"""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import queue
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 from trainer import environment
 from trainer.checkpoint import directory, manifest
-from trainer.checkpoint.directory import Retention
 from trainer.checkpoint.manifest import Manifest, Start
-from trainer.checkpoint.tensors import StateFile
+from trainer.checkpoint.retention import Retention, retire
+from trainer.checkpoint.tensors import Snapshot, StateFile
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.errors import TrainingFailed
+from trainer.errors import NotSaved, TrainingFailed
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import Fact
 from trainer.history import History
-from trainer.loop import ledger_text
+from trainer.mirror import Mirror
 from trainer.state import Progress
+from trainer.terminal import Terminal
+
+FAILURES_TOLERATED = 2  # in a row, with checkpoint.on_error=continue: the third stops the run
+WAIT_WORTH_A_LINE = 1.0  # seconds that the loop stood still for the save before
 
 
 @dataclasses.dataclass(frozen=True)
-class Committer:
-    """Commits the current state of one run under ``checkpoints``."""
+class Description:
+    """What every checkpoint of one process says alike."""
 
-    checkpoints: Path
     config: Config
-    progress: Progress
-    state_file: StateFile
-    history: History
     fingerprint: Sequence[Fact]
     class_names: tuple[str, ...]
     train_examples: int
     lineage: tuple[Start, ...]
 
-    def commit(self) -> Path:
-        """Commit the current step, retire what the policy no longer keeps, return the new directory.
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Everything a checkpoint says of the step it was made at."""
+
+    tensors: Snapshot
+    step: int
+    examples: int
+    ledger: str
+    validations: Mapping[int, dict[str, float]]
+
+
+class Committer:
+    """Commits the state of one run under ``checkpoints``."""
+
+    def __init__(
+        self,
+        checkpoints: Path,
+        description: Description,
+        progress: Progress,
+        state_file: StateFile,
+        history: History,
+        terminal: Terminal,
+        retention: Retention,
+        mirror: Mirror | None,
+        last_good: Path | None,
+    ) -> None:
+        """``last_good`` is the verified checkpoint that the run continues from."""
+        self.description = description
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._state_file = state_file
+        self._history = history
+        self._terminal = terminal
+        self._mirror = mirror
+        self._last_good = last_good
+        # the same in every checkpoint, and not cheap to make
+        self._texts = {
+            stored.FILE_NAME: stored.to_text(description.config),
+            facts.FILE_NAME: facts.to_text(description.fingerprint),
+        }
+        self._fingerprints = {
+            **stored.section_digests(description.config),
+            **facts.digests(description.fingerprint),
+        }
+        self._retention = retention
+        self._stop_at_once = description.config.checkpoint.on_error == "stop"
+        self._background = ThreadPoolExecutor(1, "commit")
+        self._in_flight: tuple[int, Future[None]] | None = None
+        self._failures = 0  # saves that failed since one succeeded
+        self._warned: set[str] = set()  # logs whose failure was reported
+        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()  # from the background, for the loop to print
+
+    def save(self) -> None:
+        """Take a snapshot of the current step and commit it, in the background if the configuration says so.
 
         Raises:
-            TrainingFailed: a variable is not finite; nothing was written.
+            NotSaved: the disk refused this save or an earlier one, and the policy is not to go on.
+            TrainingFailed: a variable is not finite in this save or an earlier one; that one was not written.
         """
-        step = int(self.progress.step.numpy())
-        bad = self.state_file.non_finite()
+        self._settle(last=False)
+        progress = self._progress
+        moment = Moment(
+            tensors=self._state_file.snapshot(),
+            step=int(progress.step.numpy()),
+            examples=int(progress.examples.numpy()),
+            ledger=progress.ledger_text(),
+            validations=dict(self._history.validations),
+        )
+        self._in_flight = (moment.step, self._background.submit(self._commit, moment))
+        if not self.description.config.checkpoint.async_save:
+            self._settle(last=False)
+
+    def check(self) -> None:
+        """Report what went wrong since the last call, without waiting.
+
+        Raises:
+            NotSaved, TrainingFailed: as ``save``.
+        """
+        if self._in_flight is not None and self._in_flight[1].done():
+            self._settle(last=False)
+        self._print_notices()
+        for log, failure in (("metrics", self._history.failure), ("log", self._terminal.failure)):
+            if failure is None:
+                self._warned.discard(log)
+            elif self._stop_at_once:
+                raise NotSaved(f"{_reason(failure)}; {self._last()}")
+            elif log not in self._warned:
+                self._warned.add(log)
+                self._terminal.warn(f"{_reason(failure)}; training goes on, and what is missing is written later")
+
+    def finish(self) -> None:
+        """Return when everything that was saved is committed; after this the run may say so and end.
+
+        Raises:
+            NotSaved: the last save failed, or the history cannot be written.
+            TrainingFailed: as ``save``.
+        """
+        self._settle(last=True)
+        try:
+            self._history.sync()
+        except OSError as error:
+            raise NotSaved(f"{_reason(error)}; {self._last()}") from error
+        if self._mirror is not None:
+            self._mirror.finish()
+        self._print_notices()
+
+    def close(self) -> None:
+        """Wait for what is in flight when the run ends by an error; that error is raised, not what is found here."""
+        try:
+            self._settle(last=True)
+        except (NotSaved, TrainingFailed) as error:
+            self._terminal.warn(str(error))
+        self._background.shutdown()
+        if self._mirror is not None:
+            self._mirror.finish()
+        self._print_notices()
+
+    def _settle(self, *, last: bool) -> None:
+        """Wait for the save in flight and judge how it ended; ``last`` when no later one would make up for it."""
+        if self._in_flight is None:
+            return
+        step, future = self._in_flight
+        self._in_flight = None
+        began = time.monotonic()
+        error = future.exception()
+        waited = time.monotonic() - began
+        if waited > WAIT_WORTH_A_LINE and not last:
+            name = directory.name_of(step)
+            self._terminal.line(f"waited {waited:.1f} s for {name} to be written: the disk is slower than the cadence")
+        self._print_notices()
+        if error is None:
+            self._failures = 0
+        elif not isinstance(error, OSError):
+            raise error
+        else:
+            self._judge(step, error, last)
+
+    def _judge(self, step: int, error: OSError, last: bool) -> None:
+        self._failures += 1
+        text = f"{directory.name_of(step)} was not saved: {_reason(error)}; {self._last()}"
+        if last or self._stop_at_once or self._failures > FAILURES_TOLERATED:
+            count = f" ({self._failures} saves failed in a row)" if self._failures > 1 else ""
+            raise NotSaved(f"{text}{count}\nmake the disk writable and resume the run from there") from error
+        self._terminal.warn(f"{text}; training goes on, and the next save is made at its time")
+
+    def _last(self) -> str:
+        return f"the last good checkpoint is {self._last_good or 'none'}"
+
+    def _print_notices(self) -> None:
+        for notices in (self._notices, *([self._mirror.notices] if self._mirror is not None else [])):
+            while not notices.empty():
+                self._terminal.warn(notices.get())
+
+    # From here on everything runs in the background thread.
+
+    def _commit(self, moment: Moment) -> None:
+        bad = moment.tensors.non_finite()
         if bad:
             raise TrainingFailed(
-                f"{bad[0]} and {len(bad) - 1} more variables are not finite at step {step}; nothing was committed\n"
-                "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
+                f"{bad[0]} and {len(bad) - 1} more variables are not finite at step {moment.step}; nothing was "
+                "committed\ntry a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier "
+                "checkpoint"
             )
-        path = directory.commit(self.checkpoints, step, self._fill, self._describe)
-        policy = self.config.checkpoint
-        retention = Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric)
-        directory.retire(self.checkpoints, retention, self.history.validations)
-        return path
+        self._history.sync()
+        path = directory.commit(
+            self._checkpoints,
+            moment.step,
+            lambda place: self._fill(place, moment),
+            lambda digests, sizes: self._describe(moment, digests, sizes),
+        )
+        self._last_good = path
+        try:
+            retire(self._checkpoints, self._retention, moment.validations, path)
+        except OSError as error:
+            self._notices.put(f"an old checkpoint was not deleted: {_reason(error)}")
+        if self._mirror is not None:
+            self._mirror.follow(moment.validations)
 
-    def _fill(self, place: Path) -> None:
-        (place / stored.FILE_NAME).write_text(stored.to_text(self.config), encoding="utf-8")
-        facts.write(self.fingerprint, place / facts.FILE_NAME)
-        self.state_file.write(place)
+    def _fill(self, place: Path, moment: Moment) -> None:
+        for name, text in self._texts.items():
+            (place / name).write_text(text, encoding="utf-8")
+        self._state_file.write(moment.tensors, place)
 
-    def _describe(self, digests: dict[str, str]) -> Manifest:
-        step, examples = int(self.progress.step.numpy()), int(self.progress.examples.numpy())
+    def _describe(self, moment: Moment, digests: dict[str, str], sizes: dict[str, int]) -> Manifest:
         return Manifest(
             format_version=manifest.FORMAT_VERSION,
-            step=step,
-            examples=examples,
-            epoch=examples / self.train_examples,
-            ledger=ledger_text(self.progress),
-            validation=self.history.validations.get(step),
-            class_names=self.class_names,
-            fingerprints={**stored.section_digests(self.config), **facts.digests(self.fingerprint)},
+            step=moment.step,
+            examples=moment.examples,
+            epoch=moment.examples / self.description.train_examples,
+            ledger=moment.ledger,
+            validation=moment.validations.get(moment.step),
+            class_names=self.description.class_names,
+            fingerprints=self._fingerprints,
             versions=environment.versions(),
             git_commit=environment.git_commit(),
             created=environment.now(),
-            lineage=self.lineage,
+            lineage=self.description.lineage,
             files=digests,
+            sizes=sizes,
         )
+
+
+def _reason(error: OSError) -> str:
+    return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)

@@ -21,6 +21,14 @@ class TrainingFailed(TrainerError):
     exit_status = 1
 
 
+class NotSaved(TrainerError):
+    """The state or the history of a run cannot be written: disk full, broken, read-only, gone … The message names the
+    last good checkpoint.
+    """
+
+    exit_status = 1
+
+
 class UsageError(TrainerError):
     """A wrong command line or configuration."""
 

@@ -6,16 +6,20 @@ A resume drops what was recorded after the step it continues from, because those
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import tensorflow as tf
 from tensorboard.compat.proto.event_pb2 import Event
 
-from trainer.checkpoint.directory import sync
+from trainer.checkpoint.files import replace, sync
+from trainer.checkpoint.tensors import os_error
 from trainer.run_directory import METRICS, TENSORBOARD
 
 TRAIN, VALIDATION = "train", "val"
@@ -35,43 +39,106 @@ class Record:
 
 
 class History:
-    """Appends records to a run directory. ``step`` is where the run continues: later records are dropped first."""
+    """Appends records to a run directory. ``step`` is where the run continues: later records are dropped first.
+
+    A disk that refuses a record does not end training. The record stays in memory and is written, in its place, when
+    the disk takes it again; ``sync`` fails until then, so no checkpoint refers to a history that is not there.
+    """
 
     def __init__(self, run_dir: Path, step: int) -> None:
         self._path = run_dir / METRICS
         _truncate_metrics(self._path, step)
         for split in (TRAIN, VALIDATION):
             _truncate_events(run_dir / TENSORBOARD / split, step)
-        self._metrics = self._path.open("a", encoding="utf-8")
+        self._metrics = self._path.open("ab", buffering=0)
+        self._whole = self._path.stat().st_size  # bytes, up to the end of the last whole line
+        self._unwritten: list[bytes] = []
+        self.failure: OSError | None = None  # of the last attempt to write
         self.validations = read_validations(run_dir)
-        self._writers = {
-            split: tf.summary.create_file_writer(str(run_dir / TENSORBOARD / split)) for split in (TRAIN, VALIDATION)
-        }
+        self._events = {split: Events(run_dir / TENSORBOARD / split) for split in (TRAIN, VALIDATION)}
+        self._lock = threading.Lock()  # sync is called from the thread that commits
 
     def add(self, record: Record) -> None:
         if record.split == VALIDATION:
             self.validations[record.step] = record.scalars
-        self._metrics.write(record.line())
-        self._metrics.flush()
-        with self._writers[record.split].as_default(step=record.step):
-            for name, value in record.scalars.items():
-                tf.summary.scalar(name, value)
+        with self._lock:
+            self._unwritten.append(record.line().encode())
+            self._write()
+            self._events[record.split].scalars(record.step, record.scalars)
 
     def note(self, step: int, text: str) -> None:
         """Show a text at a step in TensorBoard."""
-        with self._writers[TRAIN].as_default(step=step):
-            tf.summary.text("changes on resume", text)
+        self._events[TRAIN].text(step, "changes on resume", text)
 
     def sync(self) -> None:
-        """Bring everything to disk; called before a checkpoint refers to it."""
-        for writer in self._writers.values():
-            writer.flush()
+        """Bring everything to disk; called before a checkpoint refers to it.
+
+        Raises:
+            OSError: metrics.jsonl cannot be written. TensorBoard's files are a view of it and may lag behind.
+        """
+        with self._lock:
+            self._write()
+            for events in self._events.values():
+                events.flush()
+        if self.failure is not None:
+            raise self.failure
         os.fsync(self._metrics.fileno())
+        if os.fstat(self._metrics.fileno()).st_nlink == 0:
+            raise FileNotFoundError(errno.ENOENT, "was deleted while the run went on", str(self._path))
 
     def close(self) -> None:
-        for writer in self._writers.values():
-            writer.close()
+        for events in self._events.values():
+            events.flush()
         self._metrics.close()
+
+    def _write(self) -> None:
+        """Append what is not written yet. A line that got only half into the file is taken out again."""
+        try:
+            if self.failure is not None:
+                os.ftruncate(self._metrics.fileno(), self._whole)
+            while self._unwritten:
+                line = self._unwritten[0]
+                if self._metrics.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                self._whole += len(line)
+                del self._unwritten[0]
+            self.failure = None
+        except OSError as error:
+            self.failure = OSError(error.errno, error.strerror, str(self._path))
+
+
+class Events:
+    """TensorBoard's event files of one split. What the disk refuses is lost to TensorBoard, and to nothing else."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._writer: Any = None
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        with self._open() as writer, writer.as_default(step=step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def text(self, step: int, title: str, text: str) -> None:
+        with self._open() as writer, writer.as_default(step=step):
+            tf.summary.text(title, text)
+
+    def flush(self) -> None:
+        with self._open() as writer:
+            writer.flush()
+
+    @contextmanager
+    def _open(self) -> Iterator[Any]:
+        """The writer. After an error of the disk the next use begins a new file: nothing can be read behind half an
+        event.
+        """
+        try:
+            if self._writer is None:
+                self._writer = tf.summary.create_file_writer(str(self._directory))
+            yield self._writer
+        except tf.errors.OpError as error:
+            os_error(error, self._directory)  # raises what is no error of the disk
+            self._writer = None
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
@@ -97,7 +164,7 @@ def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
 def _truncate_metrics(path: Path, step: int) -> None:
     if path.exists():
         kept = [record for record in read_metrics(path) if record["step"] <= step]
-        _replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
+        replace(path, "".join(json.dumps(record) + "\n" for record in kept).encode())
 
 
 def _truncate_events(directory: Path, step: int) -> None:
@@ -126,11 +193,3 @@ def _events(path: Path) -> Iterable[Event]:
             yield Event.FromString(next(records))
         except (StopIteration, tf.errors.DataLossError):
             return  # a process that was killed leaves a record without its end
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}")
-    temporary.write_bytes(content)
-    sync(temporary)
-    temporary.rename(path)
-    sync(path.parent)

@@ -7,10 +7,10 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.committer import Committer
 from trainer.config.schema import Config
 from trainer.errors import Stopped, TrainingFailed
 from trainer.evaluation import evaluate
@@ -24,7 +24,7 @@ from trainer.terminal import Terminal
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What the loop works with. ``commit`` makes a checkpoint of the current step and returns its directory."""
+    """What the loop works with."""
 
     config: Config
     state: TrainingState
@@ -32,7 +32,7 @@ class Run:
     total_steps: int
     training_batches: Callable[[int], Iterable[Batch]]  # from a position on
     evaluation_batches: Iterable[Batch]
-    commit: Callable[[], Path]
+    committer: Committer
     committed_step: int | None  # the step of the checkpoint the run was restored from
     history: History
     terminal: Terminal
@@ -51,6 +51,7 @@ def train(run: Run) -> None:
     Raises:
         Stopped: a signal asked for it; the current step is committed.
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
+        NotSaved: the disk refused a save and the policy is not to go on, or it refused the last one.
     """
     progress, config = run.state.progress, run.config
     assert config.evaluation.every_steps is not None
@@ -63,6 +64,7 @@ def train(run: Run) -> None:
     batches = _iterate(run)
     clock = _Clock()
     while True:
+        run.committer.check()
         finished = step >= run.total_steps or out_of_patience
         on_cadence = step > 0 and step % config.evaluation.every_steps == 0
         closing = finished and step > 0 and not on_cadence
@@ -81,14 +83,16 @@ def train(run: Run) -> None:
                 finished = finished or out_of_patience
         due = step > 0 and step % config.checkpoint.every_steps == 0
         best = improved and config.checkpoint.keep_best > 0
-        if (finished or due or best or run.stop.signal) and committed != step:
+        stopping = run.stop.signal  # looked at once: one that arrives now is seen after the next step
+        if (finished or due or best or stopping) and committed != step:
             with clock.paused():
-                run.history.sync()
-                run.commit()
+                run.committer.save()
             committed = step
-        if run.stop.signal is not None and (pending or not finished):
+        if finished or stopping:
+            run.committer.finish()
+        if stopping is not None and (pending or not finished):
             raise Stopped(
-                f"{run.stop.signal.name} at step {step}; checkpoint step-{step:08d} is committed", run.stop.exit_status
+                f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", run.stop.exit_status
             )
         if finished:
             return
@@ -173,18 +177,13 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
     }
     examples = int(progress.examples.numpy())
     closing = step % config.train.log_every_steps != 0
-    facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": ledger_text(progress), "closing": closing}
+    facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": progress.ledger_text(), "closing": closing}
     run.history.add(Record(step, TRAIN, scalars, facts))
     left = (run.total_steps - step) * config.train.global_batch_size / scalars["images_per_second"]
     run.terminal.training(step, run.total_steps, run.epoch(examples), scalars, left)
     if not closing:
         for variable in (progress.loss_sum, progress.correct, progress.seen, progress.steps_summed):
             variable.assign(tf.zeros_like(variable))
-
-
-def ledger_text(progress: Progress) -> str:
-    """The digest of all examples consumed so far, 16 hexadecimal digits."""
-    return f"{int(progress.ledger.numpy()) % 2**64:016x}"
 
 
 class _Clock:

@@ -6,14 +6,18 @@ import dataclasses
 import shlex
 import socket
 import sys
+import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer import environment, run_directory, runtime, warm_start
 from trainer.checkpoint import directory
+from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, ManifestError, Start
+from trainer.checkpoint.retention import Retention, described, ranked
 from trainer.checkpoint.tensors import StateFile
-from trainer.committer import Committer
+from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, verify
+from trainer.committer import Committer, Description
 from trainer.compatibility import judge, version_warnings
 from trainer.config import override, stored
 from trainer.config.complete import complete, total_steps
@@ -30,6 +34,7 @@ from trainer.fingerprint.structure import model_facts, optimizer_facts, schedule
 from trainer.history import History, read_validations
 from trainer.loop import Run
 from trainer.loop import train as run_loop
+from trainer.mirror import Mirror, Place
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state, flatten
 from trainer.terminal import Terminal
@@ -37,10 +42,11 @@ from trainer.terminal import Terminal
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """The checkpoint a run continues from, and what is asked to be different from it."""
+    """The checkpoint a run continues from, the newer ones that are damaged, and what is asked to be different."""
 
     path: Path
     manifest: Manifest
+    damaged: Sequence[Damage]
     changes: Sequence[Change]
     allow: Sequence[str]
 
@@ -63,12 +69,12 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
     run_dir = Path(invocation.run_dir)
     with run_directory.writing(run_dir):
         checkpoints = run_dir / run_directory.CHECKPOINTS
-        if not directory.committed(checkpoints):
+        if not directory.committed(checkpoints) and not directory.put_away(checkpoints):
             weights = None if invocation.init_from is None else warm_start.find(Path(invocation.init_from))
             _run(run_dir, config, None, stop, weights)
         elif invocation.on_existing == "resume":
-            path, found = directory.newest_valid(checkpoints, _warn)
-            _continue(run_dir, path, found, lambda there: config, invocation.allow, stop)
+            found = newest_valid(checkpoints, config.checkpoint.verify, _warn)
+            _continue(run_dir, found, lambda there: config, invocation.allow, stop)
         else:
             raise UsageError(
                 f"{run_dir} has checkpoints already; to continue that run:\n"
@@ -92,42 +98,65 @@ def resume(
     if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
-        path, found = _find(run_dir, checkpoint)
-        _continue(run_dir, path, found, lambda there: override.override(there, values), allow, stop)
+        found = _find(run_dir, checkpoint, _depth(run_dir, values))
+        _continue(run_dir, found, lambda there: override.override(there, values), allow, stop)
 
 
-def _find(run_dir: Path, checkpoint: str) -> tuple[Path, Manifest]:
+def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path) -> Path:
+    """Train from ``checkpoint`` to ``config.train.steps`` in another run directory; returns what is committed there.
+
+    Raises:
+        RestoreRefused: code, data or ``config`` are not those of the checkpoint.
+    """
+    with run_directory.writing(run_dir):
+        found = Found(checkpoint, verify(checkpoint, "full"), ())
+        _continue(run_dir, found, lambda there: config, allow, StopRequest())
+    return directory.committed(run_dir / run_directory.CHECKPOINTS)[-1]
+
+
+def _find(run_dir: Path, checkpoint: str, depth: Depth) -> Found:
     """The checkpoint that ``checkpoint`` names, verified."""
     parent = run_dir / run_directory.CHECKPOINTS
     if checkpoint == "latest":
-        return directory.newest_valid(parent, _warn)
+        return newest_valid(parent, depth, _warn)
     if checkpoint == "best":
         metric = stored.read(run_dir / stored.FILE_NAME).checkpoint.best_metric
-        best = directory.ranked(directory.described(parent), read_validations(run_dir), metric)
+        best = ranked(described(parent), read_validations(run_dir), metric)
         if not best:
             raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
-        return best[0], directory.verify(best[0])
+        return Found(best[0], verify(best[0], depth), ())
     step = checkpoint.removeprefix("step-")
     path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint)
     if not path.is_dir():
         there = ", ".join(found.name for found in directory.committed(parent))
         raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {there or 'none'}")
-    return path, directory.verify(path)
+    return Found(path, verify(path, depth), ())
+
+
+def _depth(run_dir: Path, values: Mapping[str, object]) -> Depth:
+    """How thoroughly to verify: as asked for now, else as the run was last told, and fully where that is unreadable."""
+    asked = values.get("checkpoint.verify")
+    for depth in typing.get_args(Depth):
+        if asked == depth:
+            return depth
+    try:
+        return stored.read(run_dir / stored.FILE_NAME).checkpoint.verify
+    except NoValidCheckpoint:
+        return "full"
 
 
 def _continue(
     run_dir: Path,
-    path: Path,
-    found: Manifest,
+    found: Found,
     want: Callable[[Config], Config],
     allow: Sequence[str],
     stop: StopRequest,
 ) -> None:
-    there = stored.read(path / stored.FILE_NAME)
+    there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
-    _run(run_dir, config, Origin(path, found, changes, allow), stop, None)
+    _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), stop, None)
 
 
 def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, weights: Contents | None) -> None:
@@ -154,49 +183,93 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     step = int(state.progress.step.numpy())
     checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
-    (run_dir / stored.FILE_NAME).write_text(stored.to_text(config), encoding="utf-8")
+    replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
+    lineage = _lineage(step, origin, accepted, weights)
+    retention = _retention(config)
+    mirror = None
+    if config.checkpoint.mirror is not None:
+        mirror = Mirror(Place(config.checkpoint.mirror), run_dir, retention, lineage[0], step)
     history = History(run_dir, step)
     terminal = Terminal(run_dir / run_directory.LOG, step, total)
     try:
         for line in [*_opening(run_dir, step, total, sources, origin, accepted), *notes]:
             terminal.line(line)
-        for path in directory.supersede_after(checkpoints, step):
-            terminal.line(f"set aside {path.name}, which this run will make again")
+        if origin is not None:
+            _make_way(checkpoints, origin, terminal)
+        here = checkpoints / directory.name_of(step)
         if accepted:
             history.note(step, "\n".join(accepted))
-        committer = Committer(
-            checkpoints=checkpoints,
+        description = Description(
             config=config,
-            progress=state.progress,
-            state_file=state_file,
-            history=history,
             fingerprint=fingerprint,
             class_names=sources.training.class_names,
             train_examples=sources.training.count,
-            lineage=_lineage(step, origin, accepted, weights),
+            lineage=lineage,
         )
-        run_loop(
-            Run(
-                config=config,
-                state=state,
-                train_examples=sources.training.count,
-                total_steps=total,
-                training_batches=lambda position: training_batches(
-                    sources.training, config, position, state.dropout_features
-                ),
-                evaluation_batches=evaluation_batches(sources.validation, config),
-                commit=committer.commit,
-                # a checkpoint that was taken from elsewhere is not in this directory yet
-                committed_step=step if (checkpoints / directory.name_of(step)).is_dir() else None,
-                history=history,
-                terminal=terminal,
-                stop=stop,
+        committer = Committer(
+            checkpoints=checkpoints,
+            description=description,
+            progress=state.progress,
+            state_file=state_file,
+            history=history,
+            terminal=terminal,
+            retention=retention,
+            mirror=mirror,
+            last_good=None if origin is None else origin.path,
+        )
+        try:
+            run_loop(
+                Run(
+                    config=config,
+                    state=state,
+                    train_examples=sources.training.count,
+                    total_steps=total,
+                    training_batches=lambda position: training_batches(
+                        sources.training, config, position, state.dropout_features
+                    ),
+                    evaluation_batches=evaluation_batches(sources.validation, config),
+                    committer=committer,
+                    # a checkpoint that was taken from elsewhere is not in this directory yet
+                    committed_step=step if here.is_dir() else None,
+                    history=history,
+                    terminal=terminal,
+                    stop=stop,
+                )
             )
-        )
+        finally:
+            committer.close()
         _summarize(run_dir, config, state, history, terminal)
     finally:
         history.close()
         terminal.close()
+
+
+def _retention(config: Config) -> Retention:
+    policy = config.checkpoint
+    return Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric)
+
+
+def _make_way(checkpoints: Path, origin: Origin, terminal: Terminal) -> None:
+    """Put away what the run that continues from ``origin`` has no use for. Nothing is deleted."""
+    for damage in origin.damaged:
+        place = directory.quarantine(damage.path, damage.reason)
+        terminal.line(f"moved the damaged {damage.path.name} to {place}")
+    step = origin.manifest.step
+    later = [path for path in directory.committed(checkpoints) if directory.step_of(path) > step]
+    here = checkpoints / directory.name_of(step)
+    if here.is_dir() and here.resolve() != origin.path.resolve() and not _is_same(here, origin.manifest):
+        later.insert(0, here)  # another state of the same step
+    directory.set_aside(later)
+    for path in later:
+        terminal.line(f"set aside {path.name}, which this run will make again")
+
+
+def _is_same(here: Path, other: Manifest) -> bool:
+    """Whether a checkpoint of this run holds what one from elsewhere holds."""
+    try:
+        return verify(here, "full").files == other.files
+    except NoValidCheckpoint:
+        return False
 
 
 def _fingerprint(config: Config, state: TrainingState, sources: Sources) -> list[Fact]:

@@ -50,6 +50,10 @@ class Progress:
     def tree(self) -> Tree:
         return dict(vars(self))
 
+    def ledger_text(self) -> str:
+        """The digest of all examples consumed so far, 16 hexadecimal digits."""
+        return f"{int(self.ledger.numpy()) % 2**64:016x}"
+
 
 @dataclasses.dataclass(frozen=True)
 class TrainingState:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ class Terminal:
 
     def __init__(self, log: Path, step: int, total: int) -> None:
         self._log = log.open("a", encoding="utf-8")
+        self.failure: OSError | None = None  # of the last attempt to write to the log
         self._console = Console(highlight=False, soft_wrap=True)
         self._last_line = 0.0
         self._progress: Progress | None = None
@@ -65,13 +67,18 @@ class Terminal:
 
     def _write(self, text: str) -> None:
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
-        self._log.write("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
-        self._log.flush()
+        try:
+            self._log.write("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
+            self._log.flush()
+            self.failure = None
+        except OSError as error:  # what was not written stays in the file object's buffer for the next attempt
+            self.failure = OSError(error.errno, error.strerror, self._log.name)
 
     def close(self) -> None:
         if self._progress is not None:
             self._progress.stop()
-        self._log.close()
+        with contextlib.suppress(OSError):  # what is left of the log; its failure has been reported
+            self._log.close()
 
 
 def _duration(seconds: float) -> str:

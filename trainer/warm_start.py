@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.checkpoint import directory
 from trainer.checkpoint.layout import PREFIX
+from trainer.checkpoint.verification import verify
 from trainer.diagnosis.bundles import read_bundle
 from trainer.diagnosis.contents import Contents, Kind
 from trainer.diagnosis.findings import Unusable, listed
@@ -34,7 +34,7 @@ def find(path: Path) -> Contents:
         located = locate(path)
         if located.kind is not Kind.OWN:
             return read_contents(located)
-        directory.verify(located.path)
+        verify(located.path, "full")
         return read_bundle(located.path / PREFIX, Kind.BUNDLE)
     except Unusable as error:
         details = "".join(f"\n  {detail}" for detail in error.finding.details)

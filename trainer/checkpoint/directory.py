@@ -1,33 +1,40 @@
-"""Checkpoint directories: committed whole or absent, found, verified and retired.
+"""Checkpoint directories: committed whole or absent, found, set aside.
 
-The crash argument. A checkpoint is written into a directory whose name no reader accepts. Every file is synced, then
-that directory, so its content is on disk before anything points to it. One ``rename`` gives it its final name, and
-syncing the parent makes the name durable. A crash before the rename leaves a directory that is ignored and removed
-by the next writer; a crash after it leaves a complete checkpoint, whose name may at worst be lost with the power: the
-checkpoint before is still there, because retention only runs after the sync of the parent. There is no pointer to
-"the latest": the newest directory whose files have the digests of its manifest is the latest.
+The crash argument. A checkpoint is written into a directory whose name no reader accepts, on the filesystem where it
+will stay. Every file is synced, then that directory, so its content is on disk before anything points to it. One
+``rename`` gives it its final name, and syncing the parent makes the name durable. A crash before the rename leaves a
+directory that is ignored and removed by the next writer; a crash after it leaves a complete checkpoint, whose name
+may at worst be lost with the power: the checkpoint before is still there, because retention only runs after the sync
+of the parent. There is no pointer to "the latest": the newest directory whose files have the digests of its manifest
+is the latest.
+
+Nothing in this depends on who calls it. An asynchronous save runs the same calls in the same order in one background
+thread, one save at a time, from tensors that nobody changes any more; what the loop does meanwhile touches no file of
+``checkpoints``. "Committed" is said, and older checkpoints are deleted, only after ``commit`` has returned. What the
+checkpoint refers to outside of its directory (metrics.jsonl up to its step) is synced before ``commit`` is called.
+
+An error of the disk is a crash that is survived: the unfinished directory is removed, if the disk lets us, and the
+error is raised. After a failed sync of the parent the new checkpoint may stay visible; it is complete, but nobody
+was told that it is durable.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import hashlib
-import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.manifest import Manifest, ManifestError
-from trainer.errors import NoValidCheckpoint
+from trainer.checkpoint.files import digest, sync
+from trainer.checkpoint.manifest import Manifest
 
 NAME = re.compile(r"step-(\d{8,})")
 UNFINISHED = ".writing-"
 RETIRED = ".deleting-"
 SUPERSEDED = "superseded"
-
-Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
+QUARANTINE = "quarantine"
+REASON = ".reason.txt"
 
 
 def name_of(step: int) -> str:
@@ -35,41 +42,42 @@ def name_of(step: int) -> str:
 
 
 def commit(
-    parent: Path, step: int, fill: Callable[[Path], None], describe: Callable[[dict[str, str]], Manifest]
+    parent: Path,
+    step: int,
+    fill: Callable[[Path], None],
+    describe: Callable[[dict[str, str], dict[str, int]], Manifest],
 ) -> Path:
     """Make the checkpoint of ``step`` under ``parent`` and return its directory.
 
-    ``fill`` writes the files into the directory it is given; ``describe`` turns their digests into the manifest.
+    ``fill`` writes the files into the directory it is given; ``describe`` turns their digests and sizes into the
+    manifest.
+
+    Raises:
+        OSError: the disk is full, broken, read-only …; there is no checkpoint of ``step``, or one that is complete.
     """
     final = parent / name_of(step)
     assert not final.exists(), "a resume sets later checkpoints aside"
-    parent.mkdir(parents=True, exist_ok=True)
+    parent.mkdir(exist_ok=True)  # but not the run directory: one that was deleted must not come back half empty
     unfinished = parent / f"{UNFINISHED}{name_of(step)}"
-    unfinished.mkdir()
-    fill(unfinished)
-    digests = {path.name: digest(path) for path in sorted(unfinished.iterdir())}
-    manifests.write(describe(digests), unfinished / manifests.FILE_NAME)
-    for path in unfinished.iterdir():
-        sync(path)
-    sync(unfinished)
-    unfinished.rename(final)
-    sync(parent)
-    return final
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a directory to disk."""
-    descriptor = os.open(path, os.O_RDONLY)
+    if unfinished.exists():  # an earlier save failed, and so did its removal
+        shutil.rmtree(unfinished)
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        unfinished.mkdir()
+        fill(unfinished)
+        written = sorted(unfinished.iterdir())
+        digests = {path.name: digest(path) for path in written}
+        sizes = {path.name: path.stat().st_size for path in written}
+        manifest = unfinished / manifests.FILE_NAME
+        manifests.write(describe(digests, sizes), manifest)
+        for path in [*written, manifest]:
+            sync(path)
+        sync(unfinished)
+        unfinished.rename(final)
+        sync(parent)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this as well
+        raise
+    return final
 
 
 def remove_leftovers(parent: Path) -> None:
@@ -94,113 +102,42 @@ def step_of(path: Path) -> int:
     return int(match.group(1))
 
 
-def verify(path: Path) -> Manifest:
-    """Check a checkpoint against its manifest.
-
-    Raises:
-        NoValidCheckpoint: names the file that is missing, unexpected or changed.
-    """
-    try:
-        manifest = manifests.read(path / manifests.FILE_NAME)
-    except ManifestError as error:
-        raise NoValidCheckpoint(str(error)) from error
-    present = {file.name for file in path.iterdir()} - {manifests.FILE_NAME}
-    for name in sorted(manifest.files.keys() | present):
-        if name not in present:
-            raise NoValidCheckpoint(f"{path / name} is missing")
-        if name not in manifest.files:
-            raise NoValidCheckpoint(f"{path / name} does not belong there: the manifest does not name it")
-        found = digest(path / name)
-        if found != manifest.files[name]:
-            raise NoValidCheckpoint(
-                f"{path / name} is damaged: its SHA-256 is {found[:16]}…, "
-                f"the manifest says {manifest.files[name][:16]}…"
-            )
-    return manifest
-
-
-def newest_valid(parent: Path, warn: Callable[[str], None]) -> tuple[Path, Manifest]:
-    """The newest checkpoint that verifies; ``warn`` hears of each that does not.
-
-    Raises:
-        NoValidCheckpoint: there is none.
-    """
-    candidates = committed(parent)
-    if not candidates:
-        raise NoValidCheckpoint(f"{parent} holds no checkpoint; start the run with train")
-    for path in reversed(candidates):
-        try:
-            return path, verify(path)
-        except NoValidCheckpoint as error:
-            warn(f"skipping {path.name}: {error}")
-    raise NoValidCheckpoint(f"none of the {len(candidates)} checkpoints in {parent} is valid; see the warnings above")
-
-
-def supersede_after(parent: Path, step: int) -> list[Path]:
-    """Set aside checkpoints later than ``step``, which a resume from there makes obsolete. Nothing is deleted."""
-    later = [path for path in committed(parent) if step_of(path) > step]
-    for path in later:
-        place = parent / SUPERSEDED
+def set_aside(paths: Sequence[Path]) -> None:
+    """Move checkpoints that a resume makes obsolete to ``superseded``. Nothing is deleted."""
+    for path in paths:
+        place = path.parent / SUPERSEDED
         place.mkdir(exist_ok=True)
-        target = next(
-            candidate
-            for number in range(10**6)
-            if not (candidate := place / (path.name if number == 0 else f"{path.name}.{number}")).exists()
-        )
-        path.rename(target)
-    if later:
-        sync(parent)
-    return later
+        path.rename(_free(place, path.name))
+        sync(place)
+        sync(path.parent)
 
 
-@dataclasses.dataclass(frozen=True)
-class Retention:
-    """Which checkpoints stay: the newest, the best by a validation metric, and those at multiples of a step."""
+def quarantine(path: Path, reason: str) -> Path:
+    """Move a damaged checkpoint to ``quarantine`` with the reason beside it; returns its new place.
 
-    keep_last: int
-    keep_best: int
-    keep_every_steps: int | None
-    best_metric: str
-
-    def kept(self, checkpoints: list[tuple[Path, Manifest]], validations: Validations) -> set[Path]:
-        """The checkpoints to keep out of all, oldest first."""
-        kept = {path for path, _ in checkpoints[-self.keep_last :]}
-        kept.update(ranked(checkpoints, validations, self.best_metric)[: self.keep_best])
-        if self.keep_every_steps is not None:
-            kept.update(path for path, manifest in checkpoints if manifest.step % self.keep_every_steps == 0)
-        return kept
-
-
-def ranked(checkpoints: list[tuple[Path, Manifest]], validations: Validations, metric: str) -> list[Path]:
-    """The checkpoints that were evaluated, best first; of equals, the oldest first.
-
-    ``validations`` stands in where a manifest has none: a signal can commit a step before its evaluation is done.
+    The reason is on disk before the move, so a crash between them leaves a reason that the next attempt overwrites.
     """
-    values = {}
-    for path, manifest in checkpoints:
-        result = manifest.validation or validations.get(manifest.step)
-        if result is not None:
-            values[path] = result[metric]
-    return sorted(values, key=lambda path: values[path] if metric == "loss" else -values[path])
+    place = path.parent / QUARANTINE
+    place.mkdir(exist_ok=True)
+    target = _free(place, path.name)
+    explanation = place / f"{target.name}{REASON}"
+    explanation.write_text(f"{reason}\n", encoding="utf-8")
+    sync(explanation)
+    path.rename(target)
+    sync(place)
+    sync(path.parent)
+    return target
 
 
-def described(parent: Path) -> list[tuple[Path, Manifest]]:
-    """Every checkpoint whose manifest can be read, with it, oldest first."""
-    found = []
-    for path in committed(parent):
-        try:
-            found.append((path, manifests.read(path / manifests.FILE_NAME)))
-        except ManifestError:
-            continue  # a damaged checkpoint is evidence: retention neither counts nor deletes it
-    return found
+def put_away(parent: Path) -> list[Path]:
+    """The checkpoints in quarantine and those set aside: a run was here, even if it has no other checkpoint."""
+    places = [parent / QUARANTINE, parent / SUPERSEDED]
+    return sorted(path for place in places if place.is_dir() for path in place.iterdir() if path.is_dir())
 
 
-def retire(parent: Path, retention: Retention, validations: Validations) -> list[Path]:
-    """Delete what the policy does not keep, so that a crash leaves no half-deleted checkpoint under its name."""
-    checkpoints = described(parent)
-    retired = sorted({path for path, _ in checkpoints} - retention.kept(checkpoints, validations))
-    for path in retired:
-        doomed = parent / f"{RETIRED}{path.name}"
-        path.rename(doomed)
-        shutil.rmtree(doomed)
-    return retired
+def _free(place: Path, name: str) -> Path:
+    return next(
+        candidate
+        for number in range(10**6)
+        if not (candidate := place / (name if number == 0 else f"{name}.{number}")).exists()
+    )

@@ -2,44 +2,98 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
+import functools
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from trainer.checkpoint.layout import PREFIX
-from trainer.errors import RestoreRefused
+from trainer.errors import NoValidCheckpoint, RestoreRefused
 
 ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"  # what tf.train.Checkpoint appends to a variable's path
+OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # its key for the structure of the tree
+IN_MEMORY = "ram://object-graph"  # a directory in TensorFlow's filesystem in memory
 SHOWN = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class Snapshot:
+    """The values of a tree at one moment, in host memory; later steps do not change them.
+
+    On a CPU a value shares its buffer with its variable until the variable is next assigned, which then takes a new
+    buffer. So a snapshot costs at most one more copy of the state, and only for as long as it is referred to.
+    """
+
+    values: Mapping[str, tf.Tensor]
+
+    def non_finite(self) -> list[str]:
+        """Names of variables that hold a NaN or an infinity."""
+        return [
+            name
+            for name, value in self.values.items()
+            if value.dtype.is_floating and not np.isfinite(value.numpy()).all()
+        ]
 
 
 class StateFile:
     """Writes and restores one tree. The tree's variables stay the same for the life of the object."""
 
     def __init__(self, tree: Mapping[str, Any], flat: Mapping[str, tf.Variable]) -> None:
+        self._tree = tree
         self._flat = flat
         self._checkpoint = tf.train.Checkpoint(**tree)
 
-    def write(self, directory: Path) -> None:
-        """Write ``state.index`` and ``state.data-00000-of-00001``; nothing is synced."""
-        self._checkpoint.write(str(directory / PREFIX))
+    def snapshot(self) -> Snapshot:
+        """The current values. Takes milliseconds: Python's part of reading a variable is left out."""
+        read = tf.raw_ops.ReadVariableOp
+        values = {name: read(resource=variable.handle, dtype=variable.dtype) for name, variable in self._flat.items()}
+        with tf.device("/device:CPU:0"):
+            return Snapshot(
+                {
+                    name: value if "device:CPU:" in value.device else tf.raw_ops.Identity(input=value)
+                    for name, value in values.items()
+                }
+            )
 
-    def non_finite(self) -> list[str]:
-        """Names of variables that hold a NaN or an infinity."""
-        return [
-            name
-            for name, variable in self._flat.items()
-            if variable.dtype.is_floating and not np.isfinite(variable.numpy()).all()
-        ]
+    def write(self, snapshot: Snapshot, directory: Path) -> None:
+        """Write ``state.index`` and ``state.data-00000-of-00001``, byte for byte as ``tf.train.Checkpoint`` does.
+
+        The one kernel that writes them runs in the calling thread and releases the interpreter's lock. Nothing is
+        synced.
+
+        Raises:
+            OSError: the operating system refused a call.
+        """
+        keys = [*self._graph.keys, OBJECT_GRAPH]
+        values = [snapshot.values[key.removesuffix(ATTRIBUTE)] for key in self._graph.keys]
+        try:
+            tf.raw_ops.SaveV2(
+                prefix=str(directory / PREFIX),
+                tensor_names=keys,
+                shape_and_slices=[""] * len(keys),
+                tensors=[*values, tf.constant(self._graph.serialized)],
+            )
+        except tf.errors.OpError as error:
+            raise os_error(error, directory / PREFIX) from error
+
+    @functools.cached_property
+    def _graph(self) -> _ObjectGraph:
+        """Made when the first checkpoint is written: it takes a good part of a second, and does not change."""
+        return _object_graph(self._tree)
 
     def restore(self, directory: Path) -> None:
         """Assign every variable of the tree from the checkpoint.
 
         Raises:
             RestoreRefused: names, shapes or types differ in either direction; nothing was assigned.
+            NoValidCheckpoint: a tensor is damaged. Some variables may have been assigned.
         """
         stored = stored_tensors(directory)
         differences = []
@@ -55,9 +109,69 @@ class StateFile:
                 + "\n".join(differences[:SHOWN])
                 + more
             )
-        status = self._checkpoint.read(str(directory / PREFIX))
+        try:
+            status = self._checkpoint.read(str(directory / PREFIX))
+        except (tf.errors.OpError, IndexError) as error:
+            names = ", ".join(damaged_tensors(directory)[:SHOWN])
+            raise NoValidCheckpoint(
+                f"{directory} is damaged ({names}): {str(error).splitlines()[0]}\n"
+                "resume again with checkpoint.verify=full, which falls back to the newest good checkpoint"
+            ) from error
         status.assert_consumed()
         status.assert_existing_objects_matched()
+
+
+@dataclasses.dataclass(frozen=True)
+class _ObjectGraph:
+    """What ``tf.train.Checkpoint`` stores beside the values: the tree itself, and each variable's key in file order."""
+
+    serialized: bytes
+    keys: tuple[str, ...]
+
+
+def _object_graph(tree: Mapping[str, Any]) -> _ObjectGraph:
+    """The graph that ``tf.train.Checkpoint`` makes of ``tree``: of one with the same names over scalars, that is.
+
+    Shapes and values are not part of it, so the real ones need not be written for it.
+    """
+
+    def scalars(node: Any) -> Any:
+        if isinstance(node, Mapping):
+            return {name: scalars(entry) for name, entry in node.items()}
+        return tf.Variable(0, name=node.name.removesuffix(":0"))
+
+    with tf.device("/device:CPU:0"):
+        prefix = tf.train.Checkpoint(**scalars(tree)).write(f"{IN_MEMORY}/{PREFIX}")
+        restore = {"tensor_names": [OBJECT_GRAPH], "shape_and_slices": [""], "dtypes": [tf.string]}
+        serialized = tf.raw_ops.RestoreV2(prefix=prefix, **restore)[0].numpy()
+    tf.io.gfile.rmtree(IN_MEMORY)
+    graph = TrackableObjectGraph.FromString(serialized)
+    keys = [attribute.checkpoint_key for node in graph.nodes for attribute in node.attributes]
+    return _ObjectGraph(serialized, tuple(keys))
+
+
+def os_error(error: tf.errors.OpError, place: Path) -> OSError:
+    """The error of the operating system behind one of TensorFlow's, which carries it as text only.
+
+    Raises:
+        tf.errors.OpError: there is none behind it.
+    """
+    for number in errno.errorcode:
+        if f"; {os.strerror(number)}" in error.message:  # "PATH; No space left on device"
+            return OSError(number, os.strerror(number), str(place))
+    raise error
+
+
+def damaged_tensors(directory: Path) -> list[str]:
+    """Names of the tensors whose bytes do not have the checksum that the index has of them. Reads every value."""
+    reader = tf.train.load_checkpoint(str(directory / PREFIX))
+    names = []
+    for key in sorted(reader.get_variable_to_shape_map()):
+        try:
+            reader.get_tensor(key)
+        except (tf.errors.OpError, IndexError):  # IndexError: the file ends before the tensor does
+            names.append(key.removesuffix(ATTRIBUTE))
+    return names
 
 
 def _describe(variable: tf.Variable) -> str:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import FILE_NAME, ManifestError
+from trainer.checkpoint.verification import newest_valid, reading, verify
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_text
+from trainer.commands.newest import read_newest
 from trainer.config import stored
 from trainer.config.override import changes
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.fingerprint import facts
-from trainer.fingerprint.facts import KINDS
+from trainer.fingerprint.facts import KINDS, FactDifference
 from trainer.quiet import quiet_startup
 from trainer.run_directory import CHECKPOINTS
 
@@ -45,19 +47,7 @@ def main(arguments: Sequence[str]) -> int:
     values = parse_arguments(arguments)
     paths = [Path(take_text(values, side, "diff")) for side in ("left", "right")]
     refuse_rest(values, ("left", "right"), "diff")
-    left, right = map(_side, paths)
-    print(f"left   {left.path}\nright  {right.path}")
-    config_lines = [str(change) for change in changes(left.config, right.config)]
-    _section("config", config_lines)
-    if left.checkpoint is None or right.checkpoint is None:
-        return RestoreRefused.exit_status if config_lines else 0
-    _fact_sections(left.checkpoint, right.checkpoint)
-    with quiet_startup():
-        from trainer.checkpoint.compare import differing_tensors  # imports TensorFlow, which is slow
-
-    differences = differing_tensors(left.checkpoint, right.checkpoint)
-    _section("state", [str(difference) for difference in differences], equal="bitwise equal", unit="tensors")
-    return RestoreRefused.exit_status if differences else 0
+    return read_newest(lambda: _compare(*map(_side, paths)), *paths)
 
 
 def _side(path: Path) -> Side:
@@ -65,24 +55,48 @@ def _side(path: Path) -> Side:
     if path.is_file():
         return Side(path, stored.read(path), None)
     if (path / CHECKPOINTS).is_dir():
-        path, _ = directory.newest_valid(path / CHECKPOINTS, lambda text: print(f"warning: {text}", file=sys.stderr))
+        warn = functools.partial(print, "warning:", file=sys.stderr)
+        path = newest_valid(path / CHECKPOINTS, "full", warn).path
     elif not (path / FILE_NAME).is_file():
         raise NoValidCheckpoint(
             f"{path} is no checkpoint (it has no {FILE_NAME}), no run directory and no configuration file"
         )
     else:
-        directory.verify(path)
-    return Side(path, stored.read(path / stored.FILE_NAME), path)
+        verify(path, "full")
+    with reading(path):
+        return Side(path, stored.read(path / stored.FILE_NAME), path)
 
 
-def _fact_sections(left: Path, right: Path) -> None:
+def _compare(left: Side, right: Side) -> int:
+    """Print what differs; returns the exit status."""
+    changed = [str(change) for change in changes(left.config, right.config)]
+    if left.checkpoint is None or right.checkpoint is None:
+        _head(left, right)
+        _section("config", changed)
+        return RestoreRefused.exit_status if changed else 0
+    with reading(left.checkpoint), reading(right.checkpoint):
+        fact_differences = _fact_differences(left.checkpoint, right.checkpoint)
+        with quiet_startup():
+            from trainer.checkpoint.compare import differing_tensors  # imports TensorFlow, which is slow
+
+        differences = differing_tensors(left.checkpoint, right.checkpoint)
+    _head(left, right)
+    _section("config", changed)
+    for kind in KINDS:
+        _section(kind, [str(difference) for difference in fact_differences if difference.fact.kind == kind])
+    _section("state", [str(difference) for difference in differences], equal="bitwise equal", unit="tensors")
+    return RestoreRefused.exit_status if differences else 0
+
+
+def _fact_differences(left: Path, right: Path) -> list[FactDifference]:
     try:
-        there = [facts.read(path / facts.FILE_NAME) for path in (left, right)]
+        return facts.differences(*(facts.read(path / facts.FILE_NAME) for path in (left, right)))
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
-    differences = facts.differences(*there)
-    for kind in KINDS:
-        _section(kind, [str(difference) for difference in differences if difference.fact.kind == kind])
+
+
+def _head(left: Side, right: Side) -> None:
+    print(f"left   {left.path}\nright  {right.path}")
 
 
 def _section(name: str, lines: list[str], equal: str = "equal", unit: str = "values") -> None:

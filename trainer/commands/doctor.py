@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import parse_arguments, take_text
+from trainer.commands.newest import read_newest
 from trainer.diagnosis.wanted import check_overrides
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.quiet import quiet_startup
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
 
         leave_gpus_alone()
 
-    diagnosis = diagnose(path, overrides)
+    diagnosis = read_newest(lambda: diagnose(path, overrides), path)
     for line in _report(diagnosis):
         print(line)
     return diagnosis.status

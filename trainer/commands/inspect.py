@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.commands.arguments import parse_arguments, refuse_rest
+from trainer.commands.newest import read_newest
 from trainer.errors import NoValidCheckpoint, UsageError, nearest
 from trainer.quiet import quiet_startup
 
@@ -38,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
     with quiet_startup():
         from trainer.diagnosis.overview import overview  # imports TensorFlow, which is slow
 
-    facts = overview(path)
+    facts = read_newest(lambda: overview(path), path)
     print(json.dumps(facts, indent=2, ensure_ascii=False) if form == "json" else "\n".join(_table(facts)))
     return 0
 

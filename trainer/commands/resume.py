@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import parse_arguments, take_text
+from trainer.config.check import check_url
+from trainer.mirror import Place, default_directory, fetch, is_url
 from trainer.quiet import quiet_startup
+from trainer.run_directory import writing
 from trainer.signals import StopRequest
 
 HELP = """Continue a run exactly where a checkpoint left it.
 
   python -m trainer resume run_dir=DIR [checkpoint=latest|best|step-N|PATH] [key=value …] [allow=[key,…]]
+  python -m trainer resume run_dir=URL [into=DIR] [key=value …]
 
 Model, optimizer, schedule and input pipeline are rebuilt from the config.yaml in the checkpoint. Keys that do not
 change the result may be set (train.steps, train.epochs, checkpoint.*, evaluation.every_*, train.log_every_steps);
 those that do are refused unless allow=[…] names them (optimizer.learning_rate, preprocess, data, behaviour …).
-Continuing from an older checkpoint sets the later ones aside in checkpoints/superseded/."""
+Continuing from an older checkpoint sets the later ones aside in checkpoints/superseded/; a damaged one is moved to
+checkpoints/quarantine/. From the URL of a mirror the newest valid checkpoint is fetched first, into DIR or
+outputs/<experiment>/<name>, unless it is there already."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -28,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = str(values.pop("checkpoint", "latest"))
     allow = values.pop("allow", [])
     allowed = [str(name) for name in (allow if isinstance(allow, list) else [allow])]
+    if is_url(run_dir):
+        run_dir = _fetched(run_dir, values)
     stop = StopRequest()
     stop.install()
     with quiet_startup():
@@ -35,3 +44,14 @@ def main(arguments: Sequence[str]) -> int:
 
     session.resume(Path(run_dir), checkpoint, values, allowed, stop)
     return 0
+
+
+def _fetched(url: str, values: dict[str, object]) -> str:
+    """Bring a run from its mirror into a local directory, which is returned."""
+    check_url("run_dir", url)
+    place = Place(url)
+    into = Path(str(values.pop("into"))) if "into" in values else default_directory(place)
+    with writing(into):
+        fetch(place, into, lambda text: print(f"warning: {text}", file=sys.stderr))
+    print(f"fetched {url} into {into}")
+    return str(into)

@@ -29,6 +29,22 @@ def check(config: Config) -> None:
             raise UsageError(f"preprocess.{name} has {cropping[0]} after resize, so images would not be image_size")
     if config.evaluation.weights == "ema" and config.ema.decay is None:
         raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")
+    if config.checkpoint.mirror is not None:
+        check_url("checkpoint.mirror", config.checkpoint.mirror)
+
+
+def check_url(name: str, url: str) -> None:
+    """Raise ``UsageError`` for a place on another filesystem that must not be stored or printed, or is relative."""
+    scheme, separator, rest = url.rpartition("://")
+    if not separator:
+        if not url.startswith("/"):
+            raise UsageError(f"{name}={url} is neither a URL (s3://bucket/run) nor an absolute path")
+        return
+    if "@" in rest.partition("/")[0] or "?" in rest:
+        raise UsageError(
+            f"{name}={scheme}://… carries a user, password or query, and would be stored with them\n"
+            "give credentials to the filesystem itself: environment variables or its configuration file"
+        )
 
 
 def _check_classes(data: TFRecordConfig) -> None:

@@ -253,6 +253,14 @@ class CheckpointConfig:
     keep_best: int = key("how many of the best by best_metric are kept", "free", minimum=0)
     keep_every_steps: int | None = key("also keep those at multiples of this; null: none", "free", minimum=1)
     best_metric: Literal["accuracy", "loss"] = key("validation metric that ranks checkpoints", "consent")
+    async_save: bool = key("write in the background while training goes on; the result is the same", "free")
+    verify: Literal["full", "fast", "off"] = key(
+        "what a resume checks: SHA-256 of every file; of all but the tensors' values; the manifest alone", "free"
+    )
+    on_error: Literal["continue", "stop"] = key(
+        "when the disk refuses a save: try again at the next, three times in a row, or stop", "free"
+    )
+    mirror: str | None = key("URL (s3://…, gs://…) or absolute path to copy each checkpoint to; null: nowhere", "free")
 
 
 @dataclasses.dataclass(frozen=True)

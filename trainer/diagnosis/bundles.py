@@ -9,13 +9,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from trainer.checkpoint.tensors import ATTRIBUTE
+from trainer.checkpoint.tensors import ATTRIBUTE, OBJECT_GRAPH
 from trainer.diagnosis import own_names
 from trainer.diagnosis.contents import Contents, Kind, Tensor
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
 from trainer.diagnosis.formats import TABLE_MAGIC, shards
 
-OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
 
 

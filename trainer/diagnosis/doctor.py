@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.checkpoint.verification import reading
 from trainer.config import stored as config_file
 from trainer.config.schema import Config
 from trainer.diagnosis.bundles import damage
@@ -46,11 +47,13 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
 
     Raises:
         UsageError: an override is wrong; ``check_overrides`` says so earlier.
+        Vanished: the checkpoint was deleted by its run while it was being read.
     """
     try:
         located = locate(path)
         if located.kind is Kind.OWN:
-            return _own(located, overrides)
+            with reading(located.path):
+                return _own(located, overrides)
         contents = read_contents(located)
     except Unusable as error:
         command = next_command(path, None, overrides, [error.finding], foreign=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.layout import PREFIX
+from trainer.checkpoint.verification import newest_valid
 from trainer.config import stored
 from trainer.diagnosis.contents import Kind
 from trainer.diagnosis.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
@@ -123,7 +124,7 @@ def _run_directory(place: Path) -> Located:
         raise Unusable(Finding("missing", DAMAGE, f"{parent} holds no checkpoint"))
     skipped: list[str] = []
     try:
-        newest, _ = directory.newest_valid(parent, skipped.append)
+        newest = newest_valid(parent, "full", skipped.append).path
     except NoValidCheckpoint:
         newest = committed[-1]
     title = f"{place} is a run directory; its newest {'' if len(skipped) == len(committed) else 'valid '}checkpoint"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from trainer.checkpoint.verification import reading
 from trainer.config.schema import Config
 from trainer.diagnosis.contents import Contents, Kind
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable
@@ -20,15 +21,17 @@ def overview(path: Path) -> dict[str, Any]:
 
     Raises:
         NoValidCheckpoint: it is missing or damaged so that its tensors cannot be listed.
+        Vanished: it was deleted by its run while it was being read.
         RestoreRefused: it is of a kind that is not opened.
     """
     try:
         located = locate(path)
         if located.kind is Kind.OWN:
-            own = open_own(located.path)
-            if own.contents is None:
-                raise NoValidCheckpoint(_text(own.findings[-1]))
-            return _facts(own.contents, located.path, [*located.findings, *own.findings], own)
+            with reading(located.path):
+                own = open_own(located.path)
+                if own.contents is None:
+                    raise NoValidCheckpoint(_text(own.findings[-1]))
+                return _facts(own.contents, located.path, [*located.findings, *own.findings], own)
         return _facts(read_contents(located), located.path, list(located.findings), None)
     except Unusable as error:
         refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.checkpoint import directory
-from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.verification import newest_valid
 from trainer.diagnosis.findings import DAMAGE, MISMATCH, Finding
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint
 from trainer.errors import NoValidCheckpoint
@@ -58,10 +58,9 @@ def _sibling(path: Path) -> Path | None:
     if path.absolute().parent.name != CHECKPOINTS or not (path.parent).is_dir():
         return None
     try:
-        newest, _ = directory.newest_valid(path.parent, lambda text: None)
+        return newest_valid(path.parent, "full", lambda text: None).path
     except NoValidCheckpoint:
         return None
-    return newest if (newest / manifests.FILE_NAME).is_file() else None
 
 
 def directory_of(path: Path) -> Path:

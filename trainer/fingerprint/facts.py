@@ -64,13 +64,15 @@ def differences(stored: Sequence[Fact], found: Sequence[Fact]) -> list[FactDiffe
 def digests(facts: Sequence[Fact]) -> dict[str, str]:
     """A SHA-256 for each kind of fact, for the manifest."""
     return {
-        kind: hashlib.sha256(_encode([fact for fact in facts if fact.kind == kind]).encode()).hexdigest()
+        kind: hashlib.sha256(to_text([fact for fact in facts if fact.kind == kind]).encode()).hexdigest()
         for kind in KINDS
     }
 
 
-def write(facts: Sequence[Fact], path: Path) -> None:
-    path.write_text(_encode(facts), encoding="utf-8")
+def to_text(facts: Sequence[Fact]) -> str:
+    """What ``fingerprint.json`` holds: one fact a line."""
+    rows = [list(dataclasses.astuple(fact)) for fact in facts]
+    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
 
 
 def read(path: Path) -> list[Fact]:
@@ -86,8 +88,3 @@ def read(path: Path) -> list[Fact]:
         ]
     except (OSError, ValueError, TypeError) as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
-
-
-def _encode(facts: Sequence[Fact]) -> str:
-    rows = [list(dataclasses.astuple(fact)) for fact in facts]
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"

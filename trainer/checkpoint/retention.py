@@ -1,0 +1,72 @@
+"""Which checkpoints stay, and deleting the others."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import TypeVar
+
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.directory import RETIRED, committed
+from trainer.checkpoint.manifest import Manifest, ManifestError
+
+Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
+P = TypeVar("P", bound=PurePath)  # a checkpoint's directory, here or on a mirror
+
+
+@dataclasses.dataclass(frozen=True)
+class Retention:
+    """Which checkpoints stay: the newest, the best by a validation metric, and those at multiples of a step."""
+
+    keep_last: int
+    keep_best: int
+    keep_every_steps: int | None
+    best_metric: str
+
+    def kept(self, checkpoints: Sequence[tuple[P, Manifest]], validations: Validations) -> set[P]:
+        """The checkpoints to keep out of all, oldest first."""
+        kept = {path for path, _ in checkpoints[-self.keep_last :]}
+        kept.update(ranked(checkpoints, validations, self.best_metric)[: self.keep_best])
+        if self.keep_every_steps is not None:
+            kept.update(path for path, manifest in checkpoints if manifest.step % self.keep_every_steps == 0)
+        return kept
+
+
+def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, metric: str) -> list[P]:
+    """The checkpoints that were evaluated, best first; of equals, the oldest first.
+
+    ``validations`` stands in where a manifest has none: a signal can commit a step before its evaluation is done.
+    """
+    values = {}
+    for path, manifest in checkpoints:
+        result = manifest.validation or validations.get(manifest.step)
+        if result is not None:
+            values[path] = result[metric]
+    return sorted(values, key=lambda path: values[path] if metric == "loss" else -values[path])
+
+
+def described(parent: Path) -> list[tuple[Path, Manifest]]:
+    """Every checkpoint whose manifest can be read, with it, oldest first."""
+    found = []
+    for path in committed(parent):
+        try:
+            found.append((path, manifests.read(path / manifests.FILE_NAME)))
+        except ManifestError:
+            continue  # a damaged checkpoint is evidence: retention neither counts nor deletes it
+    return found
+
+
+def retire(parent: Path, retention: Retention, validations: Validations, verified: Path) -> list[Path]:
+    """Delete what the policy does not keep, so that a crash leaves no half-deleted checkpoint under its name.
+
+    ``verified`` is the checkpoint that is known to be whole, and stays whatever the policy says.
+    """
+    checkpoints = described(parent)
+    retired = sorted({path for path, _ in checkpoints} - retention.kept(checkpoints, validations) - {verified})
+    for path in retired:
+        doomed = parent / f"{RETIRED}{path.name}"
+        path.rename(doomed)
+        shutil.rmtree(doomed)
+    return retired

@@ -1,0 +1,169 @@
+"""Whether a checkpoint is what was written, and which one is the newest that is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.directory import NAME, committed, put_away, step_of
+from trainer.checkpoint.files import digest
+from trainer.checkpoint.layout import PREFIX
+from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.errors import NoValidCheckpoint
+from trainer.quiet import quiet_startup
+
+# full: the SHA-256 of every file. fast: sizes, and the SHA-256 of every file but the values of the tensors, which
+# TensorFlow checks by its own CRC-32C when they are restored. off: the manifest alone.
+Depth = Literal["full", "fast", "off"]
+SHOWN = 8
+
+
+class Vanished(NoValidCheckpoint):
+    """A checkpoint was deleted by its run's retention while it was being read."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Damage:
+    """A checkpoint that is not what was written, and why."""
+
+    path: Path
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """The newest valid checkpoint, and the newer ones that are damaged."""
+
+    path: Path
+    manifest: Manifest
+    damaged: tuple[Damage, ...]
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Tell a checkpoint that vanishes while the block reads it from one that is damaged.
+
+    Raises:
+        Vanished: the directory was there before the block and is not after it, however the block ended.
+    """
+    there = path.is_dir()
+    failure: Exception | None = None
+    try:
+        yield
+    except Exception as error:
+        failure = error
+        raise
+    finally:
+        if there and not path.is_dir():
+            raise Vanished(f"{path} was deleted while it was being read: its run keeps newer ones") from failure
+
+
+def verify(path: Path, depth: Depth) -> Manifest:
+    """Check a checkpoint against its manifest.
+
+    Raises:
+        NoValidCheckpoint: names every file that is missing, unexpected or changed, and the tensors that are damaged.
+        Vanished: the checkpoint was deleted meanwhile.
+    """
+    with reading(path):
+        try:
+            manifest = manifests.read(path / manifests.FILE_NAME)
+        except ManifestError as error:
+            raise NoValidCheckpoint(str(error)) from error
+        if NAME.fullmatch(path.name) and step_of(path) != manifest.step:
+            raise NoValidCheckpoint(f"{path} holds step {manifest.step}: it was renamed, or its manifest is another's")
+        if depth != "off":
+            problems = _problems(path, manifest, depth)
+            if problems:
+                raise NoValidCheckpoint("\n  ".join([*problems[:SHOWN], *_damaged_tensors(path, manifest, problems)]))
+        return manifest
+
+
+def _problems(path: Path, manifest: Manifest, depth: Depth) -> list[str]:
+    """What is wrong with each file, largest doubts first: missing, foreign, of another size, changed."""
+    present = {file.name: file for file in path.iterdir() if file.name != manifests.FILE_NAME}
+    problems = [f"{path / name} is missing" for name in manifest.files if name not in present]
+    problems += [
+        f"{file} does not belong there: the manifest does not name it"
+        for name, file in sorted(present.items())
+        if name not in manifest.files
+    ]
+    whole = []
+    for name in manifest.files.keys() & present.keys():
+        file = present[name]
+        if file.is_symlink() or not file.is_file():
+            problems.append(f"{file} is not a regular file")
+        elif file.stat().st_size != manifest.sizes[name]:
+            problems.append(f"{file} is damaged: {file.stat().st_size} bytes, and it was {manifest.sizes[name]}")
+        elif depth == "full" or not _holds_values(name):
+            whole.append(name)
+    with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
+        for name, found in zip(whole, pool.map(lambda name: digest(present[name]), whole), strict=True):
+            if found != manifest.files[name]:
+                wanted = manifest.files[name][:16]
+                problems.append(
+                    f"{present[name]} is damaged: its SHA-256 is {found[:16]}…, the manifest says {wanted}…"
+                )
+    return problems
+
+
+def _holds_values(name: str) -> bool:
+    return name.startswith(f"{PREFIX}.data-")
+
+
+def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> list[str]:
+    """The tensors whose bytes were changed, by TensorFlow's own checksum of each.
+
+    Only where the index is known to be right: TensorFlow follows its offsets and sizes without looking.
+    """
+    index = path / f"{PREFIX}.index"
+    damaged = [name for name in manifest.files if _holds_values(name) and any(str(path / name) in p for p in problems)]
+    if not damaged or not index.is_file() or digest(index) != manifest.files[index.name]:
+        return []
+    with quiet_startup():
+        from trainer.checkpoint.tensors import damaged_tensors  # imports TensorFlow, which is slow
+
+    names = damaged_tensors(path)
+    if not names:
+        return ["every tensor in it still has its checksum"]
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [f"damaged tensor{'s' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}"]
+
+
+def newest_valid(parent: Path, depth: Depth, warn: Callable[[str], None]) -> Found:
+    """The newest checkpoint that verifies; ``warn`` hears of each that does not.
+
+    A checkpoint that retention deletes meanwhile is no damage: what replaced it is looked for instead.
+
+    Raises:
+        NoValidCheckpoint: there is none.
+    """
+    damaged: dict[Path, str] = {}
+    while candidates := [path for path in committed(parent) if path not in damaged]:
+        newest = candidates[-1]
+        try:
+            manifest = verify(newest, depth)
+        except Vanished:
+            continue
+        except NoValidCheckpoint as error:
+            damaged[newest] = str(error)
+            warn(f"skipping {newest.name}: {error}")
+        else:
+            newer = [Damage(path, reason) for path, reason in damaged.items() if path.is_dir()]
+            return Found(newest, manifest, tuple(newer))
+    away = put_away(parent)
+    if damaged:
+        count = len(damaged)
+        what = f"none of the {count} checkpoints" if count > 1 else "the only checkpoint"
+        raise NoValidCheckpoint(f"{what} in {parent} is {'' if count > 1 else 'not '}valid; see the warnings above")
+    if away:
+        raise NoValidCheckpoint(
+            f"{parent} holds no checkpoint that counts, only {len(away)} put away: {', '.join(map(str, away[:3]))} …\n"
+            "resume from one of them with checkpoint=PATH, or start a new run in another run_dir"
+        )
+    raise NoValidCheckpoint(f"{parent} holds no checkpoint; start the run with train")

@@ -1,0 +1,201 @@
+"""``verify``: whether the checkpoints of a run are what was written, and whether training again leads to them."""
+
+from __future__ import annotations
+
+import dataclasses
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.manifest import FILE_NAME, Manifest
+from trainer.checkpoint.verification import Vanished, reading, verify
+from trainer.commands.arguments import parse_arguments, refuse_rest, take_text
+from trainer.config import stored
+from trainer.config.complete import with_leaves
+from trainer.config.parse import leaves
+from trainer.config.schema import Config
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.quiet import quiet_startup
+from trainer.run_directory import CHECKPOINTS
+
+SHOWN = 5
+KNOWN = ("run_dir", "checkpoint", "replay")
+HELP = f"""Check the checkpoints of a run, and with replay=true that training leads from one to the next.
+
+  python -m trainer verify run_dir=DIR [checkpoint=step-N|PATH] [replay=true]
+
+Every file is held against its SHA-256; what is damaged is named, down to the tensor. checkpoint= checks one. The run
+may be training meanwhile: nothing is locked and nothing is written into it, and a checkpoint that it deletes is no
+error. replay=true trains again, in a temporary directory, from a checkpoint (the last but one, or checkpoint=) to the
+next that was kept, and compares every tensor, bit for bit: corruption, nondeterminism and a changed environment all
+show. Exit status 0, {NoValidCheckpoint.exit_status} when a checkpoint is damaged or there is none,
+{RestoreRefused.exit_status} when the replay ends elsewhere."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Leg:
+    """A stretch of training between two checkpoints of a run; ``config`` trains from the first to the second."""
+
+    start: Path
+    end: Path
+    config: Config
+    consents: tuple[str, ...]  # what was allowed to change when the run went on from the first
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A checkpoint of the run, with what it says of itself."""
+
+    path: Path
+    manifest: Manifest
+    config: Config
+
+
+def main(arguments: Sequence[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(HELP)
+        return 0
+    values = parse_arguments(arguments)
+    run_dir = Path(take_text(values, "run_dir", "verify"))
+    chosen = str(values.pop("checkpoint")) if "checkpoint" in values else None
+    replay = values.pop("replay") if "replay" in values else False
+    refuse_rest(values, KNOWN, "verify")
+    if not isinstance(replay, bool):
+        raise UsageError(f"replay={replay} must be true or false")
+    if not run_dir.is_dir():
+        raise UsageError(f"run_dir={run_dir} does not exist")
+    parent = run_dir / CHECKPOINTS
+    if not _check(parent, chosen):
+        return NoValidCheckpoint.exit_status
+    if replay:
+        _replay(_leg(parent, chosen))
+    return 0
+
+
+def _check(parent: Path, chosen: str | None) -> bool:
+    """Verify and print a line for each checkpoint; whether all that are still there are whole."""
+    paths = directory.committed(parent) if chosen is None else [_named(parent, chosen)]
+    whole, damaged = 0, 0
+    for path in paths:
+        try:
+            manifest = verify(path, "full")
+        except Vanished:
+            print(f"{path.name}  deleted meanwhile by its run")
+        except NoValidCheckpoint as error:
+            damaged += 1
+            print(f"{path.name}  DAMAGED\n  {error}")
+        else:
+            whole += 1
+            size = sum(manifest.sizes.values()) / 1e6
+            print(f"{path.name}  ok  {len(manifest.files)} files, {size:.1f} MB, made {manifest.created}")
+    away = directory.put_away(parent)
+    if away:
+        print(
+            f"{len(away)} more put away in {directory.QUARANTINE}/ and {directory.SUPERSEDED}/, which were not checked"
+        )
+    if not paths:
+        raise NoValidCheckpoint(f"{parent} holds no checkpoint")
+    print(f"{whole} whole, {damaged} damaged")
+    return damaged == 0
+
+
+def _named(parent: Path, chosen: str) -> Path:
+    step = chosen.removeprefix("step-")
+    path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(chosen)
+    if not path.is_dir():
+        there = ", ".join(found.name for found in directory.committed(parent))
+        raise NoValidCheckpoint(f"checkpoint={chosen} does not exist; in {parent}: {there or 'none'}")
+    return path
+
+
+def _leg(parent: Path, chosen: str | None) -> Leg:
+    """What to train again: from the chosen checkpoint on, or the last stretch of the run."""
+    entries = []
+    for path in directory.committed(parent):
+        try:
+            with reading(path):
+                manifest = manifests.read(path / FILE_NAME)
+                entries.append(Entry(path, manifest, stored.read(path / stored.FILE_NAME)))
+        except Vanished:
+            continue
+    ends = [number for number, entry in enumerate(entries) if number > 0 and not _was_interrupted(entry)]
+    if chosen is None:
+        pairs = [(end - 1, end) for end in reversed(ends)]
+    else:
+        start = _named(parent, chosen).resolve()
+        pairs = [
+            (number, end) for number, entry in enumerate(entries) for end in ends
+            if entry.path.resolve() == start and end > number
+        ]  # fmt: skip
+    if not pairs:
+        raise NoValidCheckpoint(
+            f"there is nothing to replay in {parent}{'' if chosen is None else f' from {chosen} on'}: it takes a later "
+            "checkpoint, and one that a signal committed before the validation of its step does not count"
+        )
+    first, last = pairs[0]
+    return _stretch(entries[first], entries[last])
+
+
+def _was_interrupted(entry: Entry) -> bool:
+    """Whether a signal committed the step before its validation, so that training on would not end in this state."""
+    cadence = entry.config.evaluation.every_steps
+    assert cadence is not None, "a stored configuration is complete"
+    return entry.manifest.validation is None and entry.manifest.step > 0 and entry.manifest.step % cadence == 0
+
+
+def _stretch(start: Entry, end: Entry) -> Leg:
+    """Training from ``start`` to ``end`` as the run did it.
+
+    Raises:
+        UsageError: the run was changed on the way, so one configuration does not lead from one to the other.
+    """
+    step = end.manifest.step
+    free = {path for path, _, fact in leaves(end.config) if fact.resume == "free"}
+    consents = []
+    for begun in end.manifest.lineage:
+        accepted = [text.partition(":")[0] for text in begun.changes if text.partition(":")[0] not in free]
+        if start.manifest.step < begun.from_step < step and accepted:
+            raise UsageError(
+                f"the run was resumed at step {begun.from_step} with {'; '.join(begun.changes)}\n"
+                f"so no one configuration leads from {start.path.name} to {end.path.name}; choose another checkpoint="
+            )
+        if begun.from_step == start.manifest.step:
+            consents += accepted
+    quiet = {
+        "train.steps": step,
+        "checkpoint.every_steps": step + 1,  # the end is committed anyway
+        "checkpoint.keep_best": 0,
+        "checkpoint.mirror": None,
+    }
+    return Leg(start.path, end.path, with_leaves(end.config, quiet), tuple(consents))
+
+
+def _replay(leg: Leg) -> None:
+    """Train the stretch again.
+
+    Raises:
+        RestoreRefused: it ends in another state, or this program or data may not continue from its start.
+    """
+    print(f"training again from {leg.start.name} to {leg.end.name}, in a temporary directory", flush=True)
+    with quiet_startup():
+        from trainer import session  # imports TensorFlow, which is slow
+        from trainer.checkpoint.compare import differing_tensors
+
+    with tempfile.TemporaryDirectory(prefix="trainer-replay-") as place, reading(leg.start), reading(leg.end):
+        made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
+        differences = differing_tensors(leg.end, made)
+    if differences:
+        raise RestoreRefused(
+            "\n".join(
+                [
+                    f"training again from {leg.start.name} does not end in {leg.end.name}: "
+                    f"{len(differences)} tensors differ (stored against made again)",
+                    *(f"  {difference}" for difference in differences[:SHOWN]),
+                    "a step is not deterministic here, the machine or a library is another one, or the stored state "
+                    "was changed together with its digests",
+                ]
+            )
+        )
+    print(f"training again from {leg.start.name} ends in {leg.end.name}: bitwise equal")

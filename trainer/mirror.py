@@ -1,0 +1,312 @@
+"""A copy of a run on another filesystem (s3://, gs://, a path …), through fsspec.
+
+What is mirrored lies under the URL as it lies in the run directory: ``checkpoints/step-…``, ``config.yaml``,
+``metrics.jsonl``. Every pass brings the mirror to where the run is: it copies the committed checkpoints that are
+missing there, newest first, and applies the run's retention to what it holds. So whatever one pass could not do, the
+next does. In a checkpoint the manifest is copied last, after everything else was read back and has the digests of the
+manifest, and deleted first: one that is only half there does not count.
+
+Credentials are fsspec's business (environment, configuration files). A URL never carries them: it is stored in
+``config.yaml`` and printed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import queue
+import shutil
+import threading
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePosixPath
+
+from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.files import replace, sync
+from trainer.checkpoint.manifest import Manifest, ManifestError, Start
+from trainer.checkpoint.retention import Retention, Validations
+from trainer.checkpoint.verification import Vanished, newest_valid, reading, verify
+from trainer.config import stored
+from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
+from trainer.run_directory import CHECKPOINTS, METRICS
+
+DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
+
+Checkpoints = list[tuple[PurePosixPath, Manifest]]  # oldest first
+
+
+class Place:
+    """A directory on any filesystem that fsspec knows.
+
+    Raises:
+        UsageError: the scheme is unknown, or the package of its filesystem is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec  # takes a tenth of a second, which only those who mirror pay
+
+        scheme = url.partition("://")[0]
+        try:
+            self._files, root = fsspec.url_to_fs(url)
+        except ImportError as error:
+            raise UsageError(f"{url} needs a package for {scheme}:// that is not installed: {error}") from error
+        except ValueError as error:
+            raise UsageError(f"{url} cannot be used: {error}") from error
+        self.url = url
+        self.root = PurePosixPath(root)
+        self.checkpoints = self.root / CHECKPOINTS
+
+    def read(self, path: PurePosixPath) -> bytes:
+        content = self._files.cat_file(str(path))
+        assert isinstance(content, bytes)
+        return content
+
+    def put(self, source: Path, target: PurePosixPath) -> None:
+        """Copy a file there.
+
+        Raises:
+            OSError: what can be read back there is not what is here.
+        """
+        self._files.makedirs(str(target.parent), exist_ok=True)
+        self._files.put_file(str(source), str(target))
+        self._files.invalidate_cache()
+        with source.open("rb") as here, self._files.open(str(target), "rb") as there:
+            if hashlib.file_digest(here, "sha256").digest() != hashlib.file_digest(there, "sha256").digest():
+                raise OSError(f"{target} is not what was copied to it")
+
+    def get(self, source: PurePosixPath, target: Path) -> None:
+        self._files.get_file(str(source), str(target))
+
+    def remove(self, checkpoint: PurePosixPath) -> None:
+        self._files.rm_file(str(checkpoint / manifests.FILE_NAME))
+        self._files.rm(str(checkpoint), recursive=True)
+
+    def clear(self, path: PurePosixPath) -> None:
+        """Remove what an interrupted copy left."""
+        if self._files.exists(str(path)):
+            self._files.rm(str(path), recursive=True)
+
+    def set_aside(self, checkpoint: PurePosixPath) -> None:
+        superseded = self.checkpoints / directory.SUPERSEDED
+        self._files.makedirs(str(superseded), exist_ok=True)
+        number, target = 0, superseded / checkpoint.name
+        while self._files.exists(str(target)):
+            number, target = number + 1, superseded / f"{checkpoint.name}.{number + 1}"
+        self._files.mv(str(checkpoint), str(target), recursive=True)
+
+    def described(self) -> Checkpoints:
+        """Every checkpoint there whose manifest is whole, oldest first."""
+        self._files.invalidate_cache()
+        if not self._files.exists(str(self.checkpoints)):
+            return []
+        names = [PurePosixPath(name).name for name in self._files.ls(str(self.checkpoints), detail=False)]
+        found = []
+        for name in names:
+            path = self.checkpoints / name
+            if directory.NAME.fullmatch(name) and self._files.exists(str(path / manifests.FILE_NAME)):
+                try:
+                    text = self.read(path / manifests.FILE_NAME).decode(errors="replace")
+                    found.append((path, manifests.from_text(text, f"{name}/{manifests.FILE_NAME}")))
+                except ManifestError:
+                    continue  # evidence, as in the run directory
+        return sorted(found, key=lambda entry: entry[1].step)
+
+
+class Mirror:
+    """Keeps a copy of a run up to date in a thread of its own. Failures end in ``notices``, not in exceptions."""
+
+    def __init__(self, place: Place, run_dir: Path, retention: Retention, start: Start, step: int) -> None:
+        """``start`` is the first in the run's lineage, by which it is known; ``step`` is where it goes on.
+
+        Raises:
+            UsageError: the place holds another run.
+        """
+        self._place = place
+        self._run_dir = run_dir
+        self._retention = retention
+        self._start = start
+        self._step = step
+        self._there: dict[str, Manifest] | None = None
+        self._validations: Validations = {}
+        self._thread = ThreadPoolExecutor(1, "mirror")
+        self._next: Future[None] | None = None
+        self._closing = threading.Event()
+        self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        try:
+            self._require_own(place.described())
+        except UsageError:
+            raise
+        except Exception as error:  # of whatever network or library is behind the URL
+            self._notice(error)
+
+    def follow(self, validations: Validations) -> None:
+        """Bring the mirror to where the run is now, soon. A pass that waits to begin is replaced, not added to."""
+        self._validations = dict(validations)
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._thread.submit(self._pass)
+
+    def finish(self) -> None:
+        """Return when the last pass has ended, well or not; it is not repeated any more."""
+        self._closing.set()
+        self._thread.shutdown()
+
+    def _pass(self) -> None:
+        for delay in (*DELAYS, None):
+            try:
+                self._bring_up_to_date()
+                return
+            except UsageError as error:
+                self._notice(error)
+                return
+            except Exception as error:  # of whatever network or library is behind the URL
+                if delay is None or self._closing.is_set():
+                    self._notice(error)
+                    return
+                self._closing.wait(delay)
+
+    def _notice(self, error: Exception) -> None:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self.notices.put(f"the mirror {self._place.url} is not up to date: {what}")
+
+    def _require_own(self, checkpoints: Checkpoints) -> None:
+        for path, manifest in checkpoints:
+            if manifest.lineage[:1] != (self._start,):
+                raise UsageError(
+                    f"checkpoint.mirror={self._place.url} holds another run ({path.name}); choose another place"
+                )
+
+    def _bring_up_to_date(self) -> None:
+        checkpoints = self._run_dir / CHECKPOINTS
+        if self._there is None:
+            self._there = self._begin()
+        for path in reversed(directory.committed(checkpoints)):
+            if path.name not in self._there:
+                try:
+                    self._there[path.name] = self._copy(path)
+                except Vanished:
+                    continue
+        for name in (stored.FILE_NAME, METRICS):
+            if (self._run_dir / name).is_file():
+                self._copy_growing(name)
+        entries = sorted(self._there.items(), key=lambda entry: entry[1].step)
+        held = [(self._place.checkpoints / name, manifest) for name, manifest in entries]
+        kept = self._retention.kept(held, self._validations)
+        for checkpoint, _ in held:
+            if checkpoint not in kept:
+                self._place.remove(checkpoint)
+                del self._there[checkpoint.name]
+
+    def _begin(self) -> dict[str, Manifest]:
+        """What of the run is there already; what it is about to make again is put away."""
+        there = self._place.described()
+        self._require_own(there)
+        kept = {}
+        for path, manifest in there:
+            local = self._run_dir / CHECKPOINTS / path.name
+            try:
+                other = local.is_dir() and manifests.read(local / manifests.FILE_NAME).files != manifest.files
+            except ManifestError:
+                other = False
+            if manifest.step > self._step or other:
+                self._place.set_aside(path)
+            else:
+                kept[path.name] = manifest
+        return kept
+
+    def _copy(self, path: Path) -> Manifest:
+        with reading(path):
+            manifest = manifests.read(path / manifests.FILE_NAME)
+            target = self._place.checkpoints / path.name
+            self._place.clear(target)
+            for name in (*manifest.files, manifests.FILE_NAME):
+                self._place.put(path / name, target / name)
+            return manifest
+
+    def _copy_growing(self, name: str) -> None:
+        """Copy a file that the run may append to meanwhile: as it is at this moment."""
+        moment = self._run_dir / f".mirrored-{name}"
+        moment.write_bytes((self._run_dir / name).read_bytes())
+        self._place.put(moment, self._place.root / name)
+        moment.unlink()
+
+
+def is_url(text: str) -> bool:
+    return "://" in text
+
+
+def default_directory(place: Place) -> Path:
+    """Where ``resume`` puts a run that it fetches: ``outputs/<experiment>/<last part of the URL>``.
+
+    Raises:
+        NoValidCheckpoint: there is no configuration at the URL.
+    """
+    try:
+        config = stored.from_text(place.read(place.root / stored.FILE_NAME).decode())
+    except (OSError, UnicodeDecodeError, UsageError) as error:
+        reason = str(error).splitlines()[0]
+        raise NoValidCheckpoint(f"{place.url} holds no run: {stored.FILE_NAME} cannot be read: {reason}") from error
+    return Path("outputs") / config.experiment / place.root.name
+
+
+def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
+    """Bring the newest valid checkpoint of a mirror, with the run's history, into ``run_dir``.
+
+    What ``run_dir`` has already stays: a checkpoint of that step or a later one need not be fetched.
+
+    Raises:
+        UsageError: ``run_dir`` holds another run.
+        NoValidCheckpoint: there is no valid checkpoint at the URL.
+    """
+    checkpoints = run_dir / CHECKPOINTS
+    checkpoints.mkdir(exist_ok=True)
+    directory.remove_leftovers(checkpoints)
+    there = place.described()
+    here = _newest_step(checkpoints, there)
+    for path, manifest in reversed(there):
+        if here is not None and manifest.step <= here:
+            return
+        try:
+            _fetch_checkpoint(place, path, manifest, checkpoints)
+        except (TrainerError, OSError) as error:
+            warn(f"skipping {path.name} of {place.url}: {error}")
+            continue
+        if here is None:
+            for name in (stored.FILE_NAME, METRICS):
+                replace(run_dir / name, place.read(place.root / name))
+        return
+    raise NoValidCheckpoint(f"{place.url} holds no valid checkpoint")
+
+
+def _newest_step(checkpoints: Path, there: Checkpoints) -> int | None:
+    """The newest valid step that is here already; None without any."""
+    if not directory.committed(checkpoints):
+        return None
+    try:
+        found = newest_valid(checkpoints, "full", lambda text: None)
+    except NoValidCheckpoint:
+        return None
+    if there and there[0][1].lineage[:1] != found.manifest.lineage[:1]:
+        raise UsageError(f"{checkpoints.parent} holds another run; fetch into another directory: into=DIR")
+    return found.manifest.step
+
+
+def _fetch_checkpoint(place: Place, path: PurePosixPath, manifest: Manifest, checkpoints: Path) -> None:
+    """Copy one checkpoint and commit it as one that was written here: see ``directory.commit``."""
+    unfinished = checkpoints / f"{directory.UNFINISHED}{path.name}"
+    unfinished.mkdir()
+    try:
+        for name in (*manifest.files, manifests.FILE_NAME):
+            place.get(path / name, unfinished / name)
+        verify(unfinished, "full")
+    except Exception:
+        shutil.rmtree(unfinished)
+        raise
+    for file in unfinished.iterdir():
+        sync(file)
+    sync(unfinished)
+    final = checkpoints / path.name
+    if final.is_dir():  # damaged, or it would not have been fetched
+        directory.quarantine(final, f"not valid here; fetched again from {place.url}")
+    unfinished.rename(final)
+    sync(checkpoints)

@@ -14,7 +14,7 @@ from foreign_files import Arrays, random_arrays
 
 from trainer.__main__ import run
 from trainer.checkpoint import directory
-from trainer.checkpoint.manifest import FORMAT_VERSION, Manifest
+from trainer.checkpoint.manifest import FORMAT_VERSION, Manifest, Start
 from trainer.checkpoint.tensors import StateFile
 from trainer.config import stored
 from trainer.config.schema import Config
@@ -62,7 +62,7 @@ def narrow_arrays() -> Arrays:
     return random_arrays({name: expected(narrow_config()).model[name] for name in names})
 
 
-def commit(run_dir: Path, step: int, state: TrainingState, config: Config) -> Path:
+def commit(run_dir: Path, step: int, state: TrainingState, config: Config, lineage: tuple[Start, ...] = ()) -> Path:
     """One of our own checkpoints, as trainer/session.py makes it."""
     tree = state.tree()
     state_file = StateFile(tree, flatten(tree))
@@ -73,7 +73,7 @@ def commit(run_dir: Path, step: int, state: TrainingState, config: Config) -> Pa
 
     def describe(digests: dict[str, str], sizes: dict[str, int]) -> Manifest:
         classes = tuple(map(str, range(10)))
-        facts = (step, step * 32, 0.5, "0" * 16, None, classes, {}, {}, None, "", (), digests, sizes)
+        facts = (step, step * 32, 0.5, "0" * 16, None, classes, {}, {}, None, "", lineage, digests, sizes)
         return Manifest(FORMAT_VERSION, *facts)
 
     run_dir.mkdir(exist_ok=True)

@@ -11,6 +11,7 @@ the state in memory. Nothing may be called committed before ``finish`` has retur
 from __future__ import annotations
 
 import dataclasses
+import errno
 import queue
 import time
 from collections.abc import Mapping, Sequence
@@ -174,8 +175,7 @@ class Committer:
         error = future.exception()
         waited = time.monotonic() - began
         if waited > WAIT_WORTH_A_LINE and not last:
-            name = directory.name_of(step)
-            self._terminal.line(f"waited {waited:.1f} s for {name} to be written: the disk is slower than the cadence")
+            self._terminal.line(f"waited {waited:.1f} s for {directory.name_of(step)} to be written")
         self._print_notices()
         if error is None:
             self._failures = 0
@@ -226,9 +226,9 @@ class Committer:
             self._mirror.follow(moment.validations)
 
     def _fill(self, place: Path, moment: Moment) -> None:
+        self._state_file.write(moment.tensors, place)  # first: it would make a directory that was deleted again
         for name, text in self._texts.items():
             (place / name).write_text(text, encoding="utf-8")
-        self._state_file.write(moment.tensors, place)
 
     def _describe(self, moment: Moment, digests: dict[str, str], sizes: dict[str, int]) -> Manifest:
         return Manifest(
@@ -250,4 +250,5 @@ class Committer:
 
 
 def _reason(error: OSError) -> str:
-    return f"{error.filename}: {error.strerror}" if error.filename is not None else str(error)
+    assert error.errno is not None
+    return f"{error.filename}: {error.strerror} ({errno.errorcode[error.errno]})"

@@ -82,9 +82,7 @@ class History:
                 events.flush()
         if self.failure is not None:
             raise self.failure
-        os.fsync(self._metrics.fileno())
-        if os.fstat(self._metrics.fileno()).st_nlink == 0:
-            raise FileNotFoundError(errno.ENOENT, "was deleted while the run went on", str(self._path))
+        sync(self._path)  # by its name: a run directory that was deleted meanwhile is noticed
 
     def close(self) -> None:
         for events in self._events.values():

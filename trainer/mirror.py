@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import queue
 import shutil
-import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path, PurePosixPath
@@ -130,7 +130,6 @@ class Mirror:
         self._validations: Validations = {}
         self._thread = ThreadPoolExecutor(1, "mirror")
         self._next: Future[None] | None = None
-        self._closing = threading.Event()
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         try:
             self._require_own(place.described())
@@ -147,8 +146,7 @@ class Mirror:
         self._next = self._thread.submit(self._pass)
 
     def finish(self) -> None:
-        """Return when the last pass has ended, well or not; it is not repeated any more."""
-        self._closing.set()
+        """Return when the last pass has ended, well or not."""
         self._thread.shutdown()
 
     def _pass(self) -> None:
@@ -160,10 +158,10 @@ class Mirror:
                 self._notice(error)
                 return
             except Exception as error:  # of whatever network or library is behind the URL
-                if delay is None or self._closing.is_set():
+                if delay is None:
                     self._notice(error)
                     return
-                self._closing.wait(delay)
+                time.sleep(delay)
 
     def _notice(self, error: Exception) -> None:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__

@@ -74,8 +74,10 @@ def commit(
         sync(unfinished)
         unfinished.rename(final)
         sync(parent)
-    except Exception:
+    except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this as well
+        if isinstance(error, OSError) and error.filename is None:  # a write knows its file by descriptor only
+            error.filename = str(unfinished)
         raise
     return final
 

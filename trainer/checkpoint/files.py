@@ -8,10 +8,17 @@ from pathlib import Path
 
 
 def sync(path: Path) -> None:
-    """Flush a file or a directory to disk."""
+    """Flush a file or a directory to disk.
+
+    Raises:
+        OSError: with the path, which the system call itself does not know.
+    """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
     finally:
         os.close(descriptor)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import io
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -184,7 +186,8 @@ def _replay(leg: Leg) -> None:
         from trainer.checkpoint.compare import differing_tensors
 
     with tempfile.TemporaryDirectory(prefix="trainer-replay-") as place, reading(leg.start), reading(leg.end):
-        made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
+        with contextlib.redirect_stdout(io.StringIO()):  # what a run says of a directory that is about to vanish
+            made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
         differences = differing_tensors(leg.end, made)
     if differences:
         raise RestoreRefused(

@@ -132,6 +132,8 @@ def test_a_half_copy_does_not_count_and_a_damaged_one_is_skipped(run_dir: Path, 
     shutil.rmtree(back / "checkpoints")
     with pytest.raises(NoValidCheckpoint, match="holds no valid checkpoint"):
         fetch(Place(url), back, warnings.append)
+    with pytest.raises(NoValidCheckpoint, match="cannot be read: FileNotFoundError"):
+        default_directory(Place("memory://nowhere"))
 
 
 def test_retention_on_the_mirror_follows_the_runs(run_dir: Path) -> None:

@@ -325,6 +325,7 @@ FREE = {
     "checkpoint.async_save=false": "checkpoint.async_save: True -> False",
     "checkpoint.verify=fast": "checkpoint.verify: full -> fast",
     "checkpoint.on_error=stop": "checkpoint.on_error: continue -> stop",
+    "checkpoint.mirror=memory://refusal": "checkpoint.mirror: None -> memory://refusal",
     "experiment=renamed": "experiment: digits -> renamed",
 }
 

@@ -16,9 +16,12 @@ import hashlib
 import queue
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
+
+import yaml
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
@@ -27,7 +30,7 @@ from trainer.checkpoint.manifest import Manifest, ManifestError, Start
 from trainer.checkpoint.retention import Retention, Validations
 from trainer.checkpoint.verification import Vanished, newest_valid, reading, verify
 from trainer.config import stored
-from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
+from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.run_directory import CHECKPOINTS, METRICS
 
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
@@ -239,11 +242,12 @@ def default_directory(place: Place) -> Path:
     Raises:
         NoValidCheckpoint: there is no configuration at the URL.
     """
+    with _reached(place):
+        text = place.read(place.root / stored.FILE_NAME)
     try:
-        config = stored.from_text(place.read(place.root / stored.FILE_NAME).decode())
-    except (OSError, UnicodeDecodeError, UsageError) as error:
-        reason = str(error).splitlines()[0]
-        raise NoValidCheckpoint(f"{place.url} holds no run: {stored.FILE_NAME} cannot be read: {reason}") from error
+        config = stored.from_text(text.decode())
+    except (UnicodeDecodeError, yaml.YAMLError, UsageError) as error:
+        raise NoValidCheckpoint(f"{place.url}/{stored.FILE_NAME} is no configuration of this version") from error
     return Path("outputs") / config.experiment / place.root.name
 
 
@@ -259,21 +263,34 @@ def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
     checkpoints = run_dir / CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
     directory.remove_leftovers(checkpoints)
-    there = place.described()
+    with _reached(place):
+        there = place.described()
     here = _newest_step(checkpoints, there)
     for path, manifest in reversed(there):
         if here is not None and manifest.step <= here:
             return
         try:
             _fetch_checkpoint(place, path, manifest, checkpoints)
-        except (TrainerError, OSError) as error:
+        except NoValidCheckpoint as error:
             warn(f"skipping {path.name} of {place.url}: {error}")
             continue
         if here is None:
             for name in (stored.FILE_NAME, METRICS):
-                replace(run_dir / name, place.read(place.root / name))
+                with _reached(place):
+                    content = place.read(place.root / name)
+                replace(run_dir / name, content)
         return
     raise NoValidCheckpoint(f"{place.url} holds no valid checkpoint")
+
+
+@contextmanager
+def _reached(place: Place) -> Iterator[None]:
+    """Make one message of whatever the network or library behind a URL raises when it cannot be read."""
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        raise NoValidCheckpoint(f"{place.url} cannot be read: {type(error).__name__}: {reason}") from error
 
 
 def _newest_step(checkpoints: Path, there: Checkpoints) -> int | None:
@@ -295,7 +312,8 @@ def _fetch_checkpoint(place: Place, path: PurePosixPath, manifest: Manifest, che
     unfinished.mkdir()
     try:
         for name in (*manifest.files, manifests.FILE_NAME):
-            place.get(path / name, unfinished / name)
+            with _reached(place):
+                place.get(path / name, unfinished / name)
         verify(unfinished, "full")
     except Exception:
         shutil.rmtree(unfinished)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import tensorflow as tf
+from conftest import NARROW, Trainer, checkpoint_names
 from diagnosing import composed, narrow_state
 
 from trainer.checkpoint import directory, files
@@ -303,3 +304,16 @@ def test_a_full_disk_loses_no_line_of_the_history_and_no_checkpoint_refers_to_a_
     assert [record["step"] for record in read_metrics(path)] == [1, 2, 3, 4, 5]
     assert path.read_bytes().count(b"\n") == 5
     assert training.committed == ["step-00000005"]
+
+
+@pytest.mark.long
+def test_100_saves_in_the_background_of_a_real_run_are_those_of_one_that_waits(trainer: Trainer) -> None:
+    arguments = (*NARROW, "checkpoint.every_steps=1", "train.steps=100")
+    for name, more in (("behind", ()), ("at_once", ("checkpoint.async_save=false",))):
+        trainer.run("train", f"run_dir={name}", *arguments, *more)
+    behind, at_once = trainer.cwd / "behind", trainer.cwd / "at_once"
+    assert checkpoint_names(behind) == checkpoint_names(at_once) == [directory.name_of(step) for step in range(1, 101)]
+    for name in checkpoint_names(behind):
+        for file in (DATA, INDEX):
+            left, right = (run_dir / "checkpoints" / name / file for run_dir in (behind, at_once))
+            assert left.read_bytes() == right.read_bytes(), (name, file)

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import tensorflow as tf
 from foreign_files import Arrays, random_arrays
 
 from trainer.__main__ import run
 from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.files import digest
+from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import FORMAT_VERSION, Manifest, Start
-from trainer.checkpoint.tensors import StateFile
+from trainer.checkpoint.tensors import ATTRIBUTE, StateFile
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.diagnosis import doctor as doctors
@@ -62,10 +68,15 @@ def narrow_arrays() -> Arrays:
     return random_arrays({name: expected(narrow_config()).model[name] for name in names})
 
 
+STATE_FILES: dict[int, StateFile] = {}
+
+
 def commit(run_dir: Path, step: int, state: TrainingState, config: Config, lineage: tuple[Start, ...] = ()) -> Path:
     """One of our own checkpoints, as trainer/session.py makes it."""
-    tree = state.tree()
-    state_file = StateFile(tree, flatten(tree))
+    if id(state) not in STATE_FILES:  # what it finds out about the tree takes half a second
+        tree = state.tree()
+        STATE_FILES[id(state)] = StateFile(tree, flatten(tree))
+    state_file = STATE_FILES[id(state)]
 
     def fill(place: Path) -> None:
         (place / stored.FILE_NAME).write_text(stored.to_text(config), encoding="utf-8")
@@ -78,6 +89,21 @@ def commit(run_dir: Path, step: int, state: TrainingState, config: Config, linea
 
     run_dir.mkdir(exist_ok=True)
     return directory.commit(run_dir / CHECKPOINTS, step, fill, describe)
+
+
+def forge(checkpoint: Path, name: str) -> None:
+    """Change the first value of a tensor, and every digest that would tell."""
+    prefix = str(checkpoint / PREFIX)
+    reader = tf.train.load_checkpoint(prefix)
+    values = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
+    np.ravel(values[name + ATTRIBUTE])[0] += 1.0
+    tf.raw_ops.SaveV2(
+        prefix=prefix, tensor_names=list(values), shape_and_slices=[""] * len(values), tensors=list(values.values())
+    )
+    manifest = manifests.read(checkpoint / manifests.FILE_NAME)
+    files = {file: digest(checkpoint / file) for file in manifest.files}
+    sizes = {file: (checkpoint / file).stat().st_size for file in manifest.files}
+    manifests.write(dataclasses.replace(manifest, files=files, sizes=sizes), checkpoint / manifests.FILE_NAME)
 
 
 class Doctor:

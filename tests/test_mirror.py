@@ -195,6 +195,7 @@ def test_a_filesystem_that_is_not_there_is_a_usage_error(url: str, message: str)
         Place(url)
 
 
+@pytest.mark.long
 def test_a_run_whose_machine_is_gone_goes_on_from_its_mirror(trainer: Trainer) -> None:
     arguments = (*NARROW, "schedule.decay_steps=6", "checkpoint.every_steps=3", "train.steps=6")
     straight, mine, far = trainer.cwd / "straight", trainer.cwd / "mine", trainer.cwd / "far"

@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from conftest import NARROW, Trainer, metrics
+from diagnosing import forge
 
 from trainer import session
 from trainer.commands.arguments import parse_arguments
@@ -359,6 +360,20 @@ def test_a_checkpoint_is_found_by_name(
         NoValidCheckpoint, match=r"checkpoint=step-3 does not exist; in .*: step-00000002, step-00000004"
     ):
         session.resume(original, "step-3", {}, (), StopRequest())
+
+
+@pytest.mark.parametrize("other", [False, True])
+def test_a_checkpoint_from_elsewhere_is_the_one_here_only_if_it_holds_the_same(
+    other: bool, original: Path, tmp_path: Path, no_training: list[Any]
+) -> None:
+    run_dir, name = tmp_path / "run", "step-00000004"
+    shutil.copytree(original, run_dir)
+    elsewhere = Path(shutil.copytree(original / "checkpoints" / name, tmp_path / name))
+    if other:
+        forge(elsewhere, "model/conv2d_1a_3x3/conv/kernel")
+    session.resume(run_dir, str(elsewhere), {"train.steps": 9}, (), StopRequest())
+    assert no_training[0].committed_step == (None if other else 4)
+    assert (run_dir / "checkpoints" / "superseded" / name).is_dir() == other
 
 
 @pytest.mark.parametrize(

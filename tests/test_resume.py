@@ -7,7 +7,6 @@ whole of metrics.jsonl.
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -238,6 +237,8 @@ def test_replaying_a_stretch_finds_the_one_tensor_that_was_changed_together_with
     run_dir = trainer.cwd / "run"
     shutil.copytree(references["sgd"], run_dir)
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    from diagnosing import forge
+
     newest = run_dir / "checkpoints" / f"step-{STEPS:08d}"
     forge(newest, "model/conv2d_1a_3x3/conv/kernel")
     before |= {path: path.stat().st_mtime_ns for path in (newest, *newest.iterdir())}
@@ -245,38 +246,6 @@ def test_replaying_a_stretch_finds_the_one_tensor_that_was_changed_together_with
     assert "does not end in step-00000012: 1 tensors differ" in output
     assert "  model/conv2d_1a_3x3/conv/kernel: 1 of 108 values differ, first at [0, 0, 0, 0]" in output
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
-
-
-def forge(checkpoint: Path, name: str) -> None:
-    """Change the first value of a tensor, and everything that would tell."""
-    import numpy as np
-    import tensorflow as tf
-
-    from trainer.checkpoint import manifest as manifests
-    from trainer.checkpoint.files import digest
-
-    prefix = str(checkpoint / "state")
-    reader = tf.train.load_checkpoint(prefix)
-    values = {key: reader.get_tensor(key) for key in reader.get_variable_to_shape_map()}
-    np.ravel(values[f"{name}/.ATTRIBUTES/VARIABLE_VALUE"])[0] += 1.0
-    tf.raw_ops.SaveV2(
-        prefix=prefix, tensor_names=list(values), shape_and_slices=[""] * len(values), tensors=list(values.values())
-    )
-    manifest = manifests.read(checkpoint / "manifest.json")
-    files = {file: digest(checkpoint / file) for file in manifest.files}
-    sizes = {file: (checkpoint / file).stat().st_size for file in manifest.files}
-    manifests.write(dataclasses.replace(manifest, files=files, sizes=sizes), checkpoint / "manifest.json")
-
-
-def test_a_checkpoint_from_elsewhere_takes_the_place_of_another_state_of_its_step(
-    references: dict[str, Path], trainer: Trainer
-) -> None:
-    run_dir = trainer.cwd / "run"
-    shutil.copytree(references["rmsprop"], run_dir)
-    other = references["sgd"] / "checkpoints" / f"step-{STEPS:08d}"
-    trainer.run("resume", f"run_dir={run_dir}", f"checkpoint={other}", f"train.steps={STEPS + 1}")
-    assert (run_dir / "checkpoints" / "superseded" / other.name / "manifest.json").is_file()
-    assert checkpoint_names(run_dir)[-1] == f"step-{STEPS + 1:08d}"
 
 
 def test_no_valid_checkpoint_exits_4_and_never_starts_afresh(references: dict[str, Path], trainer: Trainer) -> None:

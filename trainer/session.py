@@ -179,8 +179,10 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
         state_file.restore(origin.path)
     elif weights is not None:
         notes = warm_start.load(weights, state)
-    # Nothing in the directory has been touched so far; from here on this process is its writer.
     step = int(state.progress.step.numpy())
+    if origin is not None and step != origin.manifest.step:
+        raise NoValidCheckpoint(f"{origin.path} says step {origin.manifest.step}, and its tensors are of step {step}")
+    # Nothing in the directory has been touched so far; from here on this process is its writer.
     checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
     replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())

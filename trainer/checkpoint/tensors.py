@@ -170,7 +170,7 @@ def damaged_tensors(directory: Path) -> list[str]:
         try:
             reader.get_tensor(key)
         except (tf.errors.OpError, IndexError):  # IndexError: the file ends before the tensor does
-            names.append(key.removesuffix(ATTRIBUTE))
+            names.append("the object graph" if key == OBJECT_GRAPH else key.removesuffix(ATTRIBUTE))
     return names
 
 

@@ -20,7 +20,7 @@ from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.files import digest
 from trainer.checkpoint.layout import PREFIX
-from trainer.checkpoint.manifest import FORMAT_VERSION, Manifest, Start
+from trainer.checkpoint.manifest import FORMAT_VERSION, Manifest, RecordedMetrics, Start
 from trainer.checkpoint.tensors import ATTRIBUTE, StateFile
 from trainer.config import stored
 from trainer.config.schema import Config
@@ -31,6 +31,7 @@ from trainer.diagnosis.wanted import wanted_config
 from trainer.run_directory import CHECKPOINTS
 from trainer.state import TrainingState, build_state, flatten
 
+NO_METRICS = RecordedMetrics(0, "0" * 64)
 NARROW = ("model.width=0.01", "model.min_depth=4")
 
 
@@ -84,7 +85,7 @@ def commit(run_dir: Path, step: int, state: TrainingState, config: Config, linea
 
     def describe(digests: dict[str, str], sizes: dict[str, int]) -> Manifest:
         classes = tuple(map(str, range(10)))
-        facts = (step, step * 32, 0.5, "0" * 16, None, classes, {}, {}, None, "", lineage, digests, sizes)
+        facts = (step, step * 32, 0.5, "0" * 16, None, classes, {}, {}, None, "", lineage, NO_METRICS, digests, sizes)
         return Manifest(FORMAT_VERSION, *facts)
 
     run_dir.mkdir(exist_ok=True)

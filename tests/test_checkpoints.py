@@ -12,7 +12,7 @@ import tensorflow as tf
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.compare import differing_tensors
-from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.manifest import Manifest, RecordedMetrics
 from trainer.checkpoint.retention import Retention, retire
 from trainer.checkpoint.tensors import StateFile, read_tensor, stored_tensors
 from trainer.checkpoint.verification import newest_valid, verify
@@ -20,10 +20,12 @@ from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.history import History, Record, read_metrics
 from trainer.state import flatten
 
+NO_METRICS = RecordedMetrics(0, "0" * 64)
+
 
 def describe(step: int, validation: dict[str, float] | None = None):  # type: ignore[no-untyped-def]
     def with_files(files: dict[str, str], sizes: dict[str, int]) -> Manifest:
-        facts = (step, step * 8, 0.0, "0" * 16, validation, ("a", "b"), {}, {}, None, "", (), files, sizes)
+        facts = (step, step * 8, 0.0, "0" * 16, validation, ("a", "b"), {}, {}, None, "", (), NO_METRICS, files, sizes)
         return Manifest(manifests.FORMAT_VERSION, *facts)
 
     return with_files

@@ -8,7 +8,7 @@ import sys
 import traceback
 from typing import NoReturn
 
-from trainer.errors import TrainerError, UsageError, nearest
+from trainer.errors import TrainerError, UsageError, nearest, printable
 from trainer.signals import EXIT_INTERRUPTED
 
 # command -> what it does; each is trainer/commands/COMMAND.py with a main(arguments)
@@ -47,7 +47,8 @@ def run(arguments: list[str]) -> int:
         status = importlib.import_module(f"trainer.commands.{name}").main(rest)
         sys.stdout.flush()
     except TrainerError as error:
-        print(f"{'stopped' if error.exit_status in (75, 130) else 'error'}: {error}", file=sys.stderr)
+        kind = "stopped" if error.exit_status in (75, 130) else "error"
+        print(printable(f"{kind}: {error}"), file=sys.stderr)
         return error.exit_status
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits

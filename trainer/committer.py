@@ -20,7 +20,7 @@ from pathlib import Path
 
 from trainer import environment
 from trainer.checkpoint import directory, manifest
-from trainer.checkpoint.manifest import Manifest, Start
+from trainer.checkpoint.manifest import Manifest, RecordedMetrics, Start
 from trainer.checkpoint.retention import Retention, retire
 from trainer.checkpoint.tensors import Snapshot, StateFile
 from trainer.config import stored
@@ -57,6 +57,7 @@ class Moment:
     examples: int
     ledger: str
     validations: Mapping[int, dict[str, float]]
+    metrics: RecordedMetrics
 
 
 class Committer:
@@ -115,6 +116,7 @@ class Committer:
             examples=int(progress.examples.numpy()),
             ledger=progress.ledger_text(),
             validations=dict(self._history.validations),
+            metrics=self._history.recorded,
         )
         self._in_flight = (moment.step, self._background.submit(self._commit, moment))
         if not self.description.config.checkpoint.async_save:
@@ -244,6 +246,7 @@ class Committer:
             git_commit=environment.git_commit(),
             created=environment.now(),
             lineage=self.description.lineage,
+            metrics=moment.metrics,
             files=digests,
             sizes=sizes,
         )

@@ -61,6 +61,12 @@ class Stopped(TrainerError):
         self.exit_status = exit_status
 
 
+def printable(message: str) -> str:
+    """``message`` with control characters escaped, line ends aside: parts of it may come from a foreign file."""
+    lines = message.split("\n")
+    return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the most similar candidate, or nothing when none is similar."""
     known = sorted(candidates)

@@ -11,13 +11,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED
+from trainer.config import stored
 from trainer.errors import NotSaved, RunDirectoryInUse, UsageError
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import refuse_unless_directory, refuse_unless_file
 
 LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 LOG = "train.log"
+
+FILES = (LOCK, METRICS, LOG, stored.FILE_NAME)
+DIRECTORIES = (
+    CHECKPOINTS,
+    f"{CHECKPOINTS}/{SUPERSEDED}",
+    f"{CHECKPOINTS}/{QUARANTINE}",
+    TENSORBOARD,
+    f"{TENSORBOARD}/train",
+    f"{TENSORBOARD}/val",
+)
 
 
 @contextmanager
@@ -29,12 +43,14 @@ def writing(run_dir: Path) -> Iterator[None]:
 
     Raises:
         RunDirectoryInUse: another process holds it; names host and process.
-        UsageError: the directory cannot be written, or its filesystem has no locks.
+        UsageError: the directory cannot be written, what is written there would end up elsewhere, or its filesystem
+            has no locks.
         NotSaved: the block met an error of the disk on a file of the run.
     """
     made = not run_dir.exists()
     try:
         run_dir.mkdir(parents=True, exist_ok=True)
+        refuse_links(run_dir)
         descriptor = _lock(run_dir)
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
@@ -65,7 +81,7 @@ def _lock(run_dir: Path) -> int:
     """The descriptor of the locked lock file."""
     path = run_dir / LOCK
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o644)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -80,3 +96,26 @@ def _lock(run_dir: Path) -> int:
             os.close(descriptor)
             raise
         os.close(descriptor)  # its holder has just removed it, with the directory in which nothing was written
+
+
+def refuse_links(run_dir: Path) -> None:
+    """Refuse a run directory in which a name that this program writes to leads to another place.
+
+    Such a name may be a symbolic link, a hard link to a file that has another name elsewhere, a FIFO or a device.
+    ``run_dir`` itself may be a link: its user gave it.
+
+    Raises:
+        UsageError: names the path and what it is.
+    """
+    try:
+        for name in DIRECTORIES:
+            if os.path.lexists(run_dir / name):
+                refuse_unless_directory(run_dir / name)
+        for name in FILES:
+            if os.path.lexists(run_dir / name) and refuse_unless_file(run_dir / name).st_nlink > 1:
+                raise Unacceptable(f"{run_dir / name} is a hard link: the same file has another name elsewhere")
+    except Unacceptable as error:
+        raise UsageError(
+            f"run_dir={run_dir} cannot be used: {error}\n"
+            "what this program writes there would end up in another place; give the real directory, or a copy of it"
+        ) from error

@@ -10,10 +10,10 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer import environment, run_directory, runtime, warm_start
+from trainer import environment, memory, run_directory, runtime, warm_start
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
-from trainer.checkpoint.manifest import Manifest, ManifestError, Start
+from trainer.checkpoint.manifest import Manifest, ManifestError, RecordedMetrics, Start
 from trainer.checkpoint.retention import Retention, described, ranked
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, verify
@@ -26,12 +26,12 @@ from trainer.config.schema import Config, Invocation
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.source import Source, open_source
 from trainer.diagnosis.contents import Contents
-from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.errors import NoValidCheckpoint, UsageError, printable
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import data_facts, order_facts, preprocessing_facts
 from trainer.fingerprint.facts import Fact
 from trainer.fingerprint.structure import model_facts, optimizer_facts, schedule_facts
-from trainer.history import History, read_validations
+from trainer.history import History, keep_readable, read_validations
 from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.mirror import Mirror, Place
@@ -49,6 +49,10 @@ class Origin:
     damaged: Sequence[Damage]
     changes: Sequence[Change]
     allow: Sequence[str]
+
+    def metrics(self, checkpoints: Path) -> RecordedMetrics | None:
+        """What the checkpoint says of metrics.jsonl in its run directory; None when it was taken from elsewhere."""
+        return self.manifest.metrics if self.path.parent.absolute() == checkpoints.absolute() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,13 +124,15 @@ def _find(run_dir: Path, checkpoint: str, depth: Depth) -> Found:
     if checkpoint == "latest":
         return newest_valid(parent, depth, _warn)
     if checkpoint == "best":
-        metric = stored.read(run_dir / stored.FILE_NAME).checkpoint.best_metric
+        newest = newest_valid(parent, depth, _warn)
+        metric = stored.read(newest.path / stored.FILE_NAME).checkpoint.best_metric
         best = ranked(described(parent), read_validations(run_dir), metric)
         if not best:
             raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
         return Found(best[0], verify(best[0], depth), ())
     step = checkpoint.removeprefix("step-")
-    path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint)
+    # a path is the user's own, so it may lead through links; what lies in a run directory may not
+    path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint).resolve()
     if not path.is_dir():
         there = ", ".join(found.name for found in directory.committed(parent))
         raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {there or 'none'}")
@@ -168,6 +174,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
         print(f"to train on: {_resume_command(run_dir, f'train.steps={2 * total}')}")
         return
     runtime.configure(config.runtime)
+    memory.refuse_excess(config)
     state = build_state(config)
     fingerprint = _fingerprint(config, state, sources)
     accepted = () if origin is None else _judge(origin, fingerprint)
@@ -191,6 +198,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     mirror = None
     if config.checkpoint.mirror is not None:
         mirror = Mirror(Place(config.checkpoint.mirror), run_dir, retention, lineage[0], step)
+    keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), _warn)
     history = History(run_dir, step)
     terminal = Terminal(run_dir / run_directory.LOG, step, total)
     try:
@@ -358,4 +366,4 @@ def _resume_command(run_dir: Path, *arguments: str) -> str:
 
 
 def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
+    print(printable(f"warning: {text}"), file=sys.stderr)

@@ -86,8 +86,12 @@ def remove_leftovers(parent: Path) -> None:
     """Remove what a dead writer left unfinished. Only the holder of the run directory may call this."""
     if parent.is_dir():
         for path in parent.iterdir():
-            if path.name.startswith((UNFINISHED, RETIRED)):
+            if not path.name.startswith((UNFINISHED, RETIRED)):
+                continue
+            if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
+            else:
+                path.unlink()
 
 
 def committed(parent: Path) -> list[Path]:

@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from trainer.untrusted.files import open_regular
+
 
 def sync(path: Path) -> None:
     """Flush a file or a directory to disk.
@@ -24,14 +26,18 @@ def sync(path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal."""
-    with path.open("rb") as file:
+    """SHA-256 of a file, hexadecimal; raises ``Unacceptable`` for anything that is not a regular file."""
+    with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def replace(path: Path, content: bytes) -> None:
-    """Give a file its new content so that a crash leaves it whole, with the old content or the new."""
+    """Give a file its new content so that a crash leaves it whole, with the old content or the new.
+
+    What else the old file was called elsewhere keeps the old content.
+    """
     temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)  # a crash may have left it, or a foreign directory have it lead elsewhere
     temporary.write_bytes(content)
     sync(temporary)
     temporary.rename(path)

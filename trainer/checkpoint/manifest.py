@@ -9,12 +9,25 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
+import re
 from pathlib import Path
 from typing import Any
+
+from trainer.untrusted.documents import parse_json, shown
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import read_text
+from trainer.untrusted.typed import build
 
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
 SELF_DIGEST = "sha256"
+SIZE_LIMIT = 64 << 20  # bytes; ten thousand class names are 200 KB
+
+DIGEST = re.compile(r"[0-9a-f]{64}")
+LEDGER = re.compile(r"[0-9a-f]{16}")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,254}")
+METRICS = ("loss", "accuracy")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +39,14 @@ class Start:
     from_step: int
     checkpoint: str | None  # the directory it was restored from; None for a new run
     changes: tuple[str, ...]  # what was accepted, "key: stored -> wanted"
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordedMetrics:
+    """The part of the run's metrics.jsonl that a checkpoint belongs to: its first ``size`` bytes and their SHA-256."""
+
+    size: int
+    sha256: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +68,7 @@ class Manifest:
     git_commit: str | None
     created: str
     lineage: tuple[Start, ...]
+    metrics: RecordedMetrics
     files: dict[str, str]
     sizes: dict[str, int]
 
@@ -61,17 +83,20 @@ def write(manifest: Manifest, path: Path) -> None:
 
 
 def read(path: Path) -> Manifest:
-    """Read a manifest.
+    """Read a manifest, which may come from anywhere.
 
     Raises:
-        ManifestError: it does not exist, is not JSON, was changed, or does not have exactly the expected fields.
+        ManifestError: it does not exist, is no plain file, was changed after it was written, or does not have exactly
+            the expected fields with values that a checkpoint can have.
     """
     try:
-        return from_text(path.read_text(encoding="utf-8"), str(path))
+        return from_text(read_text(path, SIZE_LIMIT), str(path))
     except FileNotFoundError:
         raise ManifestError(f"{path} is missing") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ManifestError(f"{path} cannot be read: {error}") from error
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
+    except Unacceptable as error:
+        raise ManifestError(str(error)) from error
 
 
 def from_text(text: str, place: str) -> Manifest:
@@ -81,20 +106,19 @@ def from_text(text: str, place: str) -> Manifest:
         ManifestError: as ``read``.
     """
     try:
-        container: Any = json.loads(text)
+        container = parse_json(text)
+        if not isinstance(container, dict) or not {"format_version", SELF_DIGEST} <= container.keys():
+            raise Unacceptable("it is not a manifest")
         if container["format_version"] != FORMAT_VERSION:
-            version = container["format_version"]
+            version = shown(container["format_version"])
             raise ManifestError(f"{place} has format {version}; this version reads {FORMAT_VERSION}")
-        wanted = container.pop(SELF_DIGEST)
-        if _digest(container) != wanted:
+        if container.pop(SELF_DIGEST) != _digest(container):
             raise ManifestError(f"{place} was changed after it was written: its own SHA-256 does not match")
-        container["lineage"] = tuple(
-            Start(**{**start, "changes": tuple(start["changes"])}) for start in container["lineage"]
-        )
-        container["class_names"] = tuple(container["class_names"])
-        return Manifest(**container)
-    except (ValueError, KeyError, TypeError) as error:
+        manifest = build(Manifest, container, "manifest")
+        _check(manifest)
+    except Unacceptable as error:
         raise ManifestError(f"{place} cannot be read: {error}") from error
+    return manifest
 
 
 def _text(container: dict[str, Any]) -> str:
@@ -103,3 +127,34 @@ def _text(container: dict[str, Any]) -> str:
 
 def _digest(container: dict[str, Any]) -> str:
     return hashlib.sha256(_text(container).encode()).hexdigest()
+
+
+def _numbers(manifest: Manifest) -> list[tuple[str, float]]:
+    """Everything that counts something."""
+    return [
+        ("step", manifest.step),
+        ("examples", manifest.examples),
+        ("epoch", manifest.epoch),
+        ("metrics.size", manifest.metrics.size),
+        *((f"lineage[{index}].from_step", start.from_step) for index, start in enumerate(manifest.lineage)),
+    ]
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse values that no checkpoint has. A measured loss alone may be infinite or not a number."""
+    for name, number in _numbers(manifest):
+        if not (math.isfinite(number) and number >= 0):
+            raise Unacceptable(f"{name} is {number}, but must be at least 0")
+    if manifest.validation is not None and any(name not in manifest.validation for name in METRICS):
+        raise Unacceptable(f"validation has {shown(list(manifest.validation))}, but needs {' and '.join(METRICS)}")
+    for name, text, pattern in (
+        ("ledger", manifest.ledger, LEDGER),
+        ("metrics.sha256", manifest.metrics.sha256, DIGEST),
+        *((f"files.{file}", value, DIGEST) for file, value in manifest.files.items()),
+        *((f"fingerprints.{kind}", value, DIGEST) for kind, value in manifest.fingerprints.items()),
+    ):
+        if not pattern.fullmatch(text):
+            raise Unacceptable(f"{name} is {shown(text)}, which is no digest")
+    for file in manifest.files:
+        if not PLAIN_NAME.fullmatch(file):
+            raise Unacceptable(f"files has {shown(file)}, which is no name of a file in this directory")

@@ -11,6 +11,8 @@ from typing import TypeVar
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.directory import RETIRED, committed
 from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import refuse_unless_directory
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
 P = TypeVar("P", bound=PurePath)  # a checkpoint's directory, here or on a mirror
@@ -52,8 +54,9 @@ def described(parent: Path) -> list[tuple[Path, Manifest]]:
     found = []
     for path in committed(parent):
         try:
+            refuse_unless_directory(path)
             found.append((path, manifests.read(path / manifests.FILE_NAME)))
-        except ManifestError:
+        except (ManifestError, Unacceptable):
             continue  # a damaged checkpoint is evidence: retention neither counts nor deletes it
     return found
 

@@ -16,9 +16,11 @@ from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.errors import NoValidCheckpoint
 from trainer.quiet import quiet_startup
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import refuse_unless_directory, refuse_unless_file
 
 # full: the SHA-256 of every file. fast: sizes, and the SHA-256 of every file but the values of the tensors, which
-# TensorFlow checks by its own CRC-32C when they are restored. off: the manifest alone.
+# TensorFlow checks by its own CRC-32C when they are restored. off: the manifest, and that all files are there.
 Depth = Literal["full", "fast", "off"]
 SHOWN = 8
 
@@ -72,15 +74,15 @@ def verify(path: Path, depth: Depth) -> Manifest:
     """
     with reading(path):
         try:
+            refuse_unless_directory(path)
             manifest = manifests.read(path / manifests.FILE_NAME)
-        except ManifestError as error:
+        except (ManifestError, Unacceptable) as error:
             raise NoValidCheckpoint(str(error)) from error
         if NAME.fullmatch(path.name) and step_of(path) != manifest.step:
             raise NoValidCheckpoint(f"{path} holds step {manifest.step}: it was renamed, or its manifest is another's")
-        if depth != "off":
-            problems = _problems(path, manifest, depth)
-            if problems:
-                raise NoValidCheckpoint("\n  ".join([*problems[:SHOWN], *_damaged_tensors(path, manifest, problems)]))
+        problems = _problems(path, manifest, depth)
+        if problems:
+            raise NoValidCheckpoint("\n  ".join([*problems[:SHOWN], *_damaged_tensors(path, manifest, problems)]))
         return manifest
 
 
@@ -96,9 +98,14 @@ def _problems(path: Path, manifest: Manifest, depth: Depth) -> list[str]:
     whole = []
     for name in manifest.files.keys() & present.keys():
         file = present[name]
-        if file.is_symlink() or not file.is_file():
-            problems.append(f"{file} is not a regular file")
-        elif file.stat().st_size != manifest.sizes[name]:
+        try:
+            refuse_unless_file(file)
+        except Unacceptable as error:
+            problems.append(str(error))
+            continue
+        if depth == "off":
+            continue
+        if file.stat().st_size != manifest.sizes[name]:
             problems.append(f"{file} is damaged: {file.stat().st_size} bytes, and it was {manifest.sizes[name]}")
         elif depth == "full" or not _holds_values(name):
             whole.append(name)

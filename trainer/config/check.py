@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from trainer.config.schema import Config, TFRecordConfig
 from trainer.errors import UsageError
 
@@ -10,14 +12,14 @@ def check(config: Config) -> None:
     """Raise ``UsageError`` when keys that are each fine do not fit together."""
     train = config.train
     if train.global_batch_size % train.accumulate_steps:
-        fitting = [n for n in range(1, train.global_batch_size + 1) if train.global_batch_size % n == 0]
+        fitting = _divisors(train.global_batch_size)
         closest = min(fitting, key=lambda n: abs(n - train.accumulate_steps))
         raise UsageError(
             f"train.global_batch_size={train.global_batch_size} cannot be split into "
             f"train.accumulate_steps={train.accumulate_steps} equal parts; the nearest that works is {closest}"
         )
     if isinstance(config.data, TFRecordConfig):
-        _check_classes(config.data)
+        _check_tfrecord(config.data)
     for name, transforms in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
         if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
             raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")
@@ -47,7 +49,19 @@ def check_url(name: str, url: str) -> None:
         )
 
 
-def _check_classes(data: TFRecordConfig) -> None:
+def _divisors(number: int) -> list[int]:
+    small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
+    return [*small, *(number // n for n in small)]
+
+
+def _check_tfrecord(data: TFRecordConfig) -> None:
+    for name, path in (
+        ("labels_file", data.labels_file),
+        ("train_pattern", data.train_pattern),
+        ("validation_pattern", data.validation_pattern),
+    ):
+        if path is not None and (path.startswith("/") or ".." in path.split("/")):
+            raise UsageError(f"data.{name}={path} leads out of data.root; it is relative to data.root, without ..")
     if data.labels_file is None and data.num_classes is None:
         raise UsageError(
             "TFRecord files do not say how many classes there are: set data.num_classes=N, or "

@@ -22,6 +22,9 @@ from trainer.config.schema import Config, Invocation
 from trainer.errors import TrainerError, UsageError, nearest
 
 ABSENT = object()
+# The resolvers that conf/ uses. Any other could put into a stored configuration what does not belong there: oc.env
+# the secrets of the environment, oc.decode and oc.create whatever a text says.
+RESOLVERS = ("now", "hydra")
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
@@ -55,6 +58,8 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
     os.environ["HYDRA_FULL_ERROR"] = "1"
     sys.argv = ["python -m trainer train", *arguments]
     directory = configuration_directory()
+    for argument in arguments:
+        _refuse_resolvers(argument, argument)
     try:
         hydra.main(version_base="1.3", config_path=str(directory), config_name="config")(job)()
     except (HydraException, OmegaConfBaseException, ValueError) as error:
@@ -72,9 +77,13 @@ def compose(overrides: Sequence[str]) -> Config:
         UsageError: an override or the configuration is wrong.
     """
     directory = configuration_directory()
+    for override in overrides:
+        _refuse_resolvers(override, override)
     try:
         with hydra.initialize_config_dir(str(directory), version_base="1.3"):
-            container = OmegaConf.to_container(hydra.compose("config", list(overrides)), resolve=True)
+            composed = hydra.compose("config", list(overrides))
+            _refuse_resolvers(OmegaConf.to_container(composed, resolve=False), "")
+            container = OmegaConf.to_container(composed, resolve=True)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(_explain(error, overrides, directory)) from error
     assert isinstance(container, dict)
@@ -91,6 +100,7 @@ def option_groups() -> list[str]:
 
 
 def _typed(composed: DictConfig) -> tuple[Invocation, Config]:
+    _refuse_resolvers(OmegaConf.to_container(composed, resolve=False), "")
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
     invocation = {name: container.pop(name, None) for name in (field.name for field in dataclasses.fields(Invocation))}
@@ -99,6 +109,28 @@ def _typed(composed: DictConfig) -> tuple[Invocation, Config]:
     config = parse(Config, container)
     check(config)
     return parse(Invocation, invocation), config
+
+
+def _refuse_resolvers(node: object, place: str) -> None:
+    """Refuse an interpolation that calls a resolver other than those of ``conf/``; ``node`` is not resolved yet.
+
+    Raises:
+        UsageError: names the key or argument, and the resolver.
+    """
+    if isinstance(node, Mapping):
+        for name, value in node.items():
+            _refuse_resolvers(value, f"{place}.{name}" if place else str(name))
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _refuse_resolvers(value, f"{place}[{index}]")
+    elif isinstance(node, str):
+        for name, end in re.findall(r"\$\{([^:}]*?)(:|\$\{)", node):
+            if end != ":" or name.strip() not in RESOLVERS:  # a name that is put together could become any resolver
+                raise UsageError(
+                    f"{place}: the resolver {name.strip() or node} is not allowed, because what it answers would be "
+                    "stored in every checkpoint, secrets of the environment too\n"
+                    'let the shell insert a value that may be stored: key="$VARIABLE"'
+                )
 
 
 def _overrides(name: str) -> bool:

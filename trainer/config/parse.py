@@ -8,6 +8,7 @@ import operator
 import os
 import types
 import typing
+import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union
 
@@ -16,6 +17,8 @@ from trainer.errors import UsageError, nearest
 
 T = TypeVar("T")
 
+INTEGER_LIMIT = 2**63  # steps and examples are int64 variables
+UNPRINTABLE = ("Cc", "Cs")  # Unicode categories: control characters and halves of surrogate pairs
 KIND_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
 
 
@@ -108,6 +111,8 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
         raise UsageError(f"{path} is {value!r}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}")
     if kind in (int, float):
         _check_range(typing.cast(float, value), path, fact)
+    if isinstance(value, str):
+        _check_text(value, path)
     if fact.path:
         if not value:
             raise UsageError(f"{path} is empty, but must be a path: {fact.doc}")
@@ -115,7 +120,19 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
     return value
 
 
+def _check_text(value: str, path: str) -> None:
+    """Refuse what a stored configuration must not hold, so that one that was written can also be read."""
+    if "${" in value:
+        raise UsageError(
+            f"{path} is {value!r}, but a stored configuration has no interpolations: ${{…}} stays unresolved"
+        )
+    if any(unicodedata.category(character) in UNPRINTABLE for character in value):
+        raise UsageError(f"{path} is {value!r}, but must not have control characters")
+
+
 def _check_range(value: float, path: str, fact: KeyFacts) -> None:
+    if type(value) is int and not -INTEGER_LIMIT <= value < INTEGER_LIMIT:
+        raise UsageError(f"{path} is an integer of {value.bit_length()} bits, but must fit in 64: {fact.doc}")
     if not math.isfinite(value):
         raise UsageError(f"{path} is {value}, but must be finite: {fact.doc}")
     bounds = [

@@ -15,6 +15,9 @@ Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu
 TransformName = Literal[
     "decode", "random_area_crop", "central_crop", "resize", "horizontal_flip", "color_jitter", "normalize"
 ]
+# Bounds far above anything that is trained, so that a stored text cannot ask for a list of 10^9 class names.
+LARGEST_CLASSIFIER = 2**24
+LARGEST_BATCH = 2**24
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +31,9 @@ class BatchNormConfig:
 @dataclasses.dataclass(frozen=True)
 class InceptionV3Config:
     name: Literal["inception_v3"] = key("which network", "fixed")
-    num_classes: int | None = key("size of the classifier; null: the data's", "fixed", minimum=2, completed=True)
+    num_classes: int | None = key(
+        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
+    )
     width: float = key("filters = max(int(published x width), min_depth)", "fixed", above=0.0, maximum=8.0)
     min_depth: int = key("smallest number of filters a narrow network keeps", "fixed", minimum=1, maximum=4096)
     aux_logits: bool = key("build the auxiliary classifier", "fixed")
@@ -169,7 +174,9 @@ class TFRecordConfig:
     labels_file: str | None = key(
         "file, relative to root, with one class name a line, in label order; null: num_classes", "free"
     )
-    num_classes: int | None = key("number of classes, when labels_file is null", "fixed", minimum=2)
+    num_classes: int | None = key(
+        "number of classes, when labels_file is null", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER
+    )
     train_examples: int | None = key("use only the first so many; null: all", "consent", minimum=1)
     validation_examples: int | None = key("use only the first so many; null: all", "consent", minimum=1)
 
@@ -224,8 +231,12 @@ class PreprocessConfig:
 class TrainConfig:
     epochs: float = key("length of the run, used when steps is null", "free", above=0.0)
     steps: int | None = key("length of the run in optimizer steps; null: epochs", "free", minimum=0)
-    global_batch_size: int = key("examples per optimizer step, over all devices", "consent", minimum=1)
-    accumulate_steps: int = key("parts a batch is computed in, to save memory", "consent", minimum=1)
+    global_batch_size: int = key(
+        "examples per optimizer step, over all devices", "consent", minimum=1, maximum=LARGEST_BATCH
+    )
+    accumulate_steps: int = key(
+        "parts a batch is computed in, to save memory", "consent", minimum=1, maximum=LARGEST_BATCH
+    )
     label_smoothing: float = key("share of the target spread over all classes", "consent", minimum=0.0, below=1.0)
     aux_weight: float = key("weight of the auxiliary classifier's loss", "consent", minimum=0.0)
     log_every_steps: int = key("steps per logged training record", "free", minimum=1)
@@ -235,7 +246,9 @@ class TrainConfig:
 class EvaluationConfig:
     every_epochs: float = key("cadence, used when every_steps is null", "free", above=0.0)
     every_steps: int | None = key("cadence in steps; null: every_epochs", "free", minimum=1, completed=True)
-    batch_size: int = key("examples per evaluation batch; does not change the result", "free", minimum=1)
+    batch_size: int = key(
+        "examples per evaluation batch; does not change the result", "free", minimum=1, maximum=LARGEST_BATCH
+    )
     weights: Literal["raw", "ema"] = key("which weights are evaluated", "consent")
 
 

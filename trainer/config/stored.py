@@ -13,8 +13,13 @@ from trainer.config.check import check
 from trainer.config.parse import parse
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.untrusted.documents import parse_yaml
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import read_text
 
 FILE_NAME = "config.yaml"
+SIZE_LIMIT = 64 << 10  # bytes; a complete configuration has about 3 KB
+REASON_SHOWN = 300  # characters
 
 
 def to_text(config: Config) -> str:
@@ -23,22 +28,25 @@ def to_text(config: Config) -> str:
 
 
 def read(path: Path) -> Config:
-    """Read a stored configuration; no interpolation, no Hydra, nothing but the text.
+    """Read a stored configuration, which may come from anywhere: no interpolation, no Hydra, nothing but the text.
 
     Raises:
-        NoValidCheckpoint: the file is missing, is not YAML, or is not a complete configuration of this version.
+        NoValidCheckpoint: the file is missing, is no plain file, is not YAML of plain data, or is not a complete
+            configuration of this version.
     """
     try:
-        return from_text(path.read_text(encoding="utf-8"))
+        return from_text(read_text(path, SIZE_LIMIT))
     except FileNotFoundError:
         raise NoValidCheckpoint(f"{path} does not exist, so the experiment cannot be rebuilt") from None
-    except (UnicodeDecodeError, yaml.YAMLError, UsageError) as error:
-        reason = str(error).splitlines()[0]
+    except OSError as error:
+        raise NoValidCheckpoint(f"{path} cannot be read: {error.strerror}") from error
+    except (Unacceptable, UsageError) as error:
+        reason = str(error).splitlines()[0][:REASON_SHOWN]
         raise NoValidCheckpoint(f"{path} is not a stored configuration of this version: {reason}") from error
 
 
 def from_text(text: str) -> Config:
-    config = parse(Config, yaml.safe_load(text))
+    config = parse(Config, parse_yaml(text))
     check(config)
     return config
 

@@ -15,8 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.manifest import ManifestError
+from trainer.untrusted.documents import parse_json, shown
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import read_text
 
 FILE_NAME = "fingerprint.json"
+SIZE_LIMIT = 64 << 20  # bytes; that of Inception V3 has about 300 KB
 KINDS = ("data", "structure", "optimizer", "schedule", "behaviour")
 
 
@@ -82,9 +86,21 @@ def read(path: Path) -> list[Fact]:
         ManifestError: it does not exist or cannot be understood.
     """
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            Fact(kind, where, attribute, value, tuple(keys), file) for kind, where, attribute, value, keys, file in rows
-        ]
-    except (OSError, ValueError, TypeError) as error:
+        rows = parse_json(read_text(path, SIZE_LIMIT))
+        if not isinstance(rows, list):
+            raise Unacceptable("it is not a list of facts")
+        return [_fact(row) for row in rows]
+    except OSError as error:
+        raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
+    except Unacceptable as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def _fact(row: Any) -> Fact:
+    if not isinstance(row, list) or len(row) != len(dataclasses.fields(Fact)):
+        raise Unacceptable(f"{shown(row)} is not a fact")
+    kind, where, attribute, value, keys, file = row
+    texts = isinstance(keys, list) and all(isinstance(text, str) for text in (where, attribute, file, *keys))
+    if kind not in KINDS or not texts or isinstance(value, dict):
+        raise Unacceptable(f"{shown(row)} is not a fact")
+    return Fact(kind, where, attribute, value, tuple(keys), file)

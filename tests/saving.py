@@ -1,0 +1,191 @@
+"""A process that makes checkpoints as a run does, of a state of a few small variables.
+
+Everything but the network is the real thing: history, committer, state file, retention, and what a resume moves away.
+
+    saving.py RUN_DIR sync|async             three saves, a resume from the second, two more saves
+    saving.py RUN_DIR sync|async fail        the same three saves once for every call they make and every errno
+
+The value of every variable is a function of the step and of the attempt at it, so a reader can tell whether a
+checkpoint holds what was there when it was made.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import dataclasses
+import errno
+import json
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+
+from trainer.checkpoint import directory
+from trainer.checkpoint.retention import Retention
+from trainer.checkpoint.tensors import StateFile
+from trainer.checkpoint.verification import newest_valid
+from trainer.committer import Committer, Description
+from trainer.config.compose import compose
+from trainer.errors import NotSaved
+from trainer.fingerprint.facts import Fact
+from trainer.history import TRAIN, VALIDATION, History, Record
+from trainer.run_directory import CHECKPOINTS, LOG
+from trainer.state import Progress, flatten
+from trainer.terminal import Terminal
+
+FAULTS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT)
+ATTEMPTS = 10  # values of different attempts at a step differ by one, of different steps by at least ten
+SHAPES = {"kernel": (3, 3, 8, 16), "bias": (16,), "scalar": ()}
+
+
+def value_of(step: int, attempt: int) -> float:
+    return float(step * ATTEMPTS + attempt)
+
+
+class Run:
+    """One process's part of a run: it begins at ``step`` with what is in the directory."""
+
+    def __init__(self, run_dir: Path, step: int, attempt: int, asynchronous: bool) -> None:
+        overrides = ["checkpoint.every_steps=1", f"checkpoint.async_save={str(asynchronous).lower()}"]
+        self._attempt = attempt
+        self._variables = {name: tf.Variable(tf.zeros(shape)) for name, shape in SHAPES.items()}
+        self._progress = Progress()
+        tree = {"model": dict(self._variables), "progress": self._progress.tree()}
+        self._history = History(run_dir, step)
+        self._terminal = Terminal(run_dir / LOG, step, 10)
+        self.committer = Committer(
+            checkpoints=run_dir / CHECKPOINTS,
+            description=Description(compose(overrides), [Fact("data", "here", "count", 3, (), "x.py")], ("a",), 8, ()),
+            progress=self._progress,
+            state_file=StateFile(tree, flatten(tree)),
+            history=self._history,
+            terminal=self._terminal,
+            retention=Retention(2, 1, None, "accuracy"),
+            mirror=None,
+            last_good=None,
+        )
+
+    def step(self, step: int) -> None:
+        """Change every variable, as a step of training does, and record it."""
+        for variable in self._variables.values():
+            variable.assign(tf.fill(variable.shape, value_of(step, self._attempt)))
+        self._progress.step.assign(step)
+        self._progress.examples.assign(step * 8)
+        self._history.add(Record(step, TRAIN, {"loss": 1.0 / step}, {"closing": False}))
+        accuracy = {"loss": 1.0 / step, "accuracy": 0.5 + 0.01 * step}
+        self._history.add(Record(step, VALIDATION, accuracy, {"closing": False}))
+
+    def close(self) -> None:
+        self.committer.close()
+        self._history.close()
+        self._terminal.close()
+
+
+def save_and_resume(run_dir: Path, asynchronous: bool, mark: ctypes._NamedFuncPointer) -> None:
+    """Marks ``committed N`` once step N must survive anything, ``back to N`` before later steps are moved away."""
+
+    def steps(run: Run, numbers: range) -> None:
+        for step in numbers:
+            run.step(step)
+            run.committer.save()
+            # an asynchronous save is known to be committed when the next one has begun
+            known = step - 1 if asynchronous and step > numbers[0] else None if asynchronous else step
+            if known is not None:
+                mark(f"committed {known}".encode())
+        run.committer.finish()
+        mark(f"committed {numbers[-1]}".encode())
+        run.close()
+
+    checkpoints = run_dir / CHECKPOINTS
+    steps(Run(run_dir, 0, 0, asynchronous), range(1, 5))
+    mark(b"back to 3")
+    directory.remove_leftovers(checkpoints)
+    directory.set_aside([path for path in directory.committed(checkpoints) if directory.step_of(path) > 3])
+    steps(Run(run_dir, 3, 1, asynchronous), range(4, 7))
+    mark(b"back to 5")
+    with (directory.committed(checkpoints)[-1] / "config.yaml").open("a") as file:
+        file.write("# damage\n")
+    found = newest_valid(checkpoints, "full", lambda text: None)
+    directory.quarantine(found.damaged[0].path, found.damaged[0].reason)
+    steps(Run(run_dir, 5, 2, asynchronous), range(6, 8))
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """One call of a save that failed, and what came of it."""
+
+    call: int
+    error: str
+    outcome: str
+
+
+def inject(run_dir: Path, asynchronous: bool, library: ctypes.CDLL) -> list[Fault]:
+    """Every call of one save fails, with every errno, once alone and once with all that follow.
+
+    Each time the checkpoint before must stay the newest valid one or the new one be whole, and once the disk works
+    again the next save must succeed in the same process.
+    """
+    faults = []
+    fail, calls = library.interpose_fail, library.interpose_calls
+    fail.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_int)
+    calls.restype = ctypes.c_long
+    checkpoints = run_dir / CHECKPOINTS
+    for error in FAULTS:
+        for persistent in (False, True):
+            count, number = 1, 0
+            while number < count:
+                number += 1
+                shutil.rmtree(run_dir)
+                run_dir.mkdir()
+                run = Run(run_dir, 0, 0, asynchronous)
+                for step in (1, 2, 3):
+                    run.step(step)
+                    run.committer.save()
+                run.committer.finish()
+                run.step(4)
+                before = calls()
+                fail(number, 10**6 if persistent else number, error)
+                outcome = "saved"
+                try:
+                    run.committer.save()
+                    run.committer.finish()
+                except NotSaved:
+                    outcome = "NotSaved"
+                fail(0, 0, 0)
+                if number == 1:
+                    count = max(count, CALLS_OF_A_SAVE)
+                newest = directory.step_of(newest_valid(checkpoints, "full", lambda text: None).path)
+                assert newest in (3, 4), newest
+                assert outcome == "NotSaved" or newest == 4, (number, error, outcome)
+                run.step(5)
+                run.committer.save()
+                run.committer.finish()
+                newest = directory.step_of(newest_valid(checkpoints, "full", lambda text: None).path)
+                assert newest == 5, (number, error, newest)
+                run.close()
+                directory.remove_leftovers(checkpoints)
+                left = [path.name for path in checkpoints.iterdir() if path.name.startswith(".")]
+                assert left == [], left
+                faults.append(Fault(number, errno.errorcode[error], outcome))
+                del before
+    return faults
+
+
+CALLS_OF_A_SAVE = 60
+
+
+def main() -> None:
+    np.seterr(all="raise")
+    run_dir, asynchronous = Path(sys.argv[1]), sys.argv[2] == "async"
+    run_dir.mkdir(exist_ok=True)
+    library = ctypes.CDLL(None)
+    if sys.argv[3:] == ["fail"]:
+        print(json.dumps([dataclasses.astuple(fault) for fault in inject(run_dir, asynchronous, library)]))
+    else:
+        save_and_resume(run_dir, asynchronous, library.interpose_mark)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,9 @@
 
 Everything but the network is the real thing: history, committer, state file, retention, and what a resume moves away.
 
-    saving.py RUN_DIR sync|async             three saves, a resume from the second, two more saves
-    saving.py RUN_DIR sync|async fail        the same three saves once for every call they make and every errno
+    saving.py PLACE crash        in PLACE/sync and PLACE/async: four saves, a resume from the third, three more saves, a
+                                 resume from the second of these because the last is damaged, two more saves
+    saving.py PLACE fail STEP    a save for every call it makes and every error of the disk, in steps of STEP calls
 
 The value of every variable is a function of the step and of the attempt at it, so a reader can tell whether a
 checkpoint holds what was there when it was made.
@@ -19,7 +20,6 @@ import shutil
 import sys
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 
 from trainer.checkpoint import directory
@@ -36,6 +36,8 @@ from trainer.state import Progress, flatten
 from trainer.terminal import Terminal
 
 FAULTS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT)
+LAST_CALL = 10**6
+SAVED = "saved"
 ATTEMPTS = 10  # values of different attempts at a step differ by one, of different steps by at least ten
 SHAPES = {"kernel": (3, 3, 8, 16), "bias": (16,), "scalar": ()}
 
@@ -114,77 +116,84 @@ def save_and_resume(run_dir: Path, asynchronous: bool, mark: ctypes._NamedFuncPo
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """One call of a save that failed, and what came of it."""
+    """A save during which calls failed: the first of them, until when, the error, and how the save ended."""
 
     call: int
+    persistent: bool
     error: str
+    asynchronous: bool
     outcome: str
 
 
-def inject(run_dir: Path, asynchronous: bool, library: ctypes.CDLL) -> list[Fault]:
-    """Every call of one save fails, with every errno, once alone and once with all that follow.
+def inject(run_dir: Path, stride: int, library: ctypes.CDLL) -> list[Fault]:
+    """Let every ``stride``-th call of a save fail, with every error, alone and with all that follow.
 
-    Each time the checkpoint before must stay the newest valid one or the new one be whole, and once the disk works
-    again the next save must succeed in the same process.
+    Each time the checkpoint before must stay the newest valid one, or the new one be whole and said to be saved; and
+    once the disk works again, the next save of the same process must succeed.
     """
     faults = []
-    fail, calls = library.interpose_fail, library.interpose_calls
-    fail.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_int)
-    calls.restype = ctypes.c_long
-    checkpoints = run_dir / CHECKPOINTS
-    for error in FAULTS:
-        for persistent in (False, True):
-            count, number = 1, 0
-            while number < count:
-                number += 1
-                shutil.rmtree(run_dir)
-                run_dir.mkdir()
-                run = Run(run_dir, 0, 0, asynchronous)
-                for step in (1, 2, 3):
-                    run.step(step)
-                    run.committer.save()
-                run.committer.finish()
-                run.step(4)
-                before = calls()
-                fail(number, 10**6 if persistent else number, error)
-                outcome = "saved"
-                try:
-                    run.committer.save()
-                    run.committer.finish()
-                except NotSaved:
-                    outcome = "NotSaved"
-                fail(0, 0, 0)
-                if number == 1:
-                    count = max(count, CALLS_OF_A_SAVE)
-                newest = directory.step_of(newest_valid(checkpoints, "full", lambda text: None).path)
-                assert newest in (3, 4), newest
-                assert outcome == "NotSaved" or newest == 4, (number, error, outcome)
-                run.step(5)
-                run.committer.save()
-                run.committer.finish()
-                newest = directory.step_of(newest_valid(checkpoints, "full", lambda text: None).path)
-                assert newest == 5, (number, error, newest)
-                run.close()
-                directory.remove_leftovers(checkpoints)
-                left = [path.name for path in checkpoints.iterdir() if path.name.startswith(".")]
-                assert left == [], left
-                faults.append(Fault(number, errno.errorcode[error], outcome))
-                del before
+    library.interpose_fail.argtypes = (ctypes.c_long, ctypes.c_long, ctypes.c_int)
+    library.interpose_calls.restype = ctypes.c_long
+    for asynchronous in (False, True):
+        run = Run(run_dir, 0, 0, asynchronous)
+        step = save(run, 1)
+        for error in FAULTS:
+            for persistent in (False, True):
+                before = library.interpose_calls()
+                step = save(run, step)
+                calls = library.interpose_calls() - before
+                for call in range(1 + len(faults) % stride, calls + 1, stride):
+                    last = LAST_CALL if persistent else call
+                    library.interpose_fail(call, last, error)
+                    outcome = attempt(run, step)
+                    library.interpose_fail(0, 0, 0)
+                    newest = newest_step(run_dir)
+                    expected = (step,) if outcome == SAVED else (step - 1, step)
+                    assert newest in expected, (call, persistent, errno.errorcode[error], outcome, newest, step)
+                    faults.append(Fault(call, persistent, errno.errorcode[error], asynchronous, outcome))
+                    step = save(run, step + 1)
+        run.close()
+        directory.remove_leftovers(run_dir / CHECKPOINTS)
+        left = [path.name for path in (run_dir / CHECKPOINTS).iterdir() if path.name.startswith(".")]
+        assert left == [], left
+        shutil.rmtree(run_dir)
+        run_dir.mkdir()
     return faults
 
 
-CALLS_OF_A_SAVE = 60
+def attempt(run: Run, step: int) -> str:
+    run.step(step)
+    try:
+        run.committer.save()
+        run.committer.finish()
+    except NotSaved:
+        return "NotSaved"
+    return SAVED
+
+
+def save(run: Run, step: int) -> int:
+    """Save ``step`` on a disk that works; returns the next step."""
+    outcome = attempt(run, step)
+    assert outcome == SAVED, (step, outcome)
+    return step + 1
+
+
+def newest_step(run_dir: Path) -> int:
+    return directory.step_of(newest_valid(run_dir / CHECKPOINTS, "full", lambda text: None).path)
 
 
 def main() -> None:
-    np.seterr(all="raise")
-    run_dir, asynchronous = Path(sys.argv[1]), sys.argv[2] == "async"
-    run_dir.mkdir(exist_ok=True)
+    place, what = Path(sys.argv[1]), sys.argv[2]
     library = ctypes.CDLL(None)
-    if sys.argv[3:] == ["fail"]:
-        print(json.dumps([dataclasses.astuple(fault) for fault in inject(run_dir, asynchronous, library)]))
+    if what == "fail":
+        run_dir = place / "run"
+        run_dir.mkdir(parents=True)
+        faults = inject(run_dir, int(sys.argv[3]), library)
+        print("\n" + json.dumps([dataclasses.asdict(fault) for fault in faults]))
     else:
-        save_and_resume(run_dir, asynchronous, library.interpose_mark)
+        for name in ("sync", "async"):
+            (place / name).mkdir(parents=True)
+            save_and_resume(place / name, name == "async", library.interpose_mark)
 
 
 if __name__ == "__main__":

@@ -13,16 +13,13 @@ import itertools
 import os
 import random
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import NARROW, Trainer, checkpoint_names, metrics
 from disk import Fate, Trace, trace_of
-from interposed import environment, read_trace, run
+from interposed import Call, read_trace, run
 from saving import ATTEMPTS, SHAPES, value_of
 from test_checkpoints import describe
 
@@ -44,16 +41,26 @@ DAMAGED_ON_PURPOSE = directory.name_of(6)
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
     """The calls of a synchronous and of an asynchronous run, TensorBoard's files left out: nothing depends on them."""
-    found = {}
-    for mode in MODES:
-        place = tmp_path_factory.mktemp(mode)
-        run(SAVING, mode, root=place / "run", trace=place / "trace")
-        calls = read_trace(place / "trace", place / "run")
-        trace = trace_of(calls)
-        trace.disk(len(trace), {}).materialise(place / "copy")
-        assert tree(place / "copy") == tree(place / "run"), "a call was not seen, or not understood"
-        found[mode] = trace_of([call for call in calls if not call.path.startswith(TENSORBOARD)])
-    return found
+    place = tmp_path_factory.mktemp("traces")
+    run(SAVING, "crash", root=place / "runs", trace=place / "trace")
+    calls = read_trace(place / "trace", place / "runs")
+    trace = trace_of(calls)
+    trace.disk(len(trace), {}).materialise(place / "copy")
+    assert tree(place / "copy") == tree(place / "runs"), "a call was not seen, or not understood"
+    return {mode: trace_of(list(calls_below(mode, calls))) for mode in MODES}
+
+
+def calls_below(mode: str, calls: list[Call]) -> Iterator[Call]:
+    """The calls of one of the runs, as if its directory were the place that was watched."""
+    current = ""
+    for call in calls:
+        current = call.path.split("/")[0] if call.name != "mark" else current
+        if current != mode or (call.path == mode and call.name == "mkdir"):
+            continue
+        path = call.path if call.name == "mark" else os.path.relpath(call.path, mode)
+        if not path.startswith(TENSORBOARD):
+            other = os.path.relpath(call.other, mode) if call.other else ""
+            yield dataclasses.replace(call, path=path, other=other)
 
 
 @pytest.fixture

@@ -66,6 +66,7 @@ class History:
         if self._path.exists():
             self._count(self._path.read_bytes())
         self._metrics = self._path.open("ab", buffering=0)
+        sync(run_dir)  # so that a file that was made here is found after a power failure
         self._whole = self._path.stat().st_size  # bytes, up to the end of the last whole line
         self._unwritten: list[bytes] = []
         self.failure: OSError | None = None  # of the last attempt to write

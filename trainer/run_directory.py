@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED
+from trainer.checkpoint.files import make_directory
 from trainer.config import stored
 from trainer.errors import NotSaved, RunDirectoryInUse, UsageError
 from trainer.untrusted.errors import Unacceptable
@@ -49,7 +50,7 @@ def writing(run_dir: Path) -> Iterator[None]:
     """
     made = not run_dir.exists()
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
+        make_directory(run_dir)
         refuse_links(run_dir)
         descriptor = _lock(run_dir)
     except OSError as error:

@@ -26,7 +26,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.files import digest, sync
+from trainer.checkpoint.files import digest, make_directory, sync
 from trainer.checkpoint.manifest import Manifest
 
 NAME = re.compile(r"step-(\d{8,})")
@@ -58,6 +58,7 @@ def commit(
     final = parent / name_of(step)
     assert not final.exists(), "a resume sets later checkpoints aside"
     parent.mkdir(exist_ok=True)  # but not the run directory: one that was deleted must not come back half empty
+    sync(parent.parent)  # or the name of `checkpoints` itself may be lost, with all that is in it
     unfinished = parent / f"{UNFINISHED}{name_of(step)}"
     if unfinished.exists():  # an earlier save failed, and so did its removal
         shutil.rmtree(unfinished)
@@ -112,7 +113,7 @@ def set_aside(paths: Sequence[Path]) -> None:
     """Move checkpoints that a resume makes obsolete to ``superseded``. Nothing is deleted."""
     for path in paths:
         place = path.parent / SUPERSEDED
-        place.mkdir(exist_ok=True)
+        make_directory(place)
         path.rename(_free(place, path.name))
         sync(place)
         sync(path.parent)
@@ -124,7 +125,7 @@ def quarantine(path: Path, reason: str) -> Path:
     The reason is on disk before the move, so a crash between them leaves a reason that the next attempt overwrites.
     """
     place = path.parent / QUARANTINE
-    place.mkdir(exist_ok=True)
+    make_directory(place)
     target = _free(place, path.name)
     explanation = place / f"{target.name}{REASON}"
     explanation.write_text(f"{reason}\n", encoding="utf-8")

@@ -25,6 +25,18 @@ def sync(path: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, so that their names outlive a power failure.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
 def digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; raises ``Unacceptable`` for anything that is not a regular file."""
     with open_regular(path) as file:

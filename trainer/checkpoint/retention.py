@@ -10,6 +10,7 @@ from typing import TypeVar
 
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.directory import RETIRED, committed
+from trainer.checkpoint.files import sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_directory
@@ -71,5 +72,6 @@ def retire(parent: Path, retention: Retention, validations: Validations, verifie
     for path in retired:
         doomed = parent / f"{RETIRED}{path.name}"
         path.rename(doomed)
+        sync(parent)  # or a power failure may undo the new name and keep the deletions
         shutil.rmtree(doomed)
     return retired

@@ -37,7 +37,7 @@ from trainer.terminal import Terminal
 
 FAULTS = (errno.ENOSPC, errno.EIO, errno.EACCES, errno.EROFS, errno.EDQUOT)
 LAST_CALL = 10**6
-SAVED = "saved"
+SAVED, WARNED, RAISED = "saved", "warned", "raised"
 ATTEMPTS = 10  # values of different attempts at a step differ by one, of different steps by at least ten
 SHAPES = {"kernel": (3, 3, 8, 16), "bias": (16,), "scalar": ()}
 
@@ -49,7 +49,7 @@ def value_of(step: int, attempt: int) -> float:
 class Run:
     """One process's part of a run: it begins at ``step`` with what is in the directory."""
 
-    def __init__(self, run_dir: Path, step: int, attempt: int, asynchronous: bool) -> None:
+    def __init__(self, run_dir: Path, step: int, attempt: int, asynchronous: bool, keep_last: int = 2) -> None:
         overrides = ["checkpoint.every_steps=1", f"checkpoint.async_save={str(asynchronous).lower()}"]
         self._attempt = attempt
         self._variables = {name: tf.Variable(tf.zeros(shape)) for name, shape in SHAPES.items()}
@@ -57,6 +57,8 @@ class Run:
         tree = {"model": dict(self._variables), "progress": self._progress.tree()}
         self._history = History(run_dir, step)
         self._terminal = Terminal(run_dir / LOG, step, 10)
+        self.warnings: list[str] = []
+        self._terminal.warn = self.warnings.append  # type: ignore[method-assign]
         self.committer = Committer(
             checkpoints=run_dir / CHECKPOINTS,
             description=Description(compose(overrides), [Fact("data", "here", "count", 3, (), "x.py")], ("a",), 8, ()),
@@ -64,7 +66,7 @@ class Run:
             state_file=StateFile(tree, flatten(tree)),
             history=self._history,
             terminal=self._terminal,
-            retention=Retention(2, 1, None, "accuracy"),
+            retention=Retention(keep_last, 1, None, "accuracy"),
             mirror=None,
             last_good=None,
         )
@@ -162,13 +164,15 @@ def inject(run_dir: Path, stride: int, library: ctypes.CDLL) -> list[Fault]:
 
 
 def attempt(run: Run, step: int) -> str:
+    """Save one step; how it ended. An error is raised, or a warning that the run goes on without this checkpoint."""
     run.step(step)
+    run.warnings.clear()
     try:
         run.committer.save()
         run.committer.finish()
     except NotSaved:
-        return "NotSaved"
-    return SAVED
+        return RAISED
+    return WARNED if any("was not saved" in warning for warning in run.warnings) else SAVED
 
 
 def save(run: Run, step: int) -> int:

@@ -136,6 +136,7 @@ def _numbers(manifest: Manifest) -> list[tuple[str, float]]:
         ("examples", manifest.examples),
         ("epoch", manifest.epoch),
         ("metrics.size", manifest.metrics.size),
+        *((f"sizes.{file}", size) for file, size in manifest.sizes.items()),
         *((f"lineage[{index}].from_step", start.from_step) for index, start in enumerate(manifest.lineage)),
     ]
 
@@ -158,3 +159,5 @@ def _check(manifest: Manifest) -> None:
     for file in manifest.files:
         if not PLAIN_NAME.fullmatch(file):
             raise Unacceptable(f"files has {shown(file)}, which is no name of a file in this directory")
+    if manifest.files.keys() != manifest.sizes.keys():
+        raise Unacceptable("files and sizes do not name the same files")

@@ -179,9 +179,16 @@ def _describe(variable: tf.Variable) -> str:
 
 
 def stored_tensors(directory: Path) -> dict[str, str]:
-    """Name in the state tree → type and shape, as ``float32[3, 3, 3, 32]``, of every tensor in a checkpoint."""
-    reader = tf.train.load_checkpoint(str(directory / PREFIX))
-    shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    """Name in the state tree → type and shape, as ``float32[3, 3, 3, 32]``, of every tensor in a checkpoint.
+
+    Raises:
+        NoValidCheckpoint: the index cannot be read.
+    """
+    try:
+        reader = tf.train.load_checkpoint(str(directory / PREFIX))
+        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
+    except (tf.errors.OpError, IndexError, ValueError) as error:
+        raise NoValidCheckpoint(f"{directory / PREFIX}.index cannot be read: {str(error).splitlines()[0]}") from error
     return {
         key.removesuffix(ATTRIBUTE): f"{types[key].name}{list(shapes[key])}"
         for key in sorted(shapes)

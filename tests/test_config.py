@@ -221,3 +221,30 @@ def test_exit_status_2_and_no_traceback_for_a_usage_error(trainer: Trainer) -> N
 def test_resume_of_a_directory_that_does_not_exist_exits_2(trainer: Trainer) -> None:
     assert "run_dir=nowhere does not exist" in trainer.run("resume", "run_dir=nowhere", status=2)
     assert "resume needs run_dir" in trainer.run("resume", "rundir=nowhere", status=2)
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "experiment=${oc.env:SECRET}",
+        "data=image_folder data.root=${oc.env:SECRET}",
+        "experiment=${oc.decode:x}",
+        "experiment=${oc.create:x}",
+        "run_dir=${oc.env:SECRET}",
+        "hydra.job.env_set={A:${oc.env:SECRET}}",
+        "experiment=${${x}.env:SECRET}",
+    ],
+)
+def test_a_secret_of_the_environment_cannot_get_into_a_stored_configuration(
+    override: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET", "hunter2")
+    with pytest.raises(UsageError, match="is not allowed, because what it answers would be stored") as refused:
+        compose(*override.split())
+    assert "hunter2" not in str(refused.value)
+
+
+@pytest.mark.parametrize(("text", "message"), [("${seed}", "interpolations"), ("a\tb", "control characters")])
+def test_a_text_that_could_not_be_read_back_is_refused_when_it_is_given(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        override(compose(), {"experiment": text})

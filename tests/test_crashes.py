@@ -13,7 +13,7 @@ import itertools
 import os
 import random
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +181,38 @@ def check_power_loss(trace: Trace, states: list[tuple[int, dict[int, Fate]]], pl
 def test_when_power_fails_nothing_committed_is_lost(mode: str, traces: dict[str, Trace], place: Path) -> None:
     states = list(power_loss_states(traces[mode], draws=1))
     check_power_loss(traces[mode], random.Random(0).sample(states, STATES_IN_CI // 2), place)
+
+
+def is_file_of_a_checkpoint(path: str) -> bool:
+    return path.startswith(f"{CHECKPOINTS}/{directory.UNFINISHED}") and path.count("/") == 2
+
+
+def is_directory_of_a_checkpoint(path: str) -> bool:
+    return path.startswith(f"{CHECKPOINTS}/{directory.UNFINISHED}") and path.count("/") == 1
+
+
+NEEDED: dict[str, Callable[[str], bool]] = {
+    "files of a checkpoint": is_file_of_a_checkpoint,
+    "the directory of a checkpoint": is_directory_of_a_checkpoint,
+    "the directory of all checkpoints": lambda path: path == CHECKPOINTS,
+    "the run directory": lambda path: path == ".",
+    "the history": lambda path: path == METRICS,
+}
+
+
+@pytest.mark.parametrize("name", NEEDED)
+def test_without_any_one_kind_of_fsync_something_would_be_lost(
+    name: str, traces: dict[str, Trace], place: Path
+) -> None:
+    """The proof can fail: taken out of the recorded calls, every kind of fsync is missed."""
+    trace = traces["sync"]
+    kept = [each for each in trace.operations if each.call.name != "fsync" or not NEEDED[name](each.call.path)]
+    assert len(kept) < len(trace)
+    weaker = dataclasses.replace(trace, operations=tuple(kept))
+    states = list(power_loss_states(weaker, draws=1))
+    random.Random(0).shuffle(states)
+    with pytest.raises(AssertionError, match="power lost after call"):
+        check_power_loss(weaker, states, place)
 
 
 @pytest.mark.torture

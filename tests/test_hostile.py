@@ -30,8 +30,10 @@ from trainer.__main__ import run
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.tensors import ATTRIBUTE
+from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.loop import Run
+from trainer.memory import bound, measure
 from trainer.run_directory import CHECKPOINTS
 from trainer.state import TrainingState, build_state
 
@@ -594,3 +596,13 @@ def test_a_hostile_directory_is_refused_without_any_effect(
     assert effects(events, stage.run_dir, stage.outside) == []
     assert set(sys.modules) - modules == set()
     assert (tree(stage.run_dir), tree(stage.outside)) == before
+
+
+def test_the_bound_on_what_a_network_takes_is_one() -> None:
+    """The network of the paper stays below what is assumed of it, and a narrow one far below."""
+    published = ("experiment=images", "data=digits", "model.num_classes=1000")
+    for overrides in (published, (*NARROW, "model.num_classes=10")):
+        config = compose(overrides)
+        for least, most in zip(measure(config), bound(config), strict=True):
+            assert 0 < least <= most
+    assert bound(compose(published))[0] < 1.2 * measure(compose(published))[0]

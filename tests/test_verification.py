@@ -81,7 +81,7 @@ def test_a_damaged_index_is_not_followed(run_dir: Path, monkeypatch: pytest.Monk
         (DATA, "truncate", {"full", "fast"}),
         (INDEX, "flip", {"full", "fast"}),
         ("config.yaml", "flip", {"full", "fast"}),
-        ("config.yaml", "link", {"full", "fast"}),
+        ("config.yaml", "link", {"full", "fast", "off"}),
         (manifests.FILE_NAME, "value", {"full", "fast", "off"}),
         (manifests.FILE_NAME, "truncate", {"full", "fast", "off"}),
         ("", "rename", {"full", "fast", "off"}),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -16,8 +18,9 @@ from trainer.checkpoint.manifest import Manifest, RecordedMetrics
 from trainer.checkpoint.retention import Retention, retire
 from trainer.checkpoint.tensors import StateFile, read_tensor, stored_tensors
 from trainer.checkpoint.verification import newest_valid, verify
+from trainer.data.tfrecord import masked_crc32c
 from trainer.errors import NoValidCheckpoint, RestoreRefused
-from trainer.history import History, Record, read_metrics
+from trainer.history import History, Record, keep_readable, read_metrics
 from trainer.state import flatten
 
 NO_METRICS = RecordedMetrics(0, "0" * 64)
@@ -248,3 +251,67 @@ def test_a_manifest_of_another_format_is_refused_by_number(tmp_path: Path) -> No
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format_version": 99}))
     with pytest.raises(NoValidCheckpoint, match="has format 99; this version reads 2"):
         verify(path, "full")
+
+
+def test_leftovers_are_removed_without_following_where_they_lead(tmp_path: Path) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "kept").write_text("kept")
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / f"{directory.UNFINISHED}link").symlink_to(elsewhere)
+    (checkpoints / f"{directory.RETIRED}file").write_text("x")
+    os.mkfifo(checkpoints / f"{directory.UNFINISHED}fifo")
+    directory.remove_leftovers(checkpoints)
+    assert list(checkpoints.iterdir()) == []
+    assert (elsewhere / "kept").read_text() == "kept"
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b"not JSON",
+        b"[" * 5000,
+        b"x" * 200_000,
+        b'{"step": -1, "split": "train"}',
+        b'{"step": 1180591620717411303424, "split": "train"}',
+        b'{"step": 1, "step": 2, "split": "train"}',
+        b'{"step": 1.0, "split": "train"}',
+        b'{"step": true, "split": "train"}',
+        b'{"step": 2, "split": "val", "loss": 1.0}',
+        b'{"step": 2, "split": "val", "loss": "1", "accuracy": 1.0}',
+        b'{"step": 2, "split": "test"}',
+        b'{"step": 2, "split": "train", "loss": [[1]]}',
+        b"\xff\xfe",
+    ],
+)
+def test_a_line_that_is_no_record_is_put_beside_with_its_reason_and_the_others_are_kept(
+    line: bytes, tmp_path: Path
+) -> None:
+    good = [b'{"step": 1, "split": "train", "loss": 2.0}', b'{"step": 2, "split": "train", "loss": 1.0}']
+    path = tmp_path / "metrics.jsonl"
+    damaged = b"\n".join([good[0], line, good[1], b""])
+    path.write_bytes(damaged)
+    said: list[str] = []
+    keep_readable(tmp_path, None, said.append)
+    assert len(said) == 1
+    assert "metrics.jsonl is damaged: line 2: " in said[0]
+    assert path.read_bytes() == b"\n".join([*good, b""])
+    assert (tmp_path / "metrics.jsonl.damaged.0").read_bytes() == damaged
+    keep_readable(tmp_path, None, said.append)
+    assert len(said) == 1
+
+
+def test_an_event_that_claims_terabytes_is_where_the_events_end(tmp_path: Path) -> None:
+    history = History(tmp_path, 0)
+    for step in (1, 2):
+        history.add(Record(step, "train", {"loss": float(step)}, {}))
+    history.close()
+    (events,) = (tmp_path / "tensorboard" / "train").iterdir()
+    length = struct.pack("<Q", 2**50)
+    with events.open("ab") as file:
+        file.write(length + struct.pack("<I", masked_crc32c(length)))
+    os.mkfifo(events.with_name("events.out.tfevents.fifo"))
+    History(tmp_path, 1).close()
+    events.with_name("events.out.tfevents.fifo").unlink()
+    assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss") == [(1, 1.0)]

@@ -126,7 +126,7 @@ def _find(run_dir: Path, checkpoint: str, depth: Depth) -> Found:
     if checkpoint == "best":
         newest = newest_valid(parent, depth, _warn)
         metric = stored.read(newest.path / stored.FILE_NAME).checkpoint.best_metric
-        best = ranked(described(parent), read_validations(run_dir), metric)
+        best = ranked(described(parent, _warn), read_validations(run_dir), metric)
         if not best:
             raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
         return Found(best[0], verify(best[0], depth), ())

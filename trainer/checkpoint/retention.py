@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
@@ -50,15 +50,15 @@ def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, 
     return sorted(values, key=lambda path: values[path] if metric == "loss" else -values[path])
 
 
-def described(parent: Path) -> list[tuple[Path, Manifest]]:
-    """Every checkpoint whose manifest can be read, with it, oldest first."""
+def described(parent: Path, warn: Callable[[str], None]) -> list[tuple[Path, Manifest]]:
+    """Every checkpoint whose manifest can be read, with it, oldest first; ``warn`` hears of the others."""
     found = []
     for path in committed(parent):
         try:
             refuse_unless_directory(path)
             found.append((path, manifests.read(path / manifests.FILE_NAME)))
-        except (ManifestError, Unacceptable):
-            continue  # a damaged checkpoint is evidence: retention neither counts nor deletes it
+        except (ManifestError, Unacceptable) as error:
+            warn(f"{path.name} does not count: {error}")
     return found
 
 
@@ -67,7 +67,8 @@ def retire(parent: Path, retention: Retention, validations: Validations, verifie
 
     ``verified`` is the checkpoint that is known to be whole, and stays whatever the policy says.
     """
-    checkpoints = described(parent)
+    # a damaged checkpoint is evidence: it is neither counted nor deleted, and the next resume reports it
+    checkpoints = described(parent, lambda reason: None)
     retired = sorted({path for path, _ in checkpoints} - retention.kept(checkpoints, validations) - {verified})
     for path in retired:
         doomed = parent / f"{RETIRED}{path.name}"

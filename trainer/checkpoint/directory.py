@@ -27,7 +27,9 @@ from pathlib import Path
 
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.files import digest, make_directory, sync
-from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import refuse_unless_directory
 
 NAME = re.compile(r"step-(\d{8,})")
 UNFINISHED = ".writing-"
@@ -107,6 +109,22 @@ def step_of(path: Path) -> int:
     match = NAME.fullmatch(path.name)
     assert match is not None
     return int(match.group(1))
+
+
+def manifest_of(path: Path) -> Manifest:
+    """The manifest of a checkpoint directory, which must be that of the step in the directory's name.
+
+    Raises:
+        ManifestError: it cannot be understood, is of another step, or ``path`` leads to another place.
+    """
+    try:
+        refuse_unless_directory(path)
+    except Unacceptable as error:
+        raise ManifestError(str(error)) from error
+    manifest = manifests.read(path / manifests.FILE_NAME)
+    if NAME.fullmatch(path.name) and step_of(path) != manifest.step:
+        raise ManifestError(f"{path} holds step {manifest.step}: it was renamed, or its manifest is another's")
+    return manifest
 
 
 def set_aside(paths: Sequence[Path]) -> None:

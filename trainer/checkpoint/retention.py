@@ -8,12 +8,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.directory import RETIRED, committed
+from trainer.checkpoint.directory import RETIRED, committed, manifest_of
 from trainer.checkpoint.files import sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import refuse_unless_directory
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
 P = TypeVar("P", bound=PurePath)  # a checkpoint's directory, here or on a mirror
@@ -55,9 +52,8 @@ def described(parent: Path, warn: Callable[[str], None]) -> list[tuple[Path, Man
     found = []
     for path in committed(parent):
         try:
-            refuse_unless_directory(path)
-            found.append((path, manifests.read(path / manifests.FILE_NAME)))
-        except (ManifestError, Unacceptable) as error:
+            found.append((path, manifest_of(path)))
+        except ManifestError as error:
             warn(f"{path.name} does not count: {error}")
     return found
 

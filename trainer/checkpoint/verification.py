@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.directory import NAME, committed, put_away, step_of
+from trainer.checkpoint.directory import committed, manifest_of, put_away
 from trainer.checkpoint.files import digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.errors import NoValidCheckpoint
 from trainer.quiet import quiet_startup
 from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import refuse_unless_directory, refuse_unless_file
+from trainer.untrusted.files import refuse_unless_file
 
 # full: the SHA-256 of every file. fast: sizes, and the SHA-256 of every file but the values of the tensors, which
 # TensorFlow checks by its own CRC-32C when they are restored. off: the manifest, and that all files are there.
@@ -74,12 +74,9 @@ def verify(path: Path, depth: Depth) -> Manifest:
     """
     with reading(path):
         try:
-            refuse_unless_directory(path)
-            manifest = manifests.read(path / manifests.FILE_NAME)
-        except (ManifestError, Unacceptable) as error:
+            manifest = manifest_of(path)
+        except ManifestError as error:
             raise NoValidCheckpoint(str(error)) from error
-        if NAME.fullmatch(path.name) and step_of(path) != manifest.step:
-            raise NoValidCheckpoint(f"{path} holds step {manifest.step}: it was renamed, or its manifest is another's")
         problems = _problems(path, manifest, depth)
         if problems:
             raise NoValidCheckpoint("\n  ".join([*problems[:SHOWN], *_damaged_tensors(path, manifest, problems)]))

@@ -20,48 +20,53 @@ DCT_METHOD = "INTEGER_ACCURATE"
 # libjpeg interpolates colour between neighbouring columns, and takes a window's edge for the image's: two more at
 # each side are decoded and dropped
 SPARE_COLUMNS = 2
-LAYOUT_FIELDS = 4
-# orientation -> (transposed, rows mirrored, columns mirrored), in this order from the stored image to the upright one;
-# EXIF 2.32 section 4.6.4, the first entry stands for none
+LAYOUT_FIELDS = 3
+NOT_JPEG = 0  # where an orientation stands
+
+
+class Orientation(NamedTuple):
+    """How a stored image becomes upright, in this order."""
+
+    transposed: bool
+    rows_mirrored: bool
+    columns_mirrored: bool
+
+
+# EXIF 2.32 section 4.6.4; the first, which is none, stands for NOT_JPEG
 ORIENTATIONS = (
-    (False, False, False),
-    (False, False, False),
-    (False, False, True),
-    (False, True, True),
-    (False, True, False),
-    (True, False, False),
-    (True, False, True),
-    (True, True, True),
-    (True, True, False),
+    Orientation(False, False, False),
+    Orientation(False, False, False),
+    Orientation(False, False, True),
+    Orientation(False, True, True),
+    Orientation(False, True, False),
+    Orientation(True, False, False),
+    Orientation(True, False, True),
+    Orientation(True, True, True),
+    Orientation(True, True, False),
 )
 
 
 class EncodedImage(NamedTuple):
     """One image, or a batch of them with one more dimension in front.
 
-    ``data`` string ``[]`` are bytes that TensorFlow decodes. ``layout`` int32 ``[4]`` are: whether they are a JPEG,
-    height and width as stored, and EXIF's orientation.
+    ``data`` string ``[]`` are bytes that TensorFlow decodes. ``layout`` int32 ``[3]`` are height and width of the
+    upright image, and EXIF's orientation of a JPEG; 0 stands for another format.
     """
 
     data: tf.Tensor
     layout: tf.Tensor
 
     @property
-    def height(self) -> tf.Tensor:
-        """Of the upright image, int32 ``[]``."""
-        return tf.where(self._transposed, self.layout[2], self.layout[1])
+    def size(self) -> tf.Tensor:
+        """Height and width of the upright image, int32 ``[2]``."""
+        return self.layout[:2]
 
     @property
-    def width(self) -> tf.Tensor:
-        """Of the upright image, int32 ``[]``."""
-        return tf.where(self._transposed, self.layout[1], self.layout[2])
-
-    @property
-    def _transposed(self) -> tf.Tensor:
-        return tf.constant([entry[0] for entry in ORIENTATIONS])[self.layout[3]]
+    def orientation(self) -> tf.Tensor:
+        return self.layout[2]
 
 
-def readable(data: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
+def readable(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
     """``data`` and ``layout`` of the EncodedImage for the bytes of an image file.
 
     What TensorFlow would get wrong is decoded by Pillow and goes on as an uncompressed BMP of 24 bits: GIF (first
@@ -71,9 +76,12 @@ def readable(data: bytes) -> tuple[bytes, tuple[int, int, int, int]]:
         ImageFault: they are no image that can be read.
     """
     header = read_header(data)
-    if not header.native:
-        data = _rewritten(data)
-    return data, (int(header.format == "JPEG"), header.height, header.width, header.orientation)
+    if header.format != "JPEG":
+        return data if header.native else _rewritten(data), (header.height, header.width, NOT_JPEG)
+    height, width = header.height, header.width
+    if ORIENTATIONS[header.orientation].transposed:
+        height, width = width, height
+    return data, (height, width, header.orientation)
 
 
 def _rewritten(data: bytes) -> bytes:
@@ -94,15 +102,19 @@ def encoded_image(data: bytes) -> EncodedImage:
 
 def decode(encoded: EncodedImage) -> tf.Tensor:
     """The whole image."""
-    return decode_window(encoded, tf.stack([0, 0, encoded.height, encoded.width]))
+    return decode_window(encoded, tf.concat([[0, 0], encoded.size], 0))
 
 
 def decode_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
     """The pixels of ``window``, int32 ``[4]``: top, left, height and width within the upright image."""
     return tf.cond(
-        encoded.layout[0] == 1,
-        lambda: _jpeg_window(encoded, window),
-        lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
+        encoded.orientation == UPRIGHT,
+        lambda: _stored_window(encoded.data, window, encoded.size),
+        lambda: tf.cond(
+            encoded.orientation == NOT_JPEG,
+            lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
+            lambda: _turned_window(encoded, window),
+        ),
     )
 
 
@@ -112,38 +124,25 @@ def cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.slice(image, [top, left, 0], [height, width, 3]), [None, None, 3])
 
 
-def _jpeg_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
-    orientation = encoded.layout[3]
-    return tf.cond(
-        orientation == UPRIGHT,
-        lambda: _stored_window(encoded, window),
-        lambda: _upright(_stored_window(encoded, _within_stored(encoded, window)), orientation),
-    )
-
-
-def _stored_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
-    """Decode a window of a JPEG as it is stored."""
+def _stored_window(data: tf.Tensor, window: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
+    """Decode a window of a JPEG of ``size`` as it is stored."""
     top, left, height, width = tf.unstack(window)
     first = tf.maximum(left - SPARE_COLUMNS, 0)
-    last = tf.minimum(left + width + SPARE_COLUMNS, encoded.layout[2])
-    decoded = tf.image.decode_and_crop_jpeg(
-        encoded.data, tf.stack([top, first, height, last - first]), channels=3, dct_method=DCT_METHOD
-    )
+    last = tf.minimum(left + width + SPARE_COLUMNS, size[1])
+    wider = tf.stack([top, first, height, last - first])
+    decoded = tf.image.decode_and_crop_jpeg(data, wider, channels=3, dct_method=DCT_METHOD)
     return tf.slice(decoded, [0, left - first, 0], [height, width, 3])
 
 
-def _within_stored(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
-    """Where the pixels of ``window`` lie in the image as it is stored."""
-    top, left, height, width = tf.unstack(window)
-    transposed, rows, columns = tf.unstack(tf.constant(ORIENTATIONS)[encoded.layout[3]])
-    top = tf.where(rows, encoded.height - top - height, top)
-    left = tf.where(columns, encoded.width - left - width, left)
-    return tf.where(transposed, tf.stack([left, top, width, height]), tf.stack([top, left, height, width]))
-
-
-def _upright(stored: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
-    transposed, rows, columns = tf.unstack(tf.constant(ORIENTATIONS)[orientation])
-    image = tf.cond(transposed, lambda: tf.transpose(stored, [1, 0, 2]), lambda: stored)
+def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+    """Decode a window of a JPEG that is not stored upright."""
+    transposed, rows, columns = tf.unstack(tf.constant(ORIENTATIONS)[encoded.orientation])
+    first, kept = window[:2], window[2:]
+    first = tf.where(tf.stack([rows, columns]), encoded.size - first - kept, first)
+    order = tf.where(transposed, [1, 0], [0, 1])
+    stored = tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0)
+    image = _stored_window(encoded.data, stored, tf.gather(encoded.size, order))
+    image = tf.cond(transposed, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     image = tf.cond(rows, lambda: tf.reverse(image, [0]), lambda: image)
     return tf.cond(columns, lambda: tf.reverse(image, [1]), lambda: image)
 

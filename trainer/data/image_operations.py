@@ -15,7 +15,8 @@ ImageOperation = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 
 FILL = 128.0
 LEVELS = 256
-LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601, as Pillow's convert("L")
+# ITU-R BT.601 in 16 bits after the point, as Pillow's convert("L")
+LUMA, LUMA_BITS = (19595, 38470, 7471), 16
 # Pillow's ImageFilter.SMOOTH
 SMOOTH = ((1.0, 1.0, 1.0), (1.0, 5.0, 1.0), (1.0, 1.0, 1.0))
 
@@ -142,7 +143,8 @@ def _projected(image: tf.Tensor, rows: list[tf.Tensor | float]) -> tf.Tensor:
 
 def _luma(image: tf.Tensor) -> tf.Tensor:
     """float32 ``[height, width, 1]``, whole numbers."""
-    return tf.round(tf.tensordot(tf.cast(image, tf.float32), tf.constant(LUMA)[:, tf.newaxis], 1))
+    weighted = tf.reduce_sum(tf.cast(image, tf.int32) * tf.constant(LUMA), -1, keepdims=True)
+    return tf.cast(tf.bitwise.right_shift(weighted + 2 ** (LUMA_BITS - 1), LUMA_BITS), tf.float32)
 
 
 def _extrapolated(origin: tf.Tensor, image: tf.Tensor, strength: tf.Tensor) -> tf.Tensor:

@@ -42,7 +42,7 @@ def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: Prepro
     assert first == "decode", "whoever checked the configuration saw to it"
     if rest and rest[0] in WINDOWS:
         choose = WINDOWS[rest.pop(0)]
-        image = decode_window(encoded, choose(encoded.height, encoded.width, config, draw))
+        image = decode_window(encoded, choose(encoded.size, config, draw))
     else:
         image = decode(encoded)
     for name in rest:
@@ -58,8 +58,7 @@ def crop(name: str) -> Transform:
     """The transform that keeps the window of that name."""
 
     def transform(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-        height, width = tf.shape(image)[0], tf.shape(image)[1]
-        return cut(image, WINDOWS[name](height, width, config, draw))
+        return cut(image, WINDOWS[name](tf.shape(image)[:2], config, draw))
 
     return transform
 
@@ -102,11 +101,13 @@ def color_jitter(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.T
     def changed(ordering: Sequence[str]) -> tf.Tensor:
         result = pixels
         for name in ordering:
-            result = changes[name](result) if name in changes else result
+            result = changes[name](result)
         return result
 
-    ordering = tf.cast(numbers[4] * len(COLOR_ORDERINGS), tf.int32)
-    pixels = tf.switch_case(ordering, [lambda each=names: changed(each) for names in COLOR_ORDERINGS])
+    # without what is left out some orderings are the same, and of those that remain each as likely as any other
+    orderings = list(dict.fromkeys(tuple(name for name in each if name in changes) for each in COLOR_ORDERINGS))
+    chosen = tf.cast(numbers[4] * len(orderings), tf.int32)
+    pixels = tf.switch_case(chosen, [lambda each=names: changed(each) for names in orderings])
     return tf.clip_by_value(pixels, 0.0, 1.0)
 
 
@@ -115,8 +116,8 @@ def random_erasing(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf
     erasing, numbers = config.random_erasing, draw.uniform("random_erasing", 5)
 
     def erased() -> tf.Tensor:
-        height, width = tf.shape(image)[0], tf.shape(image)[1]
-        window = random_window(height, width, erasing.min_area, erasing.max_area, erasing.max_aspect, numbers[1:])
+        size = tf.shape(image)[:2]
+        window = random_window(size, erasing.min_area, erasing.max_area, erasing.max_aspect, numbers[1:])
         top, left, lines, columns = tf.unstack(window)
         band = image[top : top + lines]
         hole = tf.zeros([lines, columns, 3], image.dtype)

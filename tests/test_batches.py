@@ -23,8 +23,8 @@ from trainer.data.transforms import network_input
 BATCH = 8
 FEATURES = 5
 GOLDEN_LABELS = [2, 4, 4, 4, 7, 7, 7, 5]
-GOLDEN_DRAWS = "c51b4a8d185fcb2c"
-GOLDEN_PIXELS = [-0.886706, 0.086164, 1.0, -0.791308, 0.858214, 0.094508, 0.929084, 0.638249]
+GOLDEN_DRAWS = "9bc35d6a295d1e67"
+GOLDEN_PIXELS = [0.178899, 0.162239, 0.947359, 0.476253, 0.486385, 0.64552, 0.378123, -0.437271]
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,14 @@ from trainer.data.transforms import apply_transforms
 from trainer.fingerprint.facts import Fact
 
 TRANSFORMS_FILE = "trainer/data/transforms.py"
+# where the transforms are that are not there
+FILES = {
+    "decode": "trainer/data/decoding.py",
+    "random_area_crop": "trainer/data/windows.py",
+    "central_crop": "trainer/data/windows.py",
+    "rand_augment": "trainer/data/policies.py",
+    "trivial_augment": "trainer/data/policies.py",
+}
 MIXING_FILE = "trainer/data/mixing.py"
 PROBE_SHAPES = ((61, 97), (120, 80))  # one wide, one high, no side a multiple of the other
 PROBE_EXAMPLE = 12_345
@@ -43,7 +51,8 @@ def preprocessing_facts(config: Config) -> list[Fact]:
                 # all stages up to this one, run as they are in training: a crop is fused into decode
                 image = apply_transforms(encoded, names[: index + 1], config.preprocess, draw)
                 where = f"preprocess.{split}[{index}] {name}"
-                facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, TRANSFORMS_FILE))
+                file = FILES[name] if name in FILES else TRANSFORMS_FILE
+                facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, file))
     return facts
 
 

@@ -56,6 +56,13 @@ def compose(*arguments: str) -> Config:
         (["preprocess.train=[resize,decode]"], "must begin with decode"),
         (["preprocess.eval=[decode,resize,central_crop]"], "central_crop after resize"),
         (["train.accumulate_steps=5"], "cannot be split into train.accumulate_steps=5 equal parts; the nearest"),
+        (
+            ["mixing=mixup", "train.global_batch_size=6", "train.accumulate_steps=2"],
+            "makes parts of 3; make it 8, or set",
+        ),
+        (["mixing=mixpu"], "mixing=mixpu does not exist; allowed: cutmix, mixup, mixup_cutmix, none; did you mean"),
+        (["preprocess.random_erasing.min_area=0.5"], "min_area=0.5 is above its max_area=0.3333333333333333"),
+        (["preprocess.train=[decode,resize,rand_augment,central_crop]"], "central_crop after resize"),
         (["evaluation.weights=ema"], "evaluation.weights=ema needs an average"),
         (["on_existing=maybe"], "on_existing is 'maybe', but must be one of fail, resume"),
         (["model=null"], "Config group override must be a string or a list"),
@@ -85,7 +92,7 @@ def test_every_option_composes_to_a_valid_configuration(option: str) -> None:
 
 def test_every_group_option_in_conf_is_a_variant_of_the_schema() -> None:
     directory = configuration_directory()
-    for group in ("model", "optimizer", "schedule", "data", "preprocess"):
+    for group in ("model", "optimizer", "schedule", "data", "preprocess", "mixing"):
         for option in sorted((directory / group).glob("*.yaml")):
             compose(f"{group}={option.stem}", *NEEDED.get(option.stem, ()))
 

@@ -24,7 +24,8 @@ from trainer import session
 from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.data import order, transforms
+from trainer.data import decoding, draw, order, transforms
+from trainer.data.decoding import EncodedImage
 from trainer.data.embedded import DigitsSource
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.fingerprint import structure
@@ -150,6 +151,13 @@ KEYS = {
     ),
     "preprocess.random_area_crop.min_area=0.1": ("min_area: 0.7 -> 0.1", "preprocess.train[1] random_area_crop"),
     "preprocess.color_jitter.contrast=0.9": ("contrast: 0.2 -> 0.9", "preprocess.train[3] color_jitter"),
+    "preprocess.color_jitter.hue=0.1": ("hue: 0.0 -> 0.1", "first: preprocess.train[3] color_jitter"),
+    "preprocess.rand_augment.magnitude=5": ("preprocess.rand_augment.magnitude: 9.0 -> 5.0",),
+    "preprocess.random_erasing.probability=1": ("preprocess.random_erasing.probability: 0.25 -> 1.0",),
+    "preprocess.train=[decode,random_area_crop,resize,rand_augment,color_jitter,normalize]": (
+        "preprocess.train: ('decode', 'random_area_crop', 'resize', 'color_jitter', 'normalize') -> ",
+        "first: preprocess.train[3]",
+    ),
     "data.train_examples=30": ("data.train_examples: 40 -> 30", "data split train: count 40 -> 30"),
     "data.validation_examples=10": ("data.validation_examples: 20 -> 10", "data split validation: count 20 -> 10"),
     "early_stopping.patience=2": ("early_stopping.patience: None -> 2",),
@@ -191,6 +199,17 @@ def test_another_optimizer_is_one_finding_that_names_its_slots(name: str, first:
     assert "init_from=CHECKPOINT" in message
 
 
+@pytest.mark.usefixtures("shared_builds")
+def test_mixing_that_is_switched_on_is_one_finding_with_its_consequence(original: Path) -> None:
+    from test_config import compose
+
+    wanted = compose(*ARGUMENTS, "train.steps=9", "mixing=cutmix")
+    with pytest.raises(RestoreRefused) as refused:
+        session.train(session.Invocation(str(original), "resume", None, ()), wanted, StopRequest())
+    assert "  mixing.name: none -> cutmix\n    first: mixing: images (absent) -> [4, 75, 75, 3]" in str(refused.value)
+    assert "mixing.alpha" not in str(refused.value), "what follows from the kind is not a finding of its own"
+
+
 def swapped_branches(scope: Any, branches: list[Any], concat: Callable[..., Any] = inception_v3._concat) -> Any:
     """Concatenate the equal-shaped first two branches of mixed_5b the other way round."""
     return concat(scope, [branches[1], branches[0], *branches[2:]] if scope.name == "mixed_5b" else branches)
@@ -200,9 +219,9 @@ def edited(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     return lambda image, config, draw: function(image, config, draw) * 1.001
 
 
-def other_decoder(encoded: tf.Tensor, config: Any, draw: Any) -> tf.Tensor:
+def other_decoder(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
     """An image library whose JPEG decoder rounds otherwise."""
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False) // 2 * 2
+    return DECODE_WINDOW(encoded, window) // 2 * 2
 
 
 def patch_transform(name: str, function: Callable[..., tf.Tensor]) -> Callable[[pytest.MonkeyPatch], None]:
@@ -274,11 +293,11 @@ EDITS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]]] =
         ("first: preprocess.train[4] normalize", "trainer/data/transforms.py"),
     ),
     "another image library": (
-        patch_transform("decode", other_decoder),
+        lambda patch: patch.setattr(decoding, "decode_window", other_decoder),
         ("first: preprocess.train[0] decode: probe 0",),
     ),
     "another stream of random numbers": (
-        lambda patch: patch.setattr(transforms, "derive_seed", lambda seed, *purpose: seed + 1),
+        lambda patch: patch.setattr(draw, "derive_seed", lambda seed, *purpose: seed + 1),
         ("first: preprocess.train[1] random_area_crop",),
     ),
     "another order of examples": (
@@ -299,6 +318,7 @@ EDITS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]]] =
     "other labels": (patch_source(read=relabelled), ("data split train: content digest",)),
 }
 RULE, RATE = structure.rule_for, structure.learning_rate_at
+DECODE_WINDOW = decoding.decode_window
 
 
 @pytest.mark.parametrize("edit", EDITS)
@@ -453,9 +473,9 @@ def test_an_edit_of_preprocessing_code_is_caught_by_a_real_process(original: Pat
     shutil.copytree(source, trainer.cwd / "edited" / "trainer", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(source.parent / "conf", trainer.cwd / "edited" / "conf")
     file = trainer.cwd / "edited" / "trainer" / "data" / "transforms.py"
-    before = "image = _as_float(image) + numbers[0] * config.color_jitter.brightness"
+    before = "pixels + symmetric[0] * jitter.brightness"
     assert before in file.read_text()
-    file.write_text(file.read_text().replace(before, before.replace("numbers[0]", "numbers[1]")))
+    file.write_text(file.read_text().replace(before, before.replace("symmetric[0]", "symmetric[1]")))
     untouched = content(original)
     process = subprocess.run(
         [sys.executable, "-m", "trainer", "resume", f"run_dir={original}", "train.steps=9"],

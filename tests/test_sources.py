@@ -29,9 +29,9 @@ from trainer.config.override import changes, override
 from trainer.config.schema import Config
 from trainer.data import image_folder, index_cache, tfrecord
 from trainer.data.batches import evaluation_batches, training_batches
+from trainer.data.decoding import decode, encoded_image
 from trainer.data.source import Source, open_source
 from trainer.data.tfrecord import index_records, masked_crc32c
-from trainer.data.transforms import Draw, decode
 from trainer.errors import RestoreRefused, UsageError
 from trainer.fingerprint.behaviour import data_facts
 from trainer.fingerprint.facts import differences
@@ -174,8 +174,7 @@ def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> Non
     images, _ = everything(folder_source(tmp_path))
     assert len(images) == 6
     for image in images:
-        decoded = decode(tf.constant(image), composed().preprocess, Draw(0, tf.constant(0, tf.int64)))
-        assert decoded.shape == (10, 12, 3)
+        assert decode(encoded_image(image)).shape == (10, 12, 3)
 
 
 def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

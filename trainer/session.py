@@ -28,7 +28,7 @@ from trainer.data.source import Source, open_source
 from trainer.diagnosis.contents import Contents
 from trainer.errors import NoValidCheckpoint, UsageError, printable
 from trainer.fingerprint import facts
-from trainer.fingerprint.behaviour import data_facts, order_facts, preprocessing_facts
+from trainer.fingerprint.behaviour import data_facts, mixing_facts, order_facts, preprocessing_facts
 from trainer.fingerprint.facts import Fact
 from trainer.fingerprint.structure import model_facts, optimizer_facts, schedule_facts
 from trainer.history import History, keep_readable, read_validations
@@ -290,6 +290,7 @@ def _fingerprint(config: Config, state: TrainingState, sources: Sources) -> list
         *optimizer_facts(config),
         *schedule_facts(config),
         *preprocessing_facts(config),
+        *mixing_facts(config),
         *order_facts(config, sources.training.count),
     ]
 

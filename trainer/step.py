@@ -8,6 +8,7 @@ import tensorflow as tf
 
 from trainer.config.schema import Config
 from trainer.data.ledger import CHAIN_FACTOR
+from trainer.data.mixing import mixed
 from trainer.losses import correct, cross_entropy, objective
 from trainer.schedules import learning_rate_at
 from trainer.state import TrainingState, variable_name
@@ -24,11 +25,12 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
 
     @tf.function(jit_compile=config.runtime.xla, autograph=False)
     def gradients_of(part: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
+        part = mixed(part)
         with tf.GradientTape() as tape:
             outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
-            loss = objective(outputs, part["label"], state.trainable.values(), config)
+            loss = objective(outputs, part, state.trainable.values(), config)
         gradients = tape.gradient(loss, list(state.trainable.values()))
-        hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part["label"]), tf.int64))
+        hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part), tf.int64))
         return gradients, loss, hits
 
     def accumulated(batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -54,7 +56,7 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
 
     @tf.function(autograph=False)
     def train_step(batch: Batch) -> None:
-        examples = {name: batch[name] for name in ("image", "label", "dropout")}
+        examples = {name: tensor for name, tensor in batch.items() if name != "ledger"}
         compute = gradients_of if config.train.accumulate_steps == 1 else accumulated
         gradients, loss, hits = compute(examples)
         rate = learning_rate_at(progress.step, config.optimizer.learning_rate, config.schedule)
@@ -99,8 +101,8 @@ def make_evaluation_step(state: TrainingState, config: Config) -> Callable[[Batc
         outputs, _ = state.model.stateless_call(trainable, fixed, inputs, training=False)
         logits, weight = outputs["logits"], batch["weight"]
         sums = [
-            cross_entropy(logits, batch["label"], 0.0) * weight,
-            tf.cast(correct(logits, batch["label"]), tf.float32) * weight,
+            cross_entropy(logits, batch["label"]) * weight,
+            tf.cast(correct(logits, batch), tf.float32) * weight,
             weight,
         ]
         return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in sums])

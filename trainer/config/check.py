@@ -18,6 +18,18 @@ def check(config: Config) -> None:
             f"train.global_batch_size={train.global_batch_size} cannot be split into "
             f"train.accumulate_steps={train.accumulate_steps} equal parts; the nearest that works is {closest}"
         )
+    part = train.global_batch_size // train.accumulate_steps
+    if config.mixing.name != "none" and part % 2:
+        raise UsageError(
+            f"mixing={config.mixing.name} mixes neighbours in pairs, but train.global_batch_size="
+            f"{train.global_batch_size} with train.accumulate_steps={train.accumulate_steps} makes parts of {part}; "
+            f"make it {(part + 1) * train.accumulate_steps}, or set mixing=none"
+        )
+    erasing = config.preprocess.random_erasing
+    if erasing.min_area > erasing.max_area:
+        raise UsageError(
+            f"preprocess.random_erasing.min_area={erasing.min_area} is above its max_area={erasing.max_area}"
+        )
     if isinstance(config.data, TFRecordConfig):
         _check_tfrecord(config.data)
     for name, transforms in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):

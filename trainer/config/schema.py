@@ -13,7 +13,17 @@ from trainer.config.keys import key
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
 TransformName = Literal[
-    "decode", "random_area_crop", "central_crop", "resize", "horizontal_flip", "color_jitter", "normalize"
+    "decode",
+    "random_area_crop",
+    "central_crop",
+    "resize",
+    "horizontal_flip",
+    "vertical_flip",
+    "color_jitter",
+    "rand_augment",
+    "trivial_augment",
+    "random_erasing",
+    "normalize",
 ]
 # Bounds far above anything that is trained, so that a stored text cannot ask for a list of 10^9 class names.
 LARGEST_CLASSIFIER = 2**24
@@ -187,7 +197,9 @@ DataConfig = DigitsConfig | ImageFolderConfig | TFRecordConfig
 @dataclasses.dataclass(frozen=True)
 class RandomAreaCropConfig:
     min_area: float = key("smallest share of the image's area that is kept", "consent", above=0.0, maximum=1.0)
-    max_aspect: float = key("aspect ratio drawn from [1/max_aspect, max_aspect]", "consent", minimum=1.0, maximum=10.0)
+    max_aspect: float = key(
+        "width / height drawn from [1/max_aspect, max_aspect]", "consent", minimum=1.0, maximum=10.0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -205,8 +217,28 @@ class ResizeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ColorJitterConfig:
-    brightness: float = key("largest additive shift, of a 0..1 image", "consent", minimum=0.0, maximum=1.0)
-    contrast: float = key("factor drawn from [1 - contrast, 1 + contrast]", "consent", minimum=0.0, below=1.0)
+    brightness: float = key("largest additive shift, of a 0..1 image; 0: none", "consent", minimum=0.0, maximum=1.0)
+    contrast: float = key("factor drawn from [1 - contrast, 1 + contrast]; 0: none", "consent", minimum=0.0, below=1.0)
+    saturation: float = key(
+        "factor drawn from [1 - saturation, 1 + saturation]; 0: none", "consent", minimum=0.0, below=1.0
+    )
+    hue: float = key("largest shift, as a share of the colour circle; 0: none", "consent", minimum=0.0, maximum=0.5)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandAugmentConfig:
+    num_layers: int = key("operations applied to each image (N of the paper)", "consent", minimum=1, maximum=14)
+    magnitude: float = key("strength of all operations (M of the paper)", "consent", minimum=0.0, maximum=10.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomErasingConfig:
+    probability: float = key("share of the images it is applied to", "consent", minimum=0.0, maximum=1.0)
+    min_area: float = key("smallest share of the image's area that is erased", "consent", above=0.0, maximum=1.0)
+    max_area: float = key("largest share of the image's area that is erased", "consent", above=0.0, maximum=1.0)
+    max_aspect: float = key(
+        "width / height drawn from [1/max_aspect, max_aspect]", "consent", minimum=1.0, maximum=10.0
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -223,8 +255,41 @@ class PreprocessConfig:
     random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
     central_crop: CentralCropConfig = key("keep the middle of the image", "consent")
     resize: ResizeConfig = key("bring the image to image_size x image_size", "consent")
-    color_jitter: ColorJitterConfig = key("change brightness and contrast at random", "consent")
+    color_jitter: ColorJitterConfig = key("change brightness, saturation, hue and contrast at random", "consent")
+    rand_augment: RandAugmentConfig = key("several random image operations of one strength", "consent")
+    random_erasing: RandomErasingConfig = key("set a random part to zero", "consent")
     normalize: NormalizeConfig = key("(image - mean) / std", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class NoMixingConfig:
+    name: Literal["none"] = key("how neighbours in a batch are mixed: not at all", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class MixupConfig:
+    name: Literal["mixup"] = key("how neighbours in a batch are mixed: blended as a whole", "consent")
+    alpha: float = key("the shares are drawn from Beta(alpha, alpha)", "consent", above=0.0, maximum=100.0)
+    probability: float = key("share of the pairs that are mixed", "consent", minimum=0.0, maximum=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CutMixConfig:
+    name: Literal["cutmix"] = key("how neighbours in a batch are mixed: a box is exchanged", "consent")
+    alpha: float = key("the area outside is drawn from Beta(alpha, alpha)", "consent", above=0.0, maximum=100.0)
+    probability: float = key("share of the pairs that are mixed", "consent", minimum=0.0, maximum=1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class MixupCutMixConfig:
+    name: Literal["mixup_cutmix"] = key("how neighbours in a batch are mixed: either way", "consent")
+    mixup_alpha: float = key("alpha of the pairs that are blended", "consent", above=0.0, maximum=100.0)
+    cutmix_alpha: float = key("alpha of the pairs that exchange a box", "consent", above=0.0, maximum=100.0)
+    probability: float = key("share of the pairs that are mixed", "consent", minimum=0.0, maximum=1.0)
+    cutmix_probability: float = key("share of the mixed pairs that exchange a box", "consent", minimum=0.0, maximum=1.0)
+
+
+MixingConfig = NoMixingConfig | MixupConfig | CutMixConfig | MixupCutMixConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -299,6 +364,7 @@ class Config:
     ema: EmaConfig = key("exponential moving average of the weights", "fixed")
     data: DataConfig = key("where the images come from", "fixed")
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
+    mixing: MixingConfig = key("blending of two neighbours in a training batch and of their labels", "consent")
     train: TrainConfig = key("the training loop", "consent")
     evaluation: EvaluationConfig = key("validation during training", "consent")
     early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")

@@ -6,17 +6,21 @@ No iterator is ever saved: a pipeline is opened at a position, and the position 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config.schema import Config
+from trainer.data.decoding import LAYOUT_FIELDS, EncodedImage, fault, readable
+from trainer.data.draw import Draw
+from trainer.data.headers import ImageFault
 from trainer.data.ledger import entries
+from trainer.data.mixing import mixing_of
 from trainer.data.order import records_at
 from trainer.data.source import Source
-from trainer.data.transforms import Draw, apply_transforms
+from trainer.data.transforms import network_input
 from trainer.errors import TrainerError, UsageError
 
 Numbers = npt.NDArray[np.int64]
@@ -87,7 +91,8 @@ def training_batches(
 
     Each element is a dict with B examples, the part's share of ``train.global_batch_size``: ``image`` float32
     ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``dropout`` float32 ``[B, dropout_features]`` uniform in [0, 1), and
-    ``ledger`` int64 ``[B]``, their entries in the ledger. The parts together are the whole batch, row for row.
+    ``ledger`` int64 ``[B]``, their entries in the ledger, and where neighbours are mixed ``mixing`` float32 ``[B, 5]``,
+    see ``trainer.data.mixing``. The parts together are the whole batch, row for row.
     """
 
     def records_of(positions: Numbers) -> Numbers:
@@ -96,10 +101,11 @@ def training_batches(
     def prepare(example: Example) -> Example:
         draw = Draw(config.seed, example["position"])
         return {
-            "image": apply_transforms(example["encoded"], config.preprocess.train, config.preprocess, draw),
+            "image": network_input(example["encoded"], config.preprocess.train, config.preprocess, draw),
             "label": example["label"],
             "dropout": draw.uniform("dropout", dropout_features),
             "ledger": example["ledger"],
+            **mixing_of(example["position"], config),
         }
 
     batch_size = config.train.global_batch_size
@@ -120,7 +126,7 @@ def evaluation_batches(source: Source, config: Config, part: Part = WHOLE) -> Ba
     def prepare(example: Example) -> Example:
         draw = Draw(config.seed, example["record"])
         return {
-            "image": apply_transforms(example["encoded"], config.preprocess.eval, config.preprocess, draw),
+            "image": network_input(example["encoded"], config.preprocess.eval, config.preprocess, draw),
             "label": example["label"],
             "weight": tf.cast(example["position"] < source.count, tf.float32),
         }
@@ -144,21 +150,26 @@ def _open(
     def positions_of(first: int) -> Numbers:
         return np.arange(first + rows.start, first + rows.stop, dtype=np.int64)
 
-    def read(first: np.int64) -> tuple[Numbers, Numbers, object, Numbers, Numbers]:
+    def read(first: np.int64) -> tuple[Numbers, Numbers, object, npt.NDArray[np.int32], Numbers, Numbers]:
         positions = positions_of(int(first))
         records = records_of(positions)
         try:
             images, labels = source.read(records)
+            data, layouts = _readable(source, records, images)
         except TrainerError as error:
             failures[int(first)] = error
             raise
-        return positions, records, np.array(images, object), labels, entries(positions, records)
+        return positions, records, np.array(data, object), layouts, labels, entries(positions, records)
 
     def read_batch(first: tf.Tensor) -> Example:
-        types = {"position": tf.int64, "record": tf.int64, "encoded": tf.string, "label": tf.int64, "ledger": tf.int64}
-        tensors = tf.numpy_function(read, [first], list(types.values()), stateful=False)
+        types = [tf.int64, tf.int64, tf.string, tf.int32, tf.int64, tf.int64]
+        position, record, data, layout, label, ledger = tf.numpy_function(read, [first], types, stateful=False)
         size = rows.stop - rows.start
-        return {name: tf.ensure_shape(tensor, [size]) for name, tensor in zip(types, tensors, strict=True)}
+        for tensor in (position, record, data, label, ledger):
+            tensor.set_shape([size])
+        layout.set_shape([size, LAYOUT_FIELDS])
+        encoded = EncodedImage(data, layout)
+        return {"position": position, "record": record, "encoded": encoded, "label": label, "ledger": ledger}
 
     def undecodable(number: int) -> TrainerError | None:
         return _undecodable(source, records_of(positions_of(starts[number])))
@@ -180,13 +191,28 @@ def _open(
     return Batches(dataset, failures, undecodable)
 
 
+def _readable(source: Source, records: Numbers, images: Sequence[bytes]) -> tuple[list[bytes], npt.NDArray[np.int32]]:
+    """``data`` and ``layout`` of the EncodedImage of every record."""
+    data, layouts = [], []
+    for record, image in zip(records, images, strict=True):
+        try:
+            content, layout = readable(image)
+        except ImageFault as error:
+            raise _cannot_be_decoded(source, record, str(error)) from error
+        data.append(content)
+        layouts.append(layout)
+    return data, np.array(layouts, np.int32)
+
+
 def _undecodable(source: Source, records: Numbers) -> TrainerError | None:
     """The first of the records whose image cannot be decoded, as an error that names it."""
     images, _ = source.read(records)
     for record, image in zip(records, images, strict=True):
-        try:
-            tf.io.decode_image(image, channels=3, expand_animations=False)
-        except tf.errors.InvalidArgumentError as error:
-            reason = str(error.message).splitlines()[0]
-            return UsageError(f"{source.place(int(record))} cannot be decoded: {reason}\nreplace or remove it")
+        reason = fault(image)
+        if reason is not None:
+            return _cannot_be_decoded(source, record, reason)
     return None
+
+
+def _cannot_be_decoded(source: Source, record: np.int64, reason: str) -> UsageError:
+    return UsageError(f"{source.place(int(record))} cannot be decoded: {reason}\nreplace or remove it")

@@ -1,75 +1,66 @@
 """Transforms from an encoded image to the network's input, each a pure function of (image, config, draw).
 
-After ``decode`` an image is ``[height, width, 3]``, uint8 or float32 in 0..1. Random transforms take their numbers
-from ``draw``, so the result is decided by (seed, example number, transform) alone.
+The first is ``decode``; after it an image is ``[height, width, 3]``, uint8 or float32 in 0..1. Random transforms take
+their numbers from ``draw``, so the result is decided by (seed, example number, transform) alone.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
 from trainer.config.schema import PreprocessConfig
-from trainer.randomness import derive_seed
-
-
-@dataclasses.dataclass(frozen=True)
-class Draw:
-    """Uniform random numbers for one example. ``example`` is its global number, int64 ``[]``."""
-
-    seed: int
-    example: tf.Tensor
-
-    def uniform(self, purpose: str, count: int) -> tf.Tensor:
-        """float32 ``[count]`` in [0, 1). Philox, whose values do not depend on the device."""
-        seed = tf.stack([tf.constant(derive_seed(self.seed, purpose), tf.int64), self.example])
-        return tf.random.stateless_uniform([count], seed, alg="philox")
-
+from trainer.data.decoding import EncodedImage, cut, decode, decode_window
+from trainer.data.draw import Draw
+from trainer.data.policies import rand_augment, trivial_augment
+from trainer.data.windows import WINDOWS, random_window
 
 Transform = Callable[[tf.Tensor, PreprocessConfig, Draw], tf.Tensor]
 
+# TF-Slim research/slim/preprocessing/inception_preprocessing.py, distort_color
+COLOR_ORDERINGS = (
+    ("brightness", "saturation", "hue", "contrast"),
+    ("saturation", "brightness", "contrast", "hue"),
+    ("contrast", "hue", "brightness", "saturation"),
+    ("hue", "saturation", "contrast", "brightness"),
+)
 
-def apply_transforms(image: tf.Tensor, names: Sequence[str], config: PreprocessConfig, draw: Draw) -> tf.Tensor:
+
+def network_input(encoded: EncodedImage, names: Sequence[str], config: PreprocessConfig, draw: Draw) -> tf.Tensor:
     """Run the named transforms in order; the result is float32 ``[image_size, image_size, 3]``."""
-    for name in names:
+    image = _as_float(apply_transforms(encoded, names, config, draw))
+    return tf.ensure_shape(image, [config.image_size, config.image_size, 3])
+
+
+def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: PreprocessConfig, draw: Draw) -> tf.Tensor:
+    """The image after the named transforms, of which the first is decode.
+
+    Where a crop follows decode, only its window is decoded: the same pixels, for less.
+    """
+    first, *rest = names
+    assert first == "decode", "whoever checked the configuration saw to it"
+    if rest and rest[0] in WINDOWS:
+        choose = WINDOWS[rest.pop(0)]
+        image = decode_window(encoded, choose(encoded.size, config, draw))
+    else:
+        image = decode(encoded)
+    for name in rest:
         image = TRANSFORMS[name](image, config, draw)
-    return tf.ensure_shape(_as_float(image), [config.image_size, config.image_size, 3])
+    return image
 
 
 def _as_float(image: tf.Tensor) -> tf.Tensor:
     return tf.image.convert_image_dtype(image, tf.float32)
 
 
-def decode(encoded: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    """JPEG, PNG, GIF (first frame) or BMP bytes to uint8 ``[height, width, 3]``."""
-    return tf.io.decode_image(encoded, channels=3, expand_animations=False)
+def crop(name: str) -> Transform:
+    """The transform that keeps the window of that name."""
 
+    def transform(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
+        return cut(image, WINDOWS[name](tf.shape(image)[:2], config, draw))
 
-def random_area_crop(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    """Keep a random part: area from [min_area, 1] of the image, log-uniform aspect ratio, any place."""
-    numbers = draw.uniform("random_area_crop", 4)
-    crop = config.random_area_crop
-    height, width = tf.shape(image)[0], tf.shape(image)[1]
-    area = crop.min_area + numbers[0] * (1.0 - crop.min_area)
-    aspect = tf.pow(crop.max_aspect, 2.0 * numbers[1] - 1.0)
-
-    def side(length: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
-        wanted = tf.cast(tf.round(tf.cast(length, tf.float32) * tf.sqrt(area * factor)), tf.int32)
-        return tf.clip_by_value(wanted, 1, length)
-
-    def start(length: tf.Tensor, kept: tf.Tensor, number: tf.Tensor) -> tf.Tensor:
-        places = tf.cast(length - kept + 1, tf.float32)
-        return tf.minimum(tf.cast(number * places, tf.int32), length - kept)
-
-    kept_height, kept_width = side(height, 1.0 / aspect), side(width, aspect)
-    top, left = start(height, kept_height, numbers[2]), start(width, kept_width, numbers[3])
-    return tf.slice(image, [top, left, 0], [kept_height, kept_width, 3])
-
-
-def central_crop(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    return tf.image.central_crop(image, config.central_crop.fraction)
+    return transform
 
 
 def resize(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
@@ -77,31 +68,83 @@ def resize(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
     return tf.image.resize(_as_float(image), size, config.resize.method, antialias=config.resize.antialias)
 
 
-def horizontal_flip(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    """Mirror every other image."""
-    mirrored = draw.uniform("horizontal_flip", 1)[0] < 0.5
-    return tf.cond(mirrored, lambda: tf.reverse(image, [1]), lambda: image)
+def flip(name: str, axis: int) -> Transform:
+    """The transform of that name, which mirrors every other image along ``axis``."""
+
+    def transform(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
+        mirrored = draw.uniform(name, 1)[0] < 0.5
+        return tf.cond(mirrored, lambda: tf.reverse(image, [axis]), lambda: image)
+
+    return transform
 
 
 def color_jitter(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    """Shift the brightness and stretch the contrast around the channel means; clipped to 0..1."""
-    numbers = 2.0 * draw.uniform("color_jitter", 2) - 1.0
-    image = _as_float(image) + numbers[0] * config.color_jitter.brightness
-    mean = tf.reduce_mean(image, [0, 1], keepdims=True)
-    image = (image - mean) * (1.0 + numbers[1] * config.color_jitter.contrast) + mean
-    return tf.clip_by_value(image, 0.0, 1.0)
+    """Change brightness, saturation, hue and contrast in one of slim's four orderings; clipped to 0..1 at the end.
+
+    What has no range is left out. Contrast is stretched around the mean of each channel.
+    """
+    jitter, numbers = config.color_jitter, draw.uniform("color_jitter", 5)
+    symmetric = 2.0 * numbers - 1.0
+    changes: dict[str, Callable[[tf.Tensor], tf.Tensor]] = {}
+    if jitter.brightness:
+        changes["brightness"] = lambda pixels: pixels + symmetric[0] * jitter.brightness
+    if jitter.contrast:
+        changes["contrast"] = lambda pixels: tf.image.adjust_contrast(pixels, 1.0 + symmetric[1] * jitter.contrast)
+    if jitter.saturation:
+        changes["saturation"] = lambda pixels: tf.image.adjust_saturation(
+            pixels, 1.0 + symmetric[2] * jitter.saturation
+        )
+    if jitter.hue:
+        changes["hue"] = lambda pixels: tf.image.adjust_hue(pixels, symmetric[3] * jitter.hue)
+    pixels = _as_float(image)
+
+    def changed(ordering: Sequence[str]) -> tf.Tensor:
+        result = pixels
+        for name in ordering:
+            result = changes[name](result)
+        return result
+
+    # without what is left out some orderings are the same, and of those that remain each as likely as any other
+    orderings = list(dict.fromkeys(tuple(name for name in each if name in changes) for each in COLOR_ORDERINGS))
+    chosen = tf.cast(numbers[4] * len(orderings), tf.int32)
+    pixels = tf.switch_case(chosen, [lambda each=names: changed(each) for names in orderings])
+    return tf.clip_by_value(pixels, 0.0, 1.0)
+
+
+def random_erasing(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
+    """Set a random part to zero (arXiv 1708.04896): after normalize that is the mean colour, before it black."""
+    erasing, numbers = config.random_erasing, draw.uniform("random_erasing", 5)
+
+    def erased() -> tf.Tensor:
+        size = tf.shape(image)[:2]
+        window = random_window(size, erasing.min_area, erasing.max_area, erasing.max_aspect, numbers[1:])
+        top, left, lines, columns = tf.unstack(window)
+        band = image[top : top + lines]
+        hole = tf.zeros([lines, columns, 3], image.dtype)
+        band = tf.concat([band[:, :left], hole, band[:, left + columns :]], 1)
+        return tf.concat([image[:top], band, image[top + lines :]], 0)
+
+    return tf.cond(numbers[0] < erasing.probability, erased, lambda: image)
 
 
 def normalize(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    return (_as_float(image) - tf.constant(config.normalize.mean)) / tf.constant(config.normalize.std)
+    """(image - mean) / std. Whole rows at a time: broadcasting along three channels takes ten times as long."""
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    mean, std = (tf.tile(tf.constant(values), [width]) for values in (config.normalize.mean, config.normalize.std))
+    rows = tf.reshape(_as_float(image), [height, width * 3])
+    return tf.reshape((rows - mean) / std, [height, width, 3])
 
 
+# every transform but decode, which takes no image
 TRANSFORMS: dict[str, Transform] = {
-    "decode": decode,
-    "random_area_crop": random_area_crop,
-    "central_crop": central_crop,
+    "random_area_crop": crop("random_area_crop"),
+    "central_crop": crop("central_crop"),
     "resize": resize,
-    "horizontal_flip": horizontal_flip,
+    "horizontal_flip": flip("horizontal_flip", 1),
+    "vertical_flip": flip("vertical_flip", 0),
     "color_jitter": color_jitter,
+    "rand_augment": rand_augment,
+    "trivial_augment": trivial_augment,
+    "random_erasing": random_erasing,
     "normalize": normalize,
 }

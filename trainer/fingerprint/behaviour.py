@@ -12,14 +12,29 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config.schema import Config
+from trainer.data.decoding import EncodedImage, encoded_image
+from trainer.data.draw import Draw
+from trainer.data.mixing import mixed, mixing_of
 from trainer.data.order import records_at
 from trainer.data.source import Source
-from trainer.data.transforms import TRANSFORMS, Draw
+from trainer.data.transforms import apply_transforms
 from trainer.fingerprint.facts import Fact
 
 TRANSFORMS_FILE = "trainer/data/transforms.py"
+# where the transforms are that are not there
+FILES = {
+    "decode": "trainer/data/decoding.py",
+    "random_area_crop": "trainer/data/windows.py",
+    "central_crop": "trainer/data/windows.py",
+    "rand_augment": "trainer/data/policies.py",
+    "trivial_augment": "trainer/data/policies.py",
+}
+MIXING_FILE = "trainer/data/mixing.py"
 PROBE_SHAPES = ((61, 97), (120, 80))  # one wide, one high, no side a multiple of the other
 PROBE_EXAMPLE = 12_345
+MIXING_PROBES = 4
+# a segment of a JPEG, after its first two bytes, whose only entry says: turn by a quarter to the right (orientation 6)
+EXIF_ROTATED = bytes.fromhex("ffe10022 457869660000 49492a0008000000 0100 1201 0300 01000000 06000000 00000000")
 ORDER_PROBES = 8
 CONTENT_PROBES = 16
 FAR_POSITION = 10**9
@@ -32,11 +47,12 @@ def preprocessing_facts(config: Config) -> list[Fact]:
     for split, names in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
         keys = ("preprocess", "seed") if split == "train" else ("preprocess",)
         for number, encoded in enumerate(_probes()):
-            image = encoded
             for index, name in enumerate(names):
-                image = TRANSFORMS[name](image, config.preprocess, draw)
+                # all stages up to this one, run as they are in training: a crop is fused into decode
+                image = apply_transforms(encoded, names[: index + 1], config.preprocess, draw)
                 where = f"preprocess.{split}[{index}] {name}"
-                facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, TRANSFORMS_FILE))
+                file = FILES[name] if name in FILES else TRANSFORMS_FILE
+                facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, file))
     return facts
 
 
@@ -46,14 +62,40 @@ def _summary(image: tf.Tensor) -> str:
     return f"{list(values.shape)} mean {values.mean(dtype=np.float64):.6g} digest {digest}"
 
 
-def _probes() -> list[tf.Tensor]:
-    """Encoded images that every source could hold: smooth colour gradients with an edge, as PNG and as JPEG."""
-    probes = []
-    for (height, width), encode in zip(PROBE_SHAPES, (tf.io.encode_png, tf.io.encode_jpeg), strict=True):
-        row, column = np.mgrid[0:height, 0:width]
-        channels = [row * 255 // height, column * 255 // width, np.where(row > column, 220, 40)]
-        probes.append(encode(tf.constant(np.stack(channels, -1).astype(np.uint8))))
-    return probes
+def mixing_facts(config: Config) -> list[Fact]:
+    """A digest of two probe pairs after mixing, and the weights of their labels; no facts without mixing."""
+    positions = range(PROBE_EXAMPLE // 4 * 4, PROBE_EXAMPLE // 4 * 4 + MIXING_PROBES)
+    drawn = [mixing_of(tf.constant(position, tf.int64), config) for position in positions]
+    if not drawn[0]:
+        return []
+    size = config.preprocess.image_size
+    ramps = [np.linspace(-1.0, 1.0, size * size * 3, dtype=np.float32) ** (1 + probe) for probe in range(MIXING_PROBES)]
+    batch = {
+        "image": tf.constant(np.stack(ramps).reshape(MIXING_PROBES, size, size, 3)),
+        "label": tf.range(MIXING_PROBES, dtype=tf.int64),
+        "mixing": tf.stack([each["mixing"] for each in drawn]),
+    }
+    result = mixed(batch)
+    values = {
+        "images": _summary(result["image"]),
+        "label weights": [f"{weight:.6g}" for weight in result["label_weight"].numpy()],
+        "partners": result["partner_label"].numpy().tolist(),
+    }
+    keys = ("mixing", "seed", "preprocess.image_size")
+    return [Fact("behaviour", "mixing", name, value, keys, MIXING_FILE) for name, value in values.items()]
+
+
+def _probes() -> list[EncodedImage]:
+    """Images that every source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG."""
+    wide, high = (_gradients(height, width) for height, width in PROBE_SHAPES)
+    jpeg = bytes(tf.io.encode_jpeg(high).numpy())
+    return [encoded_image(bytes(tf.io.encode_png(wide).numpy())), encoded_image(jpeg[:2] + EXIF_ROTATED + jpeg[2:])]
+
+
+def _gradients(height: int, width: int) -> tf.Tensor:
+    row, column = np.mgrid[0:height, 0:width]
+    channels = [row * 255 // height, column * 255 // width, np.where(row > column, 220, 40)]
+    return tf.constant(np.stack(channels, -1).astype(np.uint8))
 
 
 def order_facts(config: Config, count: int) -> list[Fact]:

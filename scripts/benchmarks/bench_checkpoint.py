@@ -1,0 +1,217 @@
+"""What a checkpoint costs: the time the loop stands still, the time until it is committed, and training throughput.
+
+Full-width Inception V3 with Adam, whose state has two slots for each weight. Every contender saves the same state from
+the same training step; the peers neither check for NaN, nor hash, nor sync what they write.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import orbax.checkpoint
+import tensorflow as tf
+from interleaved import Row, measured, publish, row
+
+from trainer.checkpoint.retention import Retention
+from trainer.checkpoint.tensors import StateFile
+from trainer.checkpoint.verification import newest_valid
+from trainer.committer import Committer, Description
+from trainer.config.complete import complete
+from trainer.config.compose import compose
+from trainer.config.schema import Config
+from trainer.history import History
+from trainer.state import TrainingState, build_state, flatten
+from trainer.step import make_train_step
+from trainer.terminal import Terminal
+
+BATCH, SIZE, CLASSES = 8, 75, 1000
+SAVES = 9  # of each contender
+BLOCK_STEPS = 50  # a block of training has one save in it
+BLOCKS = 5
+BASELINE = "tf.train.Checkpoint.write"
+
+
+@dataclasses.dataclass(frozen=True)
+class Saver:
+    """``begin`` returns when training may go on; ``finish`` when the checkpoint is on disk."""
+
+    name: str
+    begin: Callable[[], object]
+    finish: Callable[[], object]
+
+
+def main() -> None:
+    config = _config()
+    state = build_state(config)
+    step = make_train_step(state, config)
+    batch = _batch(state)
+    step(batch)  # trace
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        size = sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in flatten(state.tree()).values())
+        with _savers(place, config, state) as savers:
+            rows = [*_stalls(savers, state, step, batch), *_throughput(savers, step, batch)]
+        rows += _verification(place)
+    publish("checkpoint", f"Inception V3 with Adam: {size / 1e6:.0f} MB of state", rows)
+
+
+def _config() -> Config:
+    overrides = [
+        "experiment=images",
+        "data=digits",
+        f"model.num_classes={CLASSES}",
+        f"preprocess.image_size={SIZE}",
+        f"train.global_batch_size={BATCH}",
+        "optimizer=adam",
+        "runtime.threads=2",
+    ]
+    return complete(compose(overrides), 1000, CLASSES)
+
+
+def _batch(state: TrainingState) -> dict[str, tf.Tensor]:
+    generator = np.random.Generator(np.random.PCG64(0))
+    return {
+        "image": tf.constant(generator.standard_normal((BATCH, SIZE, SIZE, 3)), tf.float32),
+        "label": tf.constant(generator.integers(0, CLASSES, BATCH), tf.int64),
+        "dropout": tf.constant(generator.random((BATCH, state.dropout_features)), tf.float32),
+        "ledger": tf.zeros([BATCH], tf.int64),
+    }
+
+
+@contextmanager
+def _savers(place: Path, config: Config, state: TrainingState) -> Iterator[list[Saver]]:
+    with (
+        _ours(place / "async", config, state, in_background=True) as ours_async,
+        _ours(place / "sync", config, state, in_background=False) as ours_sync,
+    ):
+        yield [ours_async, ours_sync, *_tensorflow(place, state), _orbax(place, state), _keras(place)]
+
+
+@contextmanager
+def _ours(run_dir: Path, config: Config, state: TrainingState, *, in_background: bool) -> Iterator[Saver]:
+    (run_dir / "checkpoints").mkdir(parents=True)
+    checkpoint = dataclasses.replace(config.checkpoint, async_save=in_background, keep_last=2, keep_best=0)
+    tree = state.tree()
+    history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 1)
+    committer = Committer(
+        checkpoints=run_dir / "checkpoints",
+        description=Description(dataclasses.replace(config, checkpoint=checkpoint), (), (), 1000, ()),
+        progress=state.progress,
+        state_file=StateFile(tree, flatten(tree)),
+        history=history,
+        terminal=terminal,
+        retention=Retention(checkpoint.keep_last, checkpoint.keep_best, None, checkpoint.best_metric),
+        mirror=None,
+        last_good=None,
+    )
+    yield Saver(f"ours, {'async' if in_background else 'sync'}", committer.save, committer.finish)
+    committer.close()
+    history.close()
+    terminal.close()
+
+
+def _tensorflow(place: Path, state: TrainingState) -> list[Saver]:
+    checkpoint = tf.train.Checkpoint(**state.tree())
+    manager = tf.train.CheckpointManager(tf.train.Checkpoint(**state.tree()), str(place / "manager"), max_to_keep=2)
+    return [
+        Saver(BASELINE, lambda: checkpoint.write(str(place / "plain")), _nothing),
+        Saver("tf.train.CheckpointManager.save", manager.save, _nothing),
+    ]
+
+
+def _orbax(place: Path, state: TrainingState) -> Saver:
+    manager = orbax.checkpoint.CheckpointManager(
+        place / "orbax",
+        options=orbax.checkpoint.CheckpointManagerOptions(max_to_keep=2, enable_async_checkpointing=True),
+    )
+    flat, numbers = flatten(state.tree()), itertools.count()
+
+    def begin() -> None:
+        tree = {name.replace("/", "."): variable.numpy() for name, variable in flat.items()}
+        manager.save(next(numbers), args=orbax.checkpoint.args.StandardSave(tree))
+
+    return Saver("Orbax CheckpointManager, async", begin, manager.wait_until_finished)
+
+
+def _keras(place: Path) -> Saver:
+    """The callback's own save of a compiled model of the same size."""
+    model = keras.applications.InceptionV3(weights=None, input_shape=(SIZE, SIZE, 3), classes=CLASSES)
+    model.compile(keras.optimizers.Adam())
+    model.optimizer.build(model.trainable_variables)
+    callback = keras.callbacks.BackupAndRestore(str(place / "keras"), save_freq=1)
+    callback.set_model(model)
+    callback.on_train_begin()
+    callback.on_epoch_begin(0)
+    numbers = itertools.count()
+    return Saver("Keras BackupAndRestore", lambda: callback.on_train_batch_end(next(numbers)), _nothing)
+
+
+def _nothing() -> None:
+    pass
+
+
+def _stalls(
+    savers: list[Saver], state: TrainingState, step: Callable[[Any], None], batch: dict[str, tf.Tensor]
+) -> list[Row]:
+    """Every save comes after a step, as in training, so that no contender writes what it has written before."""
+    blocked: dict[str, list[float]] = {saver.name: [] for saver in savers}
+    whole: dict[str, list[float]] = {saver.name: [] for saver in savers}
+    for number in range(SAVES + 1):
+        turned = number % len(savers)
+        for saver in [*savers[turned:], *savers[:turned]]:
+            step(batch)
+            state.progress.step.numpy()  # the step is done
+            before = time.perf_counter()
+            saver.begin()
+            until_free = time.perf_counter() - before
+            saver.finish()
+            if number > 0:  # the first builds what every later one uses
+                blocked[saver.name].append(1000 * until_free)
+                whole[saver.name].append(time.perf_counter() - before)
+    return [
+        *(row(f"{name}: loop blocked", values, "ms", blocked[BASELINE]) for name, values in blocked.items()),
+        *(row(f"{name}: until on disk", values, "s", whole[BASELINE]) for name, values in whole.items()),
+    ]
+
+
+def _throughput(savers: list[Saver], step: Callable[[Any], None], batch: dict[str, tf.Tensor]) -> list[Row]:
+    """Steps a second over blocks with one save at the beginning; what is still being written counts."""
+    none = Saver("no save", _nothing, _nothing)
+    contenders = [none, *savers]
+    rates: dict[str, list[float]] = {saver.name: [] for saver in contenders}
+    for number in range(BLOCKS):
+        turned = number % len(contenders)
+        for saver in [*contenders[turned:], *contenders[:turned]]:
+
+            def block(saver: Saver = saver) -> None:
+                saver.begin()
+                for _ in range(BLOCK_STEPS):
+                    step(batch)
+                saver.finish()
+
+            rates[saver.name].append(BLOCK_STEPS / measured(block)[0])
+    return [
+        row(f"{name}: a save every {BLOCK_STEPS} steps", values, "steps/s", rates[none.name])
+        for name, values in rates.items()
+    ]
+
+
+def _verification(place: Path) -> list[Row]:
+    """Finding and checking the newest checkpoint, as a resume does."""
+    rows = []
+    for depth in ("full", "fast", "off"):
+        values = [
+            measured(lambda depth=depth: newest_valid(place / "async" / "checkpoints", depth, print))[0]
+            for _ in range(SAVES)
+        ]
+        rows.append(row(f"verification at resume, checkpoint.verify={depth}", values, "s"))
+    return rows

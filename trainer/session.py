@@ -183,12 +183,10 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     state_file = StateFile(tree, flatten(tree))
     notes: list[str] = []
     if origin is not None:
-        state_file.restore(origin.path)
+        _restore(state, state_file, origin)
     elif weights is not None:
         notes = warm_start.load(weights, state)
     step = int(state.progress.step.numpy())
-    if origin is not None and step != origin.manifest.step:
-        raise NoValidCheckpoint(f"{origin.path} says step {origin.manifest.step}, and its tensors are of step {step}")
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
@@ -252,6 +250,13 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     finally:
         history.close()
         terminal.close()
+
+
+def _restore(state: TrainingState, state_file: StateFile, origin: Origin) -> None:
+    state_file.restore(origin.path)
+    step = int(state.progress.step.numpy())
+    if step != origin.manifest.step:
+        raise NoValidCheckpoint(f"{origin.path} says step {origin.manifest.step}, and its tensors are of step {step}")
 
 
 def _retention(config: Config) -> Retention:

@@ -29,12 +29,16 @@ EVERYTHING = (
     "checkpoint.every_steps=3",
 )
 AVERAGED = ("ema.decay=0.99", "evaluation.weights=ema")
+AUGMENTED = (
+    "preprocess.train=[decode,random_area_crop,resize,horizontal_flip,rand_augment,color_jitter,normalize,random_erasing]",
+    "mixing=mixup_cutmix",
+)
 VARIANTS = {
     # optimizer: (overrides, where the clean stop is: mid-epoch, at an epoch's boundary, off the log cadence)
     "adam": (("optimizer=adam", *AVERAGED, "train.accumulate_steps=2"), 7),
-    "adamw": (("optimizer=adamw", "optimizer.clip_norm=1.0"), 5),
+    "adamw": (("optimizer=adamw", "optimizer.clip_norm=1.0", *AUGMENTED), 5),
     "sgd": (("optimizer=sgd", *AVERAGED, "ema.batch_norm=true"), 10),
-    "rmsprop": (("optimizer=rmsprop", "train.accumulate_steps=4"), 8),
+    "rmsprop": (("optimizer=rmsprop", "train.accumulate_steps=4", "mixing=cutmix"), 8),
 }
 
 

@@ -10,11 +10,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer import environment, run_directory, runtime, warm_start
+from trainer import environment, run_directory, runtime, selection, warm_start
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, ManifestError, Start
-from trainer.checkpoint.retention import Retention, described, ranked
+from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, verify
 from trainer.committer import Committer, Description
@@ -98,7 +98,7 @@ def resume(
     if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
-        found = _find(run_dir, checkpoint, _depth(run_dir, values))
+        found = selection.find(run_dir, checkpoint, _depth(run_dir, values), _warn)
         _continue(run_dir, found, lambda there: override.override(there, values), allow, stop)
 
 
@@ -112,25 +112,6 @@ def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path
         found = Found(checkpoint, verify(checkpoint, "full"), ())
         _continue(run_dir, found, lambda there: config, allow, StopRequest())
     return directory.committed(run_dir / run_directory.CHECKPOINTS)[-1]
-
-
-def _find(run_dir: Path, checkpoint: str, depth: Depth) -> Found:
-    """The checkpoint that ``checkpoint`` names, verified."""
-    parent = run_dir / run_directory.CHECKPOINTS
-    if checkpoint == "latest":
-        return newest_valid(parent, depth, _warn)
-    if checkpoint == "best":
-        metric = stored.read(run_dir / stored.FILE_NAME).checkpoint.best_metric
-        best = ranked(described(parent), read_validations(run_dir), metric)
-        if not best:
-            raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
-        return Found(best[0], verify(best[0], depth), ())
-    step = checkpoint.removeprefix("step-")
-    path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint)
-    if not path.is_dir():
-        there = ", ".join(found.name for found in directory.committed(parent))
-        raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {there or 'none'}")
-    return Found(path, verify(path, depth), ())
 
 
 def _depth(run_dir: Path, values: Mapping[str, object]) -> Depth:

@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.config.schema import Config
+from trainer.config.schema import Config, WeightsName
 from trainer.models.registry import build_model
 from trainer.optimizers import Optimizer
 
@@ -78,6 +78,13 @@ class TrainingState:
             "progress": self.progress.tree(),
         }
         return {**tree, "ema": _nested(self.ema)} if self.ema else tree
+
+    def weights(self, which: WeightsName) -> Mapping[str, tf.Variable]:
+        """The model's variables by name; with ``ema``, the average instead of each variable that has one."""
+        if which == "raw":
+            return self.variables
+        assert self.ema, "check() refuses evaluation.weights=ema without an average"
+        return {**self.variables, **self.ema}
 
     @property
     def dropout_features(self) -> int:

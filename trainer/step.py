@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer.config.schema import Config
+from trainer.config.schema import Config, WeightsName
 from trainer.data.ledger import CHAIN_FACTOR
 from trainer.data.mixing import mixed
 from trainer.losses import correct, cross_entropy, objective
@@ -85,26 +85,65 @@ def _update_average(state: TrainingState, config: Config) -> None:
         shadow.assign_sub((shadow - state.variables[name]) * (1.0 - decay))
 
 
-def make_evaluation_step(state: TrainingState, config: Config) -> Callable[[Batch], tf.Tensor]:
-    """A compiled function from one batch of ``evaluation_batches`` to float64 ``[3]``: the sums over the batch of
-    cross-entropy (without smoothing), correct predictions and weight.
-    """
-    averaged = state.ema if config.evaluation.weights == "ema" else {}
-    values = {name: averaged.get(name, variable) for name, variable in state.variables.items()}
+def inference(state: TrainingState, weights: WeightsName) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network in inference mode: from images float32 ``[n, S, S, 3]`` to logits float32 ``[n, classes]``."""
+    values = state.weights(weights)
     trainable = [values[variable_name(variable)] for variable in state.model.trainable_variables]
     fixed = [values[variable_name(variable)] for variable in state.model.non_trainable_variables]
 
+    def logits_of(images: tf.Tensor) -> tf.Tensor:
+        unused = tf.zeros([tf.shape(images)[0], state.dropout_features])
+        inputs = {"image": images, "dropout": unused}
+        outputs, _ = state.model.stateless_call(trainable, fixed, inputs, training=False)
+        return outputs["logits"]
+
+    return logits_of
+
+
+def make_evaluation_step(state: TrainingState, config: Config) -> Callable[[Batch], tf.Tensor]:
+    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums``."""
+    logits_of = inference(state, config.evaluation.weights)
+
     @tf.function(autograph=False)
     def evaluation_step(batch: Batch) -> tf.Tensor:
-        unused = tf.zeros([tf.shape(batch["image"])[0], state.dropout_features])
-        inputs = {"image": batch["image"], "dropout": unused}
-        outputs, _ = state.model.stateless_call(trainable, fixed, inputs, training=False)
-        logits, weight = outputs["logits"], batch["weight"]
-        sums = [
-            cross_entropy(logits, batch["label"]) * weight,
-            tf.cast(correct(logits, batch), tf.float32) * weight,
-            weight,
-        ]
-        return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in sums])
+        return evaluation_sums(logits_of(batch["image"]), batch)
 
     return evaluation_step
+
+
+def evaluation_sums(logits: tf.Tensor, batch: Batch) -> tf.Tensor:
+    """Sums over a batch, float64 ``[3]``: of cross-entropy (without smoothing), correct predictions and weight."""
+    weight = batch["weight"]
+    sums = [
+        cross_entropy(logits, batch["label"]) * weight,
+        tf.cast(correct(logits, batch), tf.float32) * weight,
+        weight,
+    ]
+    return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in sums])
+
+
+def make_prediction_step(
+    state: TrainingState, weights: WeightsName, *, flip: bool
+) -> Callable[[Batch], tuple[tf.Tensor, dict[str, tf.Tensor]]]:
+    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums`` and, for each example,
+    the ``predicted`` class int64 ``[B]``, its probability ``confidence`` float32 ``[B]`` and ``in_top_5`` bool ``[B]``.
+
+    With ``flip`` the probabilities are the mean of those of the image and of its mirror image.
+    """
+    logits_of = inference(state, weights)
+
+    @tf.function(autograph=False)
+    def prediction_step(batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        logits = logits_of(batch["image"])
+        if flip:
+            mirrored = logits_of(tf.reverse(batch["image"], [2]))
+            views = tf.stack([tf.nn.log_softmax(logits), tf.nn.log_softmax(mirrored)])
+            logits = tf.reduce_logsumexp(views, axis=0)  # but for a constant, which softmax does not see
+        predictions = {
+            "predicted": tf.argmax(logits, axis=-1),
+            "confidence": tf.reduce_max(tf.nn.softmax(logits), axis=-1),
+            "in_top_5": tf.math.in_top_k(batch["label"], logits, 5),
+        }
+        return evaluation_sums(logits, batch), predictions
+
+    return prediction_step

@@ -12,6 +12,7 @@ from typing import Literal
 from trainer.config.keys import key
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
+WeightsName = Literal["raw", "ema"]
 TransformName = Literal[
     "decode",
     "random_area_crop",
@@ -301,7 +302,7 @@ class EvaluationConfig:
     every_epochs: float = key("cadence, used when every_steps is null", "free", above=0.0)
     every_steps: int | None = key("cadence in steps; null: every_epochs", "free", minimum=1, completed=True)
     batch_size: int = key("examples per evaluation batch; does not change the result", "free", minimum=1)
-    weights: Literal["raw", "ema"] = key("which weights are evaluated", "consent")
+    weights: WeightsName = key("which weights are evaluated", "consent")
 
 
 @dataclasses.dataclass(frozen=True)

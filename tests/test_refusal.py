@@ -162,6 +162,8 @@ KEYS = {
     "early_stopping.patience=2": ("early_stopping.patience: None -> 2",),
     "checkpoint.best_metric=loss": ("checkpoint.best_metric: accuracy -> loss",),
     "runtime.deterministic=false": ("runtime.deterministic: True -> False",),
+    "runtime.precision=mixed_bfloat16": ("runtime.precision: float32 -> mixed_bfloat16",),
+    "loss_scale.initial=2.0": ("loss_scale.initial: 32768.0 -> 2.0",),
     "runtime.threads=1": ("runtime.threads: 2 -> 1",),
 }
 

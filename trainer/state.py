@@ -26,9 +26,9 @@ Tree = dict[str, Any]
 
 
 class Progress:
-    """Counters and running results, all scalar variables. A new run starts with zeros."""
+    """Counters and running results, all scalar variables. A new run starts with zeros, but for ``loss_scale``."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss_scale: float) -> None:
         def counter() -> tf.Variable:
             return tf.Variable(0, dtype=tf.int64)
 
@@ -46,6 +46,10 @@ class Progress:
         self.correct = counter()
         self.seen = counter()
         self.steps_summed = counter()
+        # see trainer/loss_scale.py; they stay as they are unless runtime.precision is mixed_float16
+        self.loss_scale = tf.Variable(loss_scale, dtype=tf.float32)
+        self.finite_steps = counter()  # since the scale last changed
+        self.skipped_steps = counter()  # in all
 
     def tree(self) -> Tree:
         return dict(vars(self))
@@ -94,7 +98,7 @@ class TrainingState:
 
 def build_state(config: Config) -> TrainingState:
     """Everything at its initial value, a function of the configuration alone."""
-    model = build_model(config.model, config.preprocess.image_size, config.seed)
+    model = build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
     variables = {variable_name(variable): variable.value for variable in model.variables}
     assert len(variables) == len(model.variables), "two variables share a name"
     trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}
@@ -105,7 +109,7 @@ def build_state(config: Config) -> TrainingState:
         trainable=trainable,
         optimizer=Optimizer(config.optimizer, trainable),
         ema={name: tf.Variable(variable) for name, variable in averaged.items()},
-        progress=Progress(),
+        progress=Progress(config.loss_scale.initial),
     )
 
 

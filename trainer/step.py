@@ -9,6 +9,7 @@ import tensorflow as tf
 from trainer.config.schema import Config, WeightsName
 from trainer.data.ledger import CHAIN_FACTOR
 from trainer.data.mixing import mixed
+from trainer.loss_scale import all_finite, update_loss_scale
 from trainer.losses import correct, cross_entropy, objective
 from trainer.schedules import learning_rate_at
 from trainer.state import TrainingState, variable_name
@@ -22,6 +23,8 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
     Everything it changes is in the state tree; nothing comes back to the host.
     """
     progress = state.progress
+    scaled = config.runtime.precision == "mixed_float16"
+    statistics = [variable for name, variable in state.variables.items() if name not in state.trainable]
 
     @tf.function(jit_compile=config.runtime.xla, autograph=False)
     def gradients_of(part: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -29,7 +32,8 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         with tf.GradientTape() as tape:
             outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
             loss = objective(outputs, part, state.trainable.values(), config)
-        gradients = tape.gradient(loss, list(state.trainable.values()))
+            minimised = loss * progress.loss_scale if scaled else loss
+        gradients = tape.gradient(minimised, list(state.trainable.values()))
         hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part), tf.int64))
         return gradients, loss, hits
 
@@ -54,21 +58,44 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         )
         return [total / count for total in sums], loss_sum / count, hits
 
-    @tf.function(autograph=False)
-    def train_step(batch: Batch) -> None:
-        examples = {name: tensor for name, tensor in batch.items() if name != "ledger"}
-        compute = gradients_of if config.train.accumulate_steps == 1 else accumulated
-        gradients, loss, hits = compute(examples)
+    def update(gradients: list[tf.Tensor], loss: tf.Tensor, hits: tf.Tensor) -> None:
         rate = learning_rate_at(progress.step, config.optimizer.learning_rate, config.schedule)
         state.optimizer.apply(dict(zip(state.trainable, gradients, strict=True)), rate, progress.step)
         _update_average(state, config)
-        progress.step.assign_add(1)
-        progress.examples.assign_add(config.train.global_batch_size)
-        progress.ledger.assign(progress.ledger * CHAIN_FACTOR + tf.reduce_sum(batch["ledger"]))
         progress.loss_sum.assign_add(loss)
         progress.correct.assign_add(hits)
         progress.seen.assign_add(config.train.global_batch_size)
         progress.steps_summed.assign_add(1)
+
+    def update_if_finite(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor, hits: tf.Tensor) -> None:
+        """``before`` are the batch norm statistics before this step: the forward pass has moved them already."""
+        gradients = [gradient / progress.loss_scale for gradient in gradients]
+        finite = all_finite([loss, *gradients])
+
+        def go() -> tf.Tensor:
+            update(gradients, loss, hits)
+            return finite
+
+        def skip() -> tf.Tensor:
+            for variable, value in zip(statistics, before, strict=True):
+                variable.assign(value)
+            return finite
+
+        tf.cond(finite, go, skip)
+        update_loss_scale(progress, finite, config.loss_scale)
+
+    @tf.function(autograph=False)
+    def train_step(batch: Batch) -> None:
+        examples = {name: tensor for name, tensor in batch.items() if name != "ledger"}
+        compute = gradients_of if config.train.accumulate_steps == 1 else accumulated
+        if scaled:
+            before = [tf.identity(variable) for variable in statistics]
+            update_if_finite(before, *compute(examples))
+        else:
+            update(*compute(examples))
+        progress.step.assign_add(1)
+        progress.examples.assign_add(config.train.global_batch_size)
+        progress.ledger.assign(progress.ledger * CHAIN_FACTOR + tf.reduce_sum(batch["ledger"]))
 
     return train_step
 

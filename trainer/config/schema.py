@@ -13,6 +13,7 @@ from trainer.config.keys import key
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
 WeightsName = Literal["raw", "ema"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 TransformName = Literal[
     "decode",
     "random_area_crop",
@@ -330,7 +331,16 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LossScaleConfig:
+    initial: float = key("what a run starts with", "consent", minimum=1.0, maximum=2.0**100)
+    growth_steps: int = key("steps with finite gradients after which the scale is doubled", "consent", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
+    precision: Precision = key(
+        "type of activations; variables, batch norm, classifiers and loss are float32 in each", "consent"
+    )
     deterministic: bool = key("bit-exact from run to run, on the same kind of device", "consent")
     xla: bool = key("compile forward and backward pass with XLA", "consent")
     threads: int | None = key(
@@ -354,6 +364,7 @@ class Config:
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
     mixing: MixingConfig = key("blending of two neighbours in a training batch and of their labels", "consent")
     train: TrainConfig = key("the training loop", "consent")
+    loss_scale: LossScaleConfig = key("factor of the loss, for gradients in mixed_float16", "consent")
     evaluation: EvaluationConfig = key("validation during training", "consent")
     early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")
     checkpoint: CheckpointConfig = key("when checkpoints are written and which are kept", "free")

@@ -24,6 +24,7 @@ from trainer.data.source import open_source
 from trainer.export import formats
 from trainer.state import build_state
 from trainer.step import inference
+from trainer.warm_start import WarmStart
 
 FORMATS = {"m.keras": "keras", "served": "savedmodel", "m.weights.h5": "weights", "m.safetensors": "weights"}
 # Reads every export with the libraries alone: an import of this project fails.
@@ -107,7 +108,7 @@ def test_a_process_without_this_project_gets_the_same_outputs_from_every_export(
     for name in ("m.keras", "m.weights.h5", "m.safetensors"):  # and back again
         for variable in state.variables.values():
             variable.assign(tf.zeros_like(variable))
-        warm_start.load(warm_start.find(tmp_path / name), state)
+        warm_start.load(WarmStart(warm_start.find(tmp_path / name), (), False), there.config, state)
         for variable, values in there.state.weights("ema").items():
             if not variable.startswith("aux_logits"):
                 assert np.array_equal(state.variables[variable].numpy(), values.numpy()), (name, variable)

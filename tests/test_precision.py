@@ -63,6 +63,7 @@ def batch(state: TrainingState) -> dict[str, tf.Tensor]:
     }
 
 
+@pytest.mark.long  # float16 convolutions are slow on a CPU
 def test_an_overflow_skips_all_but_position_and_scale_and_the_scale_is_taken_out_of_gradients_again() -> None:
     settings = ("runtime.precision=mixed_float16", f"loss_scale.initial={LARGEST}", "loss_scale.growth_steps=1")
     config = narrow(*settings, "ema.decay=0.5", "schedule.warmup_steps=0", "optimizer=sgd")

@@ -25,7 +25,6 @@ from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.source import Source, open_source
-from trainer.diagnosis.contents import Contents
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import data_facts, mixing_facts, order_facts, preprocessing_facts
@@ -38,6 +37,7 @@ from trainer.mirror import Mirror, Place
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state, flatten
 from trainer.terminal import Terminal
+from trainer.warm_start import WarmStart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,8 +70,11 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
     with run_directory.writing(run_dir):
         checkpoints = run_dir / run_directory.CHECKPOINTS
         if not directory.committed(checkpoints) and not directory.put_away(checkpoints):
-            weights = None if invocation.init_from is None else warm_start.find(Path(invocation.init_from))
-            _run(run_dir, config, None, stop, weights)
+            start = None
+            if invocation.init_from is not None:
+                contents = warm_start.find(Path(invocation.init_from))
+                start = WarmStart(contents, invocation.allow, classes_follow_data=config.model.num_classes is None)
+            _run(run_dir, config, None, stop, start)
         elif invocation.on_existing == "resume":
             found = newest_valid(checkpoints, config.checkpoint.verify, _warn)
             _continue(run_dir, found, lambda there: config, invocation.allow, stop)
@@ -140,7 +143,7 @@ def _continue(
     _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), stop, None)
 
 
-def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, weights: Contents | None) -> None:
+def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, start: WarmStart | None) -> None:
     sources = Sources(open_source(config.data, "train"), open_source(config.data, "validation"))
     config = complete(config, sources.training.count, len(sources.training.class_names))
     total = total_steps(config, sources.training.count)
@@ -158,14 +161,14 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     notes: list[str] = []
     if origin is not None:
         state_file.restore(origin.path)
-    elif weights is not None:
-        notes = warm_start.load(weights, state)
+    elif start is not None:
+        notes = warm_start.load(start, config, state)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     step = int(state.progress.step.numpy())
     checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
     replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
-    lineage = _lineage(step, origin, accepted, weights)
+    lineage = _lineage(step, origin, accepted, start)
     retention = _retention(config)
     mirror = None
     if config.checkpoint.mirror is not None:
@@ -302,8 +305,8 @@ def _is_complete(run_dir: Path, origin: Origin, total: int) -> bool:
     return step >= total and evaluated and all(change.policy == "free" for change in origin.changes)
 
 
-def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], weights: Contents | None) -> tuple[Start, ...]:
-    came_from = origin.path if origin is not None else weights.path if weights is not None else None
+def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], warm: WarmStart | None) -> tuple[Start, ...]:
+    came_from = origin.path if origin is not None else warm.contents.path if warm is not None else None
     start = Start(
         started=environment.now(),
         host=socket.gethostname(),

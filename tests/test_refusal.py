@@ -163,6 +163,7 @@ KEYS = {
     "checkpoint.best_metric=loss": ("checkpoint.best_metric: accuracy -> loss",),
     "runtime.deterministic=false": ("runtime.deterministic: True -> False",),
     "runtime.precision=mixed_bfloat16": ("runtime.precision: float32 -> mixed_bfloat16",),
+    "fine_tuning.freeze_until_step=3": ("fine_tuning.freeze_until_step: 0 -> 3",),
     "loss_scale.initial=2.0": ("loss_scale.initial: 32768.0 -> 2.0",),
     "runtime.threads=1": ("runtime.threads: 2 -> 1",),
 }

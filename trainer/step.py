@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
 from trainer.config.schema import Config, WeightsName
 from trainer.data.ledger import CHAIN_FACTOR
 from trainer.data.mixing import mixed
+from trainer.diagnosis.architecture import HEADS, unit_of
 from trainer.loss_scale import all_finite, update_loss_scale
 from trainer.losses import correct, cross_entropy, objective
 from trainer.schedules import learning_rate_at
@@ -17,14 +18,12 @@ from trainer.state import TrainingState, variable_name
 Batch = dict[str, tf.Tensor]
 
 
-def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], None]:
-    """A compiled function that takes one batch of ``training_batches`` and advances ``state`` by one step.
-
-    Everything it changes is in the state tree; nothing comes back to the host.
+def _make_gradients(
+    state: TrainingState, config: Config
+) -> Callable[[Batch], tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]]:
+    """A function from a batch to the gradients of ``state.trainable`` in order, times the loss scale where there is
+    one, the objective float32 ``[]`` and the number of correct predictions int64 ``[]``.
     """
-    progress = state.progress
-    scaled = config.runtime.precision == "mixed_float16"
-    statistics = [variable for name, variable in state.variables.items() if name not in state.trainable]
 
     @tf.function(jit_compile=config.runtime.xla, autograph=False)
     def gradients_of(part: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
@@ -32,7 +31,7 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         with tf.GradientTape() as tape:
             outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
             loss = objective(outputs, part, state.trainable.values(), config)
-            minimised = loss * progress.loss_scale if scaled else loss
+            minimised = loss * state.progress.loss_scale if _is_scaled(config) else loss
         gradients = tape.gradient(minimised, list(state.trainable.values()))
         hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part), tf.int64))
         return gradients, loss, hits
@@ -58,9 +57,52 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         )
         return [total / count for total in sums], loss_sum / count, hits
 
-    def update(gradients: list[tf.Tensor], loss: tf.Tensor, hits: tf.Tensor) -> None:
+    return gradients_of if config.train.accumulate_steps == 1 else accumulated
+
+
+def _is_scaled(config: Config) -> bool:
+    return config.runtime.precision == "mixed_float16"
+
+
+def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], None]:
+    """A compiled function that takes one batch of ``training_batches`` and advances ``state`` by one step.
+
+    Everything it changes is in the state tree; nothing comes back to the host.
+    """
+    progress = state.progress
+    scaled = _is_scaled(config)
+    gradients_of = _make_gradients(state, config)
+    statistics = [variable for name, variable in state.variables.items() if name not in state.trainable]
+
+    def optimize(gradients: list[tf.Tensor], names: Iterable[str]) -> None:
         rate = learning_rate_at(progress.step, config.optimizer.learning_rate, config.schedule)
-        state.optimizer.apply(dict(zip(state.trainable, gradients, strict=True)), rate, progress.step)
+        by_name = dict(zip(state.trainable, gradients, strict=True))
+        state.optimizer.apply({name: by_name[name] for name in names}, rate, progress.step)
+
+    def optimize_classifiers_first(before: list[tf.Tensor], gradients: list[tf.Tensor]) -> None:
+        frozen = progress.step < config.fine_tuning.freeze_until_step
+
+        def classifiers() -> tf.Tensor:
+            optimize(gradients, [name for name in state.trainable if unit_of(name) in HEADS])
+            put_back(before)
+            return frozen
+
+        def everything() -> tf.Tensor:
+            optimize(gradients, state.trainable)
+            return frozen
+
+        tf.cond(frozen, classifiers, everything)
+
+    def put_back(before: list[tf.Tensor]) -> None:
+        """Undo what the forward pass has done to the batch norm statistics."""
+        for variable, value in zip(statistics, before, strict=True):
+            variable.assign(value)
+
+    def update(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor, hits: tf.Tensor) -> None:
+        if config.fine_tuning.freeze_until_step:
+            optimize_classifiers_first(before, gradients)
+        else:
+            optimize(gradients, state.trainable)
         _update_average(state, config)
         progress.loss_sum.assign_add(loss)
         progress.correct.assign_add(hits)
@@ -68,17 +110,15 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         progress.steps_summed.assign_add(1)
 
     def update_if_finite(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor, hits: tf.Tensor) -> None:
-        """``before`` are the batch norm statistics before this step: the forward pass has moved them already."""
         gradients = [gradient / progress.loss_scale for gradient in gradients]
         finite = all_finite([loss, *gradients])
 
         def go() -> tf.Tensor:
-            update(gradients, loss, hits)
+            update(before, gradients, loss, hits)
             return finite
 
         def skip() -> tf.Tensor:
-            for variable, value in zip(statistics, before, strict=True):
-                variable.assign(value)
+            put_back(before)
             return finite
 
         tf.cond(finite, go, skip)
@@ -87,12 +127,10 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
     @tf.function(autograph=False)
     def train_step(batch: Batch) -> None:
         examples = {name: tensor for name, tensor in batch.items() if name != "ledger"}
-        compute = gradients_of if config.train.accumulate_steps == 1 else accumulated
-        if scaled:
+        before = []  # batch norm statistics, where a step may have to leave them as they were
+        if scaled or config.fine_tuning.freeze_until_step:
             before = [tf.identity(variable) for variable in statistics]
-            update_if_finite(before, *compute(examples))
-        else:
-            update(*compute(examples))
+        (update_if_finite if scaled else update)(before, *gradients_of(examples))
         progress.step.assign_add(1)
         progress.examples.assign_add(config.train.global_batch_size)
         progress.ledger.assign(progress.ledger * CHAIN_FACTOR + tf.reduce_sum(batch["ledger"]))

@@ -171,8 +171,8 @@ def _check_normalization(start: WarmStart, translation: Translation, config: Con
         advice = f"add the right one, and say so: allow=[{PREPROCESS_KEY}]"
     raise RestoreRefused(
         f"init_from={start.contents.path} {title}\n"
-        + "\n".join(meant)
-        + f"\n  configured: mean {_list(configured.mean)} std {_list(configured.std)}\n{advice}"
+        + "".join(f"{line}\n" for line in meant)
+        + f"  configured: mean {_list(configured.mean)} std {_list(configured.std)}\n{advice}"
     )
 
 

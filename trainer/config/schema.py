@@ -299,6 +299,15 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FineTuningConfig:
+    freeze_until_step: int = key(
+        "before this step only the classifiers are trained, and batch norm statistics stay; 0: never",
+        "consent",
+        minimum=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     every_epochs: float = key("cadence, used when every_steps is null", "free", above=0.0)
     every_steps: int | None = key("cadence in steps; null: every_epochs", "free", minimum=1, completed=True)
@@ -364,6 +373,7 @@ class Config:
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
     mixing: MixingConfig = key("blending of two neighbours in a training batch and of their labels", "consent")
     train: TrainConfig = key("the training loop", "consent")
+    fine_tuning: FineTuningConfig = key("what of the network is trained when", "consent")
     loss_scale: LossScaleConfig = key("factor of the loss, for gradients in mixed_float16", "consent")
     evaluation: EvaluationConfig = key("validation during training", "consent")
     early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")

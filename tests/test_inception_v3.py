@@ -30,7 +30,7 @@ def full(**changes: object) -> Config:
 
 
 def build(config: Config, image_size: int = 299) -> keras.Model:
-    return build_model(config.model, image_size, config.seed)
+    return build_model(config.model, image_size, config.seed, "float32")
 
 
 def inputs(model: keras.Model, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -120,7 +120,11 @@ def test_equal_seeds_give_equal_weights_and_other_seeds_do_not() -> None:
     config = full(**{"model.width": 0.05, "model.min_depth": 4})
 
     def weights(seed: int) -> list[np.ndarray]:
-        return [np.asarray(v) for v in build_inception_v3(config.model, 10, 75, seed).trainable_variables if v.ndim > 1]
+        return [
+            np.asarray(v)
+            for v in build_inception_v3(config.model, 10, 75, seed, "float32").trainable_variables
+            if v.ndim > 1
+        ]
 
     first, again, other = weights(1), weights(1), weights(2)
     assert all((a == b).all() for a, b in zip(first, again, strict=True))

@@ -163,6 +163,9 @@ KEYS = {
     "early_stopping.patience=2": ("early_stopping.patience: None -> 2",),
     "checkpoint.best_metric=loss": ("checkpoint.best_metric: accuracy -> loss",),
     "runtime.deterministic=false": ("runtime.deterministic: True -> False",),
+    "runtime.precision=mixed_bfloat16": ("runtime.precision: float32 -> mixed_bfloat16",),
+    "fine_tuning.freeze_until_step=3": ("fine_tuning.freeze_until_step: 0 -> 3",),
+    "loss_scale.initial=2.0": ("loss_scale.initial: 32768.0 -> 2.0",),
     "runtime.threads=1": ("runtime.threads: 2 -> 1",),
 }
 
@@ -511,7 +514,7 @@ def test_init_from_takes_what_matches_lists_the_rest_and_refuses_too_little(orig
     new = trainer.cwd / "new"
     output = trainer.run(
         *("train", f"run_dir={new}", *ARGUMENTS, "train.steps=0", f"init_from={checkpoint}"),
-        *("model.num_classes=12", "optimizer=sgd", "model.activation=elu"),
+        *("model.num_classes=12", "optimizer=sgd", "model.activation=elu", "allow=[model.num_classes]"),
     )
     assert "  freshly initialised: aux_logits/logits/kernel [7, 12], " in output
     assert "  not taken from the file: aux_logits/logits/bias [10], " in output
@@ -526,7 +529,8 @@ def test_init_from_takes_what_matches_lists_the_rest_and_refuses_too_little(orig
         *("train", f"run_dir={trainer.cwd / 'other'}", *ARGUMENTS, f"init_from={checkpoint}", "model.min_depth=8"),
         status=3,
     )
-    assert "suspiciously little" in refused
+    assert "is not this network" in refused
+    assert "to fit it: model.min_depth=4" in refused
     missing = trainer.run("train", f"run_dir={trainer.cwd / 'third'}", *ARGUMENTS, "init_from=nowhere", status=4)
     assert "init_from=nowhere: nowhere does not exist" in missing
 

@@ -15,6 +15,8 @@ from trainer.signals import EXIT_INTERRUPTED
 COMMANDS = {
     "train": "start a run            python -m trainer train [key=value …]",
     "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
+    "evaluate": "how good is it?        python -m trainer evaluate run_dir=DIR [checkpoint=…] [data.root=…]",
+    "export": "give it to others      python -m trainer export run_dir=DIR format=keras|savedmodel|weights output=PATH",
     "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
     "inspect": "show a checkpoint      python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",
     "verify": "check checkpoints      python -m trainer verify run_dir=DIR [replay=true] [checkpoint=…]",

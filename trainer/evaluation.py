@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 
 import tensorflow as tf
 
+from trainer.classification_report import ClassificationReport, Tally
 from trainer.step import Batch
 
 
@@ -20,3 +21,35 @@ def evaluate(
         totals += step(batch)
     loss, correct, weight = totals.numpy()
     return {"loss": float(loss / weight), "accuracy": float(correct / weight)}
+
+
+def classification_report(
+    batches: Iterable[Batch],
+    step: Callable[[Batch], tuple[tf.Tensor, dict[str, tf.Tensor]]],
+    class_names: tuple[str, ...],
+    classes: int,
+) -> ClassificationReport:
+    """``evaluate`` with everything else that the predictions tell. ``step`` is a ``make_prediction_step``.
+
+    ``classes`` is the size of the classifier; those beyond the data's ``class_names`` go by their number.
+    """
+    tally = Tally(classes)
+
+    def counted(batch: Batch) -> tf.Tensor:
+        sums, predictions = step(batch)
+        there = batch["weight"].numpy() > 0.0  # the last batch is filled up
+        columns = [batch["label"], *(predictions[name] for name in ("predicted", "confidence", "in_top_5"))]
+        tally.add(*(column.numpy()[there] for column in columns))
+        return sums
+
+    means = evaluate(batches, counted, lambda: False)
+    assert means is not None
+    return ClassificationReport(
+        class_names=(*class_names, *map(str, range(len(class_names), classes))),
+        examples=int(tally.confusion.sum()),
+        loss=means["loss"],
+        accuracy=means["accuracy"],
+        top_5_accuracy=tally.top_5_accuracy,
+        expected_calibration_error=tally.expected_calibration_error,
+        confusion=tally.confusion,
+    )

@@ -15,6 +15,7 @@ from trainer.config.schema import Config
 from trainer.errors import Stopped, TrainingFailed
 from trainer.evaluation import evaluate
 from trainer.history import TRAIN, VALIDATION, History, Record
+from trainer.loss_scale import MINIMUM
 from trainer.schedules import learning_rate_at
 from trainer.signals import StopRequest
 from trainer.state import Progress, TrainingState
@@ -162,6 +163,9 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
     """
     progress, config = run.state.progress, run.config
     steps, seen = int(progress.steps_summed.numpy()), int(progress.seen.numpy())
+    if steps == 0:
+        _check_loss_scale(progress, step)
+        return
     loss = float(progress.loss_sum.numpy()) / steps
     if not math.isfinite(loss):
         raise TrainingFailed(
@@ -175,6 +179,8 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
         "learning_rate": float(rate.numpy()),
         "images_per_second": clock.rate(config.train.global_batch_size),
     }
+    if config.runtime.precision == "mixed_float16":
+        scalars["loss_scale"] = float(progress.loss_scale.numpy())
     examples = int(progress.examples.numpy())
     closing = step % config.train.log_every_steps != 0
     facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": progress.ledger_text(), "closing": closing}
@@ -184,6 +190,16 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
     if not closing:
         for variable in (progress.loss_sum, progress.correct, progress.seen, progress.steps_summed):
             variable.assign(tf.zeros_like(variable))
+
+
+def _check_loss_scale(progress: Progress, step: int) -> None:
+    """Skipped steps are the loss scale finding its place, unless it is at its lowest already."""
+    scale = float(progress.loss_scale.numpy())
+    if scale <= MINIMUM:
+        raise TrainingFailed(
+            f"the gradients at step {step} are not finite although the loss scale is down to {scale:g}\n"
+            "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or runtime.precision=mixed_bfloat16"
+        )
 
 
 class _Clock:

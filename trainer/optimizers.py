@@ -116,12 +116,12 @@ class Optimizer:
         }
 
     def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor) -> None:
-        """Update every variable. ``step`` is int64 ``[]``: how many updates were made before this one."""
+        """Update the variables that ``gradients`` has. ``step`` is int64 ``[]``: how many steps were made before."""
         count = tf.cast(step + 1, tf.float32)
         clipped = dict(zip(gradients, self._clipped(list(gradients.values())), strict=True))
-        for name, variable in self._variables.items():
+        for name, gradient in clipped.items():
             slots = {slot: variables[name] for slot, variables in self.slots.items()}
-            self._rule.update(variable, clipped[name], slots, learning_rate, count)
+            self._rule.update(self._variables[name], gradient, slots, learning_rate, count)
 
     def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         if self._clip_norm is None:

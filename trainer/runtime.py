@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
+from pathlib import Path
 
 import tensorflow as tf
 
@@ -11,7 +14,7 @@ from trainer.quiet import quiet_startup
 
 
 def configure(config: RuntimeConfig) -> None:
-    """Set up TensorFlow as ``runtime`` says.
+    """Set up TensorFlow as ``runtime`` says. With XLA, what it compiles is kept in the user's cache directory.
 
     What makes a run exact on a CPU: the number of threads within an operation is part of the configuration
     (reductions are split by it), and one thread between operations, because with two the order in which they
@@ -19,6 +22,8 @@ def configure(config: RuntimeConfig) -> None:
     deterministic and has no kernel for max-pool gradients under op determinism, so the two exclude each other.
     """
     assert config.threads is not None
+    if config.xla:
+        _keep_compiled()  # first: TensorFlow reads the flags when it looks for devices
     tf.config.threading.set_intra_op_parallelism_threads(config.threads)
     with quiet_startup():
         gpus = tf.config.list_physical_devices("GPU")
@@ -31,3 +36,24 @@ def configure(config: RuntimeConfig) -> None:
             os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
         else:
             tf.config.experimental.enable_op_determinism()
+
+
+def _keep_compiled() -> None:
+    """Let XLA keep executables; a directory of the user's own choice in ``TF_XLA_FLAGS`` stays as it is.
+
+    An executable is machine code, and its key says nothing of the machine: processors that differ get directories
+    that differ, as home directories may be shared.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    if "--tf_xla_persistent_cache_directory" in flags:
+        return
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    features = [line for line in text.splitlines() if line.startswith(("flags", "Features", "model name"))][:2]
+    machine = hashlib.sha256("\n".join([tf.__version__, platform.machine(), *features]).encode()).hexdigest()[:16]
+    directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trainer" / "xla" / machine
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # without a cache everything is compiled again, and nothing else changes
+    os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_directory={directory}".strip()

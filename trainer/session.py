@@ -10,11 +10,11 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer import environment, memory, run_directory, runtime, warm_start
+from trainer import environment, memory, run_directory, runtime, selection, warm_start
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, ManifestError, RecordedMetrics, Start
-from trainer.checkpoint.retention import Retention, described, ranked
+from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, verify
 from trainer.committer import Committer, Description
@@ -25,7 +25,6 @@ from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.source import Source, open_source
-from trainer.diagnosis.contents import Contents
 from trainer.errors import NoValidCheckpoint, UsageError, printable
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import data_facts, mixing_facts, order_facts, preprocessing_facts
@@ -38,6 +37,7 @@ from trainer.mirror import Mirror, Place
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state, flatten
 from trainer.terminal import Terminal
+from trainer.warm_start import WarmStart
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +74,11 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
     with run_directory.writing(run_dir):
         checkpoints = run_dir / run_directory.CHECKPOINTS
         if not directory.committed(checkpoints) and not directory.put_away(checkpoints):
-            weights = None if invocation.init_from is None else warm_start.find(Path(invocation.init_from))
-            _run(run_dir, config, None, stop, weights)
+            start = None
+            if invocation.init_from is not None:
+                contents = warm_start.find(Path(invocation.init_from))
+                start = WarmStart(contents, invocation.allow, classes_follow_data=config.model.num_classes is None)
+            _run(run_dir, config, None, stop, start)
         elif invocation.on_existing == "resume":
             found = newest_valid(checkpoints, config.checkpoint.verify, _warn)
             _continue(run_dir, found, lambda there: config, invocation.allow, stop)
@@ -102,7 +105,7 @@ def resume(
     if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
-        found = _find(run_dir, checkpoint, _depth(run_dir, values))
+        found = selection.find(run_dir, checkpoint, _depth(run_dir, values), _warn)
         _continue(run_dir, found, lambda there: override.override(there, values), allow, stop)
 
 
@@ -116,27 +119,6 @@ def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path
         found = Found(checkpoint, verify(checkpoint, "full"), ())
         _continue(run_dir, found, lambda there: config, allow, StopRequest())
     return directory.committed(run_dir / run_directory.CHECKPOINTS)[-1]
-
-
-def _find(run_dir: Path, checkpoint: str, depth: Depth) -> Found:
-    """The checkpoint that ``checkpoint`` names, verified."""
-    parent = run_dir / run_directory.CHECKPOINTS
-    if checkpoint == "latest":
-        return newest_valid(parent, depth, _warn)
-    if checkpoint == "best":
-        newest = newest_valid(parent, depth, _warn)
-        metric = stored.read(newest.path / stored.FILE_NAME).checkpoint.best_metric
-        best = ranked(described(parent, _warn), read_validations(run_dir), metric)
-        if not best:
-            raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
-        return Found(best[0], verify(best[0], depth), ())
-    step = checkpoint.removeprefix("step-")
-    # a path is the user's own, so it may lead through links; what lies in a run directory may not
-    path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint).resolve()
-    if not path.is_dir():
-        there = ", ".join(found.name for found in directory.committed(parent))
-        raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {there or 'none'}")
-    return Found(path, verify(path, depth), ())
 
 
 def _depth(run_dir: Path, values: Mapping[str, object]) -> Depth:
@@ -165,7 +147,7 @@ def _continue(
     _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), stop, None)
 
 
-def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, weights: Contents | None) -> None:
+def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, start: WarmStart | None) -> None:
     sources = Sources(open_source(config.data, "train"), open_source(config.data, "validation"))
     config = complete(config, sources.training.count, len(sources.training.class_names))
     total = total_steps(config, sources.training.count)
@@ -184,14 +166,14 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     notes: list[str] = []
     if origin is not None:
         _restore(state, state_file, origin)
-    elif weights is not None:
-        notes = warm_start.load(weights, state)
+    elif start is not None:
+        notes = warm_start.load(start, config, state)
     step = int(state.progress.step.numpy())
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
     replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
-    lineage = _lineage(step, origin, accepted, weights)
+    lineage = _lineage(step, origin, accepted, start)
     retention = _retention(config)
     mirror = None
     if config.checkpoint.mirror is not None:
@@ -336,8 +318,8 @@ def _is_complete(run_dir: Path, origin: Origin, total: int) -> bool:
     return step >= total and evaluated and all(change.policy == "free" for change in origin.changes)
 
 
-def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], weights: Contents | None) -> tuple[Start, ...]:
-    came_from = origin.path if origin is not None else weights.path if weights is not None else None
+def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], warm: WarmStart | None) -> tuple[Start, ...]:
+    came_from = origin.path if origin is not None else warm.contents.path if warm is not None else None
     start = Start(
         started=environment.now(),
         host=socket.gethostname(),

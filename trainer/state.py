@@ -17,7 +17,7 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.config.schema import Config
+from trainer.config.schema import Config, WeightsName
 from trainer.models.registry import build_model
 from trainer.optimizers import Optimizer
 
@@ -26,9 +26,9 @@ Tree = dict[str, Any]
 
 
 class Progress:
-    """Counters and running results, all scalar variables. A new run starts with zeros."""
+    """Counters and running results, all scalar variables. A new run starts with zeros, but for ``loss_scale``."""
 
-    def __init__(self) -> None:
+    def __init__(self, loss_scale: float) -> None:
         def counter() -> tf.Variable:
             return tf.Variable(0, dtype=tf.int64)
 
@@ -46,6 +46,10 @@ class Progress:
         self.correct = counter()
         self.seen = counter()
         self.steps_summed = counter()
+        # see trainer/loss_scale.py; they stay as they are unless runtime.precision is mixed_float16
+        self.loss_scale = tf.Variable(loss_scale, dtype=tf.float32)
+        self.finite_steps = counter()  # since the scale last changed
+        self.skipped_steps = counter()  # in all
 
     def tree(self) -> Tree:
         return dict(vars(self))
@@ -79,6 +83,13 @@ class TrainingState:
         }
         return {**tree, "ema": _nested(self.ema)} if self.ema else tree
 
+    def weights(self, which: WeightsName) -> Mapping[str, tf.Variable]:
+        """The model's variables by name; with ``ema``, the average instead of each variable that has one."""
+        if which == "raw":
+            return self.variables
+        assert self.ema, "check() refuses evaluation.weights=ema without an average"
+        return {**self.variables, **self.ema}
+
     @property
     def dropout_features(self) -> int:
         """How many uniform draws an example needs, the width of the model's ``dropout`` input."""
@@ -87,7 +98,7 @@ class TrainingState:
 
 def build_state(config: Config) -> TrainingState:
     """Everything at its initial value, a function of the configuration alone."""
-    model = build_model(config.model, config.preprocess.image_size, config.seed)
+    model = build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
     variables = {variable_name(variable): variable.value for variable in model.variables}
     assert len(variables) == len(model.variables), "two variables share a name"
     trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}
@@ -98,7 +109,7 @@ def build_state(config: Config) -> TrainingState:
         trainable=trainable,
         optimizer=Optimizer(config.optimizer, trainable),
         ema={name: tf.Variable(variable) for name, variable in averaged.items()},
-        progress=Progress(),
+        progress=Progress(config.loss_scale.initial),
     )
 
 

@@ -1,4 +1,4 @@
-"""Starting a new run from the weights of another: by name and shape, and saying what was taken.
+"""Starting a new run from the weights of another: by name and shape, saying what was taken.
 
 Any file whose names are understood will do: a checkpoint of this program, TensorFlow's own formats with the names of
 TF-Slim or Keras, Keras files, safetensors with the names of torchvision.
@@ -6,22 +6,36 @@ TF-Slim or Keras, Keras files, safetensors with the names of torchvision.
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.verification import verify
+from trainer.config import stored
+from trainer.config.schema import Config, NormalizeConfig
+from trainer.diagnosis import own_names, torch_names
+from trainer.diagnosis.architecture import AUX, HEADS, unit_of
 from trainer.diagnosis.bundles import read_bundle
-from trainer.diagnosis.contents import Contents, Kind
-from trainer.diagnosis.findings import Unusable, listed
+from trainer.diagnosis.comparison import BACKGROUND, differing
+from trainer.diagnosis.contents import ORIGIN_CONFIG, Contents, Kind
+from trainer.diagnosis.expected import shapes_of
+from trainer.diagnosis.findings import Finding, Unusable, listed
 from trainer.diagnosis.formats import locate
 from trainer.diagnosis.readers import read_contents
 from trainer.diagnosis.translation import Translation, head_shape, translate
-from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.state import TrainingState
 
-LEAST_SHARE = 0.5  # of the model's variables; a new classifier or aux head leaves over 0.95 of them
+AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
+CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "preprocess"
+# research/slim/preprocessing/inception_preprocessing.py and keras.applications.inception_v3.preprocess_input: -1..1
+HALF = NormalizeConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# torchvision.transforms for ImageNet; torchvision/models/inception.py turns it into -1..1 when transform_input=True
+IMAGENET = NormalizeConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def find(path: Path) -> Contents:
@@ -35,44 +49,152 @@ def find(path: Path) -> Contents:
         if located.kind is not Kind.OWN:
             return read_contents(located)
         verify(located.path, "full")
-        return read_bundle(located.path / PREFIX, Kind.BUNDLE)
+        config = (located.path / stored.FILE_NAME).read_text(encoding="utf-8")
+        contents = read_bundle(located.path / PREFIX, Kind.BUNDLE)
+        return dataclasses.replace(contents, facts={**contents.facts, ORIGIN_CONFIG: config})
     except Unusable as error:
         details = "".join(f"\n  {detail}" for detail in error.finding.details)
         raise NoValidCheckpoint(f"init_from={path}: {error.finding.title}{details}") from error
 
 
-def load(contents: Contents, state: TrainingState) -> list[str]:
-    """Assign every model variable whose name and shape the file has; averages start at the new values.
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """What a new run starts from, and what of it may differ from the file.
 
-    Returns lines that list what was loaded, what the file has and the model cannot take, and what starts fresh.
+    ``allow`` may hold ``preprocess``: the configured normalisation is right for these weights; and
+    ``model.num_classes``: a classifier for another number of classes is replaced by a fresh one.
+    ``classes_follow_data`` tells that nobody set ``model.num_classes``, so that a fresh classifier is what is wanted.
+    """
+
+    contents: Contents
+    allow: Sequence[str]
+    classes_follow_data: bool
+
+
+def load(start: WarmStart, config: Config, state: TrainingState) -> list[str]:
+    """Assign the file's weights to the model's variables; averages start at the new values.
+
+    The body of the network must be in the file whole. A classifier for 1001 classes serves for 1000 without its first,
+    the background; one for other classes is replaced. Auxiliary head and gamma may be missing, where the model has
+    them. Returns lines that list what was loaded, what the file has and the model cannot take, and what starts fresh.
 
     Raises:
-        RestoreRefused: less than half of the model's variables match; nothing was assigned.
+        RestoreRefused: another network, other classes than were asked for, or another preprocessing; nothing was
+            assigned.
         NoValidCheckpoint: a tensor is damaged; nothing was assigned.
     """
+    contents = start.contents
     translation = translate(contents)
     there = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
     shapes = {name: tuple(variable.shape) for name, variable in state.variables.items()}
-    loaded = [name for name in shapes if name in there and there[name] == shapes[name]]
-    fresh = [f"{name} {list(shapes[name])}" for name in shapes if name not in loaded]
-    skipped = [f"{name} {list(shape)}" for name, shape in there.items() if name not in loaded]
-    if len(loaded) < LEAST_SHARE * len(shapes):
-        raise RestoreRefused(
-            f"init_from={contents.path} fits {len(loaded)} of {len(shapes)} variables: suspiciously little\n"
-            f"  in the file: {listed(skipped) or 'nothing of an Inception V3'}\n  in the model: {listed(fresh)}\n"
-            f"ask why: python -m trainer doctor checkpoint={contents.path}"
-        )
+    without_background = {name for name in shapes if name in there and _drops_background(there[name], shapes[name])}
+    loaded = [name for name in shapes if name in without_background or (name in there and there[name] == shapes[name])]
+    fresh = [name for name in shapes if name not in loaded]
+    skipped = [name for name in there if name not in loaded]
+    _check_body(contents, translation, config, state, [*fresh, *skipped])
+    _check_classes(start, there, shapes, fresh)
+    _check_normalization(start, translation, config)
     values = {name: _value(contents, translation, name) for name in loaded}
     for name, value in values.items():
-        state.variables[name].assign(value)
+        state.variables[name].assign(value[..., 1:] if name in without_background else value)
     for name, shadow in state.ema.items():
         shadow.assign(state.variables[name])
     lines = [f"weights from {contents.path}: {len(loaded)} of {len(shapes)} variables loaded"]
-    lines += [f"  freshly initialised: {listed(fresh)}"] if fresh else []
-    lines += [f"  not taken from the file: {listed(skipped)}"] if skipped else []
+    if without_background:
+        lines.append(f"  of {BACKGROUND} classes the first, the background, was dropped")
+    lines += [f"  freshly initialised: {listed(f'{name} {list(shapes[name])}' for name in fresh)}"] if fresh else []
+    lines += [f"  not taken from the file: {listed(f'{n} {list(there[n])}' for n in skipped)}"] if skipped else []
     if translation.channels_first:
         lines.append("  average pools of this network do not count padding, torchvision's do: logits will differ")
     return lines
+
+
+def _drops_background(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return found[-1:] == (BACKGROUND,) and wanted == (*found[:-1], BACKGROUND - 1)
+
+
+def _check_body(
+    contents: Contents, translation: Translation, config: Config, state: TrainingState, differing_names: Sequence[str]
+) -> None:
+    """Refuse when anything but a head, or a gamma that starts at one, is on one side only or of another shape."""
+    fresh_gammas = {name for name in differing_names if name.endswith("/gamma") and name not in translation.weights}
+    body = [n for n in differing_names if unit_of(n) not in HEADS and not n.startswith(f"{AUX}/")]
+    if not set(body) - fresh_gammas:
+        return
+    findings = differing(translation, shapes_of(config, state))
+    causes = [finding for finding in findings if finding.cause not in ("classes", "background_class", *AUX_CAUSES)]
+    lines = [f"  {line}" for finding in causes for line in (finding.title, *_fitting(finding))]
+    raise RestoreRefused(
+        f"init_from={contents.path} is not this network\n"
+        + "\n".join(lines)
+        + f"\nmore: python -m trainer doctor checkpoint={contents.path}"
+    )
+
+
+def _fitting(finding: Finding) -> list[str]:
+    return [f"  to fit it: {' '.join(finding.overrides)}"] if finding.overrides else []
+
+
+def _check_classes(
+    start: WarmStart,
+    there: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    fresh: Sequence[str],
+) -> None:
+    name = f"{HEADS[0]}/bias"
+    if name not in fresh or name not in there or start.classes_follow_data or CLASSES_KEY in start.allow:
+        return
+    found, wanted = there[name][0], shapes[name][0]
+    raise RestoreRefused(
+        f"init_from={start.contents.path} has {found} classes, {CLASSES_KEY}={wanted}\n"
+        f"set {CLASSES_KEY}={found}, or start with a fresh classifier: allow=[{CLASSES_KEY}]"
+    )
+
+
+def _check_normalization(start: WarmStart, translation: Translation, config: Config) -> None:
+    """Weights go with the range of pixel values they were trained on."""
+    if PREPROCESS_KEY in start.allow:
+        return
+    known = _known_normalizations(start.contents, translation)
+    configured = config.preprocess.normalize
+    if len(known) == 1 and known[0][1] == configured:
+        return
+    meant = [
+        f"  {source}: preprocess.normalize.mean={_list(normalize.mean)} preprocess.normalize.std={_list(normalize.std)}"
+        for source, normalize in known
+    ]
+    if len(known) == 1:
+        title = "belongs to another preprocessing than the configured one"
+        advice = f"add that, or say that the configured one is right: allow=[{PREPROCESS_KEY}]"
+    else:
+        title = "does not say which preprocessing it belongs to"
+        advice = f"add the right one, and say so: allow=[{PREPROCESS_KEY}]"
+    raise RestoreRefused(
+        f"init_from={start.contents.path} {title}\n"
+        + "".join(f"{line}\n" for line in meant)
+        + f"  configured: mean {_list(configured.mean)} std {_list(configured.std)}\n{advice}"
+    )
+
+
+def _known_normalizations(contents: Contents, translation: Translation) -> list[tuple[str, NormalizeConfig]]:
+    """Where weights of this kind come from, with the normalisation that is right for each."""
+    if ORIGIN_CONFIG in contents.facts:  # our own checkpoint, or an export of one
+        try:
+            return [("its configuration", stored.from_text(contents.facts[ORIGIN_CONFIG]).preprocess.normalize)]
+        except (UsageError, yaml.YAMLError):
+            return []
+    if translation.scheme == own_names.TITLE:
+        return []
+    if translation.scheme == torch_names.TITLE:
+        return [
+            ("torchvision with transform_input=True (its published weights), timm tf_in1k and tv_in1k", HALF),
+            ("torchvision with transform_input=False, timm gluon_in1k", IMAGENET),
+        ]
+    return [(f"weights of {translation.scheme} are for pixels in -1..1", HALF)]
+
+
+def _list(values: Sequence[float]) -> str:
+    return f"[{','.join(f'{value:g}' for value in values)}]"
 
 
 def _value(contents: Contents, translation: Translation, name: str) -> np.ndarray:

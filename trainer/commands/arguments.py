@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
@@ -35,6 +36,23 @@ def take_text(values: dict[str, object], name: str, command: str) -> str:
         hint = f" (given: {given}{nearest(name, [])})" if given else ""
         raise UsageError(f"{command} needs {name}=…{hint}")
     return str(values.pop(name))
+
+
+def take_choice(values: dict[str, object], name: str, choices: Sequence[Any]) -> Any:
+    """Remove and return an argument that is one of ``choices``; the first of them when it is not given."""
+    if name not in values:
+        return choices[0]
+    value = values.pop(name)
+    if value not in choices or type(value) not in map(type, choices):
+        allowed = [str(choice).lower() for choice in dict.fromkeys(choices) if choice is not None]
+        raise UsageError(f"{name}={value} does not exist; allowed: {', '.join(allowed)}{nearest(str(value), allowed)}")
+    return value
+
+
+def take_list(values: dict[str, object], name: str) -> list[str]:
+    """Remove and return an argument that is a list of texts, or one; empty when it is not given."""
+    value = values.pop(name, [])
+    return [str(entry) for entry in (value if isinstance(value, list) else [value])]
 
 
 def refuse_rest(values: dict[str, object], known: Sequence[str], command: str) -> None:

@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.arguments import parse_arguments, refuse_rest
+from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice
 from trainer.commands.newest import read_newest
-from trainer.errors import NoValidCheckpoint, UsageError, nearest
+from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.quiet import quiet_startup
 
 FORMATS = ("table", "json")
@@ -32,10 +32,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(given) != 1:
         raise UsageError("inspect needs either run_dir=DIR or checkpoint=PATH")
     path = Path(str(values.pop(given[0])))
-    form = str(values.pop("format")) if "format" in values else FORMATS[0]
+    form = take_choice(values, "format", FORMATS)
     refuse_rest(values, ("run_dir", "checkpoint", "format"), "inspect")
-    if form not in FORMATS:
-        raise UsageError(f"format={form} does not exist; allowed: {', '.join(FORMATS)}{nearest(form, FORMATS)}")
     with quiet_startup():
         from trainer.diagnosis.overview import overview  # imports TensorFlow, which is slow
 

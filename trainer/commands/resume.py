@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.arguments import parse_arguments, take_text
+from trainer.commands.arguments import parse_arguments, take_list, take_text
 from trainer.config.check import check_url
 from trainer.mirror import Place, default_directory, fetch, is_url
 from trainer.quiet import quiet_startup
@@ -33,8 +33,7 @@ def main(arguments: Sequence[str]) -> int:
     values = parse_arguments(arguments)
     run_dir = take_text(values, "run_dir", "resume")
     checkpoint = str(values.pop("checkpoint", "latest"))
-    allow = values.pop("allow", [])
-    allowed = [str(name) for name in (allow if isinstance(allow, list) else [allow])]
+    allowed = take_list(values, "allow")
     if is_url(run_dir):
         run_dir = _fetched(run_dir, values)
     stop = StopRequest()

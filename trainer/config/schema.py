@@ -12,6 +12,8 @@ from typing import Literal
 from trainer.config.keys import key
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
+WeightsName = Literal["raw", "ema"]
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
 TransformName = Literal[
     "decode",
     "random_area_crop",
@@ -308,13 +310,22 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class FineTuningConfig:
+    freeze_until_step: int = key(
+        "before this step only the classifiers are trained, and batch norm statistics stay; 0: never",
+        "consent",
+        minimum=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
     every_epochs: float = key("cadence, used when every_steps is null", "free", above=0.0)
     every_steps: int | None = key("cadence in steps; null: every_epochs", "free", minimum=1, completed=True)
     batch_size: int = key(
         "examples per evaluation batch; does not change the result", "free", minimum=1, maximum=LARGEST_BATCH
     )
-    weights: Literal["raw", "ema"] = key("which weights are evaluated", "consent")
+    weights: WeightsName = key("which weights are evaluated", "consent")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -342,7 +353,16 @@ class CheckpointConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LossScaleConfig:
+    initial: float = key("what a run starts with", "consent", minimum=1.0, maximum=2.0**100)
+    growth_steps: int = key("steps with finite gradients after which the scale is doubled", "consent", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
+    precision: Precision = key(
+        "type of activations; variables, batch norm, classifiers and loss are float32 in each", "consent"
+    )
     deterministic: bool = key("bit-exact from run to run, on the same kind of device", "consent")
     xla: bool = key("compile forward and backward pass with XLA", "consent")
     threads: int | None = key(
@@ -366,6 +386,8 @@ class Config:
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
     mixing: MixingConfig = key("blending of two neighbours in a training batch and of their labels", "consent")
     train: TrainConfig = key("the training loop", "consent")
+    fine_tuning: FineTuningConfig = key("what of the network is trained when", "consent")
+    loss_scale: LossScaleConfig = key("factor of the loss, for gradients in mixed_float16", "consent")
     evaluation: EvaluationConfig = key("validation during training", "consent")
     early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")
     checkpoint: CheckpointConfig = key("when checkpoints are written and which are kept", "free")

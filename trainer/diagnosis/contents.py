@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+ORIGIN_CONFIG = "trainer/config.yaml"  # the fact under which our own files carry their configuration
+
 
 class Kind(enum.Enum):
     """The formats that are told apart by their content."""

@@ -11,7 +11,7 @@ import tensorflow as tf
 from trainer.config.complete import complete
 from trainer.config.schema import Config
 from trainer.data.source import open_source
-from trainer.state import build_state, flatten
+from trainer.state import TrainingState, build_state, flatten
 
 
 def leave_gpus_alone() -> None:
@@ -48,7 +48,11 @@ class Expected:
 
 def expected_of(config: Config) -> Expected:
     """Build the model and its optimizer once, and keep the shapes. ``config`` must be complete."""
-    state = build_state(config)
+    return shapes_of(config, build_state(config))
+
+
+def shapes_of(config: Config, state: TrainingState) -> Expected:
+    """The shapes of a state that ``config`` built."""
     return Expected(
         config=config,
         model={name: tuple(variable.shape) for name, variable in state.variables.items()},

@@ -1,12 +1,13 @@
 """The safetensors format: eight bytes of header length, a JSON header, then the values.
 
-Read here because it is small: https://github.com/huggingface/safetensors#format.
+Read and written here because it is small: https://github.com/huggingface/safetensors#format.
 """
 
 from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,22 @@ def read_safetensors(path: Path) -> Contents:
     tensors = tuple(Tensor(name, name, shape, kind.lower()) for name, (kind, shape, _, _) in places.items())
     facts = {str(key): str(value) for key, value in metadata.items()} if isinstance(metadata, dict) else {}
     return Contents(Kind.SAFETENSORS, path, tensors, read, facts=facts)
+
+
+def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> None:
+    """Write arrays, row-major and little-endian, in the order they are given."""
+    kinds = {np.dtype(kind): name for name, kind in TYPES.items() if name not in ("BF16", "F8_E4M3", "F8_E5M2")}
+    header: dict[str, object] = {METADATA: dict(metadata)}
+    end = 0
+    for name, tensor in tensors.items():
+        begin, end = end, end + tensor.nbytes
+        header[name] = {"dtype": kinds[tensor.dtype], "shape": list(tensor.shape), "data_offsets": [begin, end]}
+    text = json.dumps(header, ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)  # the values begin at a multiple of eight bytes
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for tensor in tensors.values():
+            file.write(np.ascontiguousarray(tensor).astype(tensor.dtype.newbyteorder("<"), copy=False).tobytes())
 
 
 def _entry(name: str, entry: Any, available: int, path: Path) -> tuple[str, tuple[int, ...], int, int]:

@@ -33,8 +33,9 @@ def wanted_config(base: Config | None, overrides: Sequence[str]) -> Config:
     groups = [argument for argument in overrides if argument.partition("=")[0] in option_groups()]
     config = base
     if groups:
-        composed = compose(groups)
         sections = {argument.partition("=")[0] for argument in groups}
+        # an option may need values that only the command line has: data=tfrecord data.root=…
+        composed = compose([argument for argument in overrides if argument.partition("=")[0].split(".")[0] in sections])
         if EXPERIMENT in sections:
             config = composed  # an experiment lays its values over every section
         else:

@@ -15,7 +15,7 @@ import dataclasses
 
 import keras
 
-from trainer.config.schema import InceptionV3Config
+from trainer.config.schema import InceptionV3Config, Precision
 from trainer.models.layers import FusedBatchNormalization, KeyedDropout
 from trainer.randomness import derive_seed
 
@@ -26,10 +26,11 @@ AUX_STRIDE = 3
 
 @dataclasses.dataclass(frozen=True)
 class _Scope:
-    """Where in the network the next layer is being made: configuration, seed and the dotted name so far."""
+    """Where in the network the next layer is being made: configuration, seed, type and the dotted name so far."""
 
     config: InceptionV3Config
     seed: int
+    precision: Precision
     name: str = ""
 
     def enter(self, name: str) -> _Scope:
@@ -76,6 +77,7 @@ def _conv_bn(
         use_bias=False,
         kernel_initializer=scope.initializer("conv", stddev),
         name=f"{scope.name}.conv",
+        dtype=scope.precision,
     )(x)
     x = FusedBatchNormalization(
         momentum=norm.momentum,
@@ -83,17 +85,20 @@ def _conv_bn(
         scale=norm.scale,
         synchronized=norm.synchronized,
         name=f"{scope.name}.batch_norm",
+        dtype="float32",  # sums over a batch lose too much in 16 bits
     )(x)
-    return keras.layers.Activation(scope.config.activation, name=f"{scope.name}.activation")(x)
+    return keras.layers.Activation(scope.config.activation, name=f"{scope.name}.activation", dtype=scope.precision)(x)
 
 
 def _concat(scope: _Scope, branches: list[keras.KerasTensor]) -> keras.KerasTensor:
-    return keras.layers.Concatenate(axis=-1, name=f"{scope.name}.concat")(branches)
+    return keras.layers.Concatenate(axis=-1, name=f"{scope.name}.concat", dtype=scope.precision)(branches)
 
 
 def _pool_branch(scope: _Scope, x: keras.KerasTensor, filters: int) -> keras.KerasTensor:
     scope = scope.enter("branch_3")
-    x = keras.layers.AveragePooling2D(3, strides=1, padding="same", name=f"{scope.name}.avgpool_0a_3x3")(x)
+    x = keras.layers.AveragePooling2D(
+        3, strides=1, padding="same", name=f"{scope.name}.avgpool_0a_3x3", dtype=scope.precision
+    )(x)
     return _conv_bn(scope, x, "conv2d_0b_1x1", filters, (1, 1))
 
 
@@ -101,10 +106,10 @@ def _stem(scope: _Scope, x: keras.KerasTensor) -> keras.KerasTensor:
     x = _conv_bn(scope, x, "conv2d_1a_3x3", 32, (3, 3), strides=2, padding="valid")  # 299 -> 149
     x = _conv_bn(scope, x, "conv2d_2a_3x3", 32, (3, 3), padding="valid")  # 147
     x = _conv_bn(scope, x, "conv2d_2b_3x3", 64, (3, 3))  # 147
-    x = keras.layers.MaxPooling2D(3, strides=2, name="maxpool_3a_3x3")(x)  # 73
+    x = keras.layers.MaxPooling2D(3, strides=2, name="maxpool_3a_3x3", dtype=scope.precision)(x)  # 73
     x = _conv_bn(scope, x, "conv2d_3b_1x1", 80, (1, 1), padding="valid")  # 73
     x = _conv_bn(scope, x, "conv2d_4a_3x3", 192, (3, 3), padding="valid")  # 71
-    return keras.layers.MaxPooling2D(3, strides=2, name="maxpool_5a_3x3")(x)  # 35
+    return keras.layers.MaxPooling2D(3, strides=2, name="maxpool_5a_3x3", dtype=scope.precision)(x)  # 35
 
 
 def _inception_a(scope: _Scope, x: keras.KerasTensor, name: str, pool_filters: int) -> keras.KerasTensor:
@@ -127,7 +132,7 @@ def _reduction_a(scope: _Scope, x: keras.KerasTensor, name: str) -> keras.KerasT
     b1 = _conv_bn(scope.enter("branch_1"), x, "conv2d_0a_1x1", 64, (1, 1))
     b1 = _conv_bn(scope.enter("branch_1"), b1, "conv2d_0b_3x3", 96, (3, 3))
     b1 = _conv_bn(scope.enter("branch_1"), b1, "conv2d_1a_3x3", 96, (3, 3), strides=2, padding="valid")
-    b2 = keras.layers.MaxPooling2D(3, strides=2, name=f"{scope.name}.branch_2.maxpool_1a_3x3")(x)
+    b2 = keras.layers.MaxPooling2D(3, strides=2, name=f"{scope.name}.branch_2.maxpool_1a_3x3", dtype=scope.precision)(x)
     return _concat(scope, [b0, b1, b2])
 
 
@@ -156,7 +161,7 @@ def _reduction_b(scope: _Scope, x: keras.KerasTensor, name: str) -> keras.KerasT
     b1 = _conv_bn(scope.enter("branch_1"), b1, "conv2d_0b_1x7", 192, (1, 7))
     b1 = _conv_bn(scope.enter("branch_1"), b1, "conv2d_0c_7x1", 192, (7, 1))
     b1 = _conv_bn(scope.enter("branch_1"), b1, "conv2d_1a_3x3", 192, (3, 3), strides=2, padding="valid")
-    b2 = keras.layers.MaxPooling2D(3, strides=2, name=f"{scope.name}.branch_2.maxpool_1a_3x3")(x)
+    b2 = keras.layers.MaxPooling2D(3, strides=2, name=f"{scope.name}.branch_2.maxpool_1a_3x3", dtype=scope.precision)(x)
     return _concat(scope, [b0, b1, b2])
 
 
@@ -190,17 +195,21 @@ def _aux_head(scope: _Scope, x: keras.KerasTensor, num_classes: int) -> keras.Ke
     scope = scope.enter("aux_logits")
     grid = x.shape[1]
     window = min(AUX_POOL, grid)
-    x = keras.layers.AveragePooling2D(window, strides=AUX_STRIDE, name=f"{scope.name}.avgpool_1a_5x5")(x)  # 5
+    x = keras.layers.AveragePooling2D(
+        window, strides=AUX_STRIDE, name=f"{scope.name}.avgpool_1a_5x5", dtype=scope.precision
+    )(x)  # 5
     x = _conv_bn(scope, x, "conv2d_1b_1x1", 128, (1, 1), stddev=0.01)
     rest = min(AUX_POOL, x.shape[1])  # smaller inputs leave less than 5×5 (slim: _reduced_kernel_size_for_small_input)
     x = _conv_bn(scope, x, "conv2d_2a_5x5", 768, (rest, rest), padding="valid", stddev=0.01)  # 1
-    x = keras.layers.GlobalAveragePooling2D(name=f"{scope.name}.avgpool_2b")(x)
+    x = keras.layers.GlobalAveragePooling2D(name=f"{scope.name}.avgpool_2b", dtype="float32")(x)
     return keras.layers.Dense(
         num_classes, kernel_initializer=scope.initializer("logits", 0.001), name=f"{scope.name}.logits", dtype="float32"
     )(x)
 
 
-def build_inception_v3(config: InceptionV3Config, num_classes: int, image_size: int, seed: int) -> keras.Model:
+def build_inception_v3(
+    config: InceptionV3Config, num_classes: int, image_size: int, seed: int, precision: Precision
+) -> keras.Model:
     """Build the network as a function of its configuration and a seed.
 
     Inputs (a dict): ``image`` float32 ``[batch, image_size, image_size, 3]`` in the range the preprocessing
@@ -210,8 +219,11 @@ def build_inception_v3(config: InceptionV3Config, num_classes: int, image_size: 
 
     Outputs (a dict): ``logits`` float32 ``[batch, num_classes]`` and, with ``aux_logits=true``, ``aux_logits`` of
     the same shape.
+
+    ``precision`` is the type of what passes between layers (a Keras dtype policy, given to each layer). Variables,
+    batch norm and everything from the last pooling on are float32 in any case.
     """
-    scope = _Scope(config, seed)
+    scope = _Scope(config, seed, precision)
     image = keras.Input((image_size, image_size, 3), name="image")
     x = _stem(scope, image)
     for name, pool_filters in (("mixed_5b", 32), ("mixed_5c", 64), ("mixed_5d", 64)):
@@ -226,9 +238,9 @@ def build_inception_v3(config: InceptionV3Config, num_classes: int, image_size: 
     for name in ("mixed_7b", "mixed_7c"):
         x = _inception_c(scope, x, name)  # 8: 2048
     scope = scope.enter("logits")
-    x = keras.layers.GlobalAveragePooling2D(name="logits.avgpool_1a_8x8")(x)
+    x = keras.layers.GlobalAveragePooling2D(name="logits.avgpool_1a_8x8", dtype="float32")(x)
     dropout = keras.Input((x.shape[-1],), name="dropout")
-    x = KeyedDropout(config.dropout, name="logits.dropout_1b")([x, dropout])
+    x = KeyedDropout(config.dropout, name="logits.dropout_1b", dtype="float32")([x, dropout])
     outputs["logits"] = keras.layers.Dense(
         num_classes, kernel_initializer=scope.initializer("logits", 0.1), name="logits.logits", dtype="float32"
     )(x)

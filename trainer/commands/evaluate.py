@@ -1,0 +1,148 @@
+"""``evaluate``: how good a checkpoint is, over a whole split, class by class."""
+
+from __future__ import annotations
+
+import json
+import typing
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice, take_list, take_text
+from trainer.commands.newest import read_newest
+from trainer.config.schema import WeightsName
+from trainer.data.split import Split
+from trainer.errors import RestoreRefused
+from trainer.quiet import quiet_startup
+
+if TYPE_CHECKING:
+    from trainer.assessment import Assessment
+
+FORMATS = ("table", "json")
+SHOWN_CLASSES = 12
+SHOWN_CONFUSIONS = 10
+HELP = f"""Evaluate a checkpoint exactly, over every example of a split once.
+
+  python -m trainer evaluate run_dir=DIR [checkpoint=latest|best|step-N|PATH] [split=validation|train]
+                             [weights=raw|ema] [flip=true] [data.root=… data=…] [evaluation.batch_size=N]
+                             [format=table|json] [allow=[behaviour]]
+
+Loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class, confusion matrix. Everything is
+rebuilt from the configuration in the checkpoint; data.* may point to other data with the same classes. weights is by
+default what the run was evaluated with. flip=true takes the mean of the probabilities of each image and its mirror
+image. Nothing is written, and the run may be training meanwhile. format=json writes one JSON object with everything.
+Exit status {RestoreRefused.exit_status} when the data has another list of classes, or the program is another one."""
+TAKEN = ("run_dir", "checkpoint", "split", "weights", "flip", "format", "allow")
+
+
+def main(arguments: Sequence[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(HELP)
+        return 0
+    overrides = [argument for argument in arguments if _is_override(argument)]
+    values = parse_arguments([argument for argument in arguments if argument not in overrides])
+    run_dir = Path(take_text(values, "run_dir", "evaluate"))
+    checkpoint = str(values.pop("checkpoint", "latest"))
+    split = take_choice(values, "split", ("validation", *typing.get_args(Split)))
+    weights = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
+    flip = take_choice(values, "flip", (False, True))
+    form = take_choice(values, "format", FORMATS)
+    allow = take_list(values, "allow")
+    refuse_rest(values, (*TAKEN, "data.…", "evaluation.batch_size"), "evaluate")
+    with quiet_startup():
+        from trainer.assessment import Request, assess  # imports TensorFlow, which is slow
+
+    request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
+    assessment = read_newest(lambda: assess(request), run_dir)
+    if form == "json":
+        print(json.dumps(_facts(assessment, split, flip=flip), indent=2, ensure_ascii=False))
+    else:
+        _print(assessment, split)
+    return 0
+
+
+def _is_override(argument: str) -> bool:
+    key = argument.partition("=")[0]
+    return key in ("data", "evaluation.batch_size") or key.startswith("data.")
+
+
+def _facts(assessment: Assessment, split: Split, *, flip: bool) -> dict[str, Any]:
+    restored, report = assessment.restored, assessment.report
+    classes = zip(report.class_names, report.class_examples.tolist(), report.class_accuracy, strict=True)
+    return {
+        "checkpoint": str(restored.path),
+        "checkpoint_digest": restored.digest,
+        "step": restored.manifest.step,
+        "data": assessment.config.data.name,
+        "split": split,
+        "weights": assessment.weights,
+        "flip": flip,
+        "batch_size": assessment.config.evaluation.batch_size,
+        "examples": report.examples,
+        "loss": report.loss,
+        "accuracy": report.accuracy,
+        "top_5_accuracy": report.top_5_accuracy,
+        "expected_calibration_error": report.expected_calibration_error,
+        "recorded": assessment.recorded,
+        "classes": [{"name": name, "examples": count, "accuracy": accuracy} for name, count, accuracy in classes],
+        "confusion": report.confusion.tolist(),
+    }
+
+
+def _print(assessment: Assessment, split: Split) -> None:
+    restored, report, recorded = assessment.restored, assessment.report, assessment.recorded
+    lines = {
+        "checkpoint": f"{restored.path} ({assessment.weights} weights)",
+        "data": f"{assessment.config.data.name} {split}: {report.examples} examples",
+        "loss": f"{report.loss:.4f}{_beside(recorded, 'loss')}",
+        "accuracy": f"{report.accuracy:.4f}{_beside(recorded, 'accuracy')}",
+        "top 5": f"{report.top_5_accuracy:.4f}",
+        "calibration": f"{report.expected_calibration_error:.4f} expected error",
+    }
+    for name, text in lines.items():
+        print(f"{name:<12}{text}")
+    console = Console(highlight=False)
+    console.print(_class_table(assessment))
+    confusions = report.confusions()
+    if len(report.class_names) <= SHOWN_CLASSES:
+        console.print(_confusion_table(assessment))
+    elif confusions:
+        print("most frequent confusions")
+        for count, true, predicted in confusions[:SHOWN_CONFUSIONS]:
+            print(f"  {count:>6}  {report.class_names[true]} taken for {report.class_names[predicted]}")
+
+
+def _beside(recorded: dict[str, float] | None, name: str) -> str:
+    return "" if recorded is None else f"   recorded in training: {recorded[name]:.4f}"
+
+
+def _class_table(assessment: Assessment) -> Table:
+    """Accuracy by class; of many classes, those that do worst."""
+    report = assessment.report
+    rows = list(zip(report.class_names, report.class_examples.tolist(), report.class_accuracy, strict=True))
+    title = "accuracy by class"
+    if len(rows) > SHOWN_CLASSES:
+        title = f"the {SHOWN_CLASSES} of {len(rows)} classes that do worst"
+        with_examples = [row for row in rows if row[2] is not None]
+        rows = sorted(with_examples, key=lambda row: (row[2], -row[1]))[:SHOWN_CLASSES]
+    table = Table("class", title=title, title_justify="left", box=SIMPLE_HEAD)
+    for column in ("examples", "accuracy"):
+        table.add_column(column, justify="right")
+    for name, count, accuracy in rows:
+        table.add_row(Text(name), str(count), "no examples" if accuracy is None else f"{accuracy:.4f}")
+    return table
+
+
+def _confusion_table(assessment: Assessment) -> Table:
+    report = assessment.report
+    table = Table("true class", title="true and predicted class", title_justify="left", box=SIMPLE_HEAD)
+    for index in range(len(report.class_names)):
+        table.add_column(str(index), justify="right")
+    for index, (name, row) in enumerate(zip(report.class_names, report.confusion.tolist(), strict=True)):
+        table.add_row(Text(f"{index} {name}"), *(str(count) if count else "·" for count in row))
+    return table

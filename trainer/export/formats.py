@@ -1,0 +1,117 @@
+"""The forms in which a network leaves this program. Each carries where it comes from."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import h5py
+import keras
+import numpy as np
+import tensorflow as tf
+
+from trainer.config import stored
+from trainer.config.schema import Config, WeightsName
+from trainer.diagnosis.safetensors_files import write_safetensors
+from trainer.errors import UsageError
+from trainer.export.saved_model import Classifier
+from trainer.export.stock_model import stock_model
+from trainer.restored import Restored
+from trainer.state import variable_name
+
+ORIGIN = "trainer"  # the name under which an export tells where it comes from
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A network in Keras's own layers and what is known of it. ``class_names`` has an entry for every output."""
+
+    model: keras.Model
+    config: Config
+    class_names: tuple[str, ...]
+    origin: Mapping[str, str]
+
+
+def _write_keras(export: Export, path: Path) -> None:
+    export.model.save(path)
+    with zipfile.ZipFile(path, "a") as archive:
+        for name, text in export.origin.items():
+            archive.writestr(f"{ORIGIN}/{name}", text)
+
+
+def _write_saved_model(export: Export, path: Path) -> None:
+    classifier = Classifier(export.model, export.config, export.class_names)
+    tf.saved_model.save(classifier, str(path), signatures=classifier.classify)
+    extra = path / "assets.extra"  # TensorFlow's name for what users add
+    extra.mkdir()
+    for name, text in export.origin.items():
+        (extra / name).write_text(text, encoding="utf-8")
+
+
+def _write_weights_h5(export: Export, path: Path) -> None:
+    export.model.save_weights(path)
+    with h5py.File(path, "a") as file:
+        for name, text in export.origin.items():
+            file.attrs[f"{ORIGIN}/{name}"] = text
+
+
+def _write_safetensors(export: Export, path: Path) -> None:
+    tensors = {variable_name(variable): np.asarray(variable.value) for variable in export.model.weights}
+    write_safetensors(path, tensors, {f"{ORIGIN}/{name}": text for name, text in export.origin.items()})
+
+
+# format → the endings of its output → what writes it; an output without an ending is a directory
+FORMATS: Mapping[str, Mapping[str, Callable[[Export, Path], None]]] = {
+    "keras": {".keras": _write_keras},
+    "savedmodel": {"": _write_saved_model},
+    "weights": {".weights.h5": _write_weights_h5, ".safetensors": _write_safetensors},
+}
+
+
+def check_output(form: str, output: Path) -> None:
+    """Refuse an output that exists, lies nowhere or has an ending that is not its format's.
+
+    Raises:
+        UsageError: says which.
+    """
+    if output.exists():
+        raise UsageError(f"output={output} exists, and is not overwritten; choose another, or remove it")
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"output={output}: the directory {output.parent} does not exist")
+    if not output.name.endswith(tuple(FORMATS[form])):
+        raise UsageError(f"output={output} must end with {' or '.join(FORMATS[form])} for format={form}")
+
+
+def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> None:
+    """Write a restored network; ``output`` appears when it is complete."""
+    check_output(form, output)
+    names, classes = restored.manifest.class_names, restored.config.model.num_classes
+    assert classes is not None
+    facts = {
+        "checkpoint": restored.path.name,
+        "checkpoint_digest": restored.digest,
+        "step": restored.manifest.step,
+        "weights": weights,
+        "class_names": names,
+    }
+    export = Export(
+        model=stock_model(restored.state.model, restored.state.weights(weights)),
+        config=restored.config,
+        class_names=(*names, *map(str, range(len(names), classes))),
+        origin={
+            "origin.json": json.dumps(facts, indent=2, ensure_ascii=False) + "\n",
+            stored.FILE_NAME: stored.to_text(restored.config),
+        },
+    )
+    (writer,) = [writer for ending, writer in FORMATS[form].items() if output.name.endswith(ending)]
+    unfinished = Path(tempfile.mkdtemp(prefix=".writing-", dir=output.absolute().parent))
+    try:
+        writer(export, unfinished / output.name)
+        (unfinished / output.name).rename(output)
+    finally:
+        shutil.rmtree(unfinished)

@@ -1,0 +1,91 @@
+"""A checkpoint brought back for reading: its run is rebuilt and restored, and nothing is written or locked."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer import environment, memory, runtime, selection
+from trainer.checkpoint import files
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.checkpoint.tensors import StateFile
+from trainer.checkpoint.verification import reading
+from trainer.compatibility import judge, version_warnings
+from trainer.config import stored
+from trainer.config.schema import Config, WeightsName
+from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.fingerprint import facts
+from trainer.fingerprint.behaviour import preprocessing_facts
+from trainer.fingerprint.facts import Fact
+from trainer.fingerprint.structure import model_facts
+from trainer.state import TrainingState, build_state, flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A verified checkpoint, the configuration stored in it and the state it holds."""
+
+    path: Path
+    manifest: Manifest
+    digest: str  # SHA-256 of manifest.json, which holds those of all other files
+    config: Config
+    state: TrainingState
+
+    def weights(self, asked: WeightsName | None) -> WeightsName:
+        """Which weights are meant: those asked for, else those the run was evaluated with.
+
+        Raises:
+            UsageError: averages are asked for and the run keeps none.
+        """
+        if asked == "ema" and self.config.ema.decay is None:
+            raise UsageError(f"weights=ema: {self.path} holds no averages (ema.decay is null); use weights=raw")
+        return self.config.evaluation.weights if asked is None else asked
+
+
+def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
+    """Rebuild the run in ``run_dir`` at a checkpoint: ``latest``, ``best``, ``step-N`` or a path.
+
+    Raises:
+        UsageError: the directory does not exist.
+        NoValidCheckpoint: what was asked for does not exist or is damaged.
+        Vanished: the run that is training there has deleted it meanwhile.
+        RestoreRefused: the program builds another network or evaluates images otherwise than the one that wrote it.
+    """
+    if not run_dir.is_dir() and not Path(checkpoint).is_dir():
+        raise UsageError(f"run_dir={run_dir} does not exist")
+    found = selection.find(run_dir, checkpoint, "full", _warn)
+    path = found.path
+    with reading(path):
+        digest = files.digest(path / manifests.FILE_NAME)
+        config = stored.read(path / stored.FILE_NAME)
+        memory.refuse_excess(config)
+        runtime.configure(config.runtime)
+        state = build_state(config)
+        for warning in version_warnings(found.manifest.versions, environment.versions()):
+            _warn(warning)
+        _check_program(path, config, state, allow)
+        tree = state.tree()
+        StateFile(tree, flatten(tree)).restore(path)
+    return Restored(path, found.manifest, digest, config, state)
+
+
+def _check_program(path: Path, config: Config, state: TrainingState, allow: Sequence[str]) -> None:
+    """Network and preprocessing for evaluation must be those of the checkpoint; the rest plays no part here."""
+    try:
+        there = facts.read(path / facts.FILE_NAME)
+    except ManifestError as error:
+        raise NoValidCheckpoint(str(error)) from error
+    found = [*model_facts(state.model), *preprocessing_facts(config)]
+    differences = facts.differences(list(filter(_matters, there)), list(filter(_matters, found)))
+    judge(path, (), differences, allow)
+
+
+def _matters(fact: Fact) -> bool:
+    return fact.kind == "structure" or (fact.kind == "behaviour" and fact.where.startswith("preprocess.eval"))
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)

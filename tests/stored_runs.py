@@ -35,7 +35,8 @@ def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str) -> 
 
     def commit(run: Run) -> None:
         change(run)
-        run.commit()
+        run.committer.save()
+        run.committer.finish()
 
     with pytest.MonkeyPatch.context() as patch:
         keep_this_process(patch)

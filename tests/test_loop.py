@@ -156,7 +156,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch() -> None:
             "image": tf.constant(images),
             "label": tf.constant(np.arange(8) % 10, tf.int64),
             "dropout": tf.ones([8, state.dropout_features]),
-            "digest": tf.constant(1, tf.int64),
+            "ledger": tf.ones([8], tf.int64),
         }
         make_train_step(state, config)(batch)
         results.append({name: variable.numpy() for name, variable in state.trainable.items()})

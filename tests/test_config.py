@@ -21,7 +21,12 @@ from trainer.config.schema import Config, Invocation
 from trainer.errors import UsageError
 
 # what an option cannot know by itself
-NEEDED = {"image_folder": ("data.root=images",), "tfrecord": ("data.root=shards", "data.num_classes=10")}
+NEEDED = {
+    "image_folder": ("data.root=images",),
+    "tfrecord": ("data.root=shards", "data.num_classes=10"),
+    "tfds": ("data.dataset=x",),
+    "synthetic": ("data.train_examples=9", "data.validation_examples=9"),
+}
 
 
 def compose(*arguments: str) -> Config:
@@ -72,7 +77,7 @@ def compose(*arguments: str) -> Config:
         (["data=image_folder", "data.root=x", "data.validation_share=1"], "must be above 0 and below 1"),
         (["data=tfrecord", "data.root=x"], "set data.num_classes=N, or data.labels_file=FILE"),
         (["data=tfrecord", "data.root=x", "data.num_classes=2", "data.labels_file=n"], "leave data.num_classes null"),
-        (["data.root=x"], "data.root is not a key of data=digits; it is one of data=image_folder, data=tfrecord"),
+        (["data.root=x"], "data.root is not a key of data=digits; it is one of data=image_folder, data=tfds"),
         (["optimizer=sgd", "optimizer.beta_1=0"], "is not a key of optimizer=sgd; it is one of optimizer=adam, "),
         (["run_dir=null"], "run_dir is None, but must be a text"),
     ],
@@ -196,6 +201,8 @@ def test_configuration_files_hold_plain_values_only() -> None:
         ["diff", "--help"],
         ["inspect", "--help"],
         ["doctor", "--help"],
+        ["check-data", "--help"],
+        ["check-data", "data=image_folder"],
         ["doctor", "checkpoint=nowhere", "model.widht=1"],
         ["train", "train.stesp=1"],
         ["resume"],

@@ -20,7 +20,7 @@ from trainer.config.complete import with_leaves
 from trainer.config.schema import Config, DigitsConfig
 from trainer.data import transforms
 from trainer.data.batches import evaluation_batches
-from trainer.data.embedded import DigitsSource
+from trainer.data.embedded import DigitsSplit
 from trainer.data.source import open_source
 from trainer.errors import UsageError
 from trainer.state import TrainingState
@@ -113,7 +113,9 @@ def test_every_number_of_the_report_follows_from_the_mean_probabilities_of_an_im
 def write_records(root: Path, class_names: list[str]) -> tuple[str, ...]:
     """Some of the digits as TFRecord files with a list of class names; the arguments that mean them."""
     root.mkdir()
-    images, labels = DigitsSource(DigitsConfig("digits", None, None), "validation").read(np.arange(30))
+    images, labels = DigitsSplit(DigitsConfig("digits", None, None, None, None, "fail"), "validation").read(
+        np.arange(30)
+    )
     for split, chosen in (("train", slice(0, 10)), ("validation", slice(10, 30))):
         with tf.io.TFRecordWriter(str(root / f"{split}-0")) as writer:
             for image, label in zip(images[chosen], labels[chosen], strict=True):

@@ -19,7 +19,7 @@ from trainer.__main__ import run
 from trainer.config import stored as config_file
 from trainer.config.schema import DigitsConfig
 from trainer.data.batches import evaluation_batches
-from trainer.data.embedded import DigitsSource
+from trainer.data.embedded import DigitsSplit
 from trainer.data.source import open_source
 from trainer.export import formats
 from trainer.state import build_state
@@ -81,7 +81,7 @@ def test_a_process_without_this_project_gets_the_same_outputs_from_every_export(
     for name, form in FORMATS.items():
         formats.write(there, "ema", form, tmp_path / name)
     batch = next(iter(evaluation_batches(open_source(there.config.data, "validation"), there.config)))
-    encoded, _ = DigitsSource(DigitsConfig("digits", None, None), "validation").read(np.arange(16))
+    encoded, _ = DigitsSplit(DigitsConfig("digits", None, None, None, None, "fail"), "validation").read(np.arange(16))
     np.savez(tmp_path / "given.npz", images=batch["image"].numpy(), encoded=np.array(encoded, object))
     expected = inference(there.state, "ema")(batch["image"]).numpy()
     assert np.ptp(expected, axis=0).min() > 0.1, "outputs that do not depend on the image prove nothing"

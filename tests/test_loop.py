@@ -74,9 +74,9 @@ def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(tm
         "import sys, time\n"
         "from trainer import session\n"
         "from trainer.__main__ import main\n"
-        "from trainer.data.embedded import DigitsSource\n"
+        "from trainer.data.embedded import DigitsSplit\n"
         "from trainer.errors import UsageError\n"
-        "read, calls = DigitsSource.read, []\n"
+        "read, calls = DigitsSplit.read, []\n"
         "def slow(self, records):\n"
         "    calls.append(1)\n"
         "    time.sleep(3 if len(calls) > 3 else 0)\n"
@@ -85,7 +85,7 @@ def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(tm
         "    sys.alive = iter(run.training_batches(0))\n"  # until the interpreter is taken apart
         "    next(sys.alive)\n"
         "    raise UsageError('this run fails')\n"
-        "DigitsSource.read, session.run_loop = slow, failing\n"
+        "DigitsSplit.read, session.run_loop = slow, failing\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", program, "train", f"run_dir={tmp_path / 'run'}", *NARROW, "train.steps=3"]
@@ -157,6 +157,7 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch() -> None:
             "label": tf.constant(np.arange(8) % 10, tf.int64),
             "dropout": tf.ones([8, state.dropout_features]),
             "ledger": tf.ones([8], tf.int64),
+            "substituted": tf.zeros([8], tf.int64),
         }
         make_train_step(state, config)(batch)
         results.append({name: variable.numpy() for name, variable in state.trainable.items()})

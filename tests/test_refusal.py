@@ -26,7 +26,7 @@ from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.data import decoding, draw, order, transforms
 from trainer.data.decoding import EncodedImage
-from trainer.data.embedded import DigitsSource
+from trainer.data.source import Source
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.fingerprint import structure
 from trainer.models import inception_v3
@@ -237,7 +237,7 @@ def patch_source(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     def apply(patch: pytest.MonkeyPatch) -> None:
         opened = session.open_source
 
-        def other(config: Any, split: Any) -> DigitsSource:
+        def other(config: Any, split: Any) -> Source:
             source = opened(config, split)
             for name, value in changes.items():
                 setattr(source, name, value(source) if callable(value) else value)
@@ -248,12 +248,12 @@ def patch_source(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     return apply
 
 
-def brighter(source: DigitsSource) -> Callable[..., Any]:
+def brighter(source: Source) -> Callable[..., Any]:
     read = source.read
     return lambda records: ([image + b"x" for image in read(records)[0]], read(records)[1])
 
 
-def relabelled(source: DigitsSource) -> Callable[..., Any]:
+def relabelled(source: Source) -> Callable[..., Any]:
     read = source.read
     return lambda records: (read(records)[0], 9 - read(records)[1])
 

@@ -11,7 +11,7 @@ from typing import NoReturn
 from trainer.errors import TrainerError, UsageError, nearest, printable
 from trainer.signals import EXIT_INTERRUPTED
 
-# command -> what it does; each is trainer/commands/COMMAND.py with a main(arguments)
+# command -> what it does; each is trainer/commands/COMMAND.py (- is _ there) with a main(arguments)
 COMMANDS = {
     "train": "start a run            python -m trainer train [key=value …]",
     "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
@@ -21,6 +21,7 @@ COMMANDS = {
     "inspect": "show a checkpoint      python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",
     "verify": "check checkpoints      python -m trainer verify run_dir=DIR [replay=true] [checkpoint=…]",
     "doctor": "why does it not fit?   python -m trainer doctor checkpoint=PATH [key=value …]",
+    "check-data": "read everything once   python -m trainer check-data data=… [key=value …] [report=PATH]",
 }
 
 USAGE = """Train Inception V3 and resume it bit for bit.
@@ -34,7 +35,7 @@ be written, 2 usage or configuration,
 
 
 def usage() -> str:
-    return USAGE.format(commands="\n".join(f"  {name:<9}{text}" for name, text in COMMANDS.items()))
+    return USAGE.format(commands="\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()))
 
 
 def run(arguments: list[str]) -> int:
@@ -46,7 +47,7 @@ def run(arguments: list[str]) -> int:
     try:
         if name not in COMMANDS:
             raise UsageError(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
-        status = importlib.import_module(f"trainer.commands.{name}").main(rest)
+        status = importlib.import_module(f"trainer.commands.{name.replace('-', '_')}").main(rest)
         sys.stdout.flush()
     except TrainerError as error:
         kind = "stopped" if error.exit_status in (75, 130) else "error"

@@ -44,7 +44,7 @@ class Description:
     config: Config
     fingerprint: Sequence[Fact]
     class_names: tuple[str, ...]
-    train_examples: int
+    examples_per_epoch: int
     lineage: tuple[Start, ...]
 
 
@@ -237,7 +237,7 @@ class Committer:
             format_version=manifest.FORMAT_VERSION,
             step=moment.step,
             examples=moment.examples,
-            epoch=moment.examples / self.description.train_examples,
+            epoch=moment.examples / self.description.examples_per_epoch,
             ledger=moment.ledger,
             validation=moment.validations.get(moment.step),
             class_names=self.description.class_names,

@@ -35,6 +35,10 @@ class UsageError(TrainerError):
     exit_status = 2
 
 
+class BadRecord(UsageError):
+    """One record of the data cannot be used; the message names it and says why. Others may be fine."""
+
+
 class RestoreRefused(TrainerError):
     """A checkpoint and the program, the overrides or the data do not match."""
 

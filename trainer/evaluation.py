@@ -7,20 +7,29 @@ from collections.abc import Callable, Iterable
 import tensorflow as tf
 
 from trainer.classification_report import ClassificationReport, Tally
+from trainer.errors import UsageError
 from trainer.step import Batch
 
 
 def evaluate(
     batches: Iterable[Batch], step: Callable[[Batch], tf.Tensor], interrupted: Callable[[], bool]
 ) -> dict[str, float] | None:
-    """Mean ``loss`` (cross-entropy) and ``accuracy`` over every example once, or None when interrupted."""
-    totals = tf.zeros([3], tf.float64)
+    """Mean ``loss`` (cross-entropy) and ``accuracy`` over every example once, or None when interrupted.
+
+    ``skipped`` is how many examples are not among them because they could not be used.
+
+    Raises:
+        UsageError: no example could be used.
+    """
+    totals = tf.zeros([4], tf.float64)
     for batch in batches:
         if interrupted():
             return None
         totals += step(batch)
-    loss, correct, weight = totals.numpy()
-    return {"loss": float(loss / weight), "accuracy": float(correct / weight)}
+    loss, correct, weight, skipped = totals.numpy()
+    if not weight:
+        raise UsageError(f"none of the {int(skipped)} validation examples can be used; look at them with check-data")
+    return {"loss": float(loss / weight), "accuracy": float(correct / weight), "skipped": int(skipped)}
 
 
 def classification_report(
@@ -37,7 +46,7 @@ def classification_report(
 
     def counted(batch: Batch) -> tf.Tensor:
         sums, predictions = step(batch)
-        there = batch["weight"].numpy() > 0.0  # the last batch is filled up
+        there = batch["weight"].numpy() > 0.0  # the last batch is filled up, and a bad record is not there
         columns = [batch["label"], *(predictions[name] for name in ("predicted", "confidence", "in_top_5"))]
         tally.add(*(column.numpy()[there] for column in columns))
         return sums

@@ -249,7 +249,7 @@ def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
     path = run_dir / METRICS
     records = read_metrics(path) if path.exists() else iter(())
     return {
-        record["step"]: {"loss": record["loss"], "accuracy": record["accuracy"]}
+        record["step"]: {name: record[name] for name in ("loss", "accuracy", "skipped")}
         for record in records
         if record["split"] == VALIDATION
     }

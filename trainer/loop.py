@@ -29,7 +29,7 @@ class Run:
 
     config: Config
     state: TrainingState
-    train_examples: int
+    examples_per_epoch: int
     total_steps: int
     training_batches: Callable[[int], Iterable[Batch]]  # from a position on
     evaluation_batches: Iterable[Batch]
@@ -40,7 +40,7 @@ class Run:
     stop: StopRequest
 
     def epoch(self, examples: int) -> float:
-        return examples / self.train_examples
+        return examples / self.examples_per_epoch
 
 
 def train(run: Run) -> None:
@@ -121,9 +121,10 @@ def _record_validation(run: Run, step: int, validation: dict[str, float], closin
     improved = all(_better(validation[metric], value, metric, 0.0) for value in earlier)
     epoch = run.epoch(int(run.state.progress.examples.numpy()))
     run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
+    skipped = f"  {validation['skipped']} bad records left out" if validation["skipped"] else ""
     run.terminal.line(
         f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "
-        f"accuracy {validation['accuracy']:.4f}{'  best so far' if improved else ''}"
+        f"accuracy {validation['accuracy']:.4f}{'  best so far' if improved else ''}{skipped}"
     )
     return improved
 
@@ -178,6 +179,7 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
         "accuracy": int(progress.correct.numpy()) / seen,
         "learning_rate": float(rate.numpy()),
         "images_per_second": clock.rate(config.train.global_batch_size),
+        "substituted": int(progress.substituted.numpy()),
     }
     if config.runtime.precision == "mixed_float16":
         scalars["loss_scale"] = float(progress.loss_scale.numpy())

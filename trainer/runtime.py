@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import platform
@@ -57,3 +58,10 @@ def _keep_compiled() -> None:
     except OSError:
         return  # without a cache everything is compiled again, and nothing else changes
     os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_directory={directory}".strip()
+
+
+def leave_gpus_alone() -> None:
+    """For commands that look at things: keep TensorFlow off GPUs, which may be busy training."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow runs in this process already: it has what it took
+        tf.config.set_visible_devices([], "GPU")
+    tf.config.list_logical_devices()

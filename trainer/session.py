@@ -24,6 +24,7 @@ from trainer.config.complete import complete, total_steps
 from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
 from trainer.data.batches import evaluation_batches, training_batches
+from trainer.data.sampling import Sampling
 from trainer.data.source import Source, open_source
 from trainer.errors import NoValidCheckpoint, UsageError, printable
 from trainer.fingerprint import facts
@@ -57,10 +58,11 @@ class Origin:
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Both splits of the data."""
+    """Both splits of the data, and which records of the first training reads."""
 
     training: Source
     validation: Source
+    sampling: Sampling
 
 
 def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
@@ -147,10 +149,15 @@ def _continue(
     _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), stop, None)
 
 
+def _open_sources(config: Config) -> Sources:
+    training = open_source(config.data, "train")
+    return Sources(training, open_source(config.data, "validation"), Sampling(training, config))
+
+
 def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, start: WarmStart | None) -> None:
-    sources = Sources(open_source(config.data, "train"), open_source(config.data, "validation"))
-    config = complete(config, sources.training.count, len(sources.training.class_names))
-    total = total_steps(config, sources.training.count)
+    sources = _open_sources(config)
+    config = complete(config, sources.sampling.examples_per_epoch, len(sources.training.class_names))
+    total = total_steps(config, sources.sampling.examples_per_epoch)
     if origin is not None and _is_complete(run_dir, origin, total):
         print(f"{run_dir} is complete at step {origin.manifest.step} of {total}")
         print(f"to train on: {_resume_command(run_dir, f'train.steps={2 * total}')}")
@@ -193,7 +200,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
             config=config,
             fingerprint=fingerprint,
             class_names=sources.training.class_names,
-            train_examples=sources.training.count,
+            examples_per_epoch=sources.sampling.examples_per_epoch,
             lineage=lineage,
         )
         committer = Committer(
@@ -212,12 +219,12 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
                 Run(
                     config=config,
                     state=state,
-                    train_examples=sources.training.count,
+                    examples_per_epoch=sources.sampling.examples_per_epoch,
                     total_steps=total,
                     training_batches=lambda position: training_batches(
-                        sources.training, config, position, state.dropout_features
+                        sources.training, config, position, state.dropout_features, warn=terminal.warn
                     ),
-                    evaluation_batches=evaluation_batches(sources.validation, config),
+                    evaluation_batches=evaluation_batches(sources.validation, config, warn=terminal.warn),
                     committer=committer,
                     # a checkpoint that was taken from elsewhere is not in this directory yet
                     committed_step=step if here.is_dir() else None,
@@ -278,7 +285,7 @@ def _fingerprint(config: Config, state: TrainingState, sources: Sources) -> list
         *schedule_facts(config),
         *preprocessing_facts(config),
         *mixing_facts(config),
-        *order_facts(config, sources.training.count),
+        *order_facts(sources.sampling),
     ]
 
 

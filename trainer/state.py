@@ -35,6 +35,7 @@ class Progress:
         self.step = counter()  # optimizer steps done
         self.examples = counter()  # the position: training examples consumed
         self.ledger = counter()  # which record was consumed at which position, see trainer/data/ledger.py
+        self.substituted = counter()  # examples consumed in the place of one that could not be used
         self.evaluations = counter()  # validations done; best and patience mean something from the first on
         self.evaluated_step = counter()  # step of the last validation
         self.best_step = counter()  # step of the best validation so far

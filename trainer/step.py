@@ -16,6 +16,7 @@ from trainer.schedules import learning_rate_at
 from trainer.state import TrainingState, variable_name
 
 Batch = dict[str, tf.Tensor]
+COUNTED = ("ledger", "substituted")  # what of a batch the network does not see
 
 
 def _make_gradients(
@@ -126,7 +127,7 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
 
     @tf.function(autograph=False)
     def train_step(batch: Batch) -> None:
-        examples = {name: tensor for name, tensor in batch.items() if name != "ledger"}
+        examples = {name: tensor for name, tensor in batch.items() if name not in COUNTED}
         before = []  # batch norm statistics, where a step may have to leave them as they were
         if scaled or config.fine_tuning.freeze_until_step:
             before = [tf.identity(variable) for variable in statistics]
@@ -134,6 +135,7 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         progress.step.assign_add(1)
         progress.examples.assign_add(config.train.global_batch_size)
         progress.ledger.assign(progress.ledger * CHAIN_FACTOR + tf.reduce_sum(batch["ledger"]))
+        progress.substituted.assign_add(tf.reduce_sum(batch["substituted"]))
 
     return train_step
 
@@ -177,12 +179,15 @@ def make_evaluation_step(state: TrainingState, config: Config) -> Callable[[Batc
 
 
 def evaluation_sums(logits: tf.Tensor, batch: Batch) -> tf.Tensor:
-    """Sums over a batch, float64 ``[3]``: of cross-entropy (without smoothing), correct predictions and weight."""
+    """Sums over a batch, float64 ``[4]``: of cross-entropy (without smoothing), correct predictions, weight, and
+    examples that were skipped.
+    """
     weight = batch["weight"]
     sums = [
         cross_entropy(logits, batch["label"]) * weight,
         tf.cast(correct(logits, batch), tf.float32) * weight,
         weight,
+        batch["skipped"],
     ]
     return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in sums])
 

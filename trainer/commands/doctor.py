@@ -35,7 +35,7 @@ def main(arguments: Sequence[str]) -> int:
     check_overrides(path, overrides)
     with quiet_startup():
         from trainer.diagnosis.doctor import diagnose  # imports TensorFlow, which is slow
-        from trainer.diagnosis.expected import leave_gpus_alone
+        from trainer.runtime import leave_gpus_alone
 
         leave_gpus_alone()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from trainer.config.schema import Config, TFRecordConfig
+from trainer.config.schema import CommonDataConfig, Config, SyntheticConfig, TFRecordConfig
 from trainer.errors import UsageError
 
 
@@ -30,8 +30,11 @@ def check(config: Config) -> None:
         raise UsageError(
             f"preprocess.random_erasing.min_area={erasing.min_area} is above its max_area={erasing.max_area}"
         )
+    _check_classes(config.data)
     if isinstance(config.data, TFRecordConfig):
         _check_tfrecord(config.data)
+    if isinstance(config.data, SyntheticConfig):
+        _check_synthetic(config.data, config.preprocess.image_size)
     for name, transforms in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
         if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
             raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")
@@ -64,6 +67,29 @@ def check_url(name: str, url: str) -> None:
 def _divisors(number: int) -> list[int]:
     small = [n for n in range(1, math.isqrt(number) + 1) if number % n == 0]
     return [*small, *(number // n for n in small)]
+
+
+def _check_classes(data: CommonDataConfig) -> None:
+    classes, weights = data.classes, data.class_weights
+    if classes is None:
+        return
+    if len(classes) < 2:
+        raise UsageError(f"data.classes is {list(classes)}, but at least two classes are needed; null: all")
+    twice = [name for index, name in enumerate(classes) if name in classes[:index]]
+    if twice:
+        raise UsageError(f"data.classes has {twice[0]} twice")
+    if weights is not None and len(weights) != len(classes):
+        raise UsageError(f"data.class_weights has {len(weights)} numbers, but data.classes has {len(classes)} classes")
+
+
+def _check_synthetic(data: SyntheticConfig, image_size: int) -> None:
+    if data.classes is not None:
+        raise UsageError("data=synthetic has no classes to choose from: set data.num_classes instead of data.classes")
+    if not data.decode and (data.height, data.width) != (image_size, image_size):
+        raise UsageError(
+            f"data.decode=false makes the network's input itself, so data.height={data.height} and "
+            f"data.width={data.width} must be preprocess.image_size={image_size}"
+        )
 
 
 def _check_tfrecord(data: TFRecordConfig) -> None:

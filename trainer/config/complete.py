@@ -11,32 +11,32 @@ from trainer.config.parse import leaves
 from trainer.config.schema import Config, ConstantScheduleConfig, ExponentialScheduleConfig
 
 
-def total_steps(config: Config, train_examples: int) -> int:
+def total_steps(config: Config, examples_per_epoch: int) -> int:
     """Length of the run in optimizer steps: ``train.steps``, else ``train.epochs`` rounded up to a step."""
     if config.train.steps is not None:
         return config.train.steps
-    return epochs_to_steps(config.train.epochs, config, train_examples)
+    return epochs_to_steps(config.train.epochs, config, examples_per_epoch)
 
 
-def epochs_to_steps(epochs: float, config: Config, train_examples: int) -> int:
+def epochs_to_steps(epochs: float, config: Config, examples_per_epoch: int) -> int:
     # rounded first: 0.1 * 30 examples must not become 4 of 3.0000000000000004
-    return math.ceil(round(epochs * train_examples / config.train.global_batch_size, 6))
+    return math.ceil(round(epochs * examples_per_epoch / config.train.global_batch_size, 6))
 
 
-def complete(config: Config, train_examples: int, num_classes: int) -> Config:
+def complete(config: Config, examples_per_epoch: int, num_classes: int) -> Config:
     """``config`` with every ``completed`` key filled in. Keys that have a value keep it."""
     schedule = config.schedule
     if schedule.warmup_steps is None:
-        warmup = epochs_to_steps(schedule.warmup_epochs, config, train_examples)
+        warmup = epochs_to_steps(schedule.warmup_epochs, config, examples_per_epoch)
         schedule = dataclasses.replace(schedule, warmup_steps=warmup)
     if isinstance(schedule, ExponentialScheduleConfig) and schedule.decay_steps is None:
-        period = epochs_to_steps(schedule.decay_epochs, config, train_examples)
+        period = epochs_to_steps(schedule.decay_epochs, config, examples_per_epoch)
         schedule = dataclasses.replace(schedule, decay_steps=max(1, period))
     elif not isinstance(schedule, ConstantScheduleConfig) and schedule.decay_steps is None:
-        schedule = dataclasses.replace(schedule, decay_steps=max(1, total_steps(config, train_examples)))
+        schedule = dataclasses.replace(schedule, decay_steps=max(1, total_steps(config, examples_per_epoch)))
     evaluation = config.evaluation
     if evaluation.every_steps is None:
-        cadence = max(1, epochs_to_steps(evaluation.every_epochs, config, train_examples))
+        cadence = max(1, epochs_to_steps(evaluation.every_epochs, config, examples_per_epoch))
         evaluation = dataclasses.replace(evaluation, every_steps=cadence)
     model = config.model
     if model.num_classes is None:

@@ -8,18 +8,20 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from tensorflow.core.example.example_pb2 import Example
 
 from trainer.config.schema import DigitsConfig
-from trainer.data.split import Split, used_examples
-from trainer.data.tfrecord import TFRecordReader
+from trainer.data.example import ExampleReader
+from trainer.data.split import Split
+from trainer.data.tfrecord import TFRecordReader, index_records
 from trainer.errors import NoValidCheckpoint
 
 DIRECTORY = Path(__file__).resolve().parent / "digits"
 
+Numbers = npt.NDArray[np.int64]
 
-class DigitsSource:
-    """One split of the digits: ``count`` records, ``class_names`` in label order, ``read`` by record number."""
+
+class DigitsSplit:
+    """One split of the digits, as stored."""
 
     def __init__(self, config: DigitsConfig, split: Split) -> None:
         facts = json.loads((DIRECTORY / "facts.json").read_text())
@@ -32,17 +34,26 @@ class DigitsSource:
                     f"{DIRECTORY / name} is damaged: its SHA-256 is {found[:16]}…, not {digest[:16]}…; "
                     "reinstall trainer"
                 )
-        self._reader = TFRecordReader([DIRECTORY / name for name in shards])
-        self.count = used_examples(config, split, len(self._reader), "the digits")
-        self.listing: str | None = None  # every file was compared with its digest above
+        paths = [DIRECTORY / name for name in shards]
+        self._reader = TFRecordReader(paths, [index_records(path) for path in paths], verify_crc=False)
+        self._example = ExampleReader("image/encoded", "image/class/label", None, len(self.class_names))
+        self.count = len(self._reader)
 
-    def read(self, records: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-        """Encoded images and labels (int64 ``[n]``) of the given record numbers."""
-        features = [Example.FromString(data).features.feature for data in self._reader.read(records)]
-        images = [feature["image/encoded"].bytes_list.value[0] for feature in features]
-        labels = [feature["image/class/label"].int64_list.value[0] for feature in features]
-        return images, np.array(labels, np.int64)
+    def labels(self) -> Numbers:
+        return self.read(np.arange(self.count))[1]
+
+    def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
+        examples = [self._read(int(record)) for record in records]
+        return [image for image, _ in examples], np.array([label for _, label in examples], np.int64)
 
     def place(self, record: int) -> str:
-        """The file and the record's number in it, for messages."""
         return self._reader.place(record)
+
+    def listing(self, records: Numbers) -> None:
+        """Every file was compared with its digest already."""
+
+    def part(self, records: Numbers, count: int) -> Numbers:
+        return records[:count]
+
+    def _read(self, record: int) -> tuple[bytes, int]:
+        return self._example.read(self._reader.read(record), lambda: self.place(record))

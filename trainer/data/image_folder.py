@@ -6,20 +6,20 @@ Unicode's composed form (NFC): a copy on a system that stores them decomposed is
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import os
 import stat
 import unicodedata
-from collections.abc import Iterator, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.config.schema import ImageFolderConfig
-from trainer.data.split import Split, used_examples
-from trainer.errors import UsageError
+from trainer.data.split import Split
+from trainer.errors import BadRecord, UsageError
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TRAIN_FOLDER = "train"
@@ -29,23 +29,13 @@ NAMES_SHOWN = 5
 Identity = tuple[int, int]  # device and inode: the same directory by whatever path
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
-class Image:
-    """One image file: its path below the folder it was found in, its label, and its size in bytes."""
+Image = tuple[str, int, int]  # path below the folder it was found in, label, size in bytes
 
-    path: str
-    label: int
-    size: int
-
-    @property
-    def rank(self) -> float:
-        """A number in [0, 1) that only the path decides; uniform over paths."""
-        digest = hashlib.sha256(_composed(self.path).encode("utf-8", "surrogateescape")).digest()
-        return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: a float holds every value, and none rounds to 1
+Numbers = npt.NDArray[np.int64]
 
 
-class ImageFolderSource:
-    """One split of a folder of images: ``count`` records, ``class_names`` in label order, ``read`` by number."""
+class ImageFolderSplit:
+    """One split of a folder of images, as stored."""
 
     def __init__(self, config: ImageFolderConfig, split: Split) -> None:
         root = Path(config.root)
@@ -57,49 +47,87 @@ class ImageFolderSource:
         classes = class_folders(self._folder, ignored)
         if folders is not None:
             _check_same_classes(folders)
-        images = list(_scan(classes, self._folder, ignored))
+        images: Iterable[Image] = _scan(classes, self._folder, ignored, config.on_bad_record == "skip")
         if folders is None:
-            images = [image for image in images if (image.rank < config.validation_share) == (split == "validation")]
-            if not images:
-                raise UsageError(
-                    f"data.validation_share={config.validation_share} leaves no image of {root} for {split}; "
-                    f"change it, or put the images into {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/"
-                )
-            if split == "train":
-                _check_every_class(images, classes, config.validation_share)
+            share = config.validation_share
+            images = (image for image in images if (rank(image[0]) < share) == (split == "validation"))
+        self._images = PackedImages(images)
+        if folders is None and not len(self._images):
+            raise UsageError(
+                f"data.validation_share={config.validation_share} leaves no image of {root} for {split}; "
+                f"change it, or put the images into {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/"
+            )
+        if folders is None and split == "train":
+            _check_every_class(self._images.labels, classes, config.validation_share)
         self.class_names = tuple(classes)
-        self.count = used_examples(config, split, len(images), f"the images in {root}")
-        self._images = _subset(images, self.count)
-        self._labels = np.array([image.label for image in self._images], np.int64)
-        self.listing: str | None = _digest(self._images)
+        self.count = len(self._images)
         if ignored and (split == "train" or folders is not None):  # one tree is scanned for both splits
             print(f"ignored in {root}: {_entries_text(ignored)}")
 
-    def read(self, records: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-        """Encoded images and labels (int64 ``[n]``) of the given record numbers.
+    def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
+        return [self._load(int(record)) for record in records], self._images.labels[records].astype(np.int64)
 
-        Raises:
-            UsageError: a file is gone, cannot be read, or has another size than when the run began.
-        """
-        return [self._load(int(record)) for record in records], self._labels[records]
+    def labels(self) -> Numbers:
+        return self._images.labels.astype(np.int64)
 
     def place(self, record: int) -> str:
-        """The file, for messages."""
-        return f"{self._folder / self._images[record].path} (record {record})"
+        return f"{self._folder / self._images.path(record)} (record {record})"
+
+    def listing(self, records: Numbers) -> str:
+        images, digest = self._images, hashlib.sha256()
+        for record in records:
+            line = f"{_composed(images.path(record))}\0{images.labels[record]}\0{images.sizes[record]}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
+
+    def part(self, records: Numbers, count: int) -> Numbers:
+        """Spread over the classes: the images of lowest rank."""
+        ranks = np.array([rank(self._images.path(record)) for record in records])
+        return np.sort(records[np.argsort(ranks, kind="stable")[:count]])
 
     def _load(self, record: int) -> bytes:
-        image = self._images[record]
-        path = self._folder / image.path
+        path, size = self._folder / self._images.path(record), int(self._images.sizes[record])
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise UsageError(f"{self.place(record)} cannot be read: {error.strerror}") from error
-        if len(data) != image.size:
-            raise UsageError(
-                f"{self.place(record)} has {len(data)} bytes, but had {image.size} when this process began; "
+            raise BadRecord(f"{self.place(record)} cannot be read: {error.strerror}") from error
+        if not data:
+            raise BadRecord(f"{self.place(record)} is empty (0 bytes); replace or remove it")
+        if len(data) != size:
+            raise BadRecord(
+                f"{self.place(record)} has {len(data)} bytes, but had {size} when this process began; "
                 "data must not change while it is in use"
             )
         return data
+
+
+class PackedImages:
+    """Paths, ``labels`` (int32 ``[n]``) and ``sizes`` (bytes, int64 ``[n]``) of images, of which there may be millions:
+    20 bytes each, and the path.
+    """
+
+    def __init__(self, images: Iterable[Image]) -> None:
+        paths, ends, labels, sizes = bytearray(), array("q", [0]), array("i"), array("q")
+        for path, label, size in images:
+            paths += os.fsencode(path)
+            ends.append(len(paths))
+            labels.append(label)
+            sizes.append(size)
+        self._paths, self._ends = paths, ends
+        self.labels = np.array(labels, np.int32)
+        self.sizes = np.array(sizes, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends) - 1
+
+    def path(self, number: int) -> str:
+        return os.fsdecode(bytes(self._paths[self._ends[number] : self._ends[number + 1]]))
+
+
+def rank(path: str) -> float:
+    """A number in [0, 1) that only the path below the folder of its split decides; uniform over paths."""
+    digest = hashlib.sha256(_composed(path).encode("utf-8", "surrogateescape")).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: a float holds every value, and none rounds to 1
 
 
 def _split_folders(root: Path, ignored: list[str]) -> dict[Split, Path] | None:
@@ -173,32 +201,37 @@ def _check_same_classes(folders: dict[Split, Path]) -> None:
         )
 
 
-def _check_every_class(images: Sequence[Image], classes: dict[str, Path], share: float) -> None:
+def _check_every_class(labels: npt.NDArray[np.int32], classes: dict[str, Path], share: float) -> None:
     """A network cannot learn a class of which every image validates."""
-    trained = {image.label for image in images}
-    for label, path in enumerate(classes.values()):
-        if label not in trained:
+    counts = np.bincount(labels, minlength=len(classes))
+    for count, path in zip(counts, classes.values(), strict=True):
+        if not count:
             raise UsageError(
                 f"data.validation_share={share} leaves no image of {path} for training, because all of its few "
                 "images fall into validation; lower it, or add images"
             )
 
 
-def _scan(classes: dict[str, Path], folder: Path, ignored: list[str]) -> Iterator[Image]:
-    """The images of every class in order; every class has at least one."""
+def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: bool) -> Iterator[Image]:
+    """The images of every class in order; every class has at least one.
+
+    With ``keep_bad`` an empty file and a broken link are images too: reading them will tell.
+    """
     place = folder.resolve()
     prefix = os.path.join(folder, "")
     above = frozenset(_identity(_status(directory)) for directory in (place, *place.parents))
     for label, path in enumerate(classes.values()):
         empty = True
-        for file, size in _walk(path, above, ignored):
+        for file, size in _walk(path, above, ignored, keep_bad):
             empty = False
-            yield Image(file.removeprefix(prefix), label, size)
+            yield file.removeprefix(prefix), label, size
         if empty:
             raise UsageError(f"{path} is a class folder without an image ({', '.join(EXTENSIONS)}); fill or remove it")
 
 
-def _walk(folder: str | Path, above: frozenset[Identity], ignored: list[str]) -> Iterator[tuple[str, int]]:
+def _walk(
+    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool
+) -> Iterator[tuple[str, int]]:
     """Path and size of every image below ``folder``; ``above`` are the directories on the way to it."""
     here = _identity(_status(folder))
     if here in above:
@@ -207,12 +240,15 @@ def _walk(folder: str | Path, above: frozenset[Identity], ignored: list[str]) ->
         if entry.name.startswith("."):
             ignored.append(entry.path)
             continue
+        if keep_bad and _has_image_name(entry.name) and not os.path.exists(entry.path):
+            yield entry.path, 0
+            continue
         status = _status(entry.path)
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(entry.path, above | {here}, ignored)
+            yield from _walk(entry.path, above | {here}, ignored, keep_bad)
         elif not _is_image(entry.name, status):
             ignored.append(entry.path)
-        elif status.st_size == 0:
+        elif status.st_size == 0 and not keep_bad:
             raise UsageError(f"{entry.path} is empty (0 bytes); replace or remove it")
         else:
             yield entry.path, status.st_size
@@ -239,7 +275,11 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def _is_image(name: str, status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and name.lower().endswith(EXTENSIONS)
+    return stat.S_ISREG(status.st_mode) and _has_image_name(name)
+
+
+def _has_image_name(name: str) -> bool:
+    return name.lower().endswith(EXTENSIONS)
 
 
 def _is_text(name: str) -> bool:
@@ -249,22 +289,6 @@ def _is_text(name: str) -> bool:
 
 def _composed(name: str) -> str:
     return unicodedata.normalize("NFC", name)
-
-
-def _subset(images: list[Image], count: int) -> list[Image]:
-    """``count`` images spread over the classes: those of lowest rank, in their order."""
-    if count == len(images):
-        return images
-    chosen = sorted(range(len(images)), key=lambda index: (images[index].rank, index))[:count]
-    return [images[index] for index in sorted(chosen)]
-
-
-def _digest(images: Sequence[Image]) -> str:
-    digest = hashlib.sha256()
-    for image in images:
-        line = f"{_composed(image.path)}\0{image.label}\0{image.size}\n"
-        digest.update(line.encode("utf-8", "surrogateescape"))
-    return digest.hexdigest()[:16]
 
 
 def _names(names: Sequence[str]) -> str:

@@ -27,26 +27,35 @@ def records_at(positions: npt.NDArray[np.int64], count: int, seed: int) -> npt.N
     return records
 
 
-def permute(values: npt.NDArray[np.int64], count: int, key: int) -> npt.NDArray[np.int64]:
-    """A keyed bijection of [0, count), applied to ``values`` (int64 ``[n]``).
+def permute(
+    values: npt.NDArray[np.int64], count: int | npt.NDArray[np.int64], key: int | npt.NDArray[np.uint64]
+) -> npt.NDArray[np.int64]:
+    """A keyed bijection of [0, count), applied to ``values`` (int64 ``[n]``); each may have its own count and key.
 
     A balanced Feistel network over the next even number of bits; results that fall outside the range are
     encrypted again until they fall inside ("cycle walking", Black and Rogaway, 2002), on average less than 4 times.
     """
-    half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
-    keys = mix(np.uint64(key) + np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15))
+    counts = np.broadcast_to(np.asarray(count, np.uint64), values.shape)
+    bits = np.frexp(np.maximum(counts, 2) - np.uint64(1))[1]  # of the largest value; exact below 2^53
+    half = np.maximum(1, (bits + 1) // 2).astype(np.uint64)
+    starts = np.broadcast_to(np.asarray(key, np.uint64), values.shape)
+    steps = np.arange(1, ROUNDS + 1, dtype=np.uint64) * np.uint64(0x9E3779B97F4A7C15)
+    keys = mix(starts + steps[:, np.newaxis])
     result = _feistel(values.astype(np.uint64), half, keys)
-    while (outside := result >= count).any():
-        result[outside] = _feistel(result[outside], half, keys)
+    while (outside := result >= counts).any():
+        result[outside] = _feistel(result[outside], half[outside], keys[:, outside])
     return result.astype(np.int64)
 
 
-def _feistel(values: npt.NDArray[np.uint64], half: int, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:
-    mask = np.uint64((1 << half) - 1)
-    left, right = values >> np.uint64(half), values & mask
+def _feistel(
+    values: npt.NDArray[np.uint64], half: npt.NDArray[np.uint64], keys: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.uint64]:
+    """``half`` is ``[n]``, ``keys`` ``[rounds, n]``."""
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    left, right = values >> half, values & mask
     for key in keys:
         left, right = right, left ^ (mix(right + key) & mask)
-    return (left << np.uint64(half)) | right
+    return (left << half) | right
 
 
 def mix(values: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint64]:

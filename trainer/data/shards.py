@@ -2,92 +2,69 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from google.protobuf.message import DecodeError
-from tensorflow.core.example.example_pb2 import Example
 
 from trainer.config.schema import TFRecordConfig
-from trainer.data.index_cache import load_or_build
-from trainer.data.split import Split, used_examples
+from trainer.data.cache import load_or_make
+from trainer.data.class_names import numbered, read_labels_file
+from trainer.data.example import ExampleReader
+from trainer.data.labels import read_labels
+from trainer.data.record_index import load_or_build
+from trainer.data.split import Split
 from trainer.data.tfrecord import TFRecordReader
 from trainer.errors import UsageError
 
-NAMES_SHOWN = 8
-VALUES_OF = {"bytes_list": "bytes", "int64_list": "an integer"}
+Numbers = npt.NDArray[np.int64]
 
 
-class TFRecordSource:
-    """One split of TFRecord files: ``count`` records, ``class_names`` in label order, ``read`` by record number."""
+class TFRecordSplit:
+    """One split of TFRecord files, as stored."""
 
     def __init__(self, config: TFRecordConfig, split: Split) -> None:
         self._config = config
-        root = Path(config.root)
-        if not root.is_dir():
-            raise UsageError(f"data.root={root} {'is not a directory' if root.exists() else 'does not exist'}")
-        self.class_names = _class_names(config, root)
-        shards = _shards(config, root)[split]
-        self._reader = TFRecordReader(shards, load_or_build(root, shards))
-        self.count = used_examples(config, split, len(self._reader), f"the files in {root}")
-        lengths = self._reader.lengths[: self.count]
-        self.listing: str | None = hashlib.sha256(lengths.astype("<i8").tobytes()).hexdigest()[:16]
+        self._root = Path(config.root)
+        if not self._root.is_dir():
+            state = "is not a directory" if self._root.exists() else "does not exist"
+            raise UsageError(f"data.root={self._root} {state}")
+        self.class_names = _class_names(config, self._root)
+        self._shards = _shards(config, self._root)[split]
+        self._reader = TFRecordReader(self._shards, load_or_build(self._root, self._shards), config.verify_crc)
+        self._example = ExampleReader(config.image_key, config.label_key, config.label_offset, len(self.class_names))
+        self.count = len(self._reader)
 
-    def read(self, records: npt.NDArray[np.int64]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
-        """Encoded images and labels (int64 ``[n]``) of the given record numbers.
+    def labels(self) -> Numbers:
+        config = self._config
+        skip_bad = config.on_bad_record == "skip"
+        settings = (*map(str, dataclasses.astuple(self._example)), config.on_bad_record, str(config.verify_crc))
+        cached = load_or_make(
+            self._root,
+            "labels",
+            self._shards,
+            settings,
+            lambda: {"labels": read_labels(lambda record: self._read(record)[1], self.count, skip_bad, config.root)},
+        )
+        return cached["labels"]
 
-        Raises:
-            UsageError: a record cannot be read, lacks a feature, or has a label out of range.
-        """
-        images, labels = [], []
-        for record, data in zip(records, self._reader.read(records), strict=True):
-            image, label = self._example(int(record), data)
-            images.append(image)
-            labels.append(label)
-        return images, np.array(labels, np.int64)
+    def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
+        examples = [self._read(int(record)) for record in records]
+        return [image for image, _ in examples], np.array([label for _, label in examples], np.int64)
 
     def place(self, record: int) -> str:
-        """The file and the record's number in it, for messages."""
         return self._reader.place(record)
 
-    def _example(self, record: int, data: bytes) -> tuple[bytes, int]:
-        config = self._config
-        try:
-            example = Example.FromString(data)
-        except DecodeError as error:
-            raise UsageError(f"{self.place(record)} is not a tf.train.Example: {error}") from error
-        image = self._value(record, example, "image_key", config.image_key, "bytes_list")
-        stored = self._value(record, example, "label_key", config.label_key, "int64_list")
-        assert isinstance(image, bytes)
-        assert isinstance(stored, int)
-        if not image:
-            raise UsageError(f"{self.place(record)} has an empty image in {config.image_key}")
-        label = stored - config.label_offset
-        if not 0 <= label < len(self.class_names):
-            first, last = config.label_offset, config.label_offset + len(self.class_names) - 1
-            raise UsageError(
-                f"{self.place(record)} has label {stored}, but {len(self.class_names)} classes with "
-                f"data.label_offset={config.label_offset} are labels {first} to {last}"
-            )
-        return image, label
+    def listing(self, records: Numbers) -> str:
+        return hashlib.sha256(self._reader.lengths(records).astype("<i8").tobytes()).hexdigest()[:16]
 
-    def _value(self, record: int, example: Example, key: str, name: str, kind: str) -> object:
-        """The only value of a feature."""
-        features = example.features.feature
-        if name not in features:
-            there = sorted(features)
-            listed = ", ".join(there[:NAMES_SHOWN]) + (", …" if len(there) > NAMES_SHOWN else "")
-            raise UsageError(f"{self.place(record)} has no feature {name} (data.{key}); it has {listed or 'none'}")
-        values = getattr(features[name], kind).value
-        if len(values) != 1:
-            found = features[name].WhichOneof("kind") or "nothing"
-            raise UsageError(
-                f"{self.place(record)} must have one value ({VALUES_OF[kind]}) in feature {name} (data.{key}), "
-                f"but has {len(values)} (it holds {found})"
-            )
-        return values[0]
+    def part(self, records: Numbers, count: int) -> Numbers:
+        return records[:count]
+
+    def _read(self, record: int) -> tuple[bytes, int]:
+        return self._example.read(self._reader.read(record), lambda: self.place(record))
 
 
 def _shards(config: TFRecordConfig, root: Path) -> dict[Split, list[Path]]:
@@ -118,22 +95,7 @@ def _matching(root: Path, key: str, pattern: str) -> list[Path]:
 
 
 def _class_names(config: TFRecordConfig, root: Path) -> tuple[str, ...]:
-    if config.labels_file is None:
-        assert config.num_classes is not None, "check() requires one of them"
-        return tuple(f"class_{number:03d}" for number in range(config.num_classes))
-    path = root / config.labels_file
-    try:
-        names = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"data.labels_file={path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"data.labels_file={path} is not UTF-8: {error.reason} at byte {error.start}") from error
-    stripped = [name.strip() for name in names]
-    for line, name in enumerate(stripped, 1):
-        if not name:
-            raise UsageError(f"data.labels_file={path} has no name in line {line}; every line is a class")
-        if name in stripped[: line - 1]:
-            raise UsageError(f"data.labels_file={path} has {name} in lines {stripped.index(name) + 1} and {line}")
-    if len(stripped) < 2:
-        raise UsageError(f"data.labels_file={path} has {len(stripped)} lines, but at least two classes are needed")
-    return tuple(stripped)
+    if config.labels_file is not None:
+        return read_labels_file(root / config.labels_file)
+    assert config.num_classes is not None, "check() requires one of them"
+    return numbered(config.num_classes)

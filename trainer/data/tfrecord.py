@@ -13,54 +13,43 @@ from array import array
 from collections.abc import Sequence
 from pathlib import Path
 
+import google_crc32c
 import numpy as np
 import numpy.typing as npt
 
-from trainer.errors import UsageError
+from trainer.errors import BadRecord, UsageError
 
 HEADER = struct.Struct("<QI")
+FOOTER = struct.Struct("<I")
 LENGTH_BYTES = 8
-FOOTER_BYTES = 4
 
 # how a compressed file begins (RFC 1952; RFC 1950 at zlib's levels)
 COMPRESSED = {b"\x1f\x8b": "GZIP", b"\x78\x01": "ZLIB", b"\x78\x9c": "ZLIB", b"\x78\xda": "ZLIB"}
 
-CRC_POLYNOMIAL = 0x82F63B78  # CRC-32C (Castagnoli), bits reversed
 CRC_MASK = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 
-
-def _crc_of_byte(value: int) -> int:
-    for _ in range(8):
-        value = value >> 1 ^ (CRC_POLYNOMIAL if value & 1 else 0)
-    return value
-
-
-CRC_TABLE = tuple(_crc_of_byte(value) for value in range(256))
+Index = npt.NDArray[np.int64]
 
 
 def masked_crc32c(data: bytes) -> int:
-    """The CRC-32C of ``data``, rotated and shifted as in TFRecord files. A byte at a time: for headers, not images."""
-    crc = 0xFFFFFFFF
-    for byte in data:
-        crc = CRC_TABLE[(crc ^ byte) & 0xFF] ^ crc >> 8
-    crc ^= 0xFFFFFFFF
+    """The CRC-32C of ``data``, rotated and shifted as in TFRecord files."""
+    crc = google_crc32c.value(data)
     return ((crc >> 15 | crc << 17) + CRC_MASK) & 0xFFFFFFFF
 
 
-def index_records(path: Path) -> npt.NDArray[np.int64]:
-    """Offset and length of the data of every record, int64 ``[records, 2]``; reads the headers only.
+def index_records(path: Path) -> Index:
+    """Where every record begins, and where the last one ends, int64 ``[records + 1]``; reads the headers only.
 
     Raises:
         UsageError: the file cannot be read, is compressed, ends inside a record, or a length is damaged; names
             record and byte.
     """
-    entries = array("q")
+    begins = array("q", [0])
     descriptor = _open(path)
     try:
         size = os.fstat(descriptor).st_size
-        offset = 0
-        while offset < size:
-            record = len(entries) // 2
+        while (offset := begins[-1]) < size:
+            record = len(begins) - 1
             header = os.pread(descriptor, HEADER.size, offset)
             if len(header) < HEADER.size:
                 raise _truncated(path, record, offset)
@@ -68,16 +57,15 @@ def index_records(path: Path) -> npt.NDArray[np.int64]:
             expected = masked_crc32c(header[:LENGTH_BYTES])
             if crc != expected:
                 raise _damaged(path, record, offset, header, expected)
-            end = offset + HEADER.size + length + FOOTER_BYTES
+            end = offset + HEADER.size + length + FOOTER.size
             if end > size:
                 raise _truncated(path, record, offset)
-            entries.extend((offset + HEADER.size, length))
-            offset = end
+            begins.append(end)
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     finally:
         os.close(descriptor)
-    return np.array(entries, np.int64).reshape(-1, 2)
+    return np.array(begins, np.int64)
 
 
 def _open(path: Path) -> int:
@@ -109,42 +97,48 @@ def _damaged(path: Path, record: int, offset: int, header: bytes, expected: int)
 class TFRecordReader:
     """The records of several files as one sequence. Safe to use from several threads."""
 
-    def __init__(self, paths: Sequence[Path], indices: Sequence[npt.NDArray[np.int64]] | None = None) -> None:
-        """``indices`` are those of ``index_records``, if they are known already."""
+    def __init__(self, paths: Sequence[Path], indices: Sequence[Index], verify_crc: bool) -> None:
+        """``indices`` are those of ``index_records``; ``verify_crc`` compares the CRC of all data that is read."""
         _allow_open_files(len(paths))
         self._paths = list(paths)
         self._files = [_open(path) for path in paths]
-        known = [index_records(path) for path in paths] if indices is None else indices
-        self._spans = np.concatenate(known)
-        self._first = np.cumsum([0, *(len(index) for index in known)])
+        self._begins = np.concatenate(indices)
+        self._first = np.cumsum([0, *(len(index) - 1 for index in indices)])
+        self._verify_crc = verify_crc
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return int(self._first[-1])
 
-    @property
-    def lengths(self) -> npt.NDArray[np.int64]:
-        """The size of every record's data in bytes, int64 ``[records]``."""
-        return self._spans[:, 1]
+    def lengths(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The sizes of the given records' data in bytes, int64 ``[n]``."""
+        entries = records + np.searchsorted(self._first, records, side="right") - 1
+        return self._begins[entries + 1] - self._begins[entries] - HEADER.size - FOOTER.size
 
-    def read(self, records: npt.NDArray[np.int64]) -> list[bytes]:
-        """The data of the given record numbers, in their order.
+    def read(self, record: int) -> bytes:
+        """The data of one record.
 
         Raises:
-            UsageError: a file cannot be read or became shorter.
+            BadRecord: it cannot be read, its file became shorter, or its CRC is wrong.
         """
-        return [self._read(int(record)) for record in records]
-
-    def _read(self, record: int) -> bytes:
-        offset, length = self._spans[record]
+        file = self._file_of(record)
+        begin, end = self._begins[record + file : record + file + 2]
+        wanted = int(end - begin) - HEADER.size
         try:
-            data = os.pread(self._files[self._file_of(record)], int(length), int(offset))
+            data = os.pread(self._files[file], wanted, int(begin) + HEADER.size)
         except OSError as error:
-            raise UsageError(f"{self.place(record)} cannot be read: {error.strerror}") from error
-        if len(data) != length:
-            raise UsageError(
-                f"{self.place(record)} has {len(data)} bytes, but had {length} when the file was indexed; "
-                "data must not change while it is in use"
+            raise BadRecord(f"{self.place(record)} cannot be read: {error.strerror}") from error
+        if len(data) != wanted:
+            raise BadRecord(
+                f"{self.place(record)} ends after {len(data)} of {wanted} bytes, although its file was longer when it "
+                "was indexed; data must not change while it is in use"
             )
+        data, footer = data[: -FOOTER.size], data[-FOOTER.size :]
+        if self._verify_crc:
+            (stored,), found = FOOTER.unpack(footer), masked_crc32c(data)
+            if stored != found:
+                raise BadRecord(
+                    f"{self.place(record)} is damaged: its CRC is {stored:08x}, but the data there has {found:08x}"
+                )
         return data
 
     def place(self, record: int) -> str:

@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 
-import tensorflow as tf
-
 from trainer.config.complete import complete
 from trainer.config.schema import Config
+from trainer.data.sampling import Sampling
 from trainer.data.source import open_source
 from trainer.state import TrainingState, build_state, flatten
-
-
-def leave_gpus_alone() -> None:
-    """Keep TensorFlow off GPUs: names and shapes need none, and a GPU may be busy training."""
-    with contextlib.suppress(RuntimeError):  # TensorFlow runs in this process already: it has what it took
-        tf.config.set_visible_devices([], "GPU")
-    tf.config.list_logical_devices()
 
 
 def completed(config: Config) -> Config:
     """``config`` with what only the data can tell, as a run would fill it in."""
     source = open_source(config.data, "train")
-    return complete(config, source.count, len(source.class_names))
+    return complete(config, Sampling(source, config).examples_per_epoch, len(source.class_names))
 
 
 @dataclasses.dataclass(frozen=True)

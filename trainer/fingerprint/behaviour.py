@@ -15,9 +15,10 @@ from trainer.config.schema import Config
 from trainer.data.decoding import EncodedImage, encoded_image
 from trainer.data.draw import Draw
 from trainer.data.mixing import mixed, mixing_of
-from trainer.data.order import records_at
+from trainer.data.sampling import Sampling
 from trainer.data.source import Source
 from trainer.data.transforms import apply_transforms
+from trainer.errors import BadRecord
 from trainer.fingerprint.facts import Fact
 
 TRANSFORMS_FILE = "trainer/data/transforms.py"
@@ -98,24 +99,33 @@ def _gradients(height: int, width: int) -> tf.Tensor:
     return tf.constant(np.stack(channels, -1).astype(np.uint8))
 
 
-def order_facts(config: Config, count: int) -> list[Fact]:
+def order_facts(sampling: Sampling) -> list[Fact]:
     """The records at the first positions and at far ones."""
     facts = []
     for start in (0, FAR_POSITION):
-        records = records_at(np.arange(start, start + ORDER_PROBES, dtype=np.int64), count, config.seed)
+        records = sampling.records_at(np.arange(start, start + ORDER_PROBES, dtype=np.int64))
         attribute = f"records at positions from {start}"
         keys = ("seed", "data")
         facts.append(Fact("behaviour", "order of examples", attribute, records.tolist(), keys, "trainer/data/order.py"))
     return facts
 
 
+def _content(source: Source, record: np.int64) -> bytes:
+    try:
+        (image,), (label,) = source.read(np.array([record]))
+    except BadRecord:
+        if source.skip_bad:
+            return b"bad"
+        raise
+    return len(image).to_bytes(8, "little") + image + int(label).to_bytes(8, "little")
+
+
 def data_facts(source: Source, split: str) -> list[Fact]:
     """Count, class names in order, a digest of records spread over the whole split, and one of the list of records."""
     chosen = np.unique(np.linspace(0, source.count - 1, CONTENT_PROBES).astype(np.int64))
-    images, labels = source.read(chosen)
     content = hashlib.sha256()
-    for image, label in zip(images, labels, strict=True):
-        content.update(len(image).to_bytes(8, "little") + image + int(label).to_bytes(8, "little"))
+    for record in chosen:
+        content.update(_content(source, record))
     where, digest = f"data split {split}", source.listing
     classes = [
         Fact("data", "classes", f"class {index}", name, ("data",), "the data")

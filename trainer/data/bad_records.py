@@ -1,0 +1,69 @@
+"""Records that cannot be used: finding them, and what is read in their place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.data.source import Source
+from trainer.errors import BadRecord, UsageError
+
+Numbers = npt.NDArray[np.int64]
+
+MOST_ATTEMPTS = 100
+
+
+class BadRecords:
+    """What was found so far. A cache of facts about the data, not state: to forget it costs time and changes nothing.
+
+    Whether an image can be decoded may depend on the part of it that is looked at, which the position decides, so a
+    record is bad at a position.
+    """
+
+    def __init__(self, source: Source, warn: Callable[[str], None]) -> None:
+        self._source = source
+        self._warn = warn
+        self._positions: dict[int, set[int]] = defaultdict(set)  # record -> where it is bad
+        self._last: BadRecord | None = None
+
+    def note(self, position: int, record: int, error: BadRecord) -> None:
+        """Remember that ``record`` cannot be used at ``position``; warn when it is the first time for this record."""
+        if record not in self._positions:
+            self._warn(f"{str(error).splitlines()[0]}; left out (data.on_bad_record=skip)")
+        self._positions[record].add(position)
+        self._last = error
+
+    def usable(self, positions: Numbers, records: Numbers) -> npt.NDArray[np.bool_]:
+        """Which of the records, bool ``[n]``, are not known to be bad at their positions."""
+        if not self._positions:
+            return np.ones(len(records), bool)
+        pairs = zip(positions.tolist(), records.tolist(), strict=True)
+        return np.array([position not in self._positions.get(record, ()) for position, record in pairs])
+
+    def substituted(self, positions: Numbers, records: Numbers, substitute: Callable[[int, int], int]) -> Numbers:
+        """``records`` with the first of ``substitute(position, attempt)``, attempt 1, 2 …, in the place of bad ones.
+
+        A candidate that is not known to be bad may turn out to be; it is then noted, and this called again. What
+        comes out at last does not depend on what was known before.
+
+        Raises:
+            UsageError: ``MOST_ATTEMPTS`` candidates in a row are bad.
+        """
+        result = records.copy()
+        for index in np.flatnonzero(~self.usable(positions, records)):
+            position = positions[index : index + 1]
+            for attempt in range(1, MOST_ATTEMPTS + 1):
+                candidate = np.array([substitute(int(position[0]), attempt)], np.int64)
+                if self.usable(position, candidate)[0]:
+                    result[index] = candidate[0]
+                    break
+            else:
+                raise UsageError(
+                    f"{MOST_ATTEMPTS} records in a row cannot be used in the place of "
+                    f"{self._source.place(int(records[index]))}\nthe last: {self._last}\n"
+                    "python -m trainer check-data data=… looks at all of them"
+                )
+        return result

@@ -1,0 +1,67 @@
+"""Image and label of a ``tf.train.Example``, the record of TFRecord files and of tensorflow-datasets."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+from google.protobuf.message import DecodeError
+from tensorflow.core.example.example_pb2 import Example
+
+from trainer.errors import BadRecord
+
+NAMES_SHOWN = 8
+VALUES_OF = {"bytes_list": "bytes", "int64_list": "an integer"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ExampleReader:
+    """Where in an example image and label are; ``label_offset`` is the stored label of the first of the classes, None
+    where the data itself says that it is 0.
+    """
+
+    image_key: str
+    label_key: str
+    label_offset: int | None
+    num_classes: int
+
+    def read(self, data: bytes, place: Callable[[], str]) -> tuple[bytes, int]:
+        """The encoded image and the label, in [0, num_classes), of a serialized example.
+
+        Raises:
+            BadRecord: it is no example, lacks a feature, or has a label out of range; begins with ``place()``.
+        """
+        try:
+            example = Example.FromString(data)
+        except DecodeError as error:
+            raise BadRecord(f"{place()} is not a tf.train.Example: {error}") from error
+        image = self._value(place, example, "image_key", self.image_key, "bytes_list")
+        stored = self._value(place, example, "label_key", self.label_key, "int64_list")
+        assert isinstance(image, bytes)
+        assert isinstance(stored, int)
+        if not image:
+            raise BadRecord(f"{place()} has an empty image in {self.image_key}")
+        first = self.label_offset or 0
+        if not first <= stored < first + self.num_classes:
+            offset = "" if self.label_offset is None else f" with data.label_offset={first}"
+            raise BadRecord(
+                f"{place()} has label {stored}, but {self.num_classes} classes{offset} are labels {first} to "
+                f"{first + self.num_classes - 1}"
+            )
+        return image, stored - first
+
+    def _value(self, place: Callable[[], str], example: Example, key: str, name: str, kind: str) -> object:
+        """The only value of a feature."""
+        features = example.features.feature
+        if name not in features:
+            there = sorted(features)
+            listed = ", ".join(there[:NAMES_SHOWN]) + (", …" if len(there) > NAMES_SHOWN else "")
+            raise BadRecord(f"{place()} has no feature {name} (data.{key}); it has {listed or 'none'}")
+        values = getattr(features[name], kind).value
+        if len(values) != 1:
+            found = features[name].WhichOneof("kind") or "nothing"
+            raise BadRecord(
+                f"{place()} must have one value ({VALUES_OF[kind]}) in feature {name} (data.{key}), "
+                f"but has {len(values)} (it holds {found})"
+            )
+        return values[0]

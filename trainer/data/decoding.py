@@ -2,7 +2,8 @@
 
 Two stages. ``encoded_image`` runs in Python where records are read: it looks at the header and hands formats that
 TensorFlow's decoders get wrong to Pillow. ``decode_window`` runs in the graph, on many threads, and decodes a window
-of the image; of a JPEG it decodes nothing else. Decoding a window and cutting it out of the whole are bitwise equal.
+of the image; of a JPEG it decodes nothing else. That is the same window, to the bit but for its first and last column:
+there libjpeg interpolates the colour of a subsampled JPEG as at the edge of an image.
 """
 
 from __future__ import annotations
@@ -17,9 +18,6 @@ from trainer.data.headers import UPRIGHT, ImageFault, read_header
 
 # libjpeg's exact integer transform, as in Pillow: pixels then equal those of other frameworks
 DCT_METHOD = "INTEGER_ACCURATE"
-# libjpeg interpolates colour between neighbouring columns, and takes a window's edge for the image's: two more at
-# each side are decoded and dropped
-SPARE_COLUMNS = 2
 LAYOUT_FIELDS = 3
 NOT_JPEG = 0  # where an orientation stands
 
@@ -109,7 +107,7 @@ def decode_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
     """The pixels of ``window``, int32 ``[4]``: top, left, height and width within the upright image."""
     return tf.cond(
         encoded.orientation == UPRIGHT,
-        lambda: _stored_window(encoded.data, window, encoded.size),
+        lambda: _stored_window(encoded.data, window),
         lambda: tf.cond(
             encoded.orientation == NOT_JPEG,
             lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
@@ -124,14 +122,9 @@ def cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.slice(image, [top, left, 0], [height, width, 3]), [None, None, 3])
 
 
-def _stored_window(data: tf.Tensor, window: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
-    """Decode a window of a JPEG of ``size`` as it is stored."""
-    top, left, height, width = tf.unstack(window)
-    first = tf.maximum(left - SPARE_COLUMNS, 0)
-    last = tf.minimum(left + width + SPARE_COLUMNS, size[1])
-    wider = tf.stack([top, first, height, last - first])
-    decoded = tf.image.decode_and_crop_jpeg(data, wider, channels=3, dct_method=DCT_METHOD)
-    return tf.slice(decoded, [0, left - first, 0], [height, width, 3])
+def _stored_window(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Decode a window of a JPEG as it is stored."""
+    return tf.image.decode_and_crop_jpeg(data, window, channels=3, dct_method=DCT_METHOD)
 
 
 def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
@@ -140,8 +133,7 @@ def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
     first, kept = window[:2], window[2:]
     first = tf.where(tf.stack([rows, columns]), encoded.size - first - kept, first)
     order = tf.where(transposed, [1, 0], [0, 1])
-    stored = tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0)
-    image = _stored_window(encoded.data, stored, tf.gather(encoded.size, order))
+    image = _stored_window(encoded.data, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0))
     image = tf.cond(transposed, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
     image = tf.cond(rows, lambda: tf.reverse(image, [0]), lambda: image)
     return tf.cond(columns, lambda: tf.reverse(image, [1]), lambda: image)

@@ -134,9 +134,14 @@ def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
     first = tf.where(tf.stack([rows, columns]), encoded.size - first - kept, first)
     order = tf.where(transposed, [1, 0], [0, 1])
     image = _stored_window(encoded.data, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0))
-    image = tf.cond(transposed, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    image = tf.cond(transposed, lambda: _transposed(image), lambda: image)
     image = tf.cond(rows, lambda: tf.reverse(image, [0]), lambda: image)
     return tf.cond(columns, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+def _transposed(image: tf.Tensor) -> tf.Tensor:
+    # not as bytes: of their transposition oneDNN says on every start that this CPU has none, in an error
+    return tf.cast(tf.transpose(tf.cast(image, tf.int32), [1, 0, 2]), image.dtype)
 
 
 def fault(data: bytes) -> str | None:

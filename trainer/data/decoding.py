@@ -140,8 +140,10 @@ def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
 
 
 def _transposed(image: tf.Tensor) -> tf.Tensor:
-    # not as bytes: of their transposition oneDNN says on every start that this CPU has none, in an error
-    return tf.cast(tf.transpose(tf.cast(image, tf.int32), [1, 0, 2]), image.dtype)
+    # by indices: of a Transpose of integers oneDNN says at every start, in an error, that this CPU has none
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    places = tf.range(width)[:, None] + tf.range(height)[None] * width
+    return tf.gather(tf.reshape(image, [height * width, 3]), places)
 
 
 def fault(data: bytes) -> str | None:

@@ -55,7 +55,7 @@ class Training:
         run_dir.mkdir()
         config = composed("checkpoint.keep_last=1000", *overrides)
         self.checkpoints = run_dir / "checkpoints"
-        self.progress = Progress()
+        self.progress = Progress(loss_scale=1.0)
         self.weights = {f"layer_{number}": tf.Variable(tf.fill([64, 64], float(number))) for number in range(20)}
         velocity = {name: tf.Variable(tf.zeros_like(weight)) for name, weight in self.weights.items()}
         tree: Tree = {"model": self.weights, "optimizer": {"momentum": velocity}, "progress": self.progress.tree()}

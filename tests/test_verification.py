@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -150,19 +151,20 @@ def test_a_checkpoint_that_retention_deletes_under_a_reader_is_no_damage(
     newest = parent / "step-00000006"
 
     def while_hashing(path: Path) -> str:
-        if newest.is_dir():
-            commit(run_dir, 8, narrow_state(), narrow_config())
-            retention.retire(parent, Retention(1, 0, None, "accuracy"), {}, parent / "step-00000008")
+        with one_at_a_time:
+            if newest.is_dir():
+                commit(run_dir, 8, narrow_state(), narrow_config())
+                retention.retire(parent, Retention(1, 0, None, "accuracy"), {}, parent / "step-00000008")
         return files_digest(path)
 
-    files_digest = verification.digest
+    files_digest, one_at_a_time = verification.digest, threading.Lock()
     monkeypatch.setattr(verification, "digest", while_hashing)
-    with pytest.raises(Vanished):
-        verify(newest, "full")
-    shutil.copytree(parent / "step-00000008", parent / "copy")
     warnings: list[str] = []
     assert newest_valid(parent, "full", warnings.append).path.name == "step-00000008"
+    assert not newest.is_dir(), "nothing was deleted under the reader: nothing was proven"
     assert warnings == []
+    with pytest.raises(Vanished), verification.reading(parent / "step-00000008"):
+        shutil.rmtree(parent / "step-00000008")
 
 
 def test_retention_keeps_the_verified_checkpoint_whatever_the_policy_says(run_dir: Path) -> None:

@@ -53,7 +53,7 @@ class Run:
         overrides = ["checkpoint.every_steps=1", f"checkpoint.async_save={str(asynchronous).lower()}"]
         self._attempt = attempt
         self._variables = {name: tf.Variable(tf.zeros(shape)) for name, shape in SHAPES.items()}
-        self._progress = Progress()
+        self._progress = Progress(loss_scale=1.0)
         tree = {"model": dict(self._variables), "progress": self._progress.tree()}
         self._history = History(run_dir, step)
         self._terminal = Terminal(run_dir / LOG, step, 10)
@@ -78,8 +78,8 @@ class Run:
         self._progress.step.assign(step)
         self._progress.examples.assign(step * 8)
         self._history.add(Record(step, TRAIN, {"loss": 1.0 / step}, {"closing": False}))
-        accuracy = {"loss": 1.0 / step, "accuracy": 0.5 + 0.01 * step}
-        self._history.add(Record(step, VALIDATION, accuracy, {"closing": False}))
+        validation = {"loss": 1.0 / step, "accuracy": 0.5 + 0.01 * step, "skipped": 0}
+        self._history.add(Record(step, VALIDATION, validation, {"closing": False}))
 
     def close(self) -> None:
         self.committer.close()

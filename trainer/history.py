@@ -30,6 +30,7 @@ from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import open_regular
 
 TRAIN, VALIDATION = "train", "val"
+VALIDATION_METRICS = ("loss", "accuracy", "skipped")
 LINE_LIMIT = 64 << 10  # bytes; a record has about 300
 STEP_LIMIT = 2**63
 # uint64 length, uint32 CRC, data, uint32 CRC: tensorflow/core/lib/io/record_writer.h
@@ -188,12 +189,12 @@ def _lines(path: Path) -> Iterator[bytes]:
 
 
 def _record(line: bytes) -> dict[str, Any]:
-    """One line as a record with a step, a split and plain values; a validation has a loss and an accuracy."""
+    """One line as a record with a step, a split and plain values; a validation has all of its metrics."""
     record = parse_json(line.decode("utf-8", errors="replace"))
     if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
         raise Unacceptable(f"{shown(record)} is not a record")
     step, split = record["step"], record["split"]
-    needed = ("loss", "accuracy") if split == VALIDATION else ()
+    needed = VALIDATION_METRICS if split == VALIDATION else ()
     if type(step) is not int or not 0 <= step < STEP_LIMIT or split not in (TRAIN, VALIDATION):
         raise Unacceptable(f"it is of step {shown(step)} and split {shown(split)}")
     if any(isinstance(value, dict | list) for value in record.values()):
@@ -249,7 +250,7 @@ def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
     path = run_dir / METRICS
     records = read_metrics(path) if path.exists() else iter(())
     return {
-        record["step"]: {name: record[name] for name in ("loss", "accuracy", "skipped")}
+        record["step"]: {name: record[name] for name in VALIDATION_METRICS}
         for record in records
         if record["split"] == VALIDATION
     }

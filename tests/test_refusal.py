@@ -160,6 +160,16 @@ KEYS = {
     ),
     "data.train_examples=30": ("data.train_examples: 40 -> 30", "data split train: count 40 -> 30"),
     "data.validation_examples=10": ("data.validation_examples: 20 -> 10", "data split validation: count 20 -> 10"),
+    "data.classes=[nine,eight]": (
+        "data.classes: None -> ('nine', 'eight')",
+        "first: classes: class 0 zero -> nine",
+        "data.classes cannot change on resume",
+    ),
+    "data.class_weights=[1,1,1,1,1,1,1,1,1,2]": (
+        "data.class_weights: None -> (1.0, 1.0, ",
+        "order of examples: records at positions from 0",
+        "allow=[data.class_weights]",
+    ),
     "early_stopping.patience=2": ("early_stopping.patience: None -> 2",),
     "checkpoint.best_metric=loss": ("checkpoint.best_metric: accuracy -> loss",),
     "runtime.deterministic=false": ("runtime.deterministic: True -> False",),
@@ -350,6 +360,7 @@ FREE = {
     "checkpoint.verify=fast": "checkpoint.verify: full -> fast",
     "checkpoint.on_error=stop": "checkpoint.on_error: continue -> stop",
     "checkpoint.mirror=memory://refusal": "checkpoint.mirror: None -> memory://refusal",
+    "data.on_bad_record=skip": "data.on_bad_record: fail -> skip",
     "experiment=renamed": "experiment: digits -> renamed",
 }
 

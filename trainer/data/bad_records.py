@@ -32,7 +32,8 @@ class BadRecords:
     def note(self, position: int, record: int, error: BadRecord) -> None:
         """Remember that ``record`` cannot be used at ``position``; warn when it is the first time for this record."""
         if record not in self._positions:
-            self._warn(f"{str(error).splitlines()[0]}; left out (data.on_bad_record=skip)")
+            reason = str(error).splitlines()[0].rstrip(".")
+            self._warn(f"{reason}; left out (data.on_bad_record=skip)")
         self._positions[record].add(position)
         self._last = error
 

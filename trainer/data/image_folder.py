@@ -92,7 +92,7 @@ class ImageFolderSplit:
         except OSError as error:
             raise BadRecord(f"{self.place(record)} cannot be read: {error.strerror}") from error
         if not data:
-            raise BadRecord(f"{self.place(record)} is empty (0 bytes); replace or remove it")
+            raise BadRecord(f"{self.place(record)} is empty (0 bytes)\nreplace or remove it")
         if len(data) != size:
             raise BadRecord(
                 f"{self.place(record)} has {len(data)} bytes, but had {size} when this process began; "

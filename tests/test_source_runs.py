@@ -90,7 +90,7 @@ def test_a_run_on_an_image_folder_resumes_exactly_where_the_data_was_moved_to(tm
 def test_a_run_on_tfrecord_files_with_weighted_classes_and_bad_records_resumes_exactly(tmp_path: Path) -> None:
     make_shards(tmp_path / "shards", 30, 30)
     records = [example(jpeg(n) if n % 2 else png(n), n % 3) for n in range(30)]
-    records[1] = example(b"not an image", 1)
+    records[2] = example(b"not an image", 2)
     records[5] = example(b"", 2)
     write_shard(tmp_path / "shards" / "train-00000-of-00002", records)
     data = ("data=tfrecord", "data.root=shards", "data.num_classes=3", "data.classes=[class_002,class_001]")
@@ -105,7 +105,7 @@ def test_a_run_on_tfrecord_files_with_weighted_classes_and_bad_records_resumes_e
     assert manifest["epoch"] == 48 / (24 + 9)
     assert manifest["class_names"] == ["class_002", "class_001"]
     log = (tmp_path / "straight" / "train.log").read_text()
-    assert log.count("record 1 cannot be decoded: ") == 1
+    assert log.count("record 2 cannot be decoded: ") == 1
 
 
 def test_a_run_on_a_prepared_data_set_resumes_exactly(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config.schema import Config
@@ -110,22 +111,26 @@ def order_facts(sampling: Sampling) -> list[Fact]:
     return facts
 
 
-def _content(source: Source, record: np.int64) -> bytes:
+def _contents(source: Source, records: npt.NDArray[np.int64]) -> list[bytes]:
+    """Size, image and label of each record; of one that cannot be used only that."""
     try:
-        (image,), (label,) = source.read(np.array([record]))
+        images, labels = source.read(records)
     except BadRecord:
-        if source.skip_bad:
-            return b"bad"
-        raise
-    return len(image).to_bytes(8, "little") + image + int(label).to_bytes(8, "little")
+        if not source.skip_bad:
+            raise
+        if len(records) == 1:
+            return [b"bad"]
+        return [content for record in records for content in _contents(source, np.array([record]))]
+    pairs = zip(images, labels, strict=True)
+    return [len(image).to_bytes(8, "little") + image + int(label).to_bytes(8, "little") for image, label in pairs]
 
 
 def data_facts(source: Source, split: str) -> list[Fact]:
     """Count, class names in order, a digest of records spread over the whole split, and one of the list of records."""
     chosen = np.unique(np.linspace(0, source.count - 1, CONTENT_PROBES).astype(np.int64))
     content = hashlib.sha256()
-    for record in chosen:
-        content.update(_content(source, record))
+    for part in _contents(source, chosen):
+        content.update(part)
     where, digest = f"data split {split}", source.listing
     classes = [
         Fact("data", "classes", f"class {index}", name, ("data",), "the data")

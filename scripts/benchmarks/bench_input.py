@@ -28,14 +28,17 @@ from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.data.batches import training_batches
+from trainer.data.decoding import DCT_METHOD
 from trainer.data.source import Source, open_source
 from trainer.data.tfrecord import index_records
+from trainer.data.windows import random_window
 
 IMAGES, CLASSES, SHARDS = 1024, 4, 4
 WIDTH, HEIGHT, QUALITY = 500, 375, 90
 SIZE, BATCH = 299, 32
 WARM_BATCHES, BLOCK_BATCHES, ROUNDS = 8, 24, 7
 THREADS = 2
+MIN_AREA, MAX_ASPECT = 0.05, 4 / 3
 FAR_POSITION = 10**9
 INDEXED_RECORDS = 1_280_000
 PLAIN = "tf.data, TFRecord (sequential, shuffle buffer)"
@@ -119,6 +122,8 @@ def _config(place: Path, name: str) -> Config:
             f"data={name}",
             *root[name],
             f"preprocess.train={TRANSFORMS}",
+            f"preprocess.random_area_crop.min_area={MIN_AREA}",
+            f"preprocess.random_area_crop.max_aspect={MAX_ASPECT}",
             f"preprocess.image_size={SIZE}",
             f"train.global_batch_size={BATCH}",
             f"runtime.threads={THREADS}",
@@ -135,16 +140,9 @@ def _ours(place: Path, name: str) -> Callable[[int], Any]:
 
 def _augment(encoded: tf.Tensor) -> tf.Tensor:
     """What an expert writes without a thought of resuming: stateful draws, the crop fused into the decoder."""
-    box = tf.zeros([0, 0, 4])
-    begin, size, _ = tf.image.sample_distorted_bounding_box(
-        tf.image.extract_jpeg_shape(encoded),
-        box,
-        aspect_ratio_range=[3 / 4, 4 / 3],
-        area_range=[0.05, 1.0],
-        use_image_if_no_bounding_boxes=True,
-    )
-    window = tf.stack([begin[0], begin[1], size[0], size[1]])
-    image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3)
+    size = tf.image.extract_jpeg_shape(encoded)[:2]
+    window = random_window(size, MIN_AREA, 1.0, MAX_ASPECT, tf.random.uniform([4]))
+    image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT_METHOD)
     image = tf.image.resize(image, [SIZE, SIZE])
     return tf.image.random_flip_left_right(image) / 127.5 - 1.0
 
@@ -221,9 +219,11 @@ class _Prepare(grain.transforms.RandomMap):
     def random_map(self, element: tuple[Path, int], rng: np.random.Generator) -> dict[str, Any]:
         file, label = element
         image = Image.open(file)
-        area, aspect = rng.uniform(0.05, 1.0), (4 / 3) ** rng.uniform(-1.0, 1.0)
-        width = min(image.width, max(1, round(image.width * (area * aspect) ** 0.5)))
-        height = min(image.height, max(1, round(image.height * (area / aspect) ** 0.5)))
+        aspect = MAX_ASPECT ** rng.uniform(-1.0, 1.0)
+        fitting = min(image.height * aspect / image.width, image.width / (image.height * aspect), 1.0)
+        area = rng.uniform(MIN_AREA, fitting) * image.width * image.height
+        width = min(image.width, max(1, round((area * aspect) ** 0.5)))
+        height = min(image.height, max(1, round((area / aspect) ** 0.5)))
         left, top = rng.integers(image.width - width + 1), rng.integers(image.height - height + 1)
         box = (left, top, left + width, top + height)
         pixels = np.asarray(image.convert("RGB").resize((SIZE, SIZE), Image.Resampling.BILINEAR, box=box))

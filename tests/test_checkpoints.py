@@ -205,12 +205,12 @@ def test_history_drops_what_a_resume_makes_again(tmp_path: Path) -> None:
     history = History(tmp_path, 0)
     for step in (2, 4, 6):
         history.add(Record(step, "train", {"loss": float(step)}, {}))
-    history.add(Record(4, "val", {"loss": 4.0, "accuracy": 0.5}, {}))
+    history.add(Record(4, "val", {"loss": 4.0, "accuracy": 0.5, "skipped": 0}, {}))
     history.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 8, "split": "tr')  # a process that was killed while writing
     resumed = History(tmp_path, 4)
-    assert resumed.validations == {4: {"loss": 4.0, "accuracy": 0.5}}
+    assert resumed.validations == {4: {"loss": 4.0, "accuracy": 0.5, "skipped": 0}}
     resumed.add(Record(6, "train", {"loss": 60.0}, {}))
     resumed.close()
     assert [(r["step"], r["loss"]) for r in read_metrics(tmp_path / "metrics.jsonl")] == [

@@ -30,6 +30,7 @@ from trainer.__main__ import run
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.tensors import ATTRIBUTE
+from trainer.commands import resume  # noqa: F401  imported before anything is watched
 from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.loop import Run

@@ -355,7 +355,18 @@ class Harm:
 LAUGHS = "a: &a [l,l,l,l,l,l,l,l,l]\n" + "".join(f"{b}: &{b} [{','.join(['*' + a] * 9)}]\n" for a, b in zip("abcdefgh", "bcdefghi", strict=True))  # fmt: skip  # noqa: E501
 DEEP = 100_000
 
+DIGITS = """name: digits
+  classes: null
+  class_weights: null
+  train_examples: 40
+  validation_examples: 20
+  on_bad_record: fail"""
 OTHER_LABELS = """name: tfrecord
+  classes: null
+  class_weights: null
+  train_examples: 1
+  validation_examples: 1
+  on_bad_record: fail
   root: /
   train_pattern: t
   validation_pattern: v
@@ -364,8 +375,7 @@ OTHER_LABELS = """name: tfrecord
   label_offset: 0
   labels_file: ../../etc/passwd
   num_classes: null
-  train_examples: 1
-  validation_examples: 1"""
+  verify_crc: true"""
 
 CASES: dict[str, tuple[Hostility, int, str]] = {
     # YAML that is more than data
@@ -454,10 +464,7 @@ CASES: dict[str, tuple[Hostility, int, str]] = {
     ),
     # data outside of its place
     "labels of another place": (
-        config(
-            "name: digits\n  train_examples: 40\n  validation_examples: 20",
-            OTHER_LABELS,
-        ),
+        config(DIGITS, OTHER_LABELS),
         INVALID,
         "leads out of data.root",
     ),

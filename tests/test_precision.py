@@ -60,6 +60,7 @@ def batch(state: TrainingState) -> dict[str, tf.Tensor]:
         "label": tf.constant(np.arange(8), tf.int64),
         "dropout": tf.constant(generator.uniform(0, 1, (8, state.dropout_features)).astype(np.float32)),
         "ledger": tf.ones([1], tf.int64),
+        "substituted": tf.zeros([1], tf.int64),
     }
 
 

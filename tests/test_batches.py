@@ -89,10 +89,10 @@ def test_evaluation_parts_are_the_whole_batch(config: Config) -> None:
 
 
 def test_any_interruptions_and_numbers_of_workers_give_the_ledger_of_every_example_once(config: Config) -> None:
-    """Six epochs in pieces of random length, each read by another number of workers."""
+    """Eight epochs in pieces of random length, each read by another number of workers."""
     config = with_leaves(config, {"preprocess.train": ("decode", "resize")})  # a short trace for each of the pipelines
     generator = np.random.Generator(np.random.PCG64(4))
-    steps = 24
+    steps = 30
     whole = take(config, 0, steps)
     done, pieces, seen = 0, 0, []
     while done < steps:

@@ -89,7 +89,7 @@ def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(tm
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", program, "train", f"run_dir={tmp_path / 'run'}", *NARROW, "train.steps=3"]
-    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=180)
     assert process.returncode == 2, process.stderr
     assert process.stderr.endswith("error: this run fails\n")
 

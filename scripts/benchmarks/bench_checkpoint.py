@@ -33,8 +33,8 @@ from trainer.state import TrainingState, build_state, flatten
 from trainer.step import make_train_step
 from trainer.terminal import Terminal
 
-BATCH, SIZE, CLASSES = 8, 75, 1000
-SAVES = 9  # of each contender
+BATCH, SIZE, CLASSES = 4, 75, 1000
+SAVES = 7  # of each contender
 BLOCK_STEPS = 50  # a block of training has one save in it
 BLOCKS = 5
 BASELINE = "tf.train.Checkpoint.write"

@@ -33,7 +33,7 @@ from trainer.state import TrainingState, build_state, flatten
 from trainer.step import make_train_step
 from trainer.terminal import Terminal
 
-BATCH, SIZE, CLASSES = 4, 75, 1000
+BATCH, SIZE, CLASSES = 2, 75, 1000
 SAVES = 7  # of each contender
 BLOCK_STEPS = 50  # a block of training has one save in it
 BLOCKS = 5
@@ -84,6 +84,7 @@ def _batch(state: TrainingState) -> dict[str, tf.Tensor]:
         "label": tf.constant(generator.integers(0, CLASSES, BATCH), tf.int64),
         "dropout": tf.constant(generator.random((BATCH, state.dropout_features)), tf.float32),
         "ledger": tf.zeros([BATCH], tf.int64),
+        "substituted": tf.zeros([BATCH], tf.int64),
     }
 
 

@@ -6,6 +6,7 @@ A ``TrainerError`` is printed as its message alone; any other exception is a bug
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 
 
@@ -69,6 +70,11 @@ def printable(message: str) -> str:
     """``message`` with control characters escaped, line ends aside: parts of it may come from a foreign file."""
     lines = message.split("\n")
     return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
+
+
+def warn(text: str) -> None:
+    """Print a warning to stderr, for what happens before a run has a log."""
+    print(printable(f"warning: {text}"), file=sys.stderr)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

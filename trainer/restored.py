@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from trainer.checkpoint.verification import reading
 from trainer.compatibility import judge, version_warnings
 from trainer.config import stored
 from trainer.config.schema import Config, WeightsName
-from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import preprocessing_facts
 from trainer.fingerprint.facts import Fact
@@ -56,7 +55,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
     """
     if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
-    found = selection.find(run_dir, checkpoint, "full", _warn)
+    found = selection.find(run_dir, checkpoint, "full", warn)
     path = found.path
     with reading(path):
         digest = files.digest(path / manifests.FILE_NAME)
@@ -65,7 +64,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         runtime.configure(config.runtime)
         state = build_state(config)
         for warning in version_warnings(found.manifest.versions, environment.versions()):
-            _warn(warning)
+            warn(warning)
         _check_program(path, config, state, allow)
         tree = state.tree()
         StateFile(tree, flatten(tree)).restore(path)
@@ -85,7 +84,3 @@ def _check_program(path: Path, config: Config, state: TrainingState, allow: Sequ
 
 def _matters(fact: Fact) -> bool:
     return fact.kind == "structure" or (fact.kind == "behaviour" and fact.where.startswith("preprocess.eval"))
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)

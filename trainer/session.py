@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import shlex
 import socket
-import sys
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from trainer.config.schema import Config, Invocation
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.sampling import Sampling
 from trainer.data.source import Source, open_source
-from trainer.errors import NoValidCheckpoint, UsageError, printable
+from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import data_facts, mixing_facts, order_facts, preprocessing_facts
 from trainer.fingerprint.facts import Fact
@@ -82,7 +81,7 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
                 start = WarmStart(contents, invocation.allow, classes_follow_data=config.model.num_classes is None)
             _run(run_dir, config, None, stop, start)
         elif invocation.on_existing == "resume":
-            found = newest_valid(checkpoints, config.checkpoint.verify, _warn)
+            found = newest_valid(checkpoints, config.checkpoint.verify, warn)
             _continue(run_dir, found, lambda there: config, invocation.allow, stop)
         else:
             raise UsageError(
@@ -107,7 +106,7 @@ def resume(
     if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
-        found = selection.find(run_dir, checkpoint, _depth(run_dir, values), _warn)
+        found = selection.find(run_dir, checkpoint, _depth(run_dir, values), warn)
         _continue(run_dir, found, lambda there: override.override(there, values), allow, stop)
 
 
@@ -185,7 +184,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     mirror = None
     if config.checkpoint.mirror is not None:
         mirror = Mirror(Place(config.checkpoint.mirror), run_dir, retention, lineage[0], step)
-    keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), _warn)
+    keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), warn)
     history = History(run_dir, step)
     terminal = Terminal(run_dir / run_directory.LOG, step, total)
     try:
@@ -292,7 +291,7 @@ def _fingerprint(config: Config, state: TrainingState, sources: Sources) -> list
 def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
     """What is accepted to be different from the checkpoint; raises when something is not."""
     for warning in version_warnings(origin.manifest.versions, environment.versions()):
-        _warn(warning)
+        warn(warning)
     try:
         there = facts.read(origin.path / facts.FILE_NAME)
     except ManifestError as error:
@@ -358,7 +357,3 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
 
 def _resume_command(run_dir: Path, *arguments: str) -> str:
     return shlex.join(["python", "-m", "trainer", "resume", f"run_dir={run_dir}", *arguments])
-
-
-def _warn(text: str) -> None:
-    print(printable(f"warning: {text}"), file=sys.stderr)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import parse_arguments, take_list, take_text
 from trainer.config.check import check_url
+from trainer.errors import warn
 from trainer.mirror import Place, default_directory, fetch, is_url
 from trainer.quiet import quiet_startup
 from trainer.run_directory import writing
@@ -51,6 +51,6 @@ def _fetched(url: str, values: dict[str, object]) -> str:
     place = Place(url)
     into = Path(str(values.pop("into"))) if "into" in values else default_directory(place)
     with writing(into):
-        fetch(place, into, lambda text: print(f"warning: {text}", file=sys.stderr))
+        fetch(place, into, warn)
     print(f"fetched {url} into {into}")
     return str(into)

@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from trainer.classification_report import ClassificationReport, Tally
 from trainer.errors import UsageError
-from trainer.step import Batch
+from trainer.gradients import Batch
 
 
 def evaluate(

@@ -14,12 +14,13 @@ from trainer.committer import Committer
 from trainer.config.schema import Config
 from trainer.errors import Stopped, TrainingFailed
 from trainer.evaluation import evaluate
+from trainer.gradients import Batch
 from trainer.history import TRAIN, VALIDATION, History, Record
 from trainer.loss_scale import MINIMUM
 from trainer.schedules import learning_rate_at
 from trainer.signals import StopRequest
 from trainer.state import Progress, TrainingState
-from trainer.step import Batch, make_evaluation_step, make_train_step
+from trainer.step import make_evaluation_step, make_train_step
 from trainer.terminal import Terminal
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 import tensorflow as tf
 
 from trainer.config.schema import AdamConfig, AdamWConfig, OptimizerConfig, RMSPropConfig, SGDConfig
+from trainer.replicas import assign_sub
 
 Slots = Mapping[str, tf.Variable]
 # (variable, gradient, the variable's slots, learning rate float32 [], step float32 [], 1 for the first)
@@ -32,7 +33,7 @@ def _adam(config: AdamConfig | AdamWConfig) -> Rule:
     def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots, rate: tf.Tensor, step: tf.Tensor) -> None:
         if isinstance(config, AdamWConfig) and is_kernel(variable):
             # decoupled (arXiv 1711.05101), before the step, as in Keras
-            variable.assign_sub(variable * (config.weight_decay * rate))
+            assign_sub(variable, tf.convert_to_tensor(variable) * (config.weight_decay * rate))
         tf.raw_ops.ResourceApplyAdam(
             var=variable.handle,
             m=slots["m"].handle,

@@ -6,11 +6,14 @@ import contextlib
 import hashlib
 import os
 import platform
+import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import tensorflow as tf
 
 from trainer.config.schema import RuntimeConfig
+from trainer.errors import UsageError
 from trainer.quiet import quiet_startup
 
 
@@ -28,8 +31,11 @@ def configure(config: RuntimeConfig) -> None:
     tf.config.threading.set_intra_op_parallelism_threads(config.threads)
     with quiet_startup():
         gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        tf.config.experimental.set_memory_growth(gpu, True)
+    if config.virtual_devices is not None:
+        _split_device(gpus, config.virtual_devices)
+    else:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
     if config.deterministic:
         tf.config.threading.set_inter_op_parallelism_threads(1)
         if config.xla:
@@ -37,6 +43,24 @@ def configure(config: RuntimeConfig) -> None:
             os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
         else:
             tf.config.experimental.enable_op_determinism()
+
+
+def _split_device(gpus: Sequence[tf.config.PhysicalDevice], count: int) -> None:
+    """Make ``count`` logical devices of the CPU, or of the only GPU and its memory.
+
+    Raises:
+        UsageError: there are several GPUs, which are devices already.
+    """
+    if len(gpus) > 1:
+        raise UsageError(f"runtime.virtual_devices={count} splits one device, but this machine has {len(gpus)} GPUs")
+    if gpus:
+        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        megabytes = int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+        parts = [tf.config.LogicalDeviceConfiguration(memory_limit=megabytes * 9 // 10 // count)] * count
+        tf.config.set_logical_device_configuration(gpus[0], parts)
+    else:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
 
 
 def _keep_compiled() -> None:

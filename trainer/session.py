@@ -34,6 +34,7 @@ from trainer.history import History, keep_readable, read_validations
 from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.mirror import Mirror, Place
+from trainer.replicas import replicas_for
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state, flatten
 from trainer.terminal import Terminal
@@ -163,7 +164,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
         return
     runtime.configure(config.runtime)
     memory.refuse_excess(config)
-    state = build_state(config)
+    state = build_state(config, replicas_for(config))
     fingerprint = _fingerprint(config, state, sources)
     accepted = () if origin is None else _judge(origin, fingerprint)
     _check_classes(config, sources.training.class_names)

@@ -20,6 +20,7 @@ import tensorflow as tf
 from trainer.config.schema import Config, WeightsName
 from trainer.models.registry import build_model
 from trainer.optimizers import Optimizer
+from trainer.replicas import ONE_DEVICE, Replicas
 
 # str -> tf.Variable or another Tree; mypy cannot follow a recursive alias through tf's untyped variables
 Tree = dict[str, Any]
@@ -74,6 +75,7 @@ class TrainingState:
     optimizer: Optimizer
     ema: Mapping[str, tf.Variable]
     progress: Progress
+    replicas: Replicas
 
     def tree(self) -> Tree:
         """Nested dicts of variables, levels split at ``/``."""
@@ -97,20 +99,24 @@ class TrainingState:
         return int(self.model.get_layer("dropout").output.shape[-1])
 
 
-def build_state(config: Config) -> TrainingState:
+def build_state(config: Config, replicas: Replicas = ONE_DEVICE) -> TrainingState:
     """Everything at its initial value, a function of the configuration alone."""
-    model = build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
-    variables = {variable_name(variable): variable.value for variable in model.variables}
-    assert len(variables) == len(model.variables), "two variables share a name"
-    trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}
-    averaged = {} if config.ema.decay is None else variables if config.ema.batch_norm else trainable
+    with replicas.scope():
+        model = build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
+        variables = {variable_name(variable): variable.value for variable in model.variables}
+        assert len(variables) == len(model.variables), "two variables share a name"
+        trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}
+        averaged = {} if config.ema.decay is None else variables if config.ema.batch_norm else trainable
+        optimizer = Optimizer(config.optimizer, trainable)
+        ema = {name: tf.Variable(variable.read_value()) for name, variable in averaged.items()}
     return TrainingState(
         model=model,
         variables=variables,
         trainable=trainable,
-        optimizer=Optimizer(config.optimizer, trainable),
-        ema={name: tf.Variable(variable) for name, variable in averaged.items()},
+        optimizer=optimizer,
+        ema=ema,
         progress=Progress(config.loss_scale.initial),
+        replicas=replicas,
     )
 
 

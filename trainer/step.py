@@ -2,78 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
 
 import tensorflow as tf
 
 from trainer.config.schema import Config, WeightsName
 from trainer.data.ledger import CHAIN_FACTOR
-from trainer.data.mixing import mixed
 from trainer.diagnosis.architecture import HEADS, unit_of
+from trainer.gradients import Batch, is_scaled, make_gradients
 from trainer.loss_scale import all_finite, update_loss_scale
-from trainer.losses import correct, cross_entropy, objective
+from trainer.losses import correct, cross_entropy
+from trainer.replicas import assign, assign_sub, total
 from trainer.schedules import learning_rate_at
 from trainer.state import TrainingState, variable_name
 
-Batch = dict[str, tf.Tensor]
 COUNTED = ("ledger", "substituted")  # what of a batch the network does not see
 
 
-def _make_gradients(
-    state: TrainingState, config: Config
-) -> Callable[[Batch], tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]]:
-    """A function from a batch to the gradients of ``state.trainable`` in order, times the loss scale where there is
-    one, the objective float32 ``[]`` and the number of correct predictions int64 ``[]``.
-    """
+class Made(NamedTuple):
+    """What a step tells beside the variables it changed, of the whole global batch."""
 
-    @tf.function(jit_compile=config.runtime.xla, autograph=False)
-    def gradients_of(part: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        part = mixed(part)
-        with tf.GradientTape() as tape:
-            outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
-            loss = objective(outputs, part, state.trainable.values(), config)
-            minimised = loss * state.progress.loss_scale if _is_scaled(config) else loss
-        gradients = tape.gradient(minimised, list(state.trainable.values()))
-        hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part), tf.int64))
-        return gradients, loss, hits
-
-    def accumulated(batch: Batch) -> tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]:
-        """The mean over equal parts of the batch, one after the other."""
-        count = config.train.accumulate_steps
-        parts = {
-            name: tf.reshape(tensor, [count, tensor.shape[0] // count, *tensor.shape[1:]])
-            for name, tensor in batch.items()
-        }
-
-        def body(index: tf.Tensor, sums: list[tf.Tensor], loss_sum: tf.Tensor, hits: tf.Tensor) -> tuple[object, ...]:
-            gradients, loss, more = gradients_of({name: tensor[index] for name, tensor in parts.items()})
-            added = [total + gradient for total, gradient in zip(sums, gradients, strict=True)]
-            return index + 1, added, loss_sum + loss, hits + more
-
-        zeros = [tf.zeros(variable.shape) for variable in state.trainable.values()]
-        start = (tf.constant(0), zeros, tf.constant(0.0), tf.constant(0, tf.int64))
-        # parallel_iterations=1: batch norm statistics move from part to part
-        _, sums, loss_sum, hits = tf.while_loop(
-            lambda index, *_: index < count, body, start, parallel_iterations=1, maximum_iterations=count
-        )
-        return [total / count for total in sums], loss_sum / count, hits
-
-    return gradients_of if config.train.accumulate_steps == 1 else accumulated
+    loss: tf.Tensor  # float32 []
+    hits: tf.Tensor  # float32 [], correct predictions
+    finite: tf.Tensor  # bool [], whether the variables were changed
+    ledger: tf.Tensor  # int64 [], sum of the examples' entries
+    substituted: tf.Tensor  # int64 []
 
 
-def _is_scaled(config: Config) -> bool:
-    return config.runtime.precision == "mixed_float16"
+Update = Callable[[list[tf.Tensor], list[tf.Tensor], tf.Tensor], tf.Tensor]
 
 
-def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], None]:
-    """A compiled function that takes one batch of ``training_batches`` and advances ``state`` by one step.
+def _make_update(state: TrainingState, config: Config, statistics: Sequence[tf.Variable]) -> Update:
+    """A function that updates a replica's variables by the whole batch's gradients and tells whether it did: bool
+    ``[]``, false where they are not finite and a loss scale has to find its place.
 
-    Everything it changes is in the state tree; nothing comes back to the host.
+    Its arguments: ``statistics`` as they were before the forward pass, gradients of ``state.trainable`` in order, loss.
     """
     progress = state.progress
-    scaled = _is_scaled(config)
-    gradients_of = _make_gradients(state, config)
-    statistics = [variable for name, variable in state.variables.items() if name not in state.trainable]
 
     def optimize(gradients: list[tf.Tensor], names: Iterable[str]) -> None:
         rate = learning_rate_at(progress.step, config.optimizer.learning_rate, config.schedule)
@@ -97,25 +63,21 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
     def put_back(before: list[tf.Tensor]) -> None:
         """Undo what the forward pass has done to the batch norm statistics."""
         for variable, value in zip(statistics, before, strict=True):
-            variable.assign(value)
+            assign(variable, value)
 
-    def update(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor, hits: tf.Tensor) -> None:
+    def update(before: list[tf.Tensor], gradients: list[tf.Tensor]) -> None:
         if config.fine_tuning.freeze_until_step:
             optimize_classifiers_first(before, gradients)
         else:
             optimize(gradients, state.trainable)
         _update_average(state, config)
-        progress.loss_sum.assign_add(loss)
-        progress.correct.assign_add(hits)
-        progress.seen.assign_add(config.train.global_batch_size)
-        progress.steps_summed.assign_add(1)
 
-    def update_if_finite(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor, hits: tf.Tensor) -> None:
+    def update_if_finite(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
         gradients = [gradient / progress.loss_scale for gradient in gradients]
         finite = all_finite([loss, *gradients])
 
         def go() -> tf.Tensor:
-            update(before, gradients, loss, hits)
+            update(before, gradients)
             return finite
 
         def skip() -> tf.Tensor:
@@ -123,19 +85,54 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
             return finite
 
         tf.cond(finite, go, skip)
-        update_loss_scale(progress, finite, config.loss_scale)
+        return finite
+
+    def update_always(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
+        update(before, gradients)
+        return tf.constant(True)
+
+    return update_if_finite if is_scaled(config) else update_always
+
+
+def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], None]:
+    """A compiled function that takes one batch of ``training_batches`` and advances ``state`` by one step.
+
+    Everything it changes is in the state tree; nothing comes back to the host.
+    """
+    progress, replicas, parts = state.progress, state.replicas, config.train.accumulate_steps
+    gradients_of = make_gradients(state, config)
+    statistics = [variable for name, variable in state.variables.items() if name not in state.trainable]
+    may_put_back = is_scaled(config) or config.fine_tuning.freeze_until_step > 0
+    # each replica has moved its own towards those of its groups
+    diverged = statistics if replicas.count > 1 and not config.model.batch_norm.synchronized else []
+    update = _make_update(state, config, statistics)
+
+    def on_replica(examples: Batch) -> Made:
+        before = [tf.identity(variable) for variable in statistics] if may_put_back else []
+        gradients, loss, hits = gradients_of({name: examples[name] for name in examples if name not in COUNTED})
+        own = [tf.convert_to_tensor(variable) for variable in diverged]
+        loss, hits, *sums = total([loss, hits, *gradients, *own])
+        gradients, moved = sums[: len(gradients)], sums[len(gradients) :]
+        for variable, value in zip(diverged, moved, strict=True):
+            assign(variable, value / replicas.count)
+        finite = update(before, gradients, loss)
+        ledger, substituted = total([tf.reduce_sum(examples[name]) for name in COUNTED])
+        return Made(loss, hits, finite, ledger, substituted)
 
     @tf.function(autograph=False)
     def train_step(batch: Batch) -> None:
-        examples = {name: tensor for name, tensor in batch.items() if name not in COUNTED}
-        before = []  # batch norm statistics, where a step may have to leave them as they were
-        if scaled or config.fine_tuning.freeze_until_step:
-            before = [tf.identity(variable) for variable in statistics]
-        (update_if_finite if scaled else update)(before, *gradients_of(examples))
+        made: Made = replicas.run(lambda share: on_replica(share(batch, parts)))
+        kept = tf.cast(made.finite, tf.int64)
+        progress.loss_sum.assign_add(tf.where(made.finite, made.loss, 0.0))
+        progress.correct.assign_add(kept * tf.cast(made.hits, tf.int64))
+        progress.seen.assign_add(kept * config.train.global_batch_size)
+        progress.steps_summed.assign_add(kept)
+        if is_scaled(config):
+            update_loss_scale(progress, made.finite, config.loss_scale)
         progress.step.assign_add(1)
         progress.examples.assign_add(config.train.global_batch_size)
-        progress.ledger.assign(progress.ledger * CHAIN_FACTOR + tf.reduce_sum(batch["ledger"]))
-        progress.substituted.assign_add(tf.reduce_sum(batch["substituted"]))
+        progress.ledger.assign(progress.ledger * CHAIN_FACTOR + made.ledger)
+        progress.substituted.assign_add(made.substituted)
 
     return train_step
 
@@ -149,7 +146,8 @@ def _update_average(state: TrainingState, config: Config) -> None:
         updates = tf.cast(state.progress.step, tf.float32)
         decay = tf.minimum(decay, (1.0 + updates) / (10.0 + updates))
     for name, shadow in state.ema.items():
-        shadow.assign_sub((shadow - state.variables[name]) * (1.0 - decay))
+        change = tf.convert_to_tensor(shadow) - tf.convert_to_tensor(state.variables[name])
+        assign_sub(shadow, change * (1.0 - decay))
 
 
 def inference(state: TrainingState, weights: WeightsName) -> Callable[[tf.Tensor], tf.Tensor]:
@@ -168,12 +166,16 @@ def inference(state: TrainingState, weights: WeightsName) -> Callable[[tf.Tensor
 
 
 def make_evaluation_step(state: TrainingState, config: Config) -> Callable[[Batch], tf.Tensor]:
-    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums``."""
+    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums``, over all replicas."""
     logits_of = inference(state, config.evaluation.weights)
+
+    def on_replica(examples: Batch) -> tf.Tensor:
+        (sums,) = total([evaluation_sums(logits_of(examples["image"]), examples)])
+        return sums
 
     @tf.function(autograph=False)
     def evaluation_step(batch: Batch) -> tf.Tensor:
-        return evaluation_sums(logits_of(batch["image"]), batch)
+        return state.replicas.run(lambda share: on_replica(share(batch, 1)))
 
     return evaluation_step
 

@@ -25,6 +25,7 @@ def check(config: Config) -> None:
             f"{train.global_batch_size} with train.accumulate_steps={train.accumulate_steps} makes parts of {part}; "
             f"make it {(part + 1) * train.accumulate_steps}, or set mixing=none"
         )
+    check_shares(config, 1)
     erasing = config.preprocess.random_erasing
     if erasing.min_area > erasing.max_area:
         raise UsageError(
@@ -48,6 +49,33 @@ def check(config: Config) -> None:
         raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")
     if config.checkpoint.mirror is not None:
         check_url("checkpoint.mirror", config.checkpoint.mirror)
+
+
+def check_shares(config: Config, replicas: int) -> None:
+    """Raise ``UsageError`` when a batch cannot be divided among so many replicas without cutting through a group."""
+    train, norm = config.train, config.model.batch_norm
+    devices = f"{replicas} replica{'s' if replicas > 1 else ''}"
+    pair = 1 if config.mixing.name == "none" else 2
+    group = 1 if norm.synchronized else norm.group_size
+    factors = [
+        (replicas, devices),
+        (train.accumulate_steps, f"train.accumulate_steps={train.accumulate_steps}"),
+        (group, f"groups of model.batch_norm.group_size={group}"),
+        (math.lcm(pair, group) // group, "pairs that are mixed"),
+    ]
+    unit = math.prod(factor for factor, _ in factors)
+    reason = " x ".join(name for factor, name in factors if factor > 1)
+    for key, size, divisor, why in (
+        ("train.global_batch_size", train.global_batch_size, unit, reason),
+        ("evaluation.batch_size", config.evaluation.batch_size, replicas, devices),
+    ):
+        if size % divisor:
+            below, above = size // divisor * divisor, -(-size // divisor) * divisor
+            nearest = f"{below} and {above}" if below else str(above)
+            raise UsageError(
+                f"{key}={size} cannot be shared out equally to {why}; the nearest that work: {nearest}\n"
+                "or use other devices (runtime.strategy=one, CUDA_VISIBLE_DEVICES, fewer nodes)"
+            )
 
 
 def check_url(name: str, url: str) -> None:

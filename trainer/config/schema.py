@@ -37,7 +37,8 @@ class BatchNormConfig:
     momentum: float = key("share of the old moving statistics kept at each step", "fixed", minimum=0.0, below=1.0)
     epsilon: float = key("added to the variance before the root", "fixed", above=0.0, maximum=1.0)
     scale: bool = key("learn a multiplier (gamma); the published network has none", "fixed")
-    synchronized: bool = key("statistics over the global batch; without it over each replica's part", "fixed")
+    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
+    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -395,6 +396,12 @@ class LossScaleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
+    strategy: Literal["auto", "one", "mirrored"] = key(
+        "compute on one device, or with a replica on each; auto: mirrored when there are several", "free"
+    )
+    virtual_devices: int | None = key(
+        "split the CPU, or the only GPU, into so many devices; null: leave it whole", "free", minimum=1, maximum=64
+    )
     precision: Precision = key(
         "type of activations; variables, batch norm, classifiers and loss are float32 in each", "consent"
     )

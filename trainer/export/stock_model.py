@@ -30,6 +30,7 @@ def _stock_layer(layer: keras.Layer) -> keras.Layer:
     config = layer.get_config()
     if isinstance(layer, FusedBatchNormalization):
         # Keras accepts synchronized=True on its TensorFlow backend only, and inference does not use it
+        config.pop("group_size")
         return keras.layers.BatchNormalization.from_config({**config, "synchronized": False})
     if isinstance(layer, KeyedDropout):
         return keras.layers.Dropout(layer.rate, name=layer.name, dtype=config["dtype"])

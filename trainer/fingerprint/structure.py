@@ -28,6 +28,7 @@ ATTRIBUTE_KEYS = {
     "epsilon": ("model.batch_norm.epsilon",),
     "scale": ("model.batch_norm.scale",),
     "synchronized": ("model.batch_norm.synchronized",),
+    "group_size": ("model.batch_norm.group_size",),
     "rate": ("model.dropout",),
     "filters": ("model.width", "model.min_depth"),
     "units": ("model.num_classes",),

@@ -84,6 +84,7 @@ def _conv_bn(
         epsilon=norm.epsilon,
         scale=norm.scale,
         synchronized=norm.synchronized,
+        group_size=norm.group_size,
         name=f"{scope.name}.batch_norm",
         dtype="float32",  # sums over a batch lose too much in 16 bits
     )(x)

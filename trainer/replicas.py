@@ -1,0 +1,117 @@
+"""The devices a run computes on: one, or several replicas that each take an equal share of every global batch.
+
+The only module that knows ``tf.distribute``. Everything that is computed is that of the global batch, so the number of
+replicas changes the last bits of a result and nothing else. Every replica has its own copy of the variables; all copies
+are changed in step, with the same numbers, each by the replica it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.config.check import check_shares
+from trainer.config.schema import Config
+from trainer.errors import UsageError
+
+Rows = Mapping[str, tf.Tensor]  # tensors that agree in their first dimension, the examples
+Share = Callable[[Rows, int], dict[str, tf.Tensor]]
+
+
+class Replicas:
+    """``count`` copies of the model's variables, ``here`` of them on the devices of this process."""
+
+    def __init__(self, strategy: tf.distribute.Strategy, here: int) -> None:
+        self._strategy = strategy
+        self.count = int(strategy.num_replicas_in_sync)
+        self.here = here
+
+    def scope(self) -> AbstractContextManager[object]:
+        """Variables that are made in this block exist once on every replica's device."""
+        scope: AbstractContextManager[object] = self._strategy.scope()
+        return scope
+
+    def run(self, compute: Callable[[Share], Any]) -> Any:
+        """Run ``compute`` on every replica, inside a ``tf.function``; the result is that of the first one here.
+
+        ``compute`` is given ``share(rows, blocks)``, which cuts the replica's equal share out of each of ``blocks``
+        equal parts of rows. What is to be the same on all replicas, ``compute`` makes so with ``total``.
+        """
+        if self.count == 1:
+            return compute(lambda rows, blocks: dict(rows))
+
+        def on_replica() -> Any:
+            context = tf.distribute.get_replica_context()
+            number = int(tf.get_static_value(context.replica_id_in_sync_group)) % self.here
+            return compute(lambda rows, blocks: _share(rows, blocks, number, self.here))
+
+        results = self._strategy.run(on_replica)
+        return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
+
+
+def _share(rows: Rows, blocks: int, number: int, count: int) -> dict[str, tf.Tensor]:
+    def cut(tensor: tf.Tensor) -> tf.Tensor:
+        size, *inner = tensor.shape
+        parts = tf.reshape(tensor, [blocks, count, size // (blocks * count), *inner])
+        return tf.reshape(parts[:, number], [size // count, *inner])
+
+    with tf.device("/device:CPU:0"):  # so that a device receives its own rows only
+        return {name: cut(tensor) for name, tensor in rows.items()}
+
+
+ONE_DEVICE = Replicas(tf.distribute.get_strategy(), here=1)
+
+
+def count_here() -> int:
+    """How many replicas run the calling code together."""
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def total(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The sums over all replicas of tensors of one type, from inside ``Replicas.run``; differentiable."""
+    if count_here() == 1:
+        return list(values)
+    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(values)))
+
+
+def gathered(value: tf.Tensor) -> tf.Tensor:
+    """The values of all replicas, ``[count, *value.shape]``, from inside ``Replicas.run``; differentiable."""
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    own_row = tf.one_hot(number, count_here(), dtype=value.dtype)
+    (rows,) = total([tf.tensordot(own_row, value, axes=0)])
+    return rows
+
+
+def assign(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Set the copy of ``variable`` that belongs to the calling replica.
+
+    ``tf.distribute`` lets a replica assign only what it aggregates over all of them, once more.
+    """
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(value, variable.dtype))
+
+
+def assign_sub(variable: tf.Variable, change: tf.Tensor) -> None:
+    """Subtract from the copy of ``variable`` that belongs to the calling replica."""
+    tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=tf.cast(change, variable.dtype))
+
+
+def replicas_for(config: Config) -> Replicas:
+    """The replicas that ``runtime.strategy`` asks for, over the devices there are.
+
+    Raises:
+        UsageError: the batch cannot be shared out to them, or XLA cannot compile what they exchange.
+    """
+    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    count = 1 if config.runtime.strategy == "one" else len(devices)
+    check_shares(config, count)
+    if count == 1:
+        return ONE_DEVICE
+    if config.runtime.xla and config.model.batch_norm.synchronized:
+        raise UsageError(
+            f"runtime.xla=true cannot compile a batch norm that is synchronised over {count} devices; set "
+            "model.batch_norm.synchronized=false for statistics over groups of examples, or runtime.xla=false"
+        )
+    return Replicas(tf.distribute.MirroredStrategy([device.name for device in devices]), count)

@@ -69,6 +69,7 @@ class Run:
             retention=Retention(keep_last, 1, None, "accuracy"),
             mirror=None,
             last_good=None,
+            when_finished=lambda: None,
         )
 
     def step(self, step: int) -> None:

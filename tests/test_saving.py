@@ -71,6 +71,7 @@ class Training:
             retention=Retention(config.checkpoint.keep_last, 0, None, "accuracy"),
             mirror=None,
             last_good=None,
+            when_finished=lambda: None,
         )
 
         @tf.function(autograph=False)

@@ -14,7 +14,7 @@ import dataclasses
 import errno
 import queue
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
@@ -74,6 +74,7 @@ class Committer:
         retention: Retention,
         mirror: Mirror | None,
         last_good: Path | None,
+        when_finished: Callable[[], None],
     ) -> None:
         """``last_good`` is the verified checkpoint that the run continues from."""
         self.description = description
@@ -84,6 +85,7 @@ class Committer:
         self._terminal = terminal
         self._mirror = mirror
         self._last_good = last_good
+        self._when_finished = when_finished
         # the same in every checkpoint, and not cheap to make
         self._texts = {
             stored.FILE_NAME: stored.to_text(description.config),
@@ -155,6 +157,7 @@ class Committer:
         if self._mirror is not None:
             self._mirror.finish()
         self._print_notices()
+        self._when_finished()
 
     def close(self) -> None:
         """Wait for what is in flight when the run ends by an error; that error is raised, not what is found here."""

@@ -58,6 +58,16 @@ class RunDirectoryInUse(TrainerError):
     exit_status = 5
 
 
+class PeerLost(TrainerError):
+    """Another process of the run is gone; the status is its own where it said so, else that of "run it again"."""
+
+    exit_status = 75
+
+    def __init__(self, message: str, exit_status: int = exit_status) -> None:
+        super().__init__(message)
+        self.exit_status = exit_status
+
+
 class Stopped(TrainerError):
     """A signal ended the run after a checkpoint was committed."""
 

@@ -5,23 +5,49 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Protocol
 
 import tensorflow as tf
 
-from trainer.committer import Committer
+from trainer.agreement import StopAgreement
 from trainer.config.schema import Config
 from trainer.errors import Stopped, TrainingFailed
 from trainer.evaluation import evaluate
 from trainer.gradients import Batch
-from trainer.history import TRAIN, VALIDATION, History, Record
+from trainer.history import TRAIN, VALIDATION, Record
 from trainer.loss_scale import MINIMUM
 from trainer.schedules import learning_rate_at
-from trainer.signals import StopRequest
+from trainer.signals import exit_status
 from trainer.state import Progress, TrainingState
 from trainer.step import make_evaluation_step, make_train_step
-from trainer.terminal import Terminal
+
+
+class Saves(Protocol):
+    """See Committer."""
+
+    def check(self) -> None: ...
+    def save(self) -> None: ...
+    def finish(self) -> None: ...
+
+
+class Records(Protocol):
+    """See History."""
+
+    validations: dict[int, dict[str, float]]
+
+    def add(self, record: Record) -> None: ...
+
+
+class Display(Protocol):
+    """See Terminal."""
+
+    def step(self, step: int) -> None: ...
+    def training(
+        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float
+    ) -> None: ...
+    def line(self, text: str) -> None: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,11 +60,11 @@ class Run:
     total_steps: int
     training_batches: Callable[[int], Iterable[Batch]]  # from a position on
     evaluation_batches: Iterable[Batch]
-    committer: Committer
+    committer: Saves
     committed_step: int | None  # the step of the checkpoint the run was restored from
-    history: History
-    terminal: Terminal
-    stop: StopRequest
+    history: Records
+    terminal: Display
+    stop: StopAgreement
 
     def epoch(self, examples: int) -> float:
         return examples / self.examples_per_epoch
@@ -72,9 +98,11 @@ def train(run: Run) -> None:
         closing = finished and step > 0 and not on_cadence
         pending = (on_cadence and noted != step) or (closing and step not in run.history.validations)
         improved = False
-        if pending and run.stop.signal is None:
+        stopping = run.stop.poll()
+        if pending and stopping is None:
             with clock.paused():
-                validation = evaluate(run.evaluation_batches, evaluation_step, lambda: run.stop.signal is not None)
+                validation = evaluate(run.evaluation_batches, evaluation_step, lambda: run.stop.poll() is not None)
+            stopping = run.stop.poll()  # one that arrives now is seen after the next step
             if validation is not None:
                 pending = False
                 improved = _record_validation(run, step, validation, closing)
@@ -85,7 +113,6 @@ def train(run: Run) -> None:
                 finished = finished or out_of_patience
         due = step > 0 and step % config.checkpoint.every_steps == 0
         best = improved and config.checkpoint.keep_best > 0
-        stopping = run.stop.signal  # looked at once: one that arrives now is seen after the next step
         if (finished or due or best or stopping) and committed != step:
             with clock.paused():
                 run.committer.save()
@@ -94,7 +121,7 @@ def train(run: Run) -> None:
             run.committer.finish()
         if stopping is not None and (pending or not finished):
             raise Stopped(
-                f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", run.stop.exit_status
+                f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping)
             )
         if finished:
             return

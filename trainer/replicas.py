@@ -7,12 +7,13 @@ are changed in step, with the same numbers, each by the replica it belongs to.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
 import tensorflow as tf
 
+from trainer.cluster import Cluster
 from trainer.config.check import check_shares
 from trainer.config.schema import Config
 from trainer.errors import UsageError
@@ -22,12 +23,17 @@ Share = Callable[[Rows, int], dict[str, tf.Tensor]]
 
 
 class Replicas:
-    """``count`` copies of the model's variables, ``here`` of them on the devices of this process."""
+    """``count`` copies of the model's variables, ``here`` of them on the devices of this process, which is number
+    ``process`` of ``processes``.
+    """
 
-    def __init__(self, strategy: tf.distribute.Strategy, here: int) -> None:
+    def __init__(self, strategy: tf.distribute.Strategy, here: int, process: int = 0) -> None:
         self._strategy = strategy
         self.count = int(strategy.num_replicas_in_sync)
         self.here = here
+        self.process = process
+        self.processes = self.count // here
+        self._sum = tf.function(lambda values: self.run(lambda share: total([values])[0]), autograph=False)
 
     def scope(self) -> AbstractContextManager[object]:
         """Variables that are made in this block exist once on every replica's device."""
@@ -50,6 +56,27 @@ class Replicas:
 
         results = self._strategy.run(on_replica)
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
+
+    def sum_over_processes(self, values: Sequence[float]) -> tf.Tensor:
+        """What all processes bring, float32 ``[len(values)]``, added up; every one of them has to come."""
+        return self._sum(tf.constant(values, tf.float32) / self.here)
+
+    def copy_from_chief(self, variables: Iterable[tf.Variable]) -> None:
+        """Give the variables of all processes the values that those of process 0 have; all processes have to come."""
+        by_type: dict[tf.DType, list[tf.Variable]] = {}
+        for variable in variables:
+            by_type.setdefault(variable.dtype, []).append(variable)
+
+        def on_replica() -> None:
+            context = tf.distribute.get_replica_context()
+            first = int(tf.get_static_value(context.replica_id_in_sync_group)) == 0
+            for group in by_type.values():
+                values = [each if first else tf.zeros(each.shape, each.dtype) for each in group]
+                for each, value in zip(group, total(values), strict=True):
+                    assign(each, value)
+
+        if self.processes > 1:
+            tf.function(lambda: self._strategy.run(on_replica), autograph=False)()
 
 
 def _share(rows: Rows, blocks: int, number: int, count: int) -> dict[str, tf.Tensor]:
@@ -74,7 +101,8 @@ def total(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
     """The sums over all replicas of tensors of one type, from inside ``Replicas.run``; differentiable."""
     if count_here() == 1:
         return list(values)
-    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, list(values)))
+    here = [tf.identity(value) for value in values]  # on the replica's device, wherever they come from
+    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here))
 
 
 def gathered(value: tf.Tensor) -> tf.Tensor:
@@ -98,20 +126,38 @@ def assign_sub(variable: tf.Variable, change: tf.Tensor) -> None:
     tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=tf.cast(change, variable.dtype))
 
 
-def replicas_for(config: Config) -> Replicas:
-    """The replicas that ``runtime.strategy`` asks for, over the devices there are.
+def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
+    """The replicas that ``runtime.strategy`` asks for, over the devices there are; in a cluster, over all processes,
+    for which this waits. Every process of a cluster has as many devices as the others.
 
     Raises:
         UsageError: the batch cannot be shared out to them, or XLA cannot compile what they exchange.
     """
+    if cluster is not None:
+        gpus = tf.config.list_physical_devices("GPU")  # logical ones exist when TensorFlow runs, too late for a cluster
+        here = len(gpus) or 1  # CPU: TensorFlow's strategy for several processes knows one device in each
+        _refuse_unless_possible(config, here * len(cluster.workers))
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+            task_type="worker",
+            task_id=cluster.rank,
+            num_accelerators={"GPU": len(gpus)},
+            rpc_layer="grpc",
+        )
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        return Replicas(strategy, here, cluster.rank)
     devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
     count = 1 if config.runtime.strategy == "one" else len(devices)
-    check_shares(config, count)
+    _refuse_unless_possible(config, count)
     if count == 1:
         return ONE_DEVICE
-    if config.runtime.xla and config.model.batch_norm.synchronized:
+    return Replicas(tf.distribute.MirroredStrategy([device.name for device in devices]), count)
+
+
+def _refuse_unless_possible(config: Config, count: int) -> None:
+    check_shares(config, count)
+    if count > 1 and config.runtime.xla and config.model.batch_norm.synchronized:
         raise UsageError(
-            f"runtime.xla=true cannot compile a batch norm that is synchronised over {count} devices; set "
+            f"runtime.xla=true cannot compile a batch norm that is synchronised over {count} replicas; set "
             "model.batch_norm.synchronized=false for statistics over groups of examples, or runtime.xla=false"
         )
-    return Replicas(tf.distribute.MirroredStrategy([device.name for device in devices]), count)

@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer import environment, memory, run_directory, runtime, selection, warm_start
+from trainer.agreement import StopAgreement
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, ManifestError, RecordedMetrics, Start
@@ -17,25 +18,24 @@ from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, verify
 from trainer.committer import Committer, Description
+from trainer.company import build_replicas, company
 from trainer.compatibility import judge, version_warnings
 from trainer.config import override, stored
 from trainer.config.complete import complete, total_steps
 from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
-from trainer.data.batches import evaluation_batches, training_batches
-from trainer.data.sampling import Sampling
-from trainer.data.source import Source, open_source
+from trainer.data.batches import Part, evaluation_batches, training_batches
 from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
-from trainer.fingerprint.behaviour import data_facts, mixing_facts, order_facts, preprocessing_facts
 from trainer.fingerprint.facts import Fact
-from trainer.fingerprint.structure import model_facts, optimizer_facts, schedule_facts
+from trainer.following import Beginning, follow
 from trainer.history import History, keep_readable, read_validations
 from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.mirror import Mirror, Place
-from trainer.replicas import replicas_for
+from trainer.peers import Message, Peers
 from trainer.signals import StopRequest
+from trainer.sources import Sources, fingerprint_of, open_sources
 from trainer.state import TrainingState, build_state, flatten
 from trainer.terminal import Terminal
 from trainer.warm_start import WarmStart
@@ -57,12 +57,15 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
-class Sources:
-    """Both splits of the data, and which records of the first training reads."""
+class Process:
+    """This process: what asks it to stop, and the others of the run, whose chief it is; None when there are none."""
 
-    training: Source
-    validation: Source
-    sampling: Sampling
+    stop: StopRequest
+    peers: Peers | None
+
+    def tell(self, message: Message) -> None:
+        if self.peers is not None:
+            self.peers.tell(message)
 
 
 def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
@@ -72,6 +75,14 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
         UsageError: there are checkpoints already, or the configuration does not fit the data.
         RestoreRefused: ``config`` differs from the run that is there in a key that changes the result.
     """
+    with company(config.runtime.strategy, stop) as peers:
+        if peers is None or peers.is_chief:
+            _train(invocation, config, Process(stop, peers))
+        else:
+            follow(peers, stop)
+
+
+def _train(invocation: Invocation, config: Config, process: Process) -> None:
     run_dir = Path(invocation.run_dir)
     with run_directory.writing(run_dir):
         checkpoints = run_dir / run_directory.CHECKPOINTS
@@ -80,10 +91,10 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
             if invocation.init_from is not None:
                 contents = warm_start.find(Path(invocation.init_from))
                 start = WarmStart(contents, invocation.allow, classes_follow_data=config.model.num_classes is None)
-            _run(run_dir, config, None, stop, start)
+            _run(run_dir, config, None, process, start)
         elif invocation.on_existing == "resume":
             found = newest_valid(checkpoints, config.checkpoint.verify, warn)
-            _continue(run_dir, found, lambda there: config, invocation.allow, stop)
+            _continue(run_dir, found, lambda there: config, invocation.allow, process)
         else:
             raise UsageError(
                 f"{run_dir} has checkpoints already; to continue that run:\n"
@@ -104,11 +115,23 @@ def resume(
         NoValidCheckpoint: what was asked for does not exist or is damaged.
         RestoreRefused: a change is not one that a resume may make, or code or data are not those of the checkpoint.
     """
+    # which strategy is stored a process that is not the chief cannot know
+    asked = values["runtime.strategy"] if "runtime.strategy" in values else "auto"
+    with company(str(asked), stop) as peers:
+        if peers is None or peers.is_chief:
+            _resume(run_dir, checkpoint, values, allow, Process(stop, peers))
+        else:
+            follow(peers, stop)
+
+
+def _resume(
+    run_dir: Path, checkpoint: str, values: Mapping[str, object], allow: Sequence[str], process: Process
+) -> None:
     if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
         found = selection.find(run_dir, checkpoint, _depth(run_dir, values), warn)
-        _continue(run_dir, found, lambda there: override.override(there, values), allow, stop)
+        _continue(run_dir, found, lambda there: override.override(there, values), allow, process)
 
 
 def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path) -> Path:
@@ -119,7 +142,7 @@ def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path
     """
     with run_directory.writing(run_dir):
         found = Found(checkpoint, verify(checkpoint, "full"), ())
-        _continue(run_dir, found, lambda there: config, allow, StopRequest())
+        _continue(run_dir, found, lambda there: config, allow, Process(StopRequest(), None))
     return directory.committed(run_dir / run_directory.CHECKPOINTS)[-1]
 
 
@@ -140,32 +163,78 @@ def _continue(
     found: Found,
     want: Callable[[Config], Config],
     allow: Sequence[str],
-    stop: StopRequest,
+    process: Process,
 ) -> None:
     there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
-    _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), stop, None)
+    _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), process, None)
 
 
-def _open_sources(config: Config) -> Sources:
-    training = open_source(config.data, "train")
-    return Sources(training, open_source(config.data, "validation"), Sampling(training, config))
+@dataclasses.dataclass(frozen=True)
+class Rebuilt:
+    """What a run works with, rebuilt from its configuration, with the state it begins with."""
+
+    config: Config
+    total_steps: int
+    sources: Sources
+    state: TrainingState
+    state_file: StateFile
+    fingerprint: list[Fact]
+    accepted: tuple[str, ...]  # differences to the checkpoint
+    notes: Sequence[str]
+
+    @property
+    def step(self) -> int:
+        return int(self.state.progress.step.numpy())
 
 
-def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest, start: WarmStart | None) -> None:
-    sources = _open_sources(config)
+def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process, start: WarmStart | None) -> None:
+    sources = open_sources(config)
     config = complete(config, sources.sampling.examples_per_epoch, len(sources.training.class_names))
     total = total_steps(config, sources.sampling.examples_per_epoch)
     if origin is not None and _is_complete(run_dir, origin, total):
+        process.tell({"config": None})
         print(f"{run_dir} is complete at step {origin.manifest.step} of {total}")
         print(f"to train on: {_resume_command(run_dir, f'train.steps={2 * total}')}")
         return
+    process.tell({"config": stored.to_text(config)})
+    rebuilt = _rebuild(config, total, sources, origin, process, start)
+    # Nothing in the directory has been touched so far; from here on this process is its writer.
+    checkpoints = run_dir / run_directory.CHECKPOINTS
+    directory.remove_leftovers(checkpoints)
+    replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
+    keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), warn)
+    history = History(run_dir, rebuilt.step)
+    terminal = Terminal(run_dir / run_directory.LOG, rebuilt.step, total)
+    try:
+        for line in [*_opening(run_dir, rebuilt, origin), *rebuilt.notes]:
+            terminal.line(line)
+        if origin is not None:
+            _make_way(checkpoints, origin, terminal)
+        if rebuilt.accepted:
+            history.note(rebuilt.step, "\n".join(rebuilt.accepted))
+        lineage = _lineage(rebuilt.step, origin, rebuilt.accepted, start)
+        committer = _committer(run_dir, rebuilt, origin, lineage, history, terminal, process)
+        try:
+            _loop(rebuilt, checkpoints, committer, history, terminal, process)
+        finally:
+            committer.close()
+        _summarize(run_dir, config, rebuilt.state, history, terminal)
+    finally:
+        history.close()
+        terminal.close()
+
+
+def _rebuild(
+    config: Config, total: int, sources: Sources, origin: Origin | None, process: Process, start: WarmStart | None
+) -> Rebuilt:
     runtime.configure(config.runtime)
+    replicas = build_replicas(config, process.peers, process.stop)
     memory.refuse_excess(config)
-    state = build_state(config, replicas_for(config))
-    fingerprint = _fingerprint(config, state, sources)
+    state = build_state(config, replicas)
+    fingerprint = fingerprint_of(config, state, sources)
     accepted = () if origin is None else _judge(origin, fingerprint)
     _check_classes(config, sources.training.class_names)
     tree = state.tree()
@@ -175,70 +244,71 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
         _restore(state, state_file, origin)
     elif start is not None:
         notes = warm_start.load(start, config, state)
-    step = int(state.progress.step.numpy())
-    # Nothing in the directory has been touched so far; from here on this process is its writer.
-    checkpoints = run_dir / run_directory.CHECKPOINTS
-    directory.remove_leftovers(checkpoints)
-    replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
-    lineage = _lineage(step, origin, accepted, start)
+    return Rebuilt(config, total, sources, state, state_file, fingerprint, accepted, notes)
+
+
+def _committer(
+    run_dir: Path,
+    rebuilt: Rebuilt,
+    origin: Origin | None,
+    lineage: tuple[Start, ...],
+    history: History,
+    terminal: Terminal,
+    process: Process,
+) -> Committer:
+    config, progress = rebuilt.config, rebuilt.state.progress
     retention = _retention(config)
     mirror = None
     if config.checkpoint.mirror is not None:
-        mirror = Mirror(Place(config.checkpoint.mirror), run_dir, retention, lineage[0], step)
-    keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), warn)
-    history = History(run_dir, step)
-    terminal = Terminal(run_dir / run_directory.LOG, step, total)
-    try:
-        for line in [*_opening(run_dir, step, total, sources, origin, accepted), *notes]:
-            terminal.line(line)
-        if origin is not None:
-            _make_way(checkpoints, origin, terminal)
-        here = checkpoints / directory.name_of(step)
-        if accepted:
-            history.note(step, "\n".join(accepted))
-        description = Description(
+        mirror = Mirror(Place(config.checkpoint.mirror), run_dir, retention, lineage[0], rebuilt.step)
+    description = Description(
+        config=config,
+        fingerprint=rebuilt.fingerprint,
+        class_names=rebuilt.sources.training.class_names,
+        examples_per_epoch=rebuilt.sources.sampling.examples_per_epoch,
+        lineage=lineage,
+    )
+    return Committer(
+        checkpoints=run_dir / run_directory.CHECKPOINTS,
+        description=description,
+        progress=progress,
+        state_file=rebuilt.state_file,
+        history=history,
+        terminal=terminal,
+        retention=retention,
+        mirror=mirror,
+        last_good=None if origin is None else origin.path,
+        when_finished=lambda: process.tell({"committed": int(progress.step.numpy())}),
+    )
+
+
+def _loop(
+    rebuilt: Rebuilt, checkpoints: Path, committer: Committer, history: History, terminal: Terminal, process: Process
+) -> None:
+    config, state, sources = rebuilt.config, rebuilt.state, rebuilt.sources
+    # a checkpoint that was taken from elsewhere is not in this directory yet
+    committed_step = rebuilt.step if (checkpoints / directory.name_of(rebuilt.step)).is_dir() else None
+    fingerprint = facts.to_text(rebuilt.fingerprint)
+    process.tell(Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint).message())
+    state.replicas.copy_from_chief(flatten(state.tree()).values())
+    part = Part(state.replicas.process, state.replicas.processes)
+    run_loop(
+        Run(
             config=config,
-            fingerprint=fingerprint,
-            class_names=sources.training.class_names,
+            state=state,
             examples_per_epoch=sources.sampling.examples_per_epoch,
-            lineage=lineage,
-        )
-        committer = Committer(
-            checkpoints=checkpoints,
-            description=description,
-            progress=state.progress,
-            state_file=state_file,
+            total_steps=rebuilt.total_steps,
+            training_batches=lambda position: training_batches(
+                sources.training, config, position, state.dropout_features, part, terminal.warn
+            ),
+            evaluation_batches=evaluation_batches(sources.validation, config, part, terminal.warn),
+            committer=committer,
+            committed_step=committed_step,
             history=history,
             terminal=terminal,
-            retention=retention,
-            mirror=mirror,
-            last_good=None if origin is None else origin.path,
+            stop=StopAgreement(process.stop, state.replicas),
         )
-        try:
-            run_loop(
-                Run(
-                    config=config,
-                    state=state,
-                    examples_per_epoch=sources.sampling.examples_per_epoch,
-                    total_steps=total,
-                    training_batches=lambda position: training_batches(
-                        sources.training, config, position, state.dropout_features, warn=terminal.warn
-                    ),
-                    evaluation_batches=evaluation_batches(sources.validation, config, warn=terminal.warn),
-                    committer=committer,
-                    # a checkpoint that was taken from elsewhere is not in this directory yet
-                    committed_step=step if here.is_dir() else None,
-                    history=history,
-                    terminal=terminal,
-                    stop=stop,
-                )
-            )
-        finally:
-            committer.close()
-        _summarize(run_dir, config, state, history, terminal)
-    finally:
-        history.close()
-        terminal.close()
+    )
 
 
 def _restore(state: TrainingState, state_file: StateFile, origin: Origin) -> None:
@@ -276,19 +346,6 @@ def _is_same(here: Path, other: Manifest) -> bool:
         return False
 
 
-def _fingerprint(config: Config, state: TrainingState, sources: Sources) -> list[Fact]:
-    return [
-        *data_facts(sources.training, "train"),
-        *data_facts(sources.validation, "validation"),
-        *model_facts(state.model),
-        *optimizer_facts(config),
-        *schedule_facts(config),
-        *preprocessing_facts(config),
-        *mixing_facts(config),
-        *order_facts(sources.sampling),
-    ]
-
-
 def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
     """What is accepted to be different from the checkpoint; raises when something is not."""
     for warning in version_warnings(origin.manifest.versions, environment.versions()):
@@ -300,13 +357,15 @@ def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
     return judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow)
 
 
-def _opening(
-    run_dir: Path, step: int, total: int, sources: Sources, origin: Origin | None, accepted: Sequence[str]
-) -> list[str]:
+def _opening(run_dir: Path, rebuilt: Rebuilt, origin: Origin | None) -> list[str]:
+    step, total = rebuilt.step, rebuilt.total_steps
+    replicas = rebuilt.state.replicas
+    shared = [f"{replicas.count} replicas in {replicas.processes} processes"] if replicas.count > 1 else []
     if origin is None:
-        return [f"training in {run_dir}: {total} steps, {sources.training.count} training images"]
-    changed = [f"changed on resume: {change}" for change in accepted]
-    return [f"resuming {run_dir} at step {step} of {total} from {origin.path}", *changed]
+        count = rebuilt.sources.training.count
+        return [f"training in {run_dir}: {total} steps, {count} training images", *shared]
+    changed = [f"changed on resume: {change}" for change in rebuilt.accepted]
+    return [f"resuming {run_dir} at step {step} of {total} from {origin.path}", *shared, *changed]
 
 
 def _check_classes(config: Config, class_names: tuple[str, ...]) -> None:

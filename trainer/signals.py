@@ -7,16 +7,17 @@ from types import FrameType
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 class StopRequest:
-    """Whether, and by which signal, the process was asked to stop. Install once, as early as possible."""
+    """Whether, and by which signal, the process was asked to stop. Install as early as possible."""
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
 
     def install(self) -> None:
-        for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT):
+        for number in STOP_SIGNALS:
             signal.signal(number, self._receive)
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
@@ -25,6 +26,7 @@ class StopRequest:
             # a second Ctrl-C ends the process at once, even inside an operation
             signal.signal(signal.SIGINT, signal.SIG_DFL)
 
-    @property
-    def exit_status(self) -> int:
-        return EXIT_INTERRUPTED if self.signal == signal.SIGINT else EXIT_STOPPED
+
+def exit_status(number: signal.Signals) -> int:
+    """The exit status of a run that a signal has stopped."""
+    return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED

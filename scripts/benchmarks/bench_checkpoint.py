@@ -113,6 +113,7 @@ def _ours(run_dir: Path, config: Config, state: TrainingState, *, in_background:
         retention=Retention(checkpoint.keep_last, checkpoint.keep_best, None, checkpoint.best_metric),
         mirror=None,
         last_good=None,
+        when_finished=lambda: None,
     )
     yield Saver(f"ours, {'async' if in_background else 'sync'}", committer.save, committer.finish)
     committer.close()

@@ -396,8 +396,10 @@ class LossScaleConfig:
 
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
-    strategy: Literal["auto", "one", "mirrored"] = key(
-        "compute on one device, or with a replica on each; auto: mirrored when there are several", "free"
+    strategy: Literal["auto", "one", "mirrored", "multi_worker"] = key(
+        "compute on one device, on all of this process, or on those of all processes that TF_CONFIG or Slurm names; "
+        "auto: whichever there are",
+        "free",
     )
     virtual_devices: int | None = key(
         "split the CPU, or the only GPU, into so many devices; null: leave it whole", "free", minimum=1, maximum=64

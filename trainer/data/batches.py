@@ -56,11 +56,13 @@ class Part:
     index: int
     count: int
 
-    def rows(self, batch_size: int) -> slice:
-        """The rows of a batch of ``batch_size``, which ``count`` divides."""
-        assert batch_size % self.count == 0, "whoever splits a batch chooses a count that divides it"
-        size = batch_size // self.count
-        return slice(self.index * size, (self.index + 1) * size)
+    def rows(self, batch_size: int, blocks: int = 1) -> Numbers:
+        """The rows, of each of ``blocks`` equal blocks of a batch of ``batch_size``, which ``blocks x count`` divides.
+
+        A block is what is computed at once, by all workers together.
+        """
+        assert batch_size % (blocks * self.count) == 0, "whoever splits a batch chooses a count that divides it"
+        return np.arange(batch_size).reshape(blocks, self.count, -1)[:, self.index].ravel()
 
 
 WHOLE = Part(0, 1)
@@ -118,8 +120,8 @@ def training_batches(
     ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``dropout`` float32 ``[B, dropout_features]`` uniform in [0, 1),
     ``ledger`` int64 ``[B]``, their entries in the ledger, ``substituted`` int64 ``[B]``, 1 for examples in the place
     of one that cannot be used, and where neighbours are mixed ``mixing`` float32 ``[B, 5]``, see
-    ``trainer.data.mixing``. The parts together are the whole batch, row for row. ``warn`` is told of every bad record
-    once.
+    ``trainer.data.mixing``. The parts together are the whole batch, in each of the ``train.accumulate_steps`` blocks
+    row for row. ``warn`` is told of every bad record once.
     """
     sampling = Sampling(source, config)
 
@@ -141,7 +143,8 @@ def training_batches(
 
     batch_size = config.train.global_batch_size
     starts = range(position, LAST_POSITION, batch_size)
-    return _open(source, config, starts, part.rows(batch_size), choose, prepare, warn)
+    rows = part.rows(batch_size, config.train.accumulate_steps)
+    return _open(source, config, starts, rows, choose, prepare, warn)
 
 
 def evaluation_batches(
@@ -190,19 +193,19 @@ def _open(
     source: Source,
     config: Config,
     starts: range,
-    rows: slice,
+    rows: Numbers,
     choose: Callable[[Numbers, BadRecords], Choice],
     prepare: Callable[[Example], Example],
     warn: Callable[[str], None],
 ) -> Batches:
     """The pipeline over the batches that begin at ``starts``, of which it reads ``rows``, a whole batch at a time."""
-    size = rows.stop - rows.start
+    size = len(rows)
     bad = BadRecords(source, warn)
     failures: dict[int, BadRecord] = {}
     ready = _ready(config) is not None
 
     def chosen(first: int) -> Choice:
-        return choose(np.arange(first + rows.start, first + rows.stop, dtype=np.int64), bad)
+        return choose(first + rows, bad)
 
     def read(first: np.int64) -> list[npt.NDArray[Any]]:
         try:

@@ -1,0 +1,98 @@
+"""One process among those of a run: joining them, leaving them, and not waiting for one that is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+
+import tensorflow as tf
+from tensorflow.python.eager import context  # not public; what tf.distribute's own health check aborts collectives with
+
+from trainer.cluster import Cluster, discover
+from trainer.config.schema import Config
+from trainer.errors import PeerLost, TrainerError, UsageError, printable
+from trainer.peers import SILENCE, Peers, connect
+from trainer.replicas import Replicas, replicas_for
+from trainer.signals import StopRequest
+
+GRACE_SECONDS = 25.0  # after a loss, for the save in flight to end; with the detection it stays below a minute
+
+
+def cluster_of(strategy: str, environ: Mapping[str, str]) -> Cluster | None:
+    """The cluster that a run with this ``runtime.strategy`` belongs to, None when it works alone.
+
+    Raises:
+        UsageError: the environment does not add up, or names no cluster where one is needed.
+    """
+    if strategy not in ("auto", "multi_worker"):
+        return None
+    cluster = discover(environ)
+    if cluster is None and strategy == "multi_worker":
+        raise UsageError(
+            "runtime.strategy=multi_worker finds no other process: TF_CONFIG is not set and srun has not started "
+            "several tasks\nstart one process on each node, or set runtime.strategy=auto"
+        )
+    return cluster
+
+
+@contextlib.contextmanager
+def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
+    """The other processes of the run for as long as the block runs, None when there are none.
+
+    When one of them is lost, what this process computes together with it is given up, so that the block ends by an
+    error, which becomes the PeerLost that says who it was. A block that does not end within ``GRACE_SECONDS`` ends
+    with the process. Whatever ends the block ends the others, too, with the same exit status.
+
+    Raises:
+        PeerLost: another process is gone, or did not come.
+        UsageError: as ``cluster_of``.
+    """
+    cluster = cluster_of(strategy, os.environ)
+    if cluster is None:
+        yield None
+        return
+    peers = connect(cluster, lambda: stop.signal is not None)
+    peers.watch(_end_soon)
+    try:
+        yield peers
+    except TrainerError as error:
+        peers.leave(error.exit_status, str(error))
+        raise
+    except tf.errors.OpError as error:
+        if peers.wait_for_loss(SILENCE):
+            assert peers.lost is not None
+            raise peers.lost from error
+        peers.leave(1, f"{type(error).__name__}")
+        raise
+    except BaseException as error:
+        peers.leave(1, f"{type(error).__name__}")
+        raise
+    peers.leave(0, "done")
+
+
+def build_replicas(config: Config, peers: Peers | None, stop: StopRequest) -> Replicas:
+    """``replicas_for`` the run; waits for the other processes to do the same."""
+    if peers is None:
+        return replicas_for(config, None)
+    replicas = replicas_for(config, peers.cluster)
+    stop.install()  # TensorFlow has put a handler of its own in its place
+    peers.watch(_give_up)
+    return replicas
+
+
+def _give_up(lost: PeerLost) -> None:
+    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, str(lost))
+    _end_soon(lost)
+
+
+def _end_soon(lost: PeerLost) -> None:
+    def end() -> None:
+        print(printable(f"stopped: {lost}"), file=sys.stderr, flush=True)
+        os._exit(lost.exit_status)
+
+    timer = threading.Timer(GRACE_SECONDS, end)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,132 @@
+"""The part of a process that is not the chief: it computes its share of every batch, and writes and shows nothing.
+
+It never looks into the run directory, so it does not matter what a network filesystem shows it: the configuration,
+every variable's value and everything else that decides what is done next come from the chief.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+
+from trainer import memory, runtime
+from trainer.agreement import StopAgreement
+from trainer.company import build_replicas
+from trainer.config import stored
+from trainer.data.batches import Part, evaluation_batches, training_batches
+from trainer.errors import UsageError, warn
+from trainer.fingerprint import facts
+from trainer.history import Record
+from trainer.loop import Run
+from trainer.loop import train as run_loop
+from trainer.peers import Message, Peers
+from trainer.signals import StopRequest
+from trainer.sources import fingerprint_of, open_sources
+from trainer.state import build_state, flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What all processes of a run have to know alike, beside the configuration and the state."""
+
+    total_steps: int
+    committed_step: int | None
+    validations: Mapping[int, dict[str, float]]
+    fingerprint: str  # text of all facts
+
+    def message(self) -> Message:
+        return {**dataclasses.asdict(self), "validations": list(self.validations.items())}
+
+    @staticmethod
+    def of(message: Message) -> Beginning:
+        return Beginning(**{**message, "validations": {int(step): values for step, values in message["validations"]}})
+
+
+class _Saves:
+    """In the place of a Committer."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    def check(self) -> None:
+        if self._peers.lost is not None:
+            raise self._peers.lost
+
+    def save(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        """Return when the chief says that everything is committed: a launcher may end all when one process ends."""
+        self._peers.hear()
+
+
+class _Records:
+    """In the place of a History."""
+
+    def __init__(self, validations: Mapping[int, dict[str, float]]) -> None:
+        self.validations = dict(validations)
+
+    def add(self, record: Record) -> None:
+        if record.split == "val":
+            self.validations[record.step] = record.scalars
+
+
+class _Display:
+    """In the place of a Terminal."""
+
+    def step(self, step: int) -> None:
+        pass
+
+    def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
+        pass
+
+    def line(self, text: str) -> None:
+        pass
+
+
+def follow(peers: Peers, stop: StopRequest) -> None:
+    """Work for the chief until the run ends.
+
+    Raises:
+        PeerLost: the chief or another process is gone.
+        UsageError: this process has other data, code or devices than the chief.
+        Stopped, TrainingFailed: as the chief.
+    """
+    plan = peers.hear()
+    if plan["config"] is None:
+        return
+    config = stored.from_text(plan["config"])
+    sources = open_sources(config)
+    runtime.configure(config.runtime)
+    replicas = build_replicas(config, peers, stop)
+    memory.refuse_excess(config)
+    state = build_state(config, replicas)
+    beginning = Beginning.of(peers.hear())
+    fingerprint = facts.to_text(fingerprint_of(config, state, sources))
+    if fingerprint != beginning.fingerprint:
+        here, chief = (dict(enumerate(json.loads(text))) for text in (fingerprint, beginning.fingerprint))
+        first = next(number for number in [*chief, *here] if chief.get(number) != here.get(number))
+        raise UsageError(
+            f"worker {peers.cluster.rank} computes something else than the chief: there {chief.get(first)}, here "
+            f"{here.get(first)}\ngive all processes the same program, environment and data"
+        )
+    replicas.copy_from_chief(flatten(state.tree()).values())
+    part = Part(replicas.process, replicas.processes)
+    run_loop(
+        Run(
+            config=config,
+            state=state,
+            examples_per_epoch=sources.sampling.examples_per_epoch,
+            total_steps=beginning.total_steps,
+            training_batches=lambda position: training_batches(
+                sources.training, config, position, state.dropout_features, part, warn
+            ),
+            evaluation_batches=evaluation_batches(sources.validation, config, part, warn),
+            committer=_Saves(peers),
+            committed_step=beginning.committed_step,
+            history=_Records(beginning.validations),
+            terminal=_Display(),
+            stop=StopAgreement(stop, replicas),
+        )
+    )

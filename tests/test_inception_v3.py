@@ -174,7 +174,7 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 from trainer.models.layers import FusedBatchNormalization
 images = np.random.default_rng(0).normal(3, 2, (8, 4, 4, 5)).astype(np.float32)
-make = lambda: FusedBatchNormalization(momentum=0.9, epsilon=1e-3, scale=False, synchronized=True)
+make = lambda: FusedBatchNormalization(group_size=4, momentum=0.9, epsilon=1e-3, scale=False, synchronized=True)
 whole = make()
 expected = whole(images, training=True)
 strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])

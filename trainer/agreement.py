@@ -27,8 +27,8 @@ class StopAgreement:
         if self._replicas.processes == 1:
             return self._stop.signal
         before = self._asked
-        own = self._stop.signal
-        self._asked = self._replicas.sum_over_processes([float(each == own) for each in STOP_SIGNALS])
+        votes = [float(each == self._stop.signal) for each in STOP_SIGNALS]
+        self._asked = self._replicas.sum_over_processes(tf.constant(votes))
         if before is None:
             return None
-        return next((each for each, votes in zip(STOP_SIGNALS, before.numpy(), strict=True) if votes), None)
+        return next((each for each, count in zip(STOP_SIGNALS, before.numpy(), strict=True) if count), None)

@@ -33,7 +33,7 @@ class Replicas:
         self.here = here
         self.process = process
         self.processes = self.count // here
-        self._sum = tf.function(lambda values: self.run(lambda share: total([values])[0]), autograph=False)
+        self._sum = tf.function(self._sum_of_firsts, autograph=False)
 
     def scope(self) -> AbstractContextManager[object]:
         """Variables that are made in this block exist once on every replica's device."""
@@ -50,33 +50,40 @@ class Replicas:
             return compute(lambda rows, blocks: dict(rows))
 
         def on_replica() -> Any:
-            context = tf.distribute.get_replica_context()
-            number = int(tf.get_static_value(context.replica_id_in_sync_group)) % self.here
+            number = self._number()
             return compute(lambda rows, blocks: _share(rows, blocks, number, self.here))
 
         results = self._strategy.run(on_replica)
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
 
-    def sum_over_processes(self, values: Sequence[float]) -> tf.Tensor:
-        """What all processes bring, float32 ``[len(values)]``, added up; every one of them has to come."""
-        return self._sum(tf.constant(values, tf.float32) / self.here)
+    def sum_over_processes(self, values: tf.Tensor) -> tf.Tensor:
+        """What all processes bring, tensors of one shape and type, added up; every one of them has to come."""
+        return self._sum(values)
+
+    def _sum_of_firsts(self, values: tf.Tensor) -> tf.Tensor:
+        def on_replica() -> tf.Tensor:
+            (added,) = total([values if self._number() == 0 else tf.zeros_like(values)])
+            return added
+
+        return self._strategy.experimental_local_results(self._strategy.run(on_replica))[0]
 
     def copy_from_chief(self, variables: Iterable[tf.Variable]) -> None:
         """Give the variables of all processes the values that those of process 0 have; all processes have to come."""
+        if self.processes == 1:
+            return
         by_type: dict[tf.DType, list[tf.Variable]] = {}
         for variable in variables:
             by_type.setdefault(variable.dtype, []).append(variable)
+        for group in by_type.values():
+            own = tf.concat([tf.reshape(variable, [-1]) for variable in group], 0)
+            chiefs = self.sum_over_processes(own if self.process == 0 else tf.zeros_like(own))
+            values = tf.split(chiefs, [variable.shape.num_elements() for variable in group])
+            for variable, value in zip(group, values, strict=True):
+                variable.assign(tf.reshape(value, variable.shape))
 
-        def on_replica() -> None:
-            context = tf.distribute.get_replica_context()
-            first = int(tf.get_static_value(context.replica_id_in_sync_group)) == 0
-            for group in by_type.values():
-                values = [each if first else tf.zeros(each.shape, each.dtype) for each in group]
-                for each, value in zip(group, total(values), strict=True):
-                    assign(each, value)
-
-        if self.processes > 1:
-            tf.function(lambda: self._strategy.run(on_replica), autograph=False)()
+    def _number(self) -> int:
+        """Which of those in this process the calling replica is."""
+        return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)) % self.here
 
 
 def _share(rows: Rows, blocks: int, number: int, count: int) -> dict[str, tf.Tensor]:

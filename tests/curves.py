@@ -1,0 +1,73 @@
+"""A program: the losses of the first steps of one configuration on several numbers of replicas, as JSON.
+
+Usage: curves.py STEPS COUNTS OVERRIDES, e.g. 50 '[1, 2]' '["train.accumulate_steps=2"]'. One process for all counts:
+it has as many logical CPU devices as the largest.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+
+import numpy as np
+import tensorflow as tf
+from conftest import NARROW, SMOOTH
+from test_config import compose
+
+from trainer import runtime
+from trainer.config.complete import complete
+from trainer.config.schema import Config
+from trainer.data.batches import evaluation_batches, training_batches
+from trainer.data.source import open_source
+from trainer.evaluation import evaluate
+from trainer.replicas import ONE_DEVICE, Replicas
+from trainer.state import build_state, flatten
+from trainer.step import make_evaluation_step, make_train_step
+
+
+def curve(config: Config, replicas: Replicas, steps: int) -> dict[str, object]:
+    """Losses of the steps, validation afterwards, all integer variables, and whether all copies are equal."""
+    state = build_state(config, replicas)
+    train_step = make_train_step(state, config)
+    losses, before = [], 0.0
+    source = open_source(config.data, "train")
+    batches = iter(training_batches(source, config, 0, state.dropout_features))
+    for _ in range(steps):
+        train_step(next(batches))
+        total = float(state.progress.loss_sum.numpy())
+        losses.append(total - before)
+        before = total
+        state.progress.loss_sum.assign(0.0)
+        before = 0.0
+    validation = evaluate(
+        evaluation_batches(open_source(config.data, "validation"), config),
+        make_evaluation_step(state, config),
+        lambda: False,
+    )
+    variables = flatten(state.tree())
+    copies = [
+        [copy.numpy() for copy in variable.values] for variable in variables.values() if hasattr(variable, "values")
+    ]
+    return {
+        "losses": losses,
+        "validation": validation,
+        "counters": {name: int(each.numpy()) for name, each in variables.items() if each.dtype == tf.int64},
+        "copies": max(map(len, copies), default=1),
+        "copies_equal": all(np.array_equal(each, group[0]) for group in copies for each in group),
+    }
+
+
+def main(steps: int, counts: list[int], overrides: list[str]) -> None:
+    config = complete(compose(*NARROW, *SMOOTH, *overrides), 320, 10)
+    runtime.configure(dataclasses.replace(config.runtime, virtual_devices=max(counts)))
+    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
+    found = {}
+    for count in counts:
+        many = Replicas(tf.distribute.MirroredStrategy(devices[:count]), count) if count > 1 else ONE_DEVICE
+        found[count] = curve(config, many, steps)
+    print(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), *map(json.loads, sys.argv[2:]))

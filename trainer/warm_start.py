@@ -11,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.verification import verify
@@ -27,7 +26,8 @@ from trainer.diagnosis.findings import Finding, Unusable, listed
 from trainer.diagnosis.formats import locate
 from trainer.diagnosis.readers import read_contents
 from trainer.diagnosis.translation import Translation, head_shape, translate
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.diagnosis.untraced import differing_settings, origin_config
+from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.state import TrainingState
 
 AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
@@ -61,8 +61,9 @@ def find(path: Path) -> Contents:
 class WarmStart:
     """What a new run starts from, and what of it may differ from the file.
 
-    ``allow`` may hold ``preprocess``: the configured normalisation is right for these weights; and
-    ``model.num_classes``: a classifier for another number of classes is replaced by a fresh one.
+    ``allow`` may hold ``preprocess``: the configured normalisation is right for these weights; ``model.num_classes``: a
+    classifier for another number of classes is replaced by a fresh one; and the keys of ``trainer/diagnosis/untraced``,
+    which decide what a network computes with equal weights.
     ``classes_follow_data`` tells that nobody set ``model.num_classes``, so that a fresh classifier is what is wanted.
     """
 
@@ -79,8 +80,8 @@ def load(start: WarmStart, config: Config, state: TrainingState) -> list[str]:
     them. Returns lines that list what was loaded, what the file has and the model cannot take, and what starts fresh.
 
     Raises:
-        RestoreRefused: another network, other classes than were asked for, or another preprocessing; nothing was
-            assigned.
+        RestoreRefused: another network, one that computes something else with equal weights, other classes than were
+            asked for, or another preprocessing; nothing was assigned.
         NoValidCheckpoint: a tensor is damaged; nothing was assigned.
     """
     contents = start.contents
@@ -93,6 +94,7 @@ def load(start: WarmStart, config: Config, state: TrainingState) -> list[str]:
     skipped = [name for name in there if name not in loaded]
     _check_body(contents, translation, config, state, [*fresh, *skipped])
     _check_classes(start, there, shapes, fresh)
+    _check_settings(start, translation, config)
     _check_normalization(start, translation, config)
     values = {name: _value(contents, translation, name) for name in loaded}
     for name, value in values.items():
@@ -104,8 +106,6 @@ def load(start: WarmStart, config: Config, state: TrainingState) -> list[str]:
         lines.append(f"  of {BACKGROUND} classes the first, the background, was dropped")
     lines += [f"  freshly initialised: {listed(f'{name} {list(shapes[name])}' for name in fresh)}"] if fresh else []
     lines += [f"  not taken from the file: {listed(f'{n} {list(there[n])}' for n in skipped)}"] if skipped else []
-    if translation.channels_first:
-        lines.append("  average pools of this network do not count padding, torchvision's do: logits will differ")
     return lines
 
 
@@ -151,6 +151,21 @@ def _check_classes(
     )
 
 
+def _check_settings(start: WarmStart, translation: Translation, config: Config) -> None:
+    """Refuse when the network computes something else with equal weights, unless each such key is allowed."""
+    refused = [s for s in differing_settings(start.contents, translation, config) if s.key not in start.allow]
+    if not refused:
+        return
+    source = "its configuration" if origin_config(start.contents) is not None else f"weights of {translation.scheme}"
+    lines = [f"  {s.key}: {s.found} in {source}, {s.configured} is configured" for s in refused]
+    raise RestoreRefused(
+        f"init_from={start.contents.path} fits in every shape, but is of a network that computes something else\n"
+        + "".join(f"{line}\n" for line in lines)
+        + f"add {' '.join(f'{s.key}={s.found}' for s in refused)}, or say that what is configured is right: "
+        f"allow=[{','.join(s.key for s in refused)}]"
+    )
+
+
 def _check_normalization(start: WarmStart, translation: Translation, config: Config) -> None:
     """Weights go with the range of pixel values they were trained on."""
     if PREPROCESS_KEY in start.allow:
@@ -178,13 +193,9 @@ def _check_normalization(start: WarmStart, translation: Translation, config: Con
 
 def _known_normalizations(contents: Contents, translation: Translation) -> list[tuple[str, NormalizeConfig]]:
     """Where weights of this kind come from, with the normalisation that is right for each."""
-    if ORIGIN_CONFIG in contents.facts:  # our own checkpoint, or an export of one
-        try:
-            return [("its configuration", stored.from_text(contents.facts[ORIGIN_CONFIG]).preprocess.normalize)]
-        except (UsageError, yaml.YAMLError):
-            return []
-    if translation.scheme == own_names.TITLE:
-        return []
+    if ORIGIN_CONFIG in contents.facts or translation.scheme == own_names.TITLE:
+        origin = origin_config(contents)
+        return [] if origin is None else [("its configuration", origin.preprocess.normalize)]
     if translation.scheme == torch_names.TITLE:
         return [
             ("torchvision with transform_input=True (its published weights), timm tf_in1k and tv_in1k", HALF),

@@ -54,7 +54,7 @@ def images(config: Config) -> np.ndarray:
 
 def loaded(path: Path, config: Config, *allow: str) -> TrainingState:
     state = build_state(config)
-    warm_start.load(WarmStart(warm_start.find(path), allow, classes_follow_data=False), config, state)
+    warm_start.load(WarmStart(warm_start.find(path), allow, classes_follow_data=False), config, state, ("a", "b"))
     return state
 
 

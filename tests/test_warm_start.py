@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from diagnosing import narrow_arrays, narrow_config
+from diagnosing import commit, narrow_arrays, narrow_config, narrow_state
 from foreign_files import Arrays, flip, save_safetensors, save_with_saver, slim, torch
 
 from trainer import warm_start
@@ -21,12 +21,15 @@ def averages(arrays: Arrays) -> Arrays:
     return {f"{name}/ExponentialMovingAverage": value for name, value in slim(arrays).items()}
 
 
+DIGITS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
+
+
 def load(
     path: Path, state: TrainingState, *, allow: tuple[str, ...] = (), follow: bool = True, **changes: object
 ) -> list[str]:
     """Load into ``state`` as a run of the narrow configuration with ``changes`` does."""
     config = with_leaves(narrow_config(), changes)
-    return warm_start.load(WarmStart(warm_start.find(path), allow, follow), config, state)
+    return warm_start.load(WarmStart(warm_start.find(path), allow, follow), config, state, DIGITS)
 
 
 WRITERS: dict[str, Callable[[Path, Arrays], Path]] = {
@@ -139,3 +142,26 @@ def test_what_is_not_this_network_is_refused_by_its_cause(tmp_path: Path) -> Non
     scaled = WRITERS["slim"](tmp_path / "scaled", {**narrow_arrays(), **gammas})
     with pytest.raises(RestoreRefused, match=r"(?s)multiplier \(gamma\).*to fit it: model.batch_norm.scale=true"):
         load(scaled, state)
+
+
+def test_classes_of_other_names_get_a_fresh_classifier_or_need_consent(tmp_path: Path) -> None:
+    path = commit(tmp_path / "run", 5, narrow_state(), narrow_config())  # its classes are called 0 to 9
+    state = build_state(with_leaves(narrow_config(), {"seed": 5}))
+    lines = load(path, state, allow=("data.classes",), follow=False)
+    assert "freshly initialised" not in "\n".join(lines)
+    lines = load(path, state)
+    assert "it was trained on 0, 1, 2, 3, 4, 5 and 4 more, the data has zero, one, two" in lines[1]
+    assert "freshly initialised: aux_logits/logits/kernel [7, 10]" in "\n".join(lines)
+    with pytest.raises(RestoreRefused, match=r"(?s)other classes.*allow=\[model.num_classes\].*allow=\[data.classes\]"):
+        load(path, state, follow=False)
+
+
+def test_our_own_weights_demand_what_their_configuration_says_and_no_tensor_shows(tmp_path: Path) -> None:
+    path = commit(tmp_path / "run", 5, narrow_state(), narrow_config())
+    state = build_state(narrow_config())
+    changes = {"model.activation": "elu", "model.batch_norm.epsilon": 0.01}
+    with pytest.raises(RestoreRefused) as refused:
+        load(path, state, **changes)
+    assert "model.activation: relu in its configuration, elu is configured" in str(refused.value)
+    assert "add model.activation=relu model.batch_norm.epsilon=0.001, or say" in str(refused.value)
+    load(path, state, allow=tuple(changes), **changes)

@@ -34,6 +34,7 @@ from trainer.history import History, keep_readable, read_validations
 from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.mirror import Mirror, Place
+from trainer.restored import restore_state
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state, flatten
 from trainer.terminal import Terminal
@@ -171,9 +172,9 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     state_file = StateFile(tree, flatten(tree))
     notes: list[str] = []
     if origin is not None:
-        _restore(state, state_file, origin)
+        restore_state(state, state_file, origin.path, origin.manifest)
     elif start is not None:
-        notes = warm_start.load(start, config, state)
+        notes = warm_start.load(start, config, state, sources.training.class_names)
     step = int(state.progress.step.numpy())
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     checkpoints = run_dir / run_directory.CHECKPOINTS
@@ -238,13 +239,6 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, stop: StopRequest
     finally:
         history.close()
         terminal.close()
-
-
-def _restore(state: TrainingState, state_file: StateFile, origin: Origin) -> None:
-    state_file.restore(origin.path)
-    step = int(state.progress.step.numpy())
-    if step != origin.manifest.step:
-        raise NoValidCheckpoint(f"{origin.path} says step {origin.manifest.step}, and its tensors are of step {step}")
 
 
 def _retention(config: Config) -> Retention:

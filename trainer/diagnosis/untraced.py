@@ -10,15 +10,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
-import yaml
-
-from trainer.config import stored
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.diagnosis import keras_names, slim_names, torch_names
-from trainer.diagnosis.contents import ORIGIN_CONFIG, Contents
+from trainer.diagnosis.contents import Contents
+from trainer.diagnosis.origin import origin_config
 from trainer.diagnosis.translation import Translation
-from trainer.errors import UsageError
 
 KEYS = ("model.activation", "model.batch_norm.epsilon", "model.count_include_pad")
 # tensorflow/models research/slim/nets/inception_utils.py and inception_v3.py; keras/src/applications/inception_v3.py
@@ -39,16 +36,6 @@ class Setting:
     key: str
     found: str
     configured: str
-
-
-def origin_config(contents: Contents) -> Config | None:
-    """The configuration in our own checkpoints and exports; None when there is none that this version understands."""
-    if ORIGIN_CONFIG not in contents.facts:
-        return None
-    try:
-        return stored.from_text(contents.facts[ORIGIN_CONFIG])
-    except (UsageError, yaml.YAMLError):
-        return None
 
 
 def differing_settings(contents: Contents, translation: Translation, config: Config) -> list[Setting]:

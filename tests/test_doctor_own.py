@@ -237,9 +237,13 @@ def test_torch_weights_are_channels_first_with_gamma(doctor: Doctor, tmp_path: P
     arrays = torch(random_arrays({name: scaled[name] for name in _built_order(scaled)}))
     path = save_safetensors(tmp_path / "model.safetensors", arrays)
     status, output = doctor(path, *NARROW)
-    assert (status, causes(output)) == (3, ["foreign_format", "channel_order", "gamma"])
+    assert (status, causes(output)) == (3, ["foreign_format", "channel_order", "setting", "gamma"])
     assert "out×in×height×width" in output
-    assert "pools count the padding" in output
+    assert "model.count_include_pad is true in networks of torchvision or timm and false in the model" in output
+    suggested = "model.count_include_pad=true model.batch_norm.scale=true"
+    assert suggested in output.partition("next: ")[2]
+    status, output = doctor(path, *NARROW, *suggested.split())
+    assert (status, causes(output)) == (3, ["foreign_format", "channel_order"])
     cut(path, 0.9)
     status, output = doctor(path, *NARROW)
     assert (status, causes(output)) == (4, ["truncated"])

@@ -16,13 +16,14 @@ from stored_runs import keep_this_process, lively, store_run
 
 from trainer import restored, run_directory
 from trainer.__main__ import run
+from trainer.checkpoint import manifest as manifests
 from trainer.config.complete import with_leaves
 from trainer.config.schema import Config, DigitsConfig
 from trainer.data import transforms
 from trainer.data.batches import evaluation_batches
 from trainer.data.embedded import DigitsSplit
 from trainer.data.source import open_source
-from trainer.errors import UsageError
+from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.state import TrainingState
 
 
@@ -53,6 +54,15 @@ def test_another_process_reproduces_the_recorded_numbers_bit_for_bit_while_the_r
     manifest = json.loads((run_dir / "checkpoints" / "step-00000005" / "manifest.json").read_text())
     found = {"loss": facts["loss"], "accuracy": facts["accuracy"], "skipped": 0}
     assert found == manifest["validation"] == facts["recorded"]
+
+
+def test_a_checkpoint_whose_tensors_are_of_another_step_is_not_read(stored: Path, tmp_path: Path) -> None:
+    renamed = tmp_path / "step-00000007"
+    shutil.copytree(next((stored / "checkpoints").glob("step-*")), renamed)
+    manifest = manifests.read(renamed / manifests.FILE_NAME)
+    manifests.write(dataclasses.replace(manifest, step=7), renamed / manifests.FILE_NAME)
+    with pytest.raises(NoValidCheckpoint, match="says step 7, and its tensors are of step 0"):
+        restored.restore(stored, str(renamed), ())
 
 
 def times(path: Path) -> int:

@@ -21,6 +21,7 @@ from trainer.config.schema import DigitsConfig
 from trainer.data.batches import evaluation_batches
 from trainer.data.embedded import DigitsSplit
 from trainer.data.source import open_source
+from trainer.diagnosis.overview import overview
 from trainer.export import formats
 from trainer.state import build_state
 from trainer.step import inference
@@ -106,9 +107,14 @@ def test_a_process_without_this_project_gets_the_same_outputs_from_every_export(
     assert sorted(path.name for path in tmp_path.iterdir() if path.name.startswith(".")) == []
     state = build_state(there.config)
     for name in ("m.keras", "m.weights.h5", "m.safetensors"):  # and back again
+        seen = overview(tmp_path / name)
+        assert (seen["origin"]["checkpoint_digest"], seen["origin"]["weights"]) == (digest, "ema"), name
+        assert seen["config"]["model.min_depth"] == there.config.model.min_depth, name
+        assert all(len(str(text)) < 100 for text in seen["file"].values()), name
         for variable in state.variables.values():
             variable.assign(tf.zeros_like(variable))
-        warm_start.load(WarmStart(warm_start.find(tmp_path / name), (), False), there.config, state)
+        exported = WarmStart(warm_start.find(tmp_path / name), (), classes_follow_data=False)
+        warm_start.load(exported, there.config, state, there.manifest.class_names)
         for variable, values in there.state.weights("ema").items():
             if not variable.startswith("aux_logits"):
                 assert np.array_equal(state.variables[variable].numpy(), values.numpy()), (name, variable)

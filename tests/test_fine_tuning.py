@@ -1,10 +1,15 @@
-"""Classifiers first, then everything: which variables a step moves is a function of the step alone."""
+"""Weights of another task: what is trained when, in one process and over several, and whether it is worth it."""
 
 from __future__ import annotations
 
 import numpy as np
+import pytest
+from conftest import NARROW, Trainer, assert_same_run, checkpoint_names, metrics
+from diagnosing import narrow_arrays
+from foreign_files import save_with_saver, slim
 from test_precision import batch, narrow
 
+from trainer.checkpoint.tensors import read_tensor, stored_tensors
 from trainer.state import build_state, flatten
 from trainer.step import make_train_step
 
@@ -25,3 +30,40 @@ def test_until_the_step_only_classifiers_and_their_slots_move_and_from_then_on_e
         assert heads <= moved
         assert (moved == heads) == frozen, sorted(moved - heads)[:5]
         assert frozen or any(name.endswith("moving_mean") for name in moved)
+
+
+def test_a_run_stopped_while_frozen_and_resumed_by_another_process_equals_one_that_never_stopped(
+    trainer: Trainer,
+) -> None:
+    arrays = {name: np.abs(value) if "variance" in name else value for name, value in narrow_arrays().items()}
+    weights = save_with_saver(trainer.cwd / "inception_v3.ckpt", slim(arrays))
+    settings = (*NARROW, *SETTINGS, f"init_from={weights}", "optimizer=sgd", "schedule.decay_steps=6")
+    straight, stopped = trainer.cwd / "straight", trainer.cwd / "stopped"
+    trainer.run("train", f"run_dir={straight}", *settings, "train.steps=6")
+    trainer.run("train", f"run_dir={stopped}", *settings, "train.steps=2")
+    trainer.run("resume", f"run_dir={stopped}", "train.steps=6")
+    kernel = "mixed_6a/branch_0/conv2d_1a_3x3/conv/kernel"
+    for step, frozen in ((2, True), (6, False)):
+        value = read_tensor(stopped / "checkpoints" / f"step-{step:08d}", f"model/{kernel}")
+        assert np.array_equal(value, arrays[kernel]) == frozen
+    assert_same_run(straight, stopped)
+
+
+@pytest.mark.long
+def test_weights_of_a_related_task_end_better_than_none_after_the_same_steps(trainer: Trainer) -> None:
+    """Five digits, 721 images of them, prepare for the other five, with 100 images; the weights come as TF-Slim's."""
+    network = ("model.width=0.125", "model.min_depth=8", "model.batch_norm.momentum=0.9", "runtime.threads=2")
+    low = trainer.cwd / "low"
+    trainer.run("train", f"run_dir={low}", *network, "data.classes=[zero,one,two,three,four]", "train.epochs=10")
+    last = low / "checkpoints" / checkpoint_names(low)[-1]
+    names = [name.removeprefix("model/") for name in stored_tensors(last) if name.startswith("model/")]
+    arrays = {name: read_tensor(last, f"model/{name}") for name in names if "logits/logits" not in name}
+    weights = save_with_saver(trainer.cwd / "inception_v3.ckpt", slim(arrays))
+    task = (*network, "data.classes=[five,six,seven,eight,nine]", "data.train_examples=100", "train.steps=80")
+    accuracy = {}
+    for name, more in (("tuned", [f"init_from={weights}"]), ("scratch", [])):
+        output = trainer.run("train", f"run_dir={trainer.cwd / name}", *task, "evaluation.every_steps=80", *more)
+        assert ("384 of 388 variables loaded" in output) == (name == "tuned")
+        (validation,) = [record for record in metrics(trainer.cwd / name) if record["split"] == "val"]
+        accuracy[name] = validation["accuracy"]
+    assert accuracy["tuned"] > accuracy["scratch"] + 0.1, accuracy

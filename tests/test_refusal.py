@@ -103,6 +103,10 @@ KEYS = {
         "model.activation: relu -> sigmoid",
         "layer conv2d_1a_3x3.activation: activation relu -> sigmoid",
     ),
+    "model.count_include_pad=true": (
+        "model.count_include_pad: False -> True",
+        "layer mixed_5b.branch_3.avgpool_0a_3x3: inbound",
+    ),
     "model.batch_norm.momentum=0.5": ("layer conv2d_1a_3x3.batch_norm: momentum 0.95 -> 0.5",),
     "model.batch_norm.epsilon=0.01": ("layer conv2d_1a_3x3.batch_norm: epsilon 0.001 -> 0.01",),
     "model.batch_norm.scale=true": ("layer conv2d_1a_3x3.batch_norm: scale False -> True",),
@@ -525,7 +529,8 @@ def test_init_from_takes_what_matches_lists_the_rest_and_refuses_too_little(orig
     new = trainer.cwd / "new"
     output = trainer.run(
         *("train", f"run_dir={new}", *ARGUMENTS, "train.steps=0", f"init_from={checkpoint}"),
-        *("model.num_classes=12", "optimizer=sgd", "model.activation=elu", "allow=[model.num_classes]"),
+        *("model.num_classes=12", "optimizer=sgd", "model.activation=elu"),
+        "allow=[model.num_classes,model.activation]",
     )
     assert "  freshly initialised: aux_logits/logits/kernel [7, 12], " in output
     assert "  not taken from the file: aux_logits/logits/bias [10], " in output

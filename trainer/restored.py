@@ -67,8 +67,21 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
             warn(warning)
         _check_program(path, config, state, allow)
         tree = state.tree()
-        StateFile(tree, flatten(tree)).restore(path)
+        restore_state(state, StateFile(tree, flatten(tree)), path, found.manifest)
     return Restored(path, found.manifest, digest, config, state)
+
+
+def restore_state(state: TrainingState, state_file: StateFile, path: Path, manifest: Manifest) -> None:
+    """Assign everything in ``state``, of which ``state_file`` is the file, from the checkpoint at ``path``.
+
+    Raises:
+        RestoreRefused: it holds other variables; nothing was assigned.
+        NoValidCheckpoint: a tensor is damaged, or the tensors are not those of the step that ``manifest`` tells.
+    """
+    state_file.restore(path)
+    step = int(state.progress.step.numpy())
+    if step != manifest.step:
+        raise NoValidCheckpoint(f"{path} says step {manifest.step}, and its tensors are of step {step}")
 
 
 def _check_program(path: Path, config: Config, state: TrainingState, allow: Sequence[str]) -> None:

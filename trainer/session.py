@@ -34,6 +34,7 @@ from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.mirror import Mirror, Place
 from trainer.peers import Message, Peers
+from trainer.restored import restore_state
 from trainer.signals import StopRequest
 from trainer.sources import Sources, fingerprint_of, open_sources
 from trainer.state import TrainingState, build_state, flatten
@@ -241,9 +242,9 @@ def _rebuild(
     state_file = StateFile(tree, flatten(tree))
     notes: list[str] = []
     if origin is not None:
-        _restore(state, state_file, origin)
+        restore_state(state, state_file, origin.path, origin.manifest)
     elif start is not None:
-        notes = warm_start.load(start, config, state)
+        notes = warm_start.load(start, config, state, sources.training.class_names)
     return Rebuilt(config, total, sources, state, state_file, fingerprint, accepted, notes)
 
 
@@ -309,13 +310,6 @@ def _loop(
             stop=StopAgreement(process.stop, state.replicas),
         )
     )
-
-
-def _restore(state: TrainingState, state_file: StateFile, origin: Origin) -> None:
-    state_file.restore(origin.path)
-    step = int(state.progress.step.numpy())
-    if step != origin.manifest.step:
-        raise NoValidCheckpoint(f"{origin.path} says step {origin.manifest.step}, and its tensors are of step {step}")
 
 
 def _retention(config: Config) -> Retention:

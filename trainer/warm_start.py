@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import yaml
 
+from trainer.checkpoint import files
+from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.verification import verify
 from trainer.config import stored
@@ -21,17 +22,20 @@ from trainer.diagnosis import own_names, torch_names
 from trainer.diagnosis.architecture import AUX, HEADS, unit_of
 from trainer.diagnosis.bundles import read_bundle
 from trainer.diagnosis.comparison import BACKGROUND, differing
-from trainer.diagnosis.contents import ORIGIN_CONFIG, Contents, Kind
+from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
 from trainer.diagnosis.expected import shapes_of
 from trainer.diagnosis.findings import Finding, Unusable, listed
 from trainer.diagnosis.formats import locate
+from trainer.diagnosis.origin import Origin, origin_config, origin_of
 from trainer.diagnosis.readers import read_contents
 from trainer.diagnosis.translation import Translation, head_shape, translate
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.diagnosis.untraced import differing_settings
+from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.state import TrainingState
 
 AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
-CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "preprocess"
+# what of a file may differ from the run, when allow names it
+CLASSES_KEY, SAME_CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "data.classes", "preprocess"
 # research/slim/preprocessing/inception_preprocessing.py and keras.applications.inception_v3.preprocess_input: -1..1
 HALF = NormalizeConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # torchvision.transforms for ImageNet; torchvision/models/inception.py turns it into -1..1 when transform_input=True
@@ -48,10 +52,13 @@ def find(path: Path) -> Contents:
         located = locate(path)
         if located.kind is not Kind.OWN:
             return read_contents(located)
-        verify(located.path, "full")
+        manifest = verify(located.path, "full")
+        digest = files.digest(located.path / manifests.FILE_NAME)
+        origin = Origin(located.path.name, digest, manifest.step, "raw", manifest.class_names)
         config = (located.path / stored.FILE_NAME).read_text(encoding="utf-8")
         contents = read_bundle(located.path / PREFIX, Kind.BUNDLE)
-        return dataclasses.replace(contents, facts={**contents.facts, ORIGIN_CONFIG: config})
+        facts = {ORIGIN: origin.to_text(), ORIGIN_CONFIG: config}
+        return dataclasses.replace(contents, path=located.path, facts=facts)
     except Unusable as error:
         details = "".join(f"\n  {detail}" for detail in error.finding.details)
         raise NoValidCheckpoint(f"init_from={path}: {error.finding.title}{details}") from error
@@ -61,8 +68,10 @@ def find(path: Path) -> Contents:
 class WarmStart:
     """What a new run starts from, and what of it may differ from the file.
 
-    ``allow`` may hold ``preprocess``: the configured normalisation is right for these weights; and
-    ``model.num_classes``: a classifier for another number of classes is replaced by a fresh one.
+    ``allow`` may hold ``preprocess``: the configured normalisation is right for these weights; ``model.num_classes``: a
+    classifier for another number of classes is replaced by a fresh one; ``data.classes``: what the file calls other
+    classes are those of the data; and the keys of ``trainer/diagnosis/untraced``,
+    which decide what a network computes with equal weights.
     ``classes_follow_data`` tells that nobody set ``model.num_classes``, so that a fresh classifier is what is wanted.
     """
 
@@ -71,16 +80,17 @@ class WarmStart:
     classes_follow_data: bool
 
 
-def load(start: WarmStart, config: Config, state: TrainingState) -> list[str]:
+def load(start: WarmStart, config: Config, state: TrainingState, class_names: Sequence[str]) -> list[str]:
     """Assign the file's weights to the model's variables; averages start at the new values.
 
     The body of the network must be in the file whole. A classifier for 1001 classes serves for 1000 without its first,
-    the background; one for other classes is replaced. Auxiliary head and gamma may be missing, where the model has
-    them. Returns lines that list what was loaded, what the file has and the model cannot take, and what starts fresh.
+    the background; one for other classes than ``class_names``, those of the data, is replaced. Auxiliary head and
+    gamma may be missing, where the model has them. Returns lines that list what was loaded, what the file has and the
+    model does not take, and what starts fresh.
 
     Raises:
-        RestoreRefused: another network, other classes than were asked for, or another preprocessing; nothing was
-            assigned.
+        RestoreRefused: another network, one that computes something else with equal weights, other classes than were
+            asked for, or another preprocessing; nothing was assigned.
         NoValidCheckpoint: a tensor is damaged; nothing was assigned.
     """
     contents = start.contents
@@ -88,11 +98,14 @@ def load(start: WarmStart, config: Config, state: TrainingState) -> list[str]:
     there = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
     shapes = {name: tuple(variable.shape) for name, variable in state.variables.items()}
     without_background = {name for name in shapes if name in there and _drops_background(there[name], shapes[name])}
-    loaded = [name for name in shapes if name in without_background or (name in there and there[name] == shapes[name])]
+    others = _other_classes(start, class_names)
+    fitting = {name for name in shapes if name in there and there[name] == shapes[name]} | without_background
+    loaded = [name for name in shapes if name in fitting and not (others and unit_of(name) in HEADS)]
     fresh = [name for name in shapes if name not in loaded]
     skipped = [name for name in there if name not in loaded]
     _check_body(contents, translation, config, state, [*fresh, *skipped])
-    _check_classes(start, there, shapes, fresh)
+    _check_classes(start, there, shapes, fresh, others)
+    _check_settings(start, translation, config)
     _check_normalization(start, translation, config)
     values = {name: _value(contents, translation, name) for name in loaded}
     for name, value in values.items():
@@ -100,12 +113,12 @@ def load(start: WarmStart, config: Config, state: TrainingState) -> list[str]:
     for name, shadow in state.ema.items():
         shadow.assign(state.variables[name])
     lines = [f"weights from {contents.path}: {len(loaded)} of {len(shapes)} variables loaded"]
-    if without_background:
+    if others:
+        lines.append(f"  {others}: its classifier is not used")
+    elif without_background:
         lines.append(f"  of {BACKGROUND} classes the first, the background, was dropped")
     lines += [f"  freshly initialised: {listed(f'{name} {list(shapes[name])}' for name in fresh)}"] if fresh else []
     lines += [f"  not taken from the file: {listed(f'{n} {list(there[n])}' for n in skipped)}"] if skipped else []
-    if translation.channels_first:
-        lines.append("  average pools of this network do not count padding, torchvision's do: logits will differ")
     return lines
 
 
@@ -135,19 +148,52 @@ def _fitting(finding: Finding) -> list[str]:
     return [f"  to fit it: {' '.join(finding.overrides)}"] if finding.overrides else []
 
 
+def _other_classes(start: WarmStart, class_names: Sequence[str]) -> str:
+    """How the classes of the file differ from those of the data, where it names them; empty when they do not."""
+    origin = origin_of(start.contents)
+    if origin is None or SAME_CLASSES_KEY in start.allow:
+        return ""
+    if tuple(class_names) in (origin.class_names, origin.class_names[1:]):  # the first may be the background
+        return ""
+    return f"it was trained on {listed(origin.class_names)}, the data has {listed(class_names)}"
+
+
 def _check_classes(
     start: WarmStart,
     there: Mapping[str, tuple[int, ...]],
     shapes: Mapping[str, tuple[int, ...]],
     fresh: Sequence[str],
+    others: str,
 ) -> None:
+    """Refuse to replace the classifier of a network whose number of classes somebody has set."""
     name = f"{HEADS[0]}/bias"
     if name not in fresh or name not in there or start.classes_follow_data or CLASSES_KEY in start.allow:
         return
     found, wanted = there[name][0], shapes[name][0]
+    if found != wanted:
+        raise RestoreRefused(
+            f"init_from={start.contents.path} has {found} classes, {CLASSES_KEY}={wanted}\n"
+            f"set {CLASSES_KEY}={found}, or start with a fresh classifier: allow=[{CLASSES_KEY}]"
+        )
     raise RestoreRefused(
-        f"init_from={start.contents.path} has {found} classes, {CLASSES_KEY}={wanted}\n"
-        f"set {CLASSES_KEY}={found}, or start with a fresh classifier: allow=[{CLASSES_KEY}]"
+        f"init_from={start.contents.path} is for other classes: {others}\n"
+        f"start with a fresh classifier: allow=[{CLASSES_KEY}], or say that they are the same: "
+        f"allow=[{SAME_CLASSES_KEY}]"
+    )
+
+
+def _check_settings(start: WarmStart, translation: Translation, config: Config) -> None:
+    """Refuse when the network computes something else with equal weights, unless each such key is allowed."""
+    refused = [s for s in differing_settings(start.contents, translation, config) if s.key not in start.allow]
+    if not refused:
+        return
+    source = "its configuration" if origin_config(start.contents) is not None else f"weights of {translation.scheme}"
+    lines = [f"  {s.key}: {s.found} in {source}, {s.configured} is configured" for s in refused]
+    raise RestoreRefused(
+        f"init_from={start.contents.path} fits in every shape, but is of a network that computes something else\n"
+        + "".join(f"{line}\n" for line in lines)
+        + f"add {' '.join(f'{s.key}={s.found}' for s in refused)}, or say that what is configured is right: "
+        f"allow=[{','.join(s.key for s in refused)}]"
     )
 
 
@@ -178,13 +224,9 @@ def _check_normalization(start: WarmStart, translation: Translation, config: Con
 
 def _known_normalizations(contents: Contents, translation: Translation) -> list[tuple[str, NormalizeConfig]]:
     """Where weights of this kind come from, with the normalisation that is right for each."""
-    if ORIGIN_CONFIG in contents.facts:  # our own checkpoint, or an export of one
-        try:
-            return [("its configuration", stored.from_text(contents.facts[ORIGIN_CONFIG]).preprocess.normalize)]
-        except (UsageError, yaml.YAMLError):
-            return []
-    if translation.scheme == own_names.TITLE:
-        return []
+    if ORIGIN_CONFIG in contents.facts or translation.scheme == own_names.TITLE:
+        origin = origin_config(contents)
+        return [] if origin is None else [("its configuration", origin.preprocess.normalize)]
     if translation.scheme == torch_names.TITLE:
         return [
             ("torchvision with transform_input=True (its published weights), timm tf_in1k and tv_in1k", HALF),

@@ -52,6 +52,10 @@ class InceptionV3Config:
     aux_logits: bool = key("build the auxiliary classifier", "fixed")
     dropout: float = key("share of the last features dropped in training", "consent", minimum=0.0, below=1.0)
     activation: Activation = key("after every batch norm", "fixed")
+    count_include_pad: bool = key(
+        "average pools at a border divide by their whole window, as torchvision's do; TensorFlow leaves padding out",
+        "fixed",
+    )
     initializer: Literal["variance_scaling", "glorot_uniform", "truncated_normal"] = key(
         "distribution the kernels start from", "fixed"
     )

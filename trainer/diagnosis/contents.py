@@ -9,7 +9,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-ORIGIN_CONFIG = "trainer/config.yaml"  # the fact under which our own files carry their configuration
+# the facts under which our own files say where they come from, see trainer/diagnosis/origin.py
+ORIGIN_CONFIG = "trainer/config.yaml"
+ORIGIN = "trainer/origin.json"
 
 
 class Kind(enum.Enum):

@@ -19,6 +19,7 @@ from trainer.diagnosis.own_checkpoint import OwnCheckpoint, examine, open_own
 from trainer.diagnosis.prescription import next_command
 from trainer.diagnosis.readers import read_contents, unreadable_values
 from trainer.diagnosis.translation import Translation, translate
+from trainer.diagnosis.untraced import Setting, differing_settings
 from trainer.diagnosis.wanted import setting_differences, wanted_config
 from trainer.diagnosis.widths import Width
 
@@ -123,7 +124,9 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
         if not any(finding.status == DAMAGE for finding in findings):
             findings += causes  # what else differs would only be noise; what is damaged may only look like it
     else:
-        findings += [_conversion(contents, translation), *_layout(translation), *causes]
+        findings += [_conversion(contents, translation), *_layout(translation)]
+        findings += [_untraced(setting, translation) for setting in differing_settings(contents, translation, config)]
+        findings += causes
         if translation.slots or contents.optimizer is not None:
             findings += _optimizer_differences(translation, expected, None)
         if translation.unknown:
@@ -165,18 +168,23 @@ def _layout(translation: Translation) -> list[Finding]:
             (name, tensor) for name, tensor in translation.weights.items() if name.endswith("conv/kernel")
         )
         title = f"kernels are channels first (out×in×height×width), the model's are height×width×in×out: {tensor.label}"
-        details = [f"{name} in the model; transpose kernels by (2, 3, 1, 0) and the classifier by (1, 0)"]
-        if translation.scheme.startswith("torchvision"):
-            details.append(
-                "torchvision's average pools count the padding, the model's do not: logits move by up to about 1.4"
-            )
-        findings.append(Finding("channel_order", MISMATCH, title, tuple(details)))
+        details = (f"{name} in the model; transpose kernels by (2, 3, 1, 0) and the classifier by (1, 0)",)
+        findings.append(Finding("channel_order", MISMATCH, title, details))
     if translation.shadows and not translation.variables:
         first = next(iter(translation.shadows.values()))
         title = f"only moving averages are in it ({first.label}), not the variables themselves"
         advice = ("load each average into the variable of its name, tf.train.ExponentialMovingAverage does not",)
         findings.append(Finding("ema_only", MISMATCH, title, advice))
     return findings
+
+
+def _untraced(setting: Setting, translation: Translation) -> Finding:
+    """A difference that no tensor shows: the weights would load and every output be wrong."""
+    title = (
+        f"{setting.key} is {setting.found} in networks of {translation.scheme} and {setting.configured} in the model"
+    )
+    details = ("every shape fits, but the same weights give other outputs",)
+    return Finding("setting", MISMATCH, title, details, (f"{setting.key}={setting.found}",), (setting.key,))
 
 
 def _optimizer_differences(translation: Translation, expected: Expected, stored: Config | None) -> list[Finding]:

@@ -20,14 +20,14 @@ from typing import Any, BinaryIO
 import h5py
 
 from trainer.diagnosis.architecture import NORM_LEAVES
-from trainer.diagnosis.contents import ORIGIN_CONFIG, Contents, Kind, Tensor
+from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
 from trainer.diagnosis.findings import DAMAGE, MISMATCH, Finding, Unusable
 
 WEIGHTS_MEMBER = "model.weights.h5"
 METADATA_MEMBER = "metadata.json"
 EXPANSION_LIMIT = 20  # unpacked size over size in the file; Keras compresses nothing
 JSON_LIMIT = 1 << 24  # bytes
-TEXT_ATTRIBUTES = ("keras_version", "backend", ORIGIN_CONFIG)
+TEXT_ATTRIBUTES = ("keras_version", "backend", ORIGIN, ORIGIN_CONFIG)
 SECONDS_ALLOWED = 30.0
 SLOWEST_BYTES_PER_SECOND = 5e6
 SLOT_GROUPS = ("optimizer", "optimizer_weights")
@@ -62,8 +62,8 @@ def _read_keras_archive(path: Path) -> Contents:
         facts = {}
         if METADATA_MEMBER in archive.namelist():
             facts = _json_texts(_member(archive, METADATA_MEMBER, JSON_LIMIT, path))
-        if ORIGIN_CONFIG in archive.namelist():
-            facts[ORIGIN_CONFIG] = _member(archive, ORIGIN_CONFIG, JSON_LIMIT, path).decode(errors="replace")
+        for name in {ORIGIN, ORIGIN_CONFIG} & set(archive.namelist()):
+            facts[name] = _member(archive, name, JSON_LIMIT, path).decode(errors="replace")
         limit = EXPANSION_LIMIT * path.stat().st_size
         weights = _member(archive, WEIGHTS_MEMBER, limit, path)
     return _contents(_open(io.BytesIO(weights), path), path, Kind.KERAS, facts)

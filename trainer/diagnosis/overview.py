@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.verification import reading
 from trainer.config.schema import Config
-from trainer.diagnosis.contents import Contents, Kind
-from trainer.diagnosis.findings import DAMAGE, Finding, Unusable
+from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
+from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
 from trainer.diagnosis.formats import locate
+from trainer.diagnosis.origin import Origin, origin_config, origin_of
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint, open_own
 from trainer.diagnosis.readers import read_contents
 from trainer.diagnosis.translation import translate
@@ -17,7 +19,8 @@ from trainer.errors import NoValidCheckpoint, RestoreRefused
 
 
 def overview(path: Path) -> dict[str, Any]:
-    """Kind, origin, counts and tensors of the checkpoint at ``path``; ``own`` is None for one of another program.
+    """Kind, origin, counts and tensors of the checkpoint at ``path``; ``own`` is None for one of another program,
+    ``origin`` tells of an export which checkpoint it was made from.
 
     Raises:
         NoValidCheckpoint: it is missing or damaged so that its tensors cannot be listed.
@@ -45,6 +48,8 @@ def _text(finding: Finding) -> str:
 def _facts(contents: Contents, path: Path, findings: list[Finding], own: OwnCheckpoint | None) -> dict[str, Any]:
     translation = translate(contents)
     manifest = None if own is None else own.manifest
+    origin = origin_of(contents)
+    config = origin_config(contents) if own is None else own.config
     return {
         "path": str(path),
         "kind": contents.description,
@@ -63,8 +68,9 @@ def _facts(contents: Contents, path: Path, findings: list[Finding], own: OwnChec
             "versions": manifest.versions,
             "starts": len(manifest.lineage),
         },
-        "config": None if own is None or own.config is None else _config(own.config),
-        "file": dict(contents.facts),
+        "origin": None if origin is None else _origin(origin),
+        "config": None if config is None else _config(config),
+        "file": {name: text for name, text in contents.facts.items() if name not in (ORIGIN, ORIGIN_CONFIG)},
         "optimizer": translation.optimizer,
         "parameters": sum(tensor.size for tensor in translation.variables.values()),
         "values": contents.parameters,
@@ -76,8 +82,12 @@ def _facts(contents: Contents, path: Path, findings: list[Finding], own: OwnChec
     }
 
 
+def _origin(origin: Origin) -> dict[str, Any]:
+    return {**dataclasses.asdict(origin), "class_names": listed(origin.class_names)}
+
+
 def _config(config: Config) -> dict[str, Any]:
-    """The keys that say most about an experiment; the whole is in the config.yaml of the checkpoint."""
+    """The keys that say most about an experiment; the whole is in the checkpoint, or in the export."""
     model = config.model
     return {
         "experiment": config.experiment,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import shutil
 import tempfile
 import zipfile
@@ -17,6 +16,8 @@ import tensorflow as tf
 
 from trainer.config import stored
 from trainer.config.schema import Config, WeightsName
+from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG
+from trainer.diagnosis.origin import Origin
 from trainer.diagnosis.safetensors_files import write_safetensors
 from trainer.errors import UsageError
 from trainer.export.saved_model import Classifier
@@ -24,12 +25,12 @@ from trainer.export.stock_model import stock_model
 from trainer.restored import Restored
 from trainer.state import variable_name
 
-ORIGIN = "trainer"  # the name under which an export tells where it comes from
-
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A network in Keras's own layers and what is known of it. ``class_names`` has an entry for every output."""
+    """A network in Keras's own layers and what is known of it. ``class_names`` has an entry for every output, and
+    ``origin`` the texts that tell where it comes from, by the names that readers know them under.
+    """
 
     model: keras.Model
     config: Config
@@ -41,7 +42,7 @@ def _write_keras(export: Export, path: Path) -> None:
     export.model.save(path)
     with zipfile.ZipFile(path, "a") as archive:
         for name, text in export.origin.items():
-            archive.writestr(f"{ORIGIN}/{name}", text)
+            archive.writestr(name, text)
 
 
 def _write_saved_model(export: Export, path: Path) -> None:
@@ -50,19 +51,19 @@ def _write_saved_model(export: Export, path: Path) -> None:
     extra = path / "assets.extra"  # TensorFlow's name for what users add
     extra.mkdir()
     for name, text in export.origin.items():
-        (extra / name).write_text(text, encoding="utf-8")
+        (extra / Path(name).name).write_text(text, encoding="utf-8")
 
 
 def _write_weights_h5(export: Export, path: Path) -> None:
     export.model.save_weights(path)
     with h5py.File(path, "a") as file:
         for name, text in export.origin.items():
-            file.attrs[f"{ORIGIN}/{name}"] = text
+            file.attrs[name] = text
 
 
 def _write_safetensors(export: Export, path: Path) -> None:
     tensors = {variable_name(variable): np.asarray(variable.value) for variable in export.model.weights}
-    write_safetensors(path, tensors, {f"{ORIGIN}/{name}": text for name, text in export.origin.items()})
+    write_safetensors(path, tensors, export.origin)
 
 
 # format → the endings of its output → what writes it; an output without an ending is a directory
@@ -92,20 +93,14 @@ def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> 
     check_output(form, output)
     names, classes = restored.manifest.class_names, restored.config.model.num_classes
     assert classes is not None
-    facts = {
-        "checkpoint": restored.path.name,
-        "checkpoint_digest": restored.digest,
-        "step": restored.manifest.step,
-        "weights": weights,
-        "class_names": names,
-    }
+    origin = Origin(restored.path.name, restored.digest, restored.manifest.step, weights, names)
     export = Export(
         model=stock_model(restored.state.model, restored.state.weights(weights)),
         config=restored.config,
         class_names=(*names, *map(str, range(len(names), classes))),
         origin={
-            "origin.json": json.dumps(facts, indent=2, ensure_ascii=False) + "\n",
-            stored.FILE_NAME: stored.to_text(restored.config),
+            ORIGIN: origin.to_text(),
+            ORIGIN_CONFIG: stored.to_text(restored.config),
         },
     )
     (writer,) = [writer for ending, writer in FORMATS[form].items() if output.name.endswith(ending)]

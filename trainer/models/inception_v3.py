@@ -96,9 +96,14 @@ def _concat(scope: _Scope, branches: list[keras.KerasTensor]) -> keras.KerasTens
 
 
 def _pool_branch(scope: _Scope, x: keras.KerasTensor, filters: int) -> keras.KerasTensor:
+    """3×3 average pool and 1×1; torchvision's pool counts the zeros around the image (``model.count_include_pad``)."""
     scope = scope.enter("branch_3")
+    padding = "same"
+    if scope.config.count_include_pad:
+        padding = "valid"
+        x = keras.layers.ZeroPadding2D(1, name=f"{scope.name}.zeropad_0a_3x3", dtype=scope.precision)(x)
     x = keras.layers.AveragePooling2D(
-        3, strides=1, padding="same", name=f"{scope.name}.avgpool_0a_3x3", dtype=scope.precision
+        3, strides=1, padding=padding, name=f"{scope.name}.avgpool_0a_3x3", dtype=scope.precision
     )(x)
     return _conv_bn(scope, x, "conv2d_0b_1x1", filters, (1, 1))
 

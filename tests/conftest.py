@@ -18,6 +18,7 @@ import pytest
 NARROW = (
     "model.width=0.01",
     "model.min_depth=4",
+    "model.batch_norm.group_size=8",
     "data.train_examples=40",
     "data.validation_examples=20",
     "train.global_batch_size=8",

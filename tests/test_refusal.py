@@ -30,6 +30,7 @@ from trainer.data.source import Source
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.fingerprint import structure
 from trainer.models import inception_v3
+from trainer.replicas import Replicas
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state
 
@@ -65,10 +66,10 @@ def shared_builds(monkeypatch: pytest.MonkeyPatch) -> None:
 BUILT: dict[object, TrainingState] = {}
 
 
-def built_once(config: Config) -> TrainingState:
+def built_once(config: Config, replicas: Replicas) -> TrainingState:
     wanted = (config.model, config.optimizer, config.ema, config.seed, config.preprocess.image_size)
     if wanted not in BUILT:
-        BUILT[wanted] = build_state(config)
+        BUILT[wanted] = build_state(config, replicas)
     return BUILT[wanted]
 
 
@@ -111,6 +112,7 @@ KEYS = {
     "model.batch_norm.epsilon=0.01": ("layer conv2d_1a_3x3.batch_norm: epsilon 0.001 -> 0.01",),
     "model.batch_norm.scale=true": ("layer conv2d_1a_3x3.batch_norm: scale False -> True",),
     "model.batch_norm.synchronized=false": ("layer conv2d_1a_3x3.batch_norm: synchronized True -> False",),
+    "model.batch_norm.group_size=4": ("layer conv2d_1a_3x3.batch_norm: group_size 8 -> 4",),
     "model.aux_logits=false": ("model.aux_logits: True -> False", "layer aux_logits.", "(absent)"),
     "model.num_classes=11": ("model.num_classes: 10 -> 11", ": units 10 -> 11"),
     "model.initializer=glorot_uniform": ("model.initializer: variance_scaling -> glorot_uniform",),
@@ -364,6 +366,8 @@ FREE = {
     "checkpoint.verify=fast": "checkpoint.verify: full -> fast",
     "checkpoint.on_error=stop": "checkpoint.on_error: continue -> stop",
     "checkpoint.mirror=memory://refusal": "checkpoint.mirror: None -> memory://refusal",
+    "runtime.strategy=one": "runtime.strategy: auto -> one",
+    "runtime.virtual_devices=1": "runtime.virtual_devices: None -> 1",
     "data.on_bad_record=skip": "data.on_bad_record: fail -> skip",
     "experiment=renamed": "experiment: digits -> renamed",
 }

@@ -1,0 +1,174 @@
+"""Several processes that train one run together: real processes, on this machine, with TF_CONFIG."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import NARROW, SMOOTH, Process, Trainer, assert_same_run, checkpoint_names, metrics
+from image_data import make_splits
+from test_peers import free_ports
+
+RUN = (
+    *NARROW,
+    *SMOOTH,
+    "model.batch_norm.synchronized=false",
+    "train.steps=12",
+    "evaluation.every_steps=6",
+    "checkpoint.every_steps=4",
+    "train.log_every_steps=1",
+)
+
+
+def start(trainer: Trainer, *arguments: str, count: int = 2) -> list[Process]:
+    """The processes of one job; the first is the chief."""
+    workers = [f"127.0.0.1:{port}" for port in free_ports(count)]
+    return [
+        trainer.start(
+            *arguments,
+            TF_CONFIG=json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}),
+        )
+        for rank in range(count)
+    ]
+
+
+def finish(processes: Sequence[Process], status: int = 0) -> list[str]:
+    for process in processes:
+        found = process.wait()
+        assert found == status, f"exit status {found}:\n" + "\n====\n".join(each.output for each in processes)
+        assert "Traceback" not in process.output, process.output
+    return [process.output for process in processes]
+
+
+def wait_for(run_dir: Path, step: int, processes: Sequence[Process]) -> None:
+    """Until the run has logged a step."""
+    for _ in range(3000):
+        log = run_dir / "metrics.jsonl"
+        if log.exists() and f'{{"step": {step}, "split": "train"' in log.read_text():
+            return
+        assert all(process.running for process in processes), "\n====\n".join(each.output for each in processes)
+        time.sleep(0.1)
+    raise AssertionError(f"step {step} was not reached")
+
+
+def assert_one_curve(left: Path, right: Path) -> None:
+    for one, other in zip(metrics(left), metrics(right), strict=True):
+        assert (one["step"], one["split"]) == (other["step"], other["split"])
+        assert one["split"] == "val" or one["ledger"] == other["ledger"], "the same examples, each once"
+        np.testing.assert_allclose(one["loss"], other["loss"], rtol=1e-5)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two processes from beginning to end."""
+    trainer = Trainer(tmp_path_factory.mktemp("undisturbed"))
+    try:
+        chief, other = finish(start(trainer, "train", *RUN, "run_dir=run"))
+    finally:
+        trainer.close()
+    assert "2 replicas in 2 processes" in chief
+    assert "done at step 12" in chief
+    assert "step 12" not in other, "the chief alone shows the run"
+    return trainer.cwd / "run"
+
+
+def test_a_signal_to_any_process_stops_all_at_one_step_and_the_resumed_run_equals_one_that_never_stopped(
+    undisturbed: Path, trainer: Trainer
+) -> None:
+    command = ("train", *RUN, "run_dir=run", "on_existing=resume")
+    run_dir = trainer.cwd / "run"
+    processes = start(trainer, *command)
+    wait_for(run_dir, 3, processes)
+    processes[1].signal(signal.SIGTERM)
+    outputs = finish(processes, 75)
+    said = {output.strip().splitlines()[-1] for output in outputs}
+    assert len(said) == 1, said
+    step = int(checkpoint_names(run_dir)[-1].removeprefix("step-"))
+    assert f"SIGTERM at step {step}; checkpoint step-{step:08d} is committed" in said.pop()
+    assert 3 <= step < 12
+    shutil.copytree(run_dir, trainer.cwd / "elsewhere")
+    finish(start(trainer, *command))
+    assert_same_run(undisturbed, run_dir)
+
+    # the same checkpoint on another layout: one process with one device
+    trainer.run("resume", "run_dir=elsewhere")
+    assert_one_curve(undisturbed, trainer.cwd / "elsewhere")
+
+
+@pytest.mark.long
+def test_what_one_process_has_begun_two_go_on_with(undisturbed: Path, trainer: Trainer) -> None:
+    trainer.run("train", *RUN, "run_dir=run", "train.steps=5")
+    finish(start(trainer, "resume", "run_dir=run", "train.steps=12"))
+    assert_one_curve(undisturbed, trainer.cwd / "run")
+
+
+@pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
+def test_when_a_process_is_killed_the_others_name_it_and_ask_to_be_run_again(
+    victim: int, undisturbed: Path, trainer: Trainer
+) -> None:
+    processes = start(trainer, "train", *RUN, "run_dir=run")
+    wait_for(trainer.cwd / "run", 9, processes)  # the save of step 4 has ended, that of step 8 has begun
+    processes[victim].signal(signal.SIGKILL)
+    survivor = processes[1 - victim]
+    began = time.monotonic()
+    assert survivor.wait() == 75, survivor.output
+    assert time.monotonic() - began < 60
+    assert f"worker {victim} at 127.0.0.1:" in survivor.output.strip().splitlines()[-1]
+    assert "was lost" in survivor.output
+    assert "Traceback" not in survivor.output
+    finish(start(trainer, "resume", "run_dir=run"))
+    assert_same_run(undisturbed, trainer.cwd / "run")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("victim", [0, 1])
+def test_when_a_process_hangs_the_others_do_not_wait_for_it_longer_than_a_minute(victim: int, trainer: Trainer) -> None:
+    processes = start(trainer, "train", *RUN, "run_dir=run", "train.steps=100000")
+    wait_for(trainer.cwd / "run", 5, processes)
+    processes[victim].signal(signal.SIGSTOP)
+    survivor = processes[1 - victim]
+    began = time.monotonic()
+    assert survivor.wait() == 75, survivor.output
+    assert time.monotonic() - began < 60
+    assert f"worker {victim} at 127.0.0.1:" in survivor.output
+    assert "no sign of life" in survivor.output
+
+
+def test_what_the_chief_refuses_ends_all_with_its_status_and_reason(undisturbed: Path, trainer: Trainer) -> None:
+    shutil.copytree(undisturbed, trainer.cwd / "run")
+    outputs = finish(start(trainer, "resume", "run_dir=run", "model.activation=relu"), 3)
+    for output in outputs:
+        assert "model.activation: silu -> relu" in output
+    outputs = finish(start(trainer, "resume", "run_dir=absent"), 2)
+    assert "worker 0" in outputs[1]
+    for output in outputs:
+        assert "run_dir=absent does not exist" in output
+    assert "is complete at step 12" in finish(start(trainer, "resume", "run_dir=run"))[0]
+
+
+def test_a_process_with_other_data_is_refused_before_it_computes_anything(tmp_path: Path) -> None:
+    """As when a data set was not copied to every node as a whole."""
+    sizes = ("data=image_folder", "data.root=data", "data.train_examples=null", "data.validation_examples=null")
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    places = [Trainer(tmp_path / name) for name in ("chief", "other")]
+    processes = []
+    try:
+        for rank, place in enumerate(places):
+            make_splits(place.cwd / "data", train=32 + 4 * rank)
+            cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
+            run = ("train", *RUN, *sizes, f"run_dir={tmp_path / 'run'}")
+            processes.append(place.start(*run, TF_CONFIG=json.dumps(cluster)))
+        outputs = finish(processes, 2)
+    finally:
+        for place in places:
+            place.close()
+    for output in outputs:
+        assert "worker 1 computes something else than the chief" in output
+        assert "data split train" in output
+    assert "step 1" not in outputs[0]

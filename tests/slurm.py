@@ -151,6 +151,12 @@ class Slurm:
         self.wait(lambda: self.job(number).state in ENDED, f"the end of job {number}")
         return self.job(number)
 
+    def limit_time(self, number: int, minutes_left: int) -> None:
+        """Let a job that runs have between ``minutes_left - 1`` and ``minutes_left`` more minutes."""
+        elapsed = self.client("squeue", "--noheader", f"--job={number}", "--format=%M")  # [hours:]minutes:seconds
+        minutes = sum(int(part) * 60**place for place, part in enumerate(reversed(elapsed.split(":")[:-1])))
+        self.client("scontrol", "update", f"JobId={number}", f"TimeLimit={minutes + minutes_left}")
+
     def power_on(self, node: str) -> None:
         daemon = ("slurmd", "-D", "-N", node)
         if not self.machines:

@@ -19,7 +19,10 @@ from pathlib import Path
 
 import pytest
 from conftest import NARROW, Trainer, assert_same_run, checkpoint_names
+from elsewhere import build_elsewhere
 from slurm import Slurm, missing
+
+from trainer.cluster import discover
 
 pytestmark = pytest.mark.slurm
 
@@ -170,10 +173,11 @@ class Times:
 
 
 @pytest.mark.parametrize("nodes", [1])
-def test_requeue_preemption_a_killed_task_and_a_second_job_change_nothing(
+def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
     nodes: int, cluster: Slurm, undisturbed: Path, tmp_path: Path
 ) -> None:
-    job = Submitted(cluster, tmp_path / "run", nodes)
+    """Requeued, pre-empted, killed, out of time, requeued again: nobody does anything in between."""
+    job = Submitted(cluster, tmp_path / "run", nodes, "--time=60")
     job.wait("newest_step", 2)
 
     times = Times(job, "scontrol requeue", starts=1)
@@ -200,25 +204,22 @@ def test_requeue_preemption_a_killed_task_and_a_second_job_change_nothing(
     times.follow()
     assert "train.sbatch: srun ended with 137" in job.output
 
-    job.end()
-    assert cluster.job(job.number).restarts == 3
-    assert_same_run(undisturbed, job.run_dir)
-
-
-@pytest.mark.parametrize("nodes", [1])
-def test_a_job_that_meets_its_time_limit_goes_on(nodes: int, cluster: Slurm, undisturbed: Path, tmp_path: Path) -> None:
-    job = Submitted(cluster, tmp_path / "run", nodes, "--time=30")
-    job.wait("newest_step", 2)
     with job.held() as tasks:  # Slurm looks at its watch every 30 s; it sends SIGCONT with every signal
-        cluster.client("scontrol", "update", f"JobId={job.number}", "TimeLimit=2")
+        cluster.limit_time(job.number, minutes_left=2)
         cluster.wait(lambda: not any(stopped(task) for task in tasks), "the signal ahead of the limit")
-        times = Times(job, "time limit", starts=1)
-    job.wait_for_start(2)
-    cluster.client("scontrol", "update", f"JobId={job.number}", "TimeLimit=30")
+        times = Times(job, "time limit", starts=4)
+    job.wait_for_start(5)
+    cluster.limit_time(job.number, minutes_left=60)
     times.follow()
     assert "SIGUSR1 at step" in job.output
-    assert "train.sbatch: requeued" in job.output
+    assert job.output.count("train.sbatch: requeued") == 2
+
+    times = Times(job, "scontrol requeue", starts=5)
+    cluster.client("scontrol", "requeue", str(job.number))
+    times.follow()
+
     job.end()
+    assert cluster.job(job.number).restarts == 5
     assert_same_run(undisturbed, job.run_dir)
 
 
@@ -226,8 +227,7 @@ def test_a_job_that_meets_its_time_limit_goes_on(nodes: int, cluster: Slurm, und
 def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(
     nodes: int, cluster: Slurm, undisturbed: Path, tmp_path: Path
 ) -> None:
-    if not cluster.machines:
-        pytest.skip("needs root, for nodes that can be powered off")
+    need_machines(cluster)
     job = Submitted(cluster, tmp_path / "run", nodes)
     job.wait("committed_step", 10)
     lost = cluster.job(job.number).nodes
@@ -235,9 +235,42 @@ def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(
     cluster.power_off(lost)
     times.follow()
     assert cluster.job(job.number).nodes != lost
+    assert "which may be alive where locks do not reach" in job.output
     cluster.power_on(lost)
     job.end()
     assert_same_run(undisturbed, job.run_dir)
+
+
+@pytest.mark.long
+def test_a_node_that_was_cut_off_and_comes_back_does_not_write(
+    cluster: Slurm, undisturbed: Path, tmp_path: Path, no_locks: Path
+) -> None:
+    """Cut off from the network and from the filesystem, which has no locks between hosts: its task hangs."""
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", 1, LD_PRELOAD=str(no_locks))
+    job.wait("committed_step", 10)
+    lost = cluster.job(job.number).nodes
+    with job.held():
+        times = Times(job, "node cut off", starts=1)
+        cluster.pull_cable(lost)
+        times.follow()
+        assert cluster.job(job.number).nodes != lost
+    cluster.wait(lambda: "was taken over by process" in job.output, f"the former holder to notice\n{job.output}")
+    cluster.wait(lambda: "train.sbatch: srun ended with 5" in job.output, "its end")
+    cluster.plug_cable(lost)
+    job.end()
+    assert_same_run(undisturbed, job.run_dir)
+
+
+@pytest.fixture(scope="module")
+def no_locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library under which a process does not see the locks of others."""
+    return build_elsewhere(tmp_path_factory.mktemp("elsewhere"))
+
+
+def need_machines(cluster: Slurm) -> None:
+    if not cluster.machines:
+        pytest.skip("needs root, for nodes that can lose power and network")
 
 
 def stopped(process: int) -> bool:
@@ -249,15 +282,33 @@ def stopped(process: int) -> bool:
     return text.rpartition(")")[2].split()[0] == "T"
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("nodes", [1])
-def test_five_requeues_in_a_row_need_nobody(nodes: int, cluster: Slurm, undisturbed: Path, tmp_path: Path) -> None:
-    job = Submitted(cluster, tmp_path / "run", nodes)
-    for restart in range(1, 6):
-        job.wait("newest_step", job.committed_step + 2)
-        times = Times(job, f"scontrol requeue {restart}", starts=restart)
-        cluster.client("scontrol", "requeue", str(job.number))
-        times.follow()
-    job.end()
-    assert cluster.job(job.number).restarts == 5
-    assert_same_run(undisturbed, job.run_dir)
+def test_every_task_of_a_step_finds_its_cluster(cluster: Slurm) -> None:
+    """Five tasks on three nodes: as many addresses, the same for all, and every rank is its SLURM_PROCID."""
+    program = "import os; from trainer.cluster import discover; print(os.environ['SLURM_PROCID'], discover(os.environ))"
+    answer = cluster.client("srun", "--nodes=3", "--ntasks=5", "--distribution=block", sys.executable, "-c", program)
+    found = sorted(line.split(maxsplit=1) for line in answer.splitlines())
+    assert [rank for rank, _ in found] == ["0", "1", "2", "3", "4"]
+    workers = {cluster_found.rpartition(", rank=")[0] for _, cluster_found in found}
+    assert len(workers) == 1, workers
+    assert all(cluster_found.endswith(f"rank={rank})") for rank, cluster_found in found)
+    if cluster.machines:
+        (text,) = workers
+        assert [text.count(f"{node}:") for node in cluster.nodes] == [2, 2, 1]
+
+
+def test_host_names_are_those_that_scontrol_prints(cluster: Slurm) -> None:
+    text = "gpu1,node[08-10,3],x,a[1-2]b[08-09,3],n-1"
+    expected = cluster.client("scontrol", "show", "hostnames", text).splitlines()
+    environ = {
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": text,
+        "SLURM_STEP_NUM_TASKS": str(len(expected)),
+        "SLURM_STEP_TASKS_PER_NODE": f"1(x{len(expected)})",
+        "SLURM_PROCID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    found = discover(environ)
+    assert found is not None
+    assert [worker.rpartition(":")[0] for worker in found.workers] == expected

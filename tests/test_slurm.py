@@ -223,6 +223,20 @@ def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
     assert_same_run(undisturbed, job.run_dir)
 
 
+def test_every_task_of_a_step_finds_its_cluster(cluster: Slurm) -> None:
+    """Five tasks on three nodes: as many addresses, the same for all, and every rank is its SLURM_PROCID."""
+    program = "import os; from trainer.cluster import discover; print(os.environ['SLURM_PROCID'], discover(os.environ))"
+    answer = cluster.client("srun", "--nodes=3", "--ntasks=5", "--distribution=block", sys.executable, "-c", program)
+    found = sorted(line.split(maxsplit=1) for line in answer.splitlines())
+    assert [rank for rank, _ in found] == ["0", "1", "2", "3", "4"]
+    workers = {cluster_found.rpartition(", rank=")[0] for _, cluster_found in found}
+    assert len(workers) == 1, workers
+    assert all(cluster_found.endswith(f"rank={rank})") for rank, cluster_found in found)
+    if cluster.machines:
+        (text,) = workers
+        assert [text.count(f"{node}:") for node in cluster.nodes] == [2, 2, 1]
+
+
 @pytest.mark.parametrize("nodes", [1])
 def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(
     nodes: int, cluster: Slurm, undisturbed: Path, tmp_path: Path
@@ -239,6 +253,32 @@ def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(
     cluster.power_on(lost)
     job.end()
     assert_same_run(undisturbed, job.run_dir)
+
+
+def test_the_script_requeues_what_may_help_and_nothing_else(cluster: Slurm, tmp_path: Path) -> None:
+    """With a program in the trainer's place that ends as its last argument says."""
+    program = tmp_path / "program"
+    waiting = "trap 'exit 75' TERM; echo waiting; sleep 600 & wait"
+    program.write_text(f'#!/bin/bash\n[ "${{!#}}" = wait ] || exit "${{!#}}"\n{waiting}\n')
+    program.chmod(0o755)
+
+    def submit(ending: str) -> int:
+        environment = {"RUN_DIR": str(tmp_path / ending), "PYTHON": str(program), "IDLE_RESTARTS": "1"}
+        log = tmp_path / f"{ending}.log"
+        log.touch()
+        return cluster.submit(f"--output={log}", str(SCRIPT), ending, cwd=tmp_path, environment=environment)
+
+    waits, refused, killed = submit("wait"), submit("3"), submit("137")
+    cluster.wait(lambda: "waiting" in (tmp_path / "wait.log").read_text(), "the job that waits")
+    cluster.client("scancel", str(waits))
+    job = cluster.wait_for_end(refused)
+    assert (job.state, job.exit_status, job.restarts) == ("FAILED", 3, 0)
+    job = cluster.wait_for_end(waits)
+    assert (job.state, job.restarts) == ("CANCELLED", 0)
+    job = cluster.wait_for_end(killed)
+    assert (job.state, job.exit_status, job.restarts) == ("FAILED", 1, 2)
+    assert "2 restarts in a row made no checkpoint; giving up" in (tmp_path / "137.log").read_text()
+    assert cluster.job(waits).state == "CANCELLED", "still, after the others were requeued twice"
 
 
 @pytest.mark.long
@@ -280,20 +320,6 @@ def stopped(process: int) -> bool:
     except FileNotFoundError:
         return False
     return text.rpartition(")")[2].split()[0] == "T"
-
-
-def test_every_task_of_a_step_finds_its_cluster(cluster: Slurm) -> None:
-    """Five tasks on three nodes: as many addresses, the same for all, and every rank is its SLURM_PROCID."""
-    program = "import os; from trainer.cluster import discover; print(os.environ['SLURM_PROCID'], discover(os.environ))"
-    answer = cluster.client("srun", "--nodes=3", "--ntasks=5", "--distribution=block", sys.executable, "-c", program)
-    found = sorted(line.split(maxsplit=1) for line in answer.splitlines())
-    assert [rank for rank, _ in found] == ["0", "1", "2", "3", "4"]
-    workers = {cluster_found.rpartition(", rank=")[0] for _, cluster_found in found}
-    assert len(workers) == 1, workers
-    assert all(cluster_found.endswith(f"rank={rank})") for rank, cluster_found in found)
-    if cluster.machines:
-        (text,) = workers
-        assert [text.count(f"{node}:") for node in cluster.nodes] == [2, 2, 1]
 
 
 def test_host_names_are_those_that_scontrol_prints(cluster: Slurm) -> None:

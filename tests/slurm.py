@@ -88,7 +88,6 @@ class Job:
     state: str
     restarts: int
     exit_status: int
-    nodes: str
 
 
 class Slurm:
@@ -137,7 +136,6 @@ class Slurm:
             facts["JobState"],
             int(facts["Restarts"]),
             128 + int(by_signal) if int(by_signal) else int(status),
-            facts["NodeList"],
         )
 
     def wait(self, condition: Callable[[], bool], what: str, seconds: float = SECONDS_ALLOWED) -> None:
@@ -150,6 +148,11 @@ class Slurm:
     def wait_for_end(self, number: int) -> Job:
         self.wait(lambda: self.job(number).state in ENDED, f"the end of job {number}")
         return self.job(number)
+
+    def nodes_of(self, number: int) -> list[str]:
+        """Where a job runs; the first node has its script and its rank 0."""
+        names = self.client("squeue", "--noheader", f"--job={number}", "--format=%N")
+        return self.client("scontrol", "show", "hostnames", names).splitlines()
 
     def limit_time(self, number: int, minutes_left: int) -> None:
         """Let a job that runs have between ``minutes_left - 1`` and ``minutes_left`` more minutes."""

@@ -244,11 +244,11 @@ def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(
     need_machines(cluster)
     job = Submitted(cluster, tmp_path / "run", nodes)
     job.wait("committed_step", 10)
-    lost = cluster.job(job.number).nodes
+    lost = cluster.nodes_of(job.number)[0]
     times = Times(job, "node powered off", starts=1)
     cluster.power_off(lost)
     times.follow()
-    assert cluster.job(job.number).nodes != lost
+    assert lost not in cluster.nodes_of(job.number)
     assert "which may be alive where locks do not reach" in job.output
     cluster.power_on(lost)
     job.end()
@@ -289,12 +289,12 @@ def test_a_node_that_was_cut_off_and_comes_back_does_not_write(
     need_machines(cluster)
     job = Submitted(cluster, tmp_path / "run", 1, LD_PRELOAD=str(no_locks))
     job.wait("committed_step", 10)
-    lost = cluster.job(job.number).nodes
+    lost = cluster.nodes_of(job.number)[0]
     with job.held():
         times = Times(job, "node cut off", starts=1)
         cluster.pull_cable(lost)
         times.follow()
-        assert cluster.job(job.number).nodes != lost
+        assert lost not in cluster.nodes_of(job.number)
     cluster.wait(lambda: "was taken over by process" in job.output, f"the former holder to notice\n{job.output}")
     cluster.wait(lambda: "train.sbatch: srun ended with 5" in job.output, "its end")
     cluster.plug_cable(lost)

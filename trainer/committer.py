@@ -219,17 +219,13 @@ class Committer:
             )
         self._fence.look_now()
         self._history.sync()
-        try:
-            path = directory.commit(
-                self._checkpoints,
-                moment.step,
-                lambda place: self._fill(place, moment),
-                lambda digests, sizes: self._describe(moment, digests, sizes),
-                self._fence,
-            )
-        except OSError:
-            self._fence.look_now()  # who has taken over removes what is unfinished
-            raise
+        path = directory.commit(
+            self._checkpoints,
+            moment.step,
+            lambda place: self._fill(place, moment),
+            lambda digests, sizes: self._describe(moment, digests, sizes),
+            self._fence,
+        )
         self._last_good = path
         try:
             retire(self._checkpoints, self._retention, moment.validations, path)

@@ -9,8 +9,8 @@ cannot know whether that process lives. It watches the file: a renewal means tha
 ``TAKEN_AFTER`` seconds the newcomer writes its own name. From then on the former holder, should it come back, may not
 write: it looks at the name before it commits a checkpoint (``Fence``), right before the rename that makes it valid.
 What remains is a process that is suspended for ``TAKEN_AFTER`` seconds between this look and the rename. It renames a
-directory that carries its own mark, and that directory is gone: a newcomer removes what is unfinished before it
-writes. Clocks of different hosts are never compared.
+directory that carries its own mark, and that directory is gone: a newcomer that took over removes what is unfinished
+before it looks for the newest checkpoint. Clocks of different hosts are never compared.
 
 A holder that ends, with or without an error, empties the file: the next one need not wait. Nor need it when the name
 there is of this host and this start of its kernel, because ``flock`` has answered for it.
@@ -89,21 +89,21 @@ def _writer(process: int) -> Writer:
 
 
 @contextmanager
-def leased(path: Path, descriptor: int, warn: Callable[[str], None]) -> Iterator[None]:
+def leased(path: Path, descriptor: int, warn: Callable[[str], None]) -> Iterator[bool]:
     """Hold the lease for as long as the block runs; ``path`` is the lock file, open as ``descriptor``, and the caller
-    has its ``flock``.
+    has its ``flock``. Yields whether it was taken from a process that may still be alive.
 
     Getting it takes at most ``TAKEN_AFTER + RENEWED_EVERY`` seconds, and no time where ``flock`` is enough.
 
     Raises:
         RunDirectoryInUse: its holder is alive.
     """
-    _take(path, descriptor, warn)
+    taken_over = _take(path, descriptor, warn)
     released = threading.Event()
     renewing = threading.Thread(target=_renew, args=(path, descriptor, released), name="lease", daemon=True)
     renewing.start()
     try:
-        yield
+        yield taken_over
     finally:
         released.set()
         renewing.join()
@@ -112,7 +112,7 @@ def leased(path: Path, descriptor: int, warn: Callable[[str], None]) -> Iterator
                 os.ftruncate(descriptor, 0)
 
 
-def _take(path: Path, descriptor: int, warn: Callable[[str], None]) -> None:
+def _take(path: Path, descriptor: int, warn: Callable[[str], None]) -> bool:
     text = read(path)
     holder = parse(text)
     elsewhere = bool(text) and (holder is None or holder.machine != this_process().machine)
@@ -126,6 +126,7 @@ def _take(path: Path, descriptor: int, warn: Callable[[str], None]) -> None:
     if elsewhere:  # another newcomer may have waited as long
         time.sleep(RENEWED_EVERY)
         refuse_unless_ours(path)
+    return elsewhere
 
 
 def _watch(path: Path, text: str) -> None:
@@ -179,16 +180,21 @@ class Fence:
         return f".{this_process().token}" if self._lock.exists() else ""
 
     def look(self) -> None:
-        """Look, unless that was done a moment ago.
+        """Look, unless that was done a moment ago; a filesystem that cannot tell does not stop anything.
 
         Raises:
             RunDirectoryInUse: another process has taken over.
         """
         if time.monotonic() - self._looked >= RENEWED_EVERY:
-            self.look_now()
+            with contextlib.suppress(OSError):
+                self.look_now()
 
     def look_now(self) -> None:
-        """As ``look``, now: right before something that the other must not see."""
+        """As ``look``, now: right before something that the other must not see.
+
+        Raises:
+            OSError: the filesystem cannot tell.
+        """
         self._looked = time.monotonic()
         with contextlib.suppress(FileNotFoundError):
             refuse_unless_ours(self._lock)

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer import lease
-from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED
+from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED, remove_leftovers
 from trainer.checkpoint.files import make_directory
 from trainer.config import stored
 from trainer.errors import NotSaved, RunDirectoryInUse, UsageError, warn
@@ -62,7 +62,9 @@ def writing(run_dir: Path) -> Iterator[None]:
             ) from error
         raise UsageError(f"run_dir={run_dir} cannot be written: {error.strerror}") from error
     try:
-        with lease.leased(run_dir / LOCK, descriptor, warn):
+        with lease.leased(run_dir / LOCK, descriptor, warn) as taken_over:
+            if taken_over:
+                remove_leftovers(run_dir / CHECKPOINTS)
             yield
     except OSError as error:
         if isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(run_dir):

@@ -23,6 +23,7 @@ was told that it is durable.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -87,6 +88,9 @@ def commit(
         sync(parent)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this as well
+        if isinstance(error, OSError):  # perhaps of a writer that has taken over, and removed what was unfinished
+            with contextlib.suppress(OSError):
+                fence.look_now()
         if isinstance(error, OSError) and error.filename is None:  # a write knows its file by descriptor only
             error.filename = str(unfinished)
         raise

@@ -28,7 +28,8 @@ from trainer.diagnosis import doctor as doctors
 from trainer.diagnosis.architecture import PUBLISHED, unit_of
 from trainer.diagnosis.expected import completed, expected_of
 from trainer.diagnosis.wanted import wanted_config
-from trainer.run_directory import CHECKPOINTS
+from trainer.lease import Fence
+from trainer.run_directory import CHECKPOINTS, LOCK
 from trainer.state import TrainingState, build_state, flatten
 
 NO_METRICS = RecordedMetrics(0, "0" * 64)
@@ -89,7 +90,7 @@ def commit(run_dir: Path, step: int, state: TrainingState, config: Config, linea
         return Manifest(FORMAT_VERSION, *facts)
 
     run_dir.mkdir(exist_ok=True)
-    return directory.commit(run_dir / CHECKPOINTS, step, fill, describe)
+    return directory.commit(run_dir / CHECKPOINTS, step, fill, describe, Fence(run_dir / LOCK))
 
 
 def forge(checkpoint: Path, name: str) -> None:

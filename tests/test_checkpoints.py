@@ -21,6 +21,8 @@ from trainer.checkpoint.verification import newest_valid, verify
 from trainer.data.tfrecord import masked_crc32c
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.history import History, Record, keep_readable, read_metrics
+from trainer.lease import Fence
+from trainer.run_directory import LOCK
 from trainer.state import flatten
 
 NO_METRICS = RecordedMetrics(0, "0" * 64)
@@ -40,7 +42,7 @@ def make(parent: Path, step: int, accuracy: float | None = None) -> Path:
     def fill(place: Path) -> None:
         (place / "data").write_bytes(bytes([step % 256]) * 100)
 
-    return directory.commit(parent, step, fill, describe(step, validation))
+    return directory.commit(parent, step, fill, describe(step, validation), Fence(parent / LOCK))
 
 
 def tree(scale: float = 1.0, **more: tf.Variable) -> dict[str, object]:
@@ -74,7 +76,7 @@ def test_a_writer_that_dies_leaves_no_checkpoint_and_its_leftovers_are_removed(t
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        directory.commit(tmp_path, 2, fill, describe(2))
+        directory.commit(tmp_path, 2, fill, describe(2), Fence(tmp_path / LOCK))
     assert [path.name for path in directory.committed(tmp_path)] == ["step-00000001"]
     directory.remove_leftovers(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from trainer.cluster import Cluster, discover
 from trainer.errors import UsageError
+
+ROOT = Path(__file__).resolve().parent.parent
 
 # what the third of five tasks saw: srun -N3 -n5 in a job
 THIRD_OF_FIVE = {
@@ -258,3 +265,21 @@ TWO: dict[str, Any] = {"worker": ["a:1", "b:1"]}
 def test_what_does_not_add_up_in_tf_config_is_refused(environ: dict[str, str], named: str) -> None:
     with pytest.raises(UsageError, match=named):
         discover(environ)
+
+
+def test_the_manifest_in_the_documentation_makes_a_tf_config_that_is_understood() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    (block,) = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
+    _, job = yaml.safe_load_all(block)
+    (command,) = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    seen = re.sub("exec python .*", "printenv TF_CONFIG", command)
+    for index in range(job["spec"]["completions"]):
+        shell = subprocess.run(
+            ["bash", "-c", seen],
+            env={**os.environ, "JOB_COMPLETION_INDEX": str(index)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        cluster = discover({"TF_CONFIG": shell.stdout})
+        assert cluster == Cluster(("trainer-0.trainer:2222", "trainer-1.trainer:2222"), index)

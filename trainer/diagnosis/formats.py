@@ -85,8 +85,7 @@ def is_own(place: Path) -> bool:
     if (place / manifests.FILE_NAME).is_file() and not (place / CHECKPOINTS).is_dir():
         return True
     written = (place / f"{PREFIX}.index").is_file() or bool(shards(place / PREFIX))
-    named = directory.NAME.fullmatch(place.name.removeprefix(directory.UNFINISHED)) is not None
-    return written and (named or (place / stored.FILE_NAME).is_file())
+    return written and (directory.is_name(place.name) or (place / stored.FILE_NAME).is_file())
 
 
 def _directory(place: Path) -> Located:

@@ -155,7 +155,8 @@ def test_fused_batch_norm_equals_keras_in_outputs_gradients_and_moving_statistic
     weights = tf.constant(rng.normal(size=(4, 3, 3, 8)).astype(np.float32))
     results = []
     for kind in (keras.layers.BatchNormalization, FusedBatchNormalization):
-        layer = kind(momentum=0.9, epsilon=1e-3, scale=False)
+        own = {} if kind is keras.layers.BatchNormalization else {"group_size": 2, "synchronized": True}
+        layer = kind(momentum=0.9, epsilon=1e-3, scale=False, **own)
         for _ in range(3):
             with tf.GradientTape() as tape:
                 tape.watch(images)
@@ -165,6 +166,21 @@ def test_fused_batch_norm_equals_keras_in_outputs_gradients_and_moving_statistic
         results.append([outputs, *gradients, layer.moving_mean, layer.moving_variance])
     for keras_value, fused_value in zip(*results, strict=True):
         np.testing.assert_allclose(np.asarray(fused_value), np.asarray(keras_value), rtol=1e-4, atol=1e-5)
+
+
+def test_batch_norm_in_groups_is_that_of_each_group_and_moves_the_statistics_by_their_mean() -> None:
+    from trainer.models.layers import FusedBatchNormalization
+
+    images = np.random.default_rng(0).normal(3, 2, (6, 4, 4, 5)).astype(np.float32)
+    grouped = FusedBatchNormalization(group_size=2, momentum=0.9, epsilon=1e-3, scale=False, synchronized=False)
+    outputs, expected, moved = grouped(images, training=True), [], []
+    for group in np.split(images, 3):
+        alone = keras.layers.BatchNormalization(momentum=0.9, epsilon=1e-3, scale=False)
+        expected.append(np.asarray(alone(group, training=True)))
+        moved.append([np.asarray(alone.moving_mean), np.asarray(alone.moving_variance)])
+    np.testing.assert_allclose(np.asarray(outputs), np.concatenate(expected), rtol=1e-4, atol=1e-5)
+    found = [np.asarray(grouped.moving_mean), np.asarray(grouped.moving_variance)]
+    np.testing.assert_allclose(found, np.mean(moved, axis=0), rtol=1e-5)
 
 
 def test_synchronized_batch_norm_on_two_devices_equals_one_device_with_the_whole_batch() -> None:

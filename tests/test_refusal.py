@@ -20,7 +20,7 @@ import tensorflow as tf
 from conftest import NARROW, Trainer, metrics
 from diagnosing import forge
 
-from trainer import session
+from trainer import session, sources
 from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
 from trainer.config.schema import Config
@@ -243,6 +243,11 @@ def other_decoder(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
     return DECODE_WINDOW(encoded, window) // 2 * 2
 
 
+class UnfusedBatchNormalization(tf.keras.layers.BatchNormalization):
+    def __init__(self, group_size: int, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
 def patch_transform(name: str, function: Callable[..., tf.Tensor]) -> Callable[[pytest.MonkeyPatch], None]:
     return lambda patch: patch.setitem(transforms.TRANSFORMS, name, function)
 
@@ -251,7 +256,7 @@ def patch_source(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
     """The same configuration finds other data."""
 
     def apply(patch: pytest.MonkeyPatch) -> None:
-        opened = session.open_source
+        opened = sources.open_source
 
         def other(config: Any, split: Any) -> Source:
             source = opened(config, split)
@@ -259,7 +264,7 @@ def patch_source(**changes: Any) -> Callable[[pytest.MonkeyPatch], None]:
                 setattr(source, name, value(source) if callable(value) else value)
             return source
 
-        patch.setattr(session, "open_source", other)
+        patch.setattr(sources, "open_source", other)
 
     return apply
 
@@ -290,8 +295,8 @@ EDITS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]]] =
         ("layer aux_logits.avgpool_1a_5x5: strides [3, 3] -> [2, 2]",),
     ),
     "another layer class": (
-        lambda patch: patch.setattr(inception_v3, "FusedBatchNormalization", tf.keras.layers.BatchNormalization),
-        ("layer conv2d_1a_3x3.batch_norm: class FusedBatchNormalization -> BatchNormalization",),
+        lambda patch: patch.setattr(inception_v3, "FusedBatchNormalization", UnfusedBatchNormalization),
+        ("layer conv2d_1a_3x3.batch_norm: class FusedBatchNormalization -> UnfusedBatchNormalization",),
     ),
     "another slot": (
         lambda patch: patch.setattr(

@@ -13,14 +13,16 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
-from conftest import NARROW, Trainer, assert_same_run, checkpoint_names
+from conftest import NARROW, SMOOTH, Trainer, assert_same_run, checkpoint_names
 from elsewhere import build_elsewhere
 from slurm import Slurm, missing
+from test_workers import assert_one_curve, finish
+from test_workers import start as start_workers
 
 from trainer.cluster import discover
 
@@ -37,6 +39,9 @@ ARGUMENTS = (
     f"evaluation.every_steps={STEPS}",
     "checkpoint.every_steps=10",
 )
+
+# on several nodes: larger batches to share out, and a network that does not magnify the order of a sum
+SHARED = (*ARGUMENTS, *SMOOTH, "model.batch_norm.synchronized=false")
 
 
 @pytest.fixture(scope="session")
@@ -77,7 +82,15 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Submitted:
     """One job and its run directory, as they are seen from outside."""
 
-    def __init__(self, cluster: Slurm, run_dir: Path, nodes: int, *options: str, **environment: str) -> None:
+    def __init__(
+        self,
+        cluster: Slurm,
+        run_dir: Path,
+        nodes: int | str,
+        *options: str,
+        arguments: Sequence[str] = ARGUMENTS,
+        **environment: str,
+    ) -> None:
         self.cluster = cluster
         self.run_dir = run_dir
         numbers = (run_dir.with_name(f"{run_dir.name}-{number}.log") for number in itertools.count())
@@ -88,7 +101,7 @@ class Submitted:
             f"--output={self.log}",
             *options,
             str(SCRIPT),
-            *ARGUMENTS,
+            *arguments,
             cwd=run_dir.parent,
             environment={"RUN_DIR": str(run_dir), "PYTHON": sys.executable, **environment},
         )
@@ -172,12 +185,11 @@ class Times:
         )
 
 
-@pytest.mark.parametrize("nodes", [1])
 def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
-    nodes: int, cluster: Slurm, undisturbed: Path, tmp_path: Path
+    cluster: Slurm, undisturbed: Path, tmp_path: Path
 ) -> None:
     """Requeued, pre-empted, killed, out of time, requeued again: nobody does anything in between."""
-    job = Submitted(cluster, tmp_path / "run", nodes, "--time=60")
+    job = Submitted(cluster, tmp_path / "run", 1, "--time=60")
     job.wait("newest_step", 2)
 
     times = Times(job, "scontrol requeue", starts=1)
@@ -186,7 +198,7 @@ def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
     assert "train.sbatch: ended by Slurm" in job.output
 
     with job.held():
-        second = Submitted(cluster, tmp_path / "run", nodes, ATTEMPTS="2", WAIT_FOR_OTHER="1")
+        second = Submitted(cluster, tmp_path / "run", 1, ATTEMPTS="2", WAIT_FOR_OTHER="1")
         loser = cluster.wait_for_end(second.number)
     assert (loser.state, loser.exit_status, loser.restarts) == ("FAILED", 5, 0), second.output
     assert "is in use by process" in second.output
@@ -237,12 +249,9 @@ def test_every_task_of_a_step_finds_its_cluster(cluster: Slurm) -> None:
         assert [text.count(f"{node}:") for node in cluster.nodes] == [2, 2, 1]
 
 
-@pytest.mark.parametrize("nodes", [1])
-def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(
-    nodes: int, cluster: Slurm, undisturbed: Path, tmp_path: Path
-) -> None:
+def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(cluster: Slurm, undisturbed: Path, tmp_path: Path) -> None:
     need_machines(cluster)
-    job = Submitted(cluster, tmp_path / "run", nodes)
+    job = Submitted(cluster, tmp_path / "run", 1)
     job.wait("committed_step", 10)
     lost = cluster.nodes_of(job.number)[0]
     times = Times(job, "node powered off", starts=1)
@@ -253,6 +262,61 @@ def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(
     cluster.power_on(lost)
     job.end()
     assert_same_run(undisturbed, job.run_dir)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that nothing happens to."""
+    launcher = Trainer(tmp_path_factory.mktemp("pair"))
+    try:
+        finish(start_workers(launcher, "train", *SHARED, "run_dir=run"))
+    finally:
+        launcher.close()
+    return launcher.cwd / "run"
+
+
+def test_a_job_on_two_nodes_is_requeued_and_loses_one_of_them_and_ends_as_if_nothing_had_happened(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", 2, arguments=SHARED)
+    job.wait("newest_step", 2)
+    assert "2 replicas in 2 processes" in job.output
+    times = Times(job, "scontrol requeue, two nodes", starts=1)
+    cluster.client("scontrol", "requeue", str(job.number))
+    times.follow()
+    job.wait("committed_step", 10)
+    _, lost = cluster.nodes_of(job.number)
+    times = Times(job, "one of two nodes powered off", starts=2)
+    cluster.power_off(lost)
+    times.follow()
+    assert len(cluster.nodes_of(job.number)) == 2
+    assert lost not in cluster.nodes_of(job.number)
+    cluster.power_on(lost)
+    job.end()
+    assert job.output.count("2 replicas in 2 processes") == 3
+    assert_same_run(undisturbed_pair, job.run_dir)
+
+
+def test_without_a_spare_a_job_on_two_nodes_goes_on_on_the_one_that_is_left(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", "1-2", arguments=SHARED)
+    job.wait("committed_step", 10)
+    assert "2 replicas in 2 processes" in job.output
+    blocking = cluster.submit("--exclusive", "--output=/dev/null", "--wrap=sleep 600", cwd=tmp_path)
+    cluster.wait(lambda: not cluster.idle, "all nodes in use")
+    _, lost = cluster.nodes_of(job.number)
+    times = Times(job, "one of two nodes powered off, no spare", starts=1)
+    cluster.power_off(lost)
+    times.follow()
+    assert len(cluster.nodes_of(job.number)) == 1
+    job.end()
+    cluster.client("scancel", str(blocking))
+    cluster.power_on(lost)
+    assert job.output.count("replicas") == 1
+    assert_one_curve(undisturbed_pair, job.run_dir)
 
 
 def test_the_script_requeues_what_may_help_and_nothing_else(cluster: Slurm, tmp_path: Path) -> None:

@@ -302,7 +302,7 @@ def test_without_a_spare_a_job_on_two_nodes_goes_on_on_the_one_that_is_left(
     cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
 ) -> None:
     need_machines(cluster)
-    job = Submitted(cluster, tmp_path / "run", "1-2", arguments=SHARED)
+    job = Submitted(cluster, tmp_path / "run", "1-2", "--exclusive", arguments=SHARED)
     job.wait("committed_step", 10)
     assert "2 replicas in 2 processes" in job.output
     blocking = cluster.submit("--exclusive", "--output=/dev/null", "--wrap=sleep 600", cwd=tmp_path)

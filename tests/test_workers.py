@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -172,3 +173,32 @@ def test_a_process_with_other_data_is_refused_before_it_computes_anything(tmp_pa
         assert "worker 1 computes something else than the chief" in output
         assert "data split train" in output
     assert "step 1" not in outputs[0]
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_hundred_signals_at_random_moments_change_nothing(count: int, undisturbed: Path, trainer: Trainer) -> None:
+    """During imports, the meeting of the processes, tracing, steps, evaluation and saves; some of them twice."""
+    random = np.random.default_rng(count)
+    run_dir = trainer.cwd / "run"
+    command = ("train", *RUN, "run_dir=run", "on_existing=resume")
+    clean = 0
+    while clean < int(os.environ.get("SIGNALS", "100")):
+        if run_dir.exists() and random.random() < 0.2:
+            shutil.rmtree(run_dir)  # from the beginning again, or it would soon be complete
+        processes = start(trainer, *command, count=count) if count > 1 else [trainer.start(*command)]
+        time.sleep(1 + random.exponential(12))
+        victim = processes[random.integers(count)]
+        for _ in range(random.integers(1, 3)):
+            victim.signal([signal.SIGTERM, signal.SIGUSR1][random.integers(2)])
+            time.sleep(random.exponential(0.5))
+        statuses = {process.wait() for process in processes}
+        outputs = "\n====\n".join(process.output for process in processes)
+        assert statuses in ({75}, {0}), outputs
+        assert "Traceback" not in outputs, outputs
+        clean += 1
+    finish(start(trainer, *command, count=count) if count > 1 else [trainer.start(*command)])
+    if count == 2:
+        assert_same_run(undisturbed, run_dir)
+    else:
+        assert_one_curve(undisturbed, run_dir)

@@ -149,12 +149,12 @@ class Peers:
                 return
             self.lost = lost
             watcher = self._watcher
-        self._losing.set()
         if self.is_chief:
             self._send({"kind": "lost", "reason": str(lost), "status": lost.exit_status}, leaving_out=rank)
         self._told.put(None)
         if watcher is not None:
             watcher(lost)
+        self._losing.set()
 
 
 def connect(cluster: Cluster, interrupted: Callable[[], bool]) -> Peers:

@@ -7,7 +7,6 @@ every variable's value and everything else that decides what is done next come f
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping
 
 from trainer import memory, runtime
@@ -103,13 +102,11 @@ def follow(peers: Peers, stop: StopRequest) -> None:
     memory.refuse_excess(config)
     state = build_state(config, replicas)
     beginning = Beginning.of(peers.hear())
-    fingerprint = facts.to_text(fingerprint_of(config, state, sources))
-    if fingerprint != beginning.fingerprint:
-        here, chief = (dict(enumerate(json.loads(text))) for text in (fingerprint, beginning.fingerprint))
-        first = next(number for number in [*chief, *here] if chief.get(number) != here.get(number))
+    found = facts.differences(facts.from_text(beginning.fingerprint), fingerprint_of(config, state, sources))
+    if found:
         raise UsageError(
-            f"worker {peers.cluster.rank} computes something else than the chief: there {chief.get(first)}, here "
-            f"{here.get(first)}\ngive all processes the same program, environment and data"
+            f"worker {peers.cluster.rank} computes something else than the chief: {found[0]} "
+            f"({len(found) - 1} more differences)\ngive all processes the same program, environment and data"
         )
     replicas.copy_from_chief(flatten(state.tree()).values())
     part = Part(replicas.process, replicas.processes)

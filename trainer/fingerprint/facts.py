@@ -79,6 +79,18 @@ def to_text(facts: Sequence[Fact]) -> str:
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
 
 
+def from_text(text: str) -> list[Fact]:
+    """The facts of ``to_text``.
+
+    Raises:
+        Unacceptable: it is something else.
+    """
+    rows = parse_json(text)
+    if not isinstance(rows, list):
+        raise Unacceptable("it is not a list of facts")
+    return [_fact(row) for row in rows]
+
+
 def read(path: Path) -> list[Fact]:
     """Read a stored fingerprint.
 
@@ -86,10 +98,7 @@ def read(path: Path) -> list[Fact]:
         ManifestError: it does not exist or cannot be understood.
     """
     try:
-        rows = parse_json(read_text(path, SIZE_LIMIT))
-        if not isinstance(rows, list):
-            raise Unacceptable("it is not a list of facts")
-        return [_fact(row) for row in rows]
+        return from_text(read_text(path, SIZE_LIMIT))
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
     except Unacceptable as error:

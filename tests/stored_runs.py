@@ -15,6 +15,7 @@ from test_config import compose
 from trainer import restored, runtime, session
 from trainer.config.schema import Config, Invocation
 from trainer.loop import Run
+from trainer.replicas import ONE_DEVICE, Replicas
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state
 
@@ -26,8 +27,8 @@ def keep_this_process(patch: pytest.MonkeyPatch) -> None:
 
 
 @functools.cache
-def built_once(config: Config) -> TrainingState:
-    return build_state(config)
+def built_once(config: Config, replicas: Replicas = ONE_DEVICE) -> TrainingState:
+    return build_state(config, replicas)
 
 
 def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str) -> Path:

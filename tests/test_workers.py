@@ -13,8 +13,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import NARROW, SMOOTH, Process, Trainer, assert_same_run, checkpoint_names, metrics
-from image_data import make_splits
 from test_peers import free_ports
+
+from trainer import schedules
+from trainer.config.compose import configuration_directory
 
 RUN = (
     *NARROW,
@@ -153,26 +155,22 @@ def test_what_the_chief_refuses_ends_all_with_its_status_and_reason(undisturbed:
     assert "is complete at step 12" in finish(start(trainer, "resume", "run_dir=run"))[0]
 
 
-def test_a_process_with_other_data_is_refused_before_it_computes_anything(tmp_path: Path) -> None:
-    """As when a data set was not copied to every node as a whole."""
-    sizes = ("data=image_folder", "data.root=data", "data.train_examples=null", "data.validation_examples=null")
+def test_a_process_with_another_program_is_refused_before_it_computes_anything(trainer: Trainer) -> None:
+    """As when one node has an older installation."""
+    other = trainer.cwd / "other" / "trainer"
+    shutil.copytree(Path(schedules.__file__).parent, other)
+    text = (other / "schedules.py").read_text()
+    (other / "schedules.py").write_text(text.replace("tf.ones([], tf.float64)", "tf.ones([], tf.float64) / 2.0"))
+    shutil.copytree(configuration_directory(), other.with_name("conf"))
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    places = [Trainer(tmp_path / name) for name in ("chief", "other")]
-    processes = []
-    try:
-        for rank, place in enumerate(places):
-            make_splits(place.cwd / "data", train=32 + 4 * rank)
-            cluster = {"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}
-            run = ("train", *RUN, *sizes, f"run_dir={tmp_path / 'run'}")
-            processes.append(place.start(*run, TF_CONFIG=json.dumps(cluster)))
-        outputs = finish(processes, 2)
-    finally:
-        for place in places:
-            place.close()
-    for output in outputs:
+    cluster = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
+    chief = trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=json.dumps(cluster[0]))
+    path = f"{other.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    refused = trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=json.dumps(cluster[1]), PYTHONPATH=path)
+    for output in finish([chief, refused], 2):
         assert "worker 1 computes something else than the chief" in output
-        assert "data split train" in output
-    assert "step 1" not in outputs[0]
+        assert "schedule: learning rate at step 0 0.1" in output
+    assert "step 1/" not in chief.output
 
 
 @pytest.mark.long
@@ -192,6 +190,9 @@ def test_a_hundred_signals_at_random_moments_change_nothing(count: int, undistur
         for _ in range(random.integers(1, 3)):
             victim.signal([signal.SIGTERM, signal.SIGUSR1][random.integers(2)])
             time.sleep(random.exponential(0.5))
+        victim.wait()
+        for process in processes:  # before they have met, the others would wait for another in its place
+            process.signal(signal.SIGTERM)
         statuses = {process.wait() for process in processes}
         outputs = "\n====\n".join(process.output for process in processes)
         assert statuses in ({75}, {0}), outputs

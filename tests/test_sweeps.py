@@ -51,25 +51,25 @@ def test_a_sweep_stopped_by_a_signal_is_finished_by_one_command(trainer: Trainer
     wait_for_step(process, sweep / "1", KILL_AT)
     process.signal(signal.SIGTERM)  # to the sweep alone: it is the sweep that tells its trial
     assert process.wait() == 75, process.output
-    assert outcomes(process.output) == {0: "wrong configuration", 1: "stopped", 2: "not begun"}
+    assert outcomes(process.output) == {0: "invalid", 1: "stopped", 2: "not begun"}
     assert KILL_AT <= int(checkpoint_names(sweep / "1")[-1].removeprefix("step-")) < STEPS
     assert not (sweep / "2" / "checkpoints").exists()
 
     output = trainer.run("resume", f"sweep_dir={sweep}", status=1)
-    assert outcomes(output) == {0: "wrong configuration", 1: "finished", 2: "finished"}
+    assert outcomes(output) == {0: "invalid", 1: "finished", 2: "finished"}
     assert "trial 0 has no valid configuration: checkpoint.keep_best is -1" in output
     assert [len(starts(sweep / name)) for name in "12"] == [2, 1]
     assert_same_run(sweep / "2", sweep / "1")
 
     before = files(sweep / "1") | files(sweep / "2")
     output = trainer.run("resume", f"sweep_dir={sweep}", status=1)
-    assert outcomes(output) == {0: "wrong configuration", 1: "finished before", 2: "finished before"}
+    assert outcomes(output) == {0: "invalid", 1: "finished before", 2: "finished before"}
     assert files(sweep / "1") | files(sweep / "2") == before
 
     path = sweep / "1" / stored.FILE_NAME
     path.write_text(stored.to_text(with_leaves(stored.read(path), {"optimizer.epsilon": 0.5})))
     output = trainer.run("resume", f"sweep_dir={sweep}", status=1)
-    assert outcomes(output) == {0: "wrong configuration", 1: "refused", 2: "finished before"}
+    assert outcomes(output) == {0: "invalid", 1: "refused", 2: "finished before"}
     assert re.search(r"error: trial 1 in .* has another configuration", output)
     assert re.search(r"optimizer\.epsilon is 0\.5, in the sweep 1e-", output)
     assert files(sweep / "2").items() <= before.items()

@@ -21,9 +21,9 @@ POLL_SECONDS = 0.2
 FINISHED, FINISHED_BEFORE = "finished", "finished before"
 OUTCOMES = {  # exit status of a trial's process -> what the table says
     0: FINISHED,
-    UsageError.exit_status: "wrong configuration",
+    UsageError.exit_status: "invalid",
     RestoreRefused.exit_status: "refused",
-    NoValidCheckpoint.exit_status: "no valid checkpoint",
+    NoValidCheckpoint.exit_status: "no checkpoint",
     RunDirectoryInUse.exit_status: "in use",
     EXIT_STOPPED: "stopped",
     EXIT_INTERRUPTED: "stopped",

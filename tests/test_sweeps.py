@@ -38,16 +38,17 @@ def files(run_dir: Path) -> dict[Path, tuple[int, int]]:
 
 def outcomes(output: str) -> dict[int, str]:
     """Trial → outcome, from the table that a sweep ends with."""
-    rows = re.findall(r"^ +(\d+) +\S+=\S+ +(\S+(?: \S+)*?)(?:  .*)?$", output, re.MULTILINE)
+    words = "finished before|finished|stopped|interrupted|not begun|invalid|refused|failed"
+    rows = re.findall(rf"^ +(\d+) .*  ({words})\b", output, re.MULTILINE)
     return {int(number): outcome for number, outcome in rows}
 
 
 def test_a_sweep_stopped_by_a_signal_is_finished_by_one_command(trainer: Trainer) -> None:
-    sweep = trainer.cwd / "sweep"
+    sweep = trainer.cwd / "it's, a (sweep)"
     # keep_best changes no number, so the last trial, which nothing disturbs, shows what the one before should be. The
     # first is no configuration, as corners of a grid may be: it is reported, and the rest is run.
     swept = "checkpoint.keep_best=-1,1,2"
-    process = trainer.start("train", "--multirun", *TRIAL, swept, f"hydra.sweep.dir={sweep}")
+    process = trainer.start("train", "--multirun", *TRIAL, swept, f'hydra.sweep.dir="{sweep}"')
     wait_for_step(process, sweep / "1", KILL_AT)
     process.signal(signal.SIGTERM)  # to the sweep alone: it is the sweep that tells its trial
     assert process.wait() == 75, process.output
@@ -55,20 +56,21 @@ def test_a_sweep_stopped_by_a_signal_is_finished_by_one_command(trainer: Trainer
     assert KILL_AT <= int(checkpoint_names(sweep / "1")[-1].removeprefix("step-")) < STEPS
     assert not (sweep / "2" / "checkpoints").exists()
 
-    output = trainer.run("resume", f"sweep_dir={sweep}", status=1)
+    output = trainer.run("resume", f'sweep_dir="{sweep}"', status=1)
     assert outcomes(output) == {0: "invalid", 1: "finished", 2: "finished"}
     assert "trial 0 has no valid configuration: checkpoint.keep_best is -1" in output
     assert [len(starts(sweep / name)) for name in "12"] == [2, 1]
     assert_same_run(sweep / "2", sweep / "1")
+    assert trial.read_note(sweep / "2") == trial.read_note(sweep / "1") is not None
 
     before = files(sweep / "1") | files(sweep / "2")
-    output = trainer.run("resume", f"sweep_dir={sweep}", status=1)
+    output = trainer.run("resume", f'sweep_dir="{sweep}"', status=1)
     assert outcomes(output) == {0: "invalid", 1: "finished before", 2: "finished before"}
     assert files(sweep / "1") | files(sweep / "2") == before
 
     path = sweep / "1" / stored.FILE_NAME
     path.write_text(stored.to_text(with_leaves(stored.read(path), {"optimizer.epsilon": 0.5})))
-    output = trainer.run("resume", f"sweep_dir={sweep}", status=1)
+    output = trainer.run("resume", f'sweep_dir="{sweep}"', status=1)
     assert outcomes(output) == {0: "invalid", 1: "refused", 2: "finished before"}
     assert re.search(r"error: trial 1 in .* has another configuration", output)
     assert re.search(r"optimizer\.epsilon is 0\.5, in the sweep 1e-", output)
@@ -176,7 +178,7 @@ def test_a_trial_directory_that_leads_elsewhere_is_refused(stored_sweep: Path, t
 
 def test_a_finished_trial_whose_last_checkpoint_is_damaged_is_not_finished(stored_sweep: Path, tmp_path: Path) -> None:
     (tmp_path / "0").mkdir()
-    (tmp_path / "0" / trial.FINISHED).write_text('{"step": 4}')
+    (tmp_path / "0" / trial.FINISHED).write_text('{"step": 4, "metric": "accuracy", "best": 0.5}')
     assert not trial.is_finished(tmp_path, plan.read(stored_sweep).trials[0])
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
@@ -101,7 +102,7 @@ def begin(sweep_dir: Path, sweep: Sweep, on_existing: str) -> None:
     elif on_existing != "resume":
         raise UsageError(
             f"{sweep_dir} has a sweep already; to finish it:\n"
-            f"  python -m trainer resume sweep_dir={sweep_dir}\n"
+            f"  {resume_command(sweep_dir)}\n"
             "or add on_existing=resume to this command, or choose another hydra.sweep.dir"
         )
     else:
@@ -156,6 +157,10 @@ def label(sweep: Sweep, trial: Trial) -> str:
     """The overrides that distinguish a trial from others of its sweep."""
     common = set.intersection(*(set(other.overrides) for other in sweep.trials))
     return " ".join(text for text in trial.overrides if text not in common)
+
+
+def resume_command(sweep_dir: Path) -> str:
+    return shlex.join(["python", "-m", "trainer", "resume", f"sweep_dir={sweep_dir}"])
 
 
 def config_of(trial: Trial) -> Config:

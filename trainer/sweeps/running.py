@@ -11,20 +11,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+from hydra.core.override_parser.types import Quote, QuotedString
+
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, Stopped, UsageError
 from trainer.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest
-from trainer.sweeps.plan import Sweep, Trial, label
+from trainer.sweeps.plan import Sweep, Trial, label, resume_command
 from trainer.sweeps.summary import print_summary
 from trainer.sweeps.trial import is_finished
 
 POLL_SECONDS = 0.2
-FINISHED, FINISHED_BEFORE = "finished", "finished before"
+FINISHED, FINISHED_BEFORE, IN_USE = "finished", "finished before", "in use"
 OUTCOMES = {  # exit status of a trial's process -> what the table says
     0: FINISHED,
     UsageError.exit_status: "invalid",
     RestoreRefused.exit_status: "refused",
     NoValidCheckpoint.exit_status: "no checkpoint",
-    RunDirectoryInUse.exit_status: "in use",
+    RunDirectoryInUse.exit_status: IN_USE,
     EXIT_STOPPED: "stopped",
     EXIT_INTERRUPTED: "stopped",
 }
@@ -41,7 +43,7 @@ def run(sweep_dir: Path, sweep: Sweep, stop: StopRequest) -> int:
         Stopped: a signal ended the sweep, the running trial after a checkpoint.
     """
     outcomes: dict[int, str] = {}
-    statuses: list[int] = []
+    statuses: dict[int, int] = {}
     for position, trial in enumerate(sweep.trials, start=1):
         if stop.signal is not None:
             break
@@ -54,9 +56,13 @@ def run(sweep_dir: Path, sweep: Sweep, stop: StopRequest) -> int:
         if status in (EXIT_STOPPED, EXIT_INTERRUPTED):
             stop.signal = stop.signal or signal.SIGTERM  # only the trial's process was told
         elif status != 0:
-            statuses.append(status)
+            statuses[trial.number] = status
+    for trial in sweep.trials:  # those that another process had may be finished by now
+        if trial.number in outcomes and outcomes[trial.number] == IN_USE and is_finished(sweep_dir, trial):
+            outcomes[trial.number] = FINISHED
+            del statuses[trial.number]
     print_summary(sweep_dir, sweep, outcomes)
-    command = f"python -m trainer resume sweep_dir={sweep_dir}"
+    command = resume_command(sweep_dir)
     finished = sum(outcome in (FINISHED, FINISHED_BEFORE) for outcome in outcomes.values())
     counted = f"{finished} of {len(sweep.trials)} trials are finished"
     if stop.signal is not None and finished < len(sweep.trials):
@@ -64,7 +70,8 @@ def run(sweep_dir: Path, sweep: Sweep, stop: StopRequest) -> int:
     print(counted if finished == len(sweep.trials) else f"{counted}; to try the others again:\n  {command}")
     if not statuses:
         return 0
-    return statuses[0] if len(set(statuses)) == 1 and statuses[0] in SHARED_STATUSES else 1
+    shared, *others = set(statuses.values())
+    return shared if not others and shared in SHARED_STATUSES else 1
 
 
 def _run_in_process(sweep_dir: Path, trial: Trial, stop: StopRequest) -> int:
@@ -73,8 +80,9 @@ def _run_in_process(sweep_dir: Path, trial: Trial, stop: StopRequest) -> int:
     The process belongs to the group of this one, so what ends the group ends both. A Ctrl-C reaches both as well, and
     a second one would end the trial at once: the request is therefore passed on as SIGTERM, which may come twice.
     """
-    arguments = [f"sweep_dir={_quoted(str(sweep_dir))}", f"trial={trial.number}"]
-    process = subprocess.Popen([sys.executable, "-m", "trainer", "resume", *arguments])
+    place = QuotedString(str(sweep_dir), Quote.single).with_quotes()
+    arguments = ["resume", f"sweep_dir={place}", f"trial={trial.number}"]
+    process = subprocess.Popen([sys.executable, "-m", "trainer", *arguments])
     passed_on = False
     while True:
         try:
@@ -83,12 +91,6 @@ def _run_in_process(sweep_dir: Path, trial: Trial, stop: StopRequest) -> int:
             if stop.signal is not None and not passed_on:
                 process.terminate()
                 passed_on = True
-
-
-def _quoted(text: str) -> str:
-    """A text as Hydra's grammar takes it whatever is in it."""
-    escaped = text.replace("\\'", "\\\\\\'").replace("'", "\\'")
-    return f"'{escaped}'"
 
 
 def _outcome(status: int) -> str:

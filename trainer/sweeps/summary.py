@@ -11,8 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.errors import UsageError, printable
-from trainer.sweeps.plan import Sweep, Trial, config_of, label
-from trainer.sweeps.trial import best, newest_step, run_dir_of
+from trainer.sweeps.plan import Sweep, Trial, label
+from trainer.sweeps.trial import newest_step, read_note, run_dir_of
 
 
 def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) -> None:
@@ -31,12 +31,12 @@ def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) ->
 
 
 def _result(sweep_dir: Path, trial: Trial) -> tuple[str, str]:
-    """The step a trial is at and its best validation, as text; empty where there is none."""
+    """The step a trial is at, and the best validation of one that ended, as text; empty where there is none."""
     try:
-        run_dir, metric = run_dir_of(sweep_dir, trial), config_of(trial).checkpoint.best_metric
-    except UsageError:
+        run_dir = run_dir_of(sweep_dir, trial)
+    except UsageError:  # it leads elsewhere
         return "", ""
-    step, manifest = newest_step(run_dir), best(run_dir, metric)
-    if manifest is None or manifest.validation is None:
+    step, note = newest_step(run_dir), read_note(run_dir)
+    if note is None or note.best is None or note.step != step:
         return "" if step is None else str(step), ""
-    return str(step), f"{metric} {manifest.validation[metric]:.4f}"
+    return str(step), f"{note.metric} {note.best:.4f}"

@@ -1,8 +1,8 @@
 """One trial of a sweep: where it stands, and running it in this process.
 
 Whether a trial is finished is for its run to say, which takes the data and TensorFlow. What it said is kept in
-``finished.json`` in its directory, as the step of the checkpoint that it ended with: a trial with that checkpoint is
-left alone. Without the file (a crash between the last commit and this note) the run is asked again and ends at once.
+``finished.json`` in its directory, with the step of the checkpoint that it ended with: a trial with that checkpoint is
+left alone. Without the note (a crash between the last commit and it) the run is asked again and ends at once.
 """
 
 from __future__ import annotations
@@ -13,8 +13,6 @@ from pathlib import Path, PurePosixPath
 
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
-from trainer.checkpoint.manifest import Manifest
-from trainer.checkpoint.retention import described, ranked
 from trainer.checkpoint.verification import newest_valid
 from trainer.config import override, stored
 from trainer.config.schema import Invocation
@@ -34,9 +32,13 @@ SIZE_LIMIT = 1 << 10  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The contents of ``finished.json``."""
+    """The contents of ``finished.json``: the last step, and the best validation by ``checkpoint.best_metric``, None
+    when there was none.
+    """
 
     step: int
+    metric: str
+    best: float | None
 
 
 def run_dir_of(sweep_dir: Path, trial: Trial) -> Path:
@@ -78,10 +80,15 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     )
     with quiet_startup():
         from trainer import session  # imports TensorFlow, which takes seconds
+        from trainer.history import read_validations
 
     session.train(invocation, config, stop)
-    last = newest_valid(run_dir / CHECKPOINTS, "off", warn)
-    replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(Finished(last.manifest.step))).encode())
+    step, metric = newest_step(run_dir), config.checkpoint.best_metric
+    assert step is not None, "a run that ended has a checkpoint"
+    values = [validation[metric] for validation in read_validations(run_dir).values()]
+    best = (min if metric == "loss" else max)(values, default=None)
+    note = Finished(step, metric, best)
+    replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(note)).encode())
 
 
 def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
@@ -106,24 +113,27 @@ def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
 
 def is_finished(sweep_dir: Path, trial: Trial) -> bool:
     """Whether the trial ended, as configured, with the checkpoint that is still its newest and verifies."""
-    run_dir = run_dir_of(sweep_dir, trial)
     try:
-        finished = build(Finished, parse_json(read_text(run_dir / FINISHED, SIZE_LIMIT)), FINISHED)
+        run_dir = run_dir_of(sweep_dir, trial)
+        note = read_note(run_dir)
+        if note is None:
+            return False
         refuse_changed(sweep_dir, trial)
         last = newest_valid(run_dir / CHECKPOINTS, config_of(trial).checkpoint.verify, warn)
-    except (OSError, Unacceptable, UsageError, RestoreRefused, NoValidCheckpoint):
-        return False  # its run will say what it is
-    return last.manifest.step == finished.step
+    except (UsageError, RestoreRefused, NoValidCheckpoint):
+        return False  # running it says what it is
+    return last.manifest.step == note.step
+
+
+def read_note(run_dir: Path) -> Finished | None:
+    """What is noted of a trial that ended; None when it is not there or makes no sense."""
+    try:
+        return build(Finished, parse_json(read_text(run_dir / FINISHED, SIZE_LIMIT)), FINISHED)
+    except (OSError, Unacceptable):
+        return None
 
 
 def newest_step(run_dir: Path) -> int | None:
     """The step of a trial's newest checkpoint, None when it has none."""
     paths = directory.committed(run_dir / CHECKPOINTS)
     return directory.step_of(paths[-1]) if paths else None
-
-
-def best(run_dir: Path, metric: str) -> Manifest | None:
-    """What the best of a trial's checkpoints says of itself; None when none was evaluated."""
-    there = described(run_dir / CHECKPOINTS, warn)
-    order = ranked(there, {}, metric)
-    return dict(there)[order[0]] if order else None

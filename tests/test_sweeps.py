@@ -131,7 +131,8 @@ def test_a_sweep_stores_every_configuration_before_its_first_trial(stored_sweep:
 def test_the_same_command_continues_a_sweep_and_another_does_not(stored_sweep: Path, tmp_path: Path) -> None:
     sweep = plan.read(stored_sweep)
     plan.begin(tmp_path, sweep, "fail")
-    plan.begin(tmp_path, sweep, "resume")
+    words = [dataclasses.replace(each, overrides=(*each.overrides, "on_existing=resume")) for each in sweep.trials]
+    plan.begin(tmp_path, dataclasses.replace(sweep, trials=tuple(words)), "resume")
     with pytest.raises(UsageError, match=r"has a sweep already; to finish it:\n.*resume sweep_dir="):
         plan.begin(tmp_path, sweep, "fail")
     config = plan.config_of(sweep.trials[1])
@@ -139,6 +140,8 @@ def test_the_same_command_continues_a_sweep_and_another_does_not(stored_sweep: P
     changed = dataclasses.replace(sweep.trials[1], config=other)
     with pytest.raises(UsageError, match=r"has another sweep: trial 1: optimizer\.learning_rate: .* -> 0\.25"):
         plan.begin(tmp_path, dataclasses.replace(sweep, trials=(sweep.trials[0], changed, sweep.trials[2])), "resume")
+    with pytest.raises(UsageError, match="has another sweep: it has 3 trials, and this command makes 2"):
+        plan.begin(tmp_path, dataclasses.replace(sweep, trials=sweep.trials[:2]), "resume")
     assert plan.read(tmp_path) == sweep
 
 

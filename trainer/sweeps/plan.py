@@ -19,7 +19,7 @@ from trainer.config import override, stored
 from trainer.config.compose import Job
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.untrusted.documents import parse_yaml
+from trainer.untrusted.documents import parse_yaml, shown
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import read_text
 from trainer.untrusted.typed import build
@@ -112,7 +112,7 @@ def begin(sweep_dir: Path, sweep: Sweep, on_existing: str) -> None:
 
 
 def _difference(there: Sweep, wanted: Sweep) -> str | None:
-    """The first thing in which two sweeps differ, as text."""
+    """The first thing in which two sweeps differ, as text; that they were asked for in other words is none."""
     if len(there.trials) != len(wanted.trials):
         return f"it has {len(there.trials)} trials, and this command makes {len(wanted.trials)}"
     for old, new in zip(there.trials, wanted.trials, strict=True):
@@ -120,10 +120,10 @@ def _difference(there: Sweep, wanted: Sweep) -> str | None:
             changes = override.changes(stored.from_text(old.config), stored.from_text(new.config))
             if changes:
                 return f"trial {new.number}: {changes[0]}"
-        for field in dataclasses.fields(Trial):
-            before, after = getattr(old, field.name), getattr(new, field.name)
+        for name in ("directory", "init_from", "allow", "config", "problem"):
+            before, after = getattr(old, name), getattr(new, name)
             if before != after:
-                return f"trial {new.number}: {field.name} {before} -> {after}"
+                return f"trial {new.number}: {name}: {shown(before)} -> {shown(after)}"
     return None
 
 

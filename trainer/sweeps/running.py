@@ -14,7 +14,7 @@ from pathlib import Path
 from hydra.core.override_parser.types import Quote, QuotedString
 
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, Stopped, UsageError
-from trainer.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest
+from trainer.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest, exit_status
 from trainer.sweeps.plan import Sweep, Trial, label, resume_command
 from trainer.sweeps.summary import print_summary
 from trainer.sweeps.trial import is_finished
@@ -66,7 +66,7 @@ def run(sweep_dir: Path, sweep: Sweep, stop: StopRequest) -> int:
     finished = sum(outcome in (FINISHED, FINISHED_BEFORE) for outcome in outcomes.values())
     counted = f"{finished} of {len(sweep.trials)} trials are finished"
     if stop.signal is not None and finished < len(sweep.trials):
-        raise Stopped(f"{stop.signal.name}; {counted}; for the others:\n  {command}", stop.exit_status)
+        raise Stopped(f"{stop.signal.name}; {counted}; for the others:\n  {command}", exit_status(stop.signal))
     print(counted if finished == len(sweep.trials) else f"{counted}; to try the others again:\n  {command}")
     if not statuses:
         return 0

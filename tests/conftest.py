@@ -65,6 +65,10 @@ class Process:
         if self._popen.poll() is None:
             self._popen.send_signal(number)
 
+    def signal_group(self, number: signal.Signals) -> None:
+        """Signal the process and those that it started."""
+        os.killpg(self._popen.pid, number)
+
     @property
     def running(self) -> bool:
         return self._popen.poll() is None
@@ -75,7 +79,7 @@ class Process:
 
     def finish(self) -> None:
         if self.running:
-            self._popen.kill()
+            self.signal_group(signal.SIGKILL)
             self._popen.wait()
 
 
@@ -129,6 +133,16 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
         for record in records
         if not record["closing"]
     ]
+
+
+def wait_for_step(process: Process, run_dir: Path, step: int) -> None:
+    """Return when the run has logged ``step``, or has ended."""
+    deadline = time.monotonic() + 240
+    while process.running and time.monotonic() < deadline:
+        path = run_dir / "metrics.jsonl"
+        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
+            return
+        time.sleep(0.01)
 
 
 def checkpoint_names(run_dir: Path) -> list[str]:

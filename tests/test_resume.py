@@ -8,7 +8,6 @@ whole of metrics.jsonl.
 from __future__ import annotations
 
 import fcntl
-import json
 import os
 import random
 import shutil
@@ -18,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import NARROW, Process, Trainer, assert_same_run, checkpoint_names, metrics
+from conftest import NARROW, Trainer, assert_same_run, checkpoint_names, metrics, wait_for_step
 
 STEPS = 12  # 2.4 epochs
 EVERYTHING = (
@@ -66,16 +65,6 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, P
 
     yield Made()
     launcher.close()
-
-
-def wait_for_step(process: Process, run_dir: Path, step: int) -> None:
-    """Return when the run has logged ``step``, or has ended."""
-    deadline = time.monotonic() + 240
-    while process.running and time.monotonic() < deadline:
-        path = run_dir / "metrics.jsonl"
-        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
-            return
-        time.sleep(0.01)
 
 
 @pytest.mark.parametrize("optimizer", VARIANTS)

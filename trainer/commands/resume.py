@@ -5,25 +5,29 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.arguments import parse_arguments, take_list, take_text
+from trainer.commands.arguments import parse_arguments, refuse_rest, take_list, take_text
 from trainer.config.check import check_url
-from trainer.errors import warn
+from trainer.errors import UsageError, warn
 from trainer.mirror import Place, default_directory, fetch, is_url
 from trainer.quiet import quiet_startup
 from trainer.run_directory import writing
 from trainer.signals import StopRequest
+from trainer.sweeps import plan, running, trial
 
 HELP = """Continue a run exactly where a checkpoint left it.
 
   python -m trainer resume run_dir=DIR [checkpoint=latest|best|step-N|PATH] [key=value …] [allow=[key,…]]
   python -m trainer resume run_dir=URL [into=DIR] [key=value …]
+  python -m trainer resume sweep_dir=DIR [trial=N]
 
 Model, optimizer, schedule and input pipeline are rebuilt from the config.yaml in the checkpoint. Keys that do not
 change the result may be set (train.steps, train.epochs, checkpoint.*, evaluation.every_*, train.log_every_steps);
 those that do are refused unless allow=[…] names them (optimizer.learning_rate, preprocess, data, behaviour …).
 Continuing from an older checkpoint sets the later ones aside in checkpoints/superseded/; a damaged one is moved to
 checkpoints/quarantine/. From the URL of a mirror the newest valid checkpoint is fetched first, into DIR or
-outputs/<experiment>/<name>, unless it is there already."""
+outputs/<experiment>/<name>, unless it is there already.
+
+Of a sweep (train --multirun), the trials that are not finished are continued or started, or only trial N of them."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -31,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         print(HELP)
         return 0
     values = parse_arguments(arguments)
+    if "sweep_dir" in values:
+        return _resume_sweep(values)
     run_dir = take_text(values, "run_dir", "resume")
     checkpoint = str(values.pop("checkpoint", "latest"))
     allowed = take_list(values, "allow")
@@ -42,6 +48,21 @@ def main(arguments: Sequence[str]) -> int:
         from trainer import session  # imports TensorFlow, which takes seconds
 
     session.resume(Path(run_dir), checkpoint, values, allowed, stop)
+    return 0
+
+
+def _resume_sweep(values: dict[str, object]) -> int:
+    sweep_dir = Path(take_text(values, "sweep_dir", "resume")).absolute()
+    number = values.pop("trial", None)
+    refuse_rest(values, ("sweep_dir", "trial"), "resume of a sweep")
+    stop = StopRequest()
+    stop.install()
+    sweep = plan.read(sweep_dir)
+    if number is None:
+        return running.run(sweep_dir, sweep, stop)
+    if type(number) is not int or not 0 <= number < len(sweep.trials):
+        raise UsageError(f"trial={number} does not exist; {sweep_dir} has the trials 0 to {len(sweep.trials) - 1}")
+    trial.run(sweep_dir, sweep.trials[number], stop)
     return 0
 
 

@@ -1,13 +1,14 @@
-"""``train``: compose a configuration with Hydra and start a run from it."""
+"""``train``: compose a configuration with Hydra and start a run from it, or a sweep of several with ``--multirun``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.config.compose import run_with_hydra
+from trainer.config.compose import Job, run_with_hydra
 from trainer.config.schema import Config, Invocation
 from trainer.quiet import quiet_startup
 from trainer.signals import StopRequest
+from trainer.sweeps import plan, running
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -20,5 +21,12 @@ def main(arguments: Sequence[str]) -> int:
 
         session.train(invocation, config, stop)
 
-    run_with_hydra(arguments, start)
-    return 0
+    jobs = run_with_hydra(arguments, start)
+    return _sweep(jobs, stop) if jobs else 0
+
+
+def _sweep(jobs: Sequence[Job], stop: StopRequest) -> int:
+    sweep, sweep_dir = plan.plan(jobs), jobs[0].sweep_dir
+    on_existing = next(job.invocation.on_existing for job in jobs if job.invocation is not None)
+    plan.begin(sweep_dir, sweep, on_existing)
+    return running.run(sweep_dir, sweep, stop)

@@ -28,30 +28,52 @@ RESOLVERS = ("now", "hydra")
 PACKAGE = Path(__file__).resolve().parent.parent
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One combination of a ``--multirun``, as Hydra composed it: what to run, or the ``problem`` with it.
+
+    ``directory`` is what Hydra calls ``hydra.sweep.subdir``, under ``sweep_dir``.
+    """
+
+    number: int
+    sweep_dir: Path
+    directory: str
+    overrides: tuple[str, ...]
+    invocation: Invocation | None
+    config: Config | None
+    problem: str | None
+
+
 def configuration_directory() -> Path:
     """``conf/``: at the top of a checkout, inside the package in an installed wheel."""
     installed = PACKAGE / "conf"
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
-def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config], None]) -> None:
-    """Compose the configuration from ``arguments`` and call ``run``, once for each job of a ``--multirun``.
+def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config], None]) -> list[Job]:
+    """Compose the configuration from ``arguments`` and call ``run``; of a ``--multirun``, return the jobs instead.
 
     Raises:
-        UsageError: the command line or the configuration is wrong.
+        UsageError: the command line or the configuration is wrong; for a job of a ``--multirun``, only where Hydra
+            itself cannot compose it.
     """
 
+    jobs: list[Job] = []
     failures: list[TrainerError] = []
     composed_once = False
 
     def job(composed: DictConfig) -> None:
         nonlocal composed_once
         composed_once = True
+        is_trial = HydraConfig.get().mode == RunMode.MULTIRUN
+        if is_trial:
+            _refuse_plugins()  # raised through Hydra: this may be a process of the plug-in's
         try:
-            run(*_typed(composed))
+            if is_trial:
+                jobs.append(_job(composed))
+            else:
+                run(*_typed(composed))
         except TrainerError as error:
-            if HydraConfig.get().mode == RunMode.MULTIRUN:
-                raise
             failures.append(error)  # raised below: on its way through Hydra it would gain lines of Hydra's
 
     # Hydra prints its own errors and exits with 1 unless this is set; ours go through the contract's statuses.
@@ -68,6 +90,7 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
         raise UsageError(_explain(error, arguments, directory)) from error
     if failures:
         raise failures[0]
+    return jobs
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -99,13 +122,54 @@ def option_groups() -> list[str]:
     return sorted(path.name for path in configuration_directory().iterdir() if path.is_dir())
 
 
+def _refuse_plugins() -> None:
+    """Refuse a launcher or a sweeper other than Hydra's own.
+
+    Raises:
+        UsageError: names it.
+    """
+    for kind in ("launcher", "sweeper"):
+        chosen = HydraConfig.get().runtime.choices[f"hydra/{kind}"]
+        if chosen != "basic":
+            raise UsageError(
+                f"hydra/{kind}={chosen} is not supported: a sweep says what its trials are before the first begins, "
+                "and runs them itself\n"
+                "several processes may work on one sweep: python -m trainer resume sweep_dir=DIR [trial=N]"
+            )
+
+
+def _job(composed: DictConfig) -> Job:
+    """
+    Raises:
+        UsageError: all jobs are to share one directory.
+    """
+    settings = HydraConfig.get()
+    if _overrides("run_dir"):
+        raise UsageError(
+            "run_dir is one directory, and a sweep needs one for each trial\n"
+            "hydra.sweep.dir=DIR sets that of the sweep, hydra.sweep.subdir those of the trials in it"
+        )
+    invocation, config, problem = None, None, None
+    try:
+        invocation, config = _typed(composed)
+    except UsageError as error:
+        problem = str(error)
+    return Job(
+        number=settings.job.num,
+        sweep_dir=Path(settings.sweep.dir).absolute(),
+        directory=str(settings.sweep.subdir),
+        overrides=tuple(settings.overrides.task),
+        invocation=invocation,
+        config=config,
+        problem=problem,
+    )
+
+
 def _typed(composed: DictConfig) -> tuple[Invocation, Config]:
     _refuse_resolvers(OmegaConf.to_container(composed, resolve=False), "")
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
     invocation = {name: container.pop(name, None) for name in (field.name for field in dataclasses.fields(Invocation))}
-    if HydraConfig.get().mode == RunMode.MULTIRUN and not _overrides("run_dir"):
-        invocation["run_dir"] = HydraConfig.get().runtime.output_dir
     config = parse(Config, container)
     check(config)
     return parse(Invocation, invocation), config

@@ -54,8 +54,8 @@ def _limit_depth(value: Any) -> None:
     raise Unacceptable(f"it is nested more than {DEPTH_LIMIT} levels deep")
 
 
-def parse_yaml(text: str) -> Any:
-    """The value of a YAML text of plain scalars, lists and sections.
+def parse_yaml(text: str, node_limit: int = NODE_LIMIT) -> Any:
+    """The value of a YAML text of plain scalars, lists and sections, of at most ``node_limit`` in all.
 
     Everything that makes YAML more than data is refused before a value is built: anchors, aliases, merge keys, tags,
     directives and more than one document.
@@ -64,7 +64,7 @@ def parse_yaml(text: str) -> Any:
         Unacceptable: names the line.
     """
     try:
-        _refuse_beyond_data(text)
+        _refuse_beyond_data(text, node_limit)
         return yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         place = "" if error.problem_mark is None else f"line {error.problem_mark.line + 1}: "
@@ -96,7 +96,7 @@ class _Section:
         self.at_key = not self.at_key
 
 
-def _refuse_beyond_data(text: str) -> None:
+def _refuse_beyond_data(text: str, node_limit: int) -> None:
     """Go through the document without building anything."""
     nodes, documents = 0, 0
     sections: list[_Section] = []
@@ -111,8 +111,8 @@ def _refuse_beyond_data(text: str) -> None:
             continue
         _refuse_reference(event)
         nodes += 1
-        if nodes > NODE_LIMIT:
-            raise _refusal(event, f"it has more than {NODE_LIMIT:,} entries")
+        if nodes > node_limit:
+            raise _refusal(event, f"it has more than {node_limit:,} entries")
         if sections:
             sections[-1].take(event)
         if isinstance(event, yaml.CollectionStartEvent):

@@ -1,0 +1,42 @@
+"""The table of a sweep's trials: what distinguishes them, how each ended, and how good it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from trainer.errors import UsageError, printable
+from trainer.sweeps.plan import Sweep, Trial, label
+from trainer.sweeps.trial import newest_step, read_note, run_dir_of
+
+
+def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) -> None:
+    """``outcomes`` maps the numbers of the trials that were looked at to how they ended."""
+    table = Table("trial", title=str(sweep_dir), title_justify="left", box=SIMPLE_HEAD)
+    table.add_column("overrides", overflow="fold")
+    table.add_column("outcome", no_wrap=True)
+    table.add_column("step", justify="right", no_wrap=True)
+    table.add_column("best", no_wrap=True)
+    for trial in sweep.trials:
+        step, result = _result(sweep_dir, trial)
+        outcome = outcomes[trial.number] if trial.number in outcomes else ("not begun" if step == "" else "interrupted")
+        cells = (str(trial.number), label(sweep, trial), outcome, step, result)
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console(highlight=False).print(table)
+
+
+def _result(sweep_dir: Path, trial: Trial) -> tuple[str, str]:
+    """The step a trial is at, and the best validation of one that ended, as text; empty where there is none."""
+    try:
+        run_dir = run_dir_of(sweep_dir, trial)
+    except UsageError:  # it leads elsewhere
+        return "", ""
+    step, note = newest_step(run_dir), read_note(run_dir)
+    if note is None or note.best is None or note.step != step:
+        return "" if step is None else str(step), ""
+    return str(step), f"{note.metric} {note.best:.4f}"

@@ -1,0 +1,139 @@
+"""One trial of a sweep: where it stands, and running it in this process.
+
+Whether a trial is finished is for its run to say, which takes the data and TensorFlow. What it said is kept in
+``finished.json`` in its directory, with the step of the checkpoint that it ended with: a trial with that checkpoint is
+left alone. Without the note (a crash between the last commit and it) the run is asked again and ends at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path, PurePosixPath
+
+from trainer.checkpoint import directory
+from trainer.checkpoint.files import replace
+from trainer.checkpoint.verification import newest_valid
+from trainer.config import override, stored
+from trainer.config.schema import Invocation
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
+from trainer.quiet import quiet_startup
+from trainer.run_directory import CHECKPOINTS
+from trainer.signals import StopRequest
+from trainer.sweeps.plan import Trial, config_of
+from trainer.untrusted.documents import parse_json
+from trainer.untrusted.errors import Unacceptable
+from trainer.untrusted.files import read_text, refuse_unless_directory
+from trainer.untrusted.typed import build
+
+FINISHED = "finished.json"
+SIZE_LIMIT = 1 << 10  # bytes
+
+
+@dataclasses.dataclass(frozen=True)
+class Finished:
+    """The contents of ``finished.json``: the last step, and the best validation by ``checkpoint.best_metric``, None
+    when there was none.
+    """
+
+    step: int
+    metric: str
+    best: float | None
+
+
+def run_dir_of(sweep_dir: Path, trial: Trial) -> Path:
+    """The run directory of a trial.
+
+    Raises:
+        UsageError: a name on the way from the sweep's directory leads to another place.
+    """
+    path = sweep_dir
+    try:
+        for name in PurePosixPath(trial.directory).parts:
+            path /= name
+            if path.exists() or path.is_symlink():
+                refuse_unless_directory(path)
+    except Unacceptable as error:
+        raise UsageError(f"trial {trial.number} cannot be run: {error}") from error
+    return path
+
+
+def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
+    """Start the trial, continue it, or leave it alone when it is finished.
+
+    Raises:
+        UsageError: this combination of overrides is no configuration.
+        RestoreRefused: what is in the trial's directory has another configuration.
+    """
+    run_dir, config = run_dir_of(sweep_dir, trial), config_of(trial)
+    refuse_changed(sweep_dir, trial)
+    if is_finished(sweep_dir, trial):
+        print(f"{run_dir} is finished")
+        return
+    # Weights that it started from, and what was allowed for them, concern a run without checkpoints only.
+    begun = bool(directory.committed(run_dir / CHECKPOINTS))
+    invocation = Invocation(
+        run_dir=str(run_dir),
+        on_existing="resume",
+        init_from=None if begun else trial.init_from,
+        allow=() if begun else trial.allow,
+    )
+    with quiet_startup():
+        from trainer import session  # imports TensorFlow, which takes seconds
+        from trainer.history import read_validations
+
+    session.train(invocation, config, stop)
+    step, metric = newest_step(run_dir), config.checkpoint.best_metric
+    assert step is not None, "a run that ended has a checkpoint"
+    values = [validation[metric] for validation in read_validations(run_dir).values()]
+    best = (min if metric == "loss" else max)(values, default=None)
+    note = Finished(step, metric, best)
+    replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(note)).encode())
+
+
+def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
+    """Refuse a trial that was run with another configuration than the sweep says.
+
+    Raises:
+        RestoreRefused: names the trial, the keys and both values.
+    """
+    run_dir = run_dir_of(sweep_dir, trial)
+    path = run_dir / stored.FILE_NAME
+    if not path.is_symlink() and not path.exists():
+        return
+    changes = override.changes(stored.read(path), config_of(trial))
+    if changes:
+        listed = "\n".join(f"  {change.path} is {change.stored}, in the sweep {change.wanted}" for change in changes)
+        raise RestoreRefused(
+            f"trial {trial.number} in {run_dir} has another configuration than this sweep:\n{listed}\n"
+            f"as what it is now, it is continued by: python -m trainer resume run_dir={run_dir}\n"
+            "to have the sweep run this trial again, move its directory away"
+        )
+
+
+def is_finished(sweep_dir: Path, trial: Trial) -> bool:
+    """Whether the trial ended, as configured, with the checkpoint that is still its newest and verifies."""
+    try:
+        run_dir = run_dir_of(sweep_dir, trial)
+        note = read_note(run_dir)
+        if note is None:
+            return False
+        refuse_changed(sweep_dir, trial)
+        last = newest_valid(run_dir / CHECKPOINTS, config_of(trial).checkpoint.verify, warn)
+    except (UsageError, RestoreRefused, NoValidCheckpoint):
+        return False  # running it says what it is
+    return last.manifest.step == note.step
+
+
+def read_note(run_dir: Path) -> Finished | None:
+    """What is noted of a trial that ended; None when it is not there or makes no sense."""
+    try:
+        return build(Finished, parse_json(read_text(run_dir / FINISHED, SIZE_LIMIT)), FINISHED)
+    except (OSError, Unacceptable):
+        return None
+
+
+def newest_step(run_dir: Path) -> int | None:
+    """The step of a trial's newest checkpoint, None when it has none."""
+    paths = directory.committed(run_dir / CHECKPOINTS)
+    return directory.step_of(paths[-1]) if paths else None

@@ -42,6 +42,7 @@ def evaluate(capsys: pytest.CaptureFixture[str], *arguments: str) -> dict[str, o
     return facts
 
 
+@pytest.mark.long
 def test_another_process_reproduces_the_recorded_numbers_bit_for_bit_while_the_run_is_locked(trainer: Trainer) -> None:
     run_dir = trainer.cwd / "run"
     settings = ("train.steps=5", "ema.decay=0.9", "evaluation.weights=ema")

@@ -32,6 +32,7 @@ def test_until_the_step_only_classifiers_and_their_slots_move_and_from_then_on_e
         assert frozen or any(name.endswith("moving_mean") for name in moved)
 
 
+@pytest.mark.long
 def test_a_run_stopped_while_frozen_and_resumed_by_another_process_equals_one_that_never_stopped(
     trainer: Trainer,
 ) -> None:

@@ -171,6 +171,7 @@ def test_a_train_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     import tensorflow as tf
     from test_config import compose
 
+    from trainer import gradients
     from trainer import step as module
     from trainer.config.complete import complete
     from trainer.data.batches import evaluation_batches, training_batches
@@ -183,8 +184,8 @@ def test_a_train_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     state = build_state(config)
     traces = []
-    original = module.objective
-    monkeypatch.setattr(module, "objective", lambda *arguments: traces.append(1) or original(*arguments))
+    original = gradients.objective
+    monkeypatch.setattr(gradients, "objective", lambda *arguments: traces.append(1) or original(*arguments))
     train_step, evaluation_step = module.make_train_step(state, config), module.make_evaluation_step(state, config)
     batches = iter(training_batches(open_source(config.data, "train"), config, 0, state.dropout_features))
     for _ in range(7):  # past the end of an epoch

@@ -99,6 +99,7 @@ def test_a_batch_that_cannot_be_divided_into_groups_is_refused_on_one_device_too
         compose(*NARROW, "model.batch_norm.synchronized=false", "model.batch_norm.group_size=32")
 
 
+@pytest.mark.long
 def test_a_run_on_two_devices_resumes_exactly_and_goes_on_on_one_with_the_same_examples(trainer: Trainer) -> None:
     run = ("train", *NARROW, *SMOOTH, *GROUPS, "train.steps=6", "checkpoint.every_steps=3")
     two = "runtime.virtual_devices=2"

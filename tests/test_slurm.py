@@ -249,6 +249,7 @@ def test_every_task_of_a_step_finds_its_cluster(cluster: Slurm) -> None:
         assert [text.count(f"{node}:") for node in cluster.nodes] == [2, 2, 1]
 
 
+@pytest.mark.long
 def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(cluster: Slurm, undisturbed: Path, tmp_path: Path) -> None:
     need_machines(cluster)
     job = Submitted(cluster, tmp_path / "run", 1)

@@ -80,6 +80,7 @@ def straight_and_resumed(place: Path, train: Sequence[str], resume: Sequence[str
     return process.stdout
 
 
+@pytest.mark.long
 def test_a_run_on_an_image_folder_resumes_exactly_where_the_data_was_moved_to(tmp_path: Path) -> None:
     make_splits(tmp_path / "images", 14, 7)
     data = ("data=image_folder", "data.root=images")
@@ -108,6 +109,7 @@ def test_a_run_on_tfrecord_files_with_weighted_classes_and_bad_records_resumes_e
     assert log.count("record 2 cannot be decoded: ") == 1
 
 
+@pytest.mark.long
 def test_a_run_on_a_prepared_data_set_resumes_exactly(tmp_path: Path) -> None:
     prepare(tmp_path / "data")
     data = ("data=tfds", "data.root=data", "data.dataset=tiny_pets", "data.validation_split=test")

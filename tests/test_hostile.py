@@ -35,6 +35,7 @@ from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.loop import Run
 from trainer.memory import bound, measure
+from trainer.replicas import Replicas
 from trainer.run_directory import CHECKPOINTS
 from trainer.state import TrainingState, build_state
 
@@ -72,8 +73,8 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
 
 
 @functools.cache
-def built_once(config: Config) -> TrainingState:
-    return build_state(config)
+def built_once(config: Config, replicas: Replicas) -> TrainingState:
+    return build_state(config, replicas)
 
 
 # ---- what is watched

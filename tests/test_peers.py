@@ -10,11 +10,15 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from conftest import NARROW
+from test_config import compose
 
 from trainer import peers as module
 from trainer.cluster import Cluster
+from trainer.company import build_replicas
 from trainer.errors import PeerLost, UsageError
 from trainer.peers import Peers, connect
+from trainer.signals import StopRequest
 
 
 def free_ports(count: int) -> list[int]:
@@ -170,3 +174,9 @@ def test_what_is_no_message_ends_the_connection(three: list[Peers]) -> None:
     assert three[0].wait_for_loss(20)
     assert "worker 1" in str(three[0].lost)
     assert "it sent" in str(three[0].lost)
+
+
+def test_processes_that_were_started_together_do_not_share_a_run_that_is_stored_for_one(three: list[Peers]) -> None:
+    config = compose(*NARROW, "runtime.strategy=one")
+    with pytest.raises(UsageError, match="stored with runtime.strategy=one, but 3 processes were started together"):
+        build_replicas(config, three[0], StopRequest())

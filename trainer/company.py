@@ -18,6 +18,7 @@ from trainer.peers import SILENCE, Peers, connect
 from trainer.replicas import Replicas, replicas_for
 from trainer.signals import StopRequest
 
+SHARING = ("auto", "multi_worker")  # strategies under which processes share a run
 GRACE_SECONDS = 25.0  # after a loss, for the save in flight to end; with the detection it stays below a minute
 
 
@@ -27,7 +28,7 @@ def cluster_of(strategy: str, environ: Mapping[str, str]) -> Cluster | None:
     Raises:
         UsageError: the environment does not add up, or names no cluster where one is needed.
     """
-    if strategy not in ("auto", "multi_worker"):
+    if strategy not in SHARING:
         return None
     cluster = discover(environ)
     if cluster is None and strategy == "multi_worker":
@@ -77,9 +78,19 @@ def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
 
 
 def build_replicas(config: Config, peers: Peers | None, stop: StopRequest) -> Replicas:
-    """``replicas_for`` the run; waits for the other processes to do the same."""
+    """``replicas_for`` the run; waits for the other processes to do the same.
+
+    Raises:
+        UsageError: there are other processes, but the configuration is for one that works alone.
+    """
     if peers is None:
         return replicas_for(config, None)
+    strategy = config.runtime.strategy
+    if strategy not in SHARING:
+        raise UsageError(
+            f"the run is stored with runtime.strategy={strategy}, but {len(peers.cluster.workers)} processes were "
+            f"started together\nadd runtime.strategy=auto to let them share the run, or resume it with one process"
+        )
     replicas = replicas_for(config, peers.cluster)
     stop.install()  # TensorFlow has put a handler of its own in its place
     peers.watch(_give_up)

@@ -178,5 +178,5 @@ def test_what_is_no_message_ends_the_connection(three: list[Peers]) -> None:
 
 def test_processes_that_were_started_together_do_not_share_a_run_that_is_stored_for_one(three: list[Peers]) -> None:
     config = compose(*NARROW, "runtime.strategy=one")
-    with pytest.raises(UsageError, match="stored with runtime.strategy=one, but 3 processes were started together"):
+    with pytest.raises(UsageError, match=r"runtime\.strategy=one, but 3 processes were started together"):
         build_replicas(config, three[0], StopRequest())

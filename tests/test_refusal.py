@@ -395,6 +395,15 @@ def test_a_free_key_is_accepted_and_shown(
     assert text == parse_arguments([argument])[name]
 
 
+def test_the_same_command_may_be_run_again_when_what_it_allows_was_accepted_before(
+    original: Path, tmp_path: Path, no_training: list[Any]
+) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+    resume(run_dir, "train.steps=9", allow=("seed", "preprocess", "behaviour"))
+    assert len(no_training) == 1
+
+
 @pytest.mark.parametrize(("checkpoint", "step"), [("latest", 4), ("step-2", 2), ("step-00000002", 2), ("best", 4)])
 def test_a_checkpoint_is_found_by_name(
     checkpoint: str, step: int, original: Path, tmp_path: Path, no_training: list[Any]

@@ -42,11 +42,11 @@ def judge(
         RestoreRefused: at least one change is not accepted; names the first culprits with both values and what to do,
             and a file with the full list.
     """
-    _check_allow(allow, changes, differences)
     refused = [change for change in changes if not _is_accepted(change, allow)]
     unexplained = _roots([difference for difference in differences if not _explained_by(difference, changes)])
     kinds = [kind for kind in KINDS if any(difference.fact.kind == kind for difference in unexplained)]
     refused_kinds = [kind for kind in kinds if kind not in allow]
+    _check_allow(allow, changes, differences, something_refused=bool(refused or refused_kinds))
     if refused or refused_kinds:
         raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences))
     accepted = [str(change) for change in changes]
@@ -78,7 +78,12 @@ def _concerns(change: Change, difference: FactDifference) -> bool:
     return any(_covers(key, path) or _covers(path, key) for key in difference.fact.keys)
 
 
-def _check_allow(allow: Sequence[str], changes: Sequence[Change], differences: Sequence[FactDifference]) -> None:
+def _check_allow(
+    allow: Sequence[str], changes: Sequence[Change], differences: Sequence[FactDifference], *, something_refused: bool
+) -> None:
+    """A name that allows nothing is a slip of the pen where something is refused. Elsewhere it is a command that is
+    run again, as by a scheduler, after what it allows was accepted.
+    """
     possible = {change.path for change in changes} | {difference.fact.kind for difference in differences}
     for name in allow:
         fixed = [change for change in changes if change.policy == "fixed" and _covers(name, change.path)]
@@ -90,7 +95,7 @@ def _check_allow(allow: Sequence[str], changes: Sequence[Change], differences: S
         if name in KINDS and name not in ALLOWABLE_KINDS:
             raise UsageError(f"allow=[{name}] cannot be: a network of another structure cannot take these weights")
         used = any(_covers(name, change.path) for change in changes) or name in possible
-        if not used:
+        if not used and something_refused:
             raise UsageError(f"allow=[{name}] names nothing that changed{nearest(name, possible)}")
 
 

@@ -30,16 +30,13 @@ def curve(config: Config, replicas: Replicas, steps: int) -> dict[str, object]:
     """Losses of the steps, validation afterwards, all integer variables, and whether all copies are equal."""
     state = build_state(config, replicas)
     train_step = make_train_step(state, config)
-    losses, before = [], 0.0
+    losses = []
     source = open_source(config.data, "train")
     batches = iter(training_batches(source, config, 0, state.dropout_features))
     for _ in range(steps):
         train_step(next(batches))
-        total = float(state.progress.loss_sum.numpy())
-        losses.append(total - before)
-        before = total
+        losses.append(float(state.progress.loss_sum.numpy()))
         state.progress.loss_sum.assign(0.0)
-        before = 0.0
     validation = evaluate(
         evaluation_batches(open_source(config.data, "validation"), config),
         make_evaluation_step(state, config),

@@ -65,14 +65,11 @@ def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
     except TrainerError as error:
         peers.leave(error.exit_status, str(error))
         raise
-    except tf.errors.OpError as error:
-        if peers.wait_for_loss(SILENCE):
+    except BaseException as error:
+        if isinstance(error, tf.errors.OpError) and peers.wait_for_loss(SILENCE):
             assert peers.lost is not None
             raise peers.lost from error
-        peers.leave(1, f"{type(error).__name__}")
-        raise
-    except BaseException as error:
-        peers.leave(1, f"{type(error).__name__}")
+        peers.leave(1, type(error).__name__)
         raise
     peers.leave(0, "done")
 

@@ -6,40 +6,20 @@ every variable's value and everything else that decides what is done next come f
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 
 from trainer import memory, runtime
-from trainer.agreement import StopAgreement
+from trainer.beginning import Beginning, begin
 from trainer.company import build_replicas
 from trainer.config import stored
-from trainer.data.batches import Part, evaluation_batches, training_batches
 from trainer.errors import UsageError, warn
 from trainer.fingerprint import facts
-from trainer.history import Record
-from trainer.loop import Run
+from trainer.history import VALIDATION, Record
 from trainer.loop import train as run_loop
-from trainer.peers import Message, Peers
+from trainer.peers import Peers
 from trainer.signals import StopRequest
 from trainer.sources import fingerprint_of, open_sources
-from trainer.state import build_state, flatten
-
-
-@dataclasses.dataclass(frozen=True)
-class Beginning:
-    """What all processes of a run have to know alike, beside the configuration and the state."""
-
-    total_steps: int
-    committed_step: int | None
-    validations: Mapping[int, dict[str, float]]
-    fingerprint: str  # text of all facts
-
-    def message(self) -> Message:
-        return {**dataclasses.asdict(self), "validations": list(self.validations.items())}
-
-    @staticmethod
-    def of(message: Message) -> Beginning:
-        return Beginning(**{**message, "validations": {int(step): values for step, values in message["validations"]}})
+from trainer.state import build_state
 
 
 class _Saves:
@@ -67,7 +47,7 @@ class _Records:
         self.validations = dict(validations)
 
     def add(self, record: Record) -> None:
-        if record.split == "val":
+        if record.split == VALIDATION:
             self.validations[record.step] = record.scalars
 
 
@@ -83,13 +63,17 @@ class _Display:
     def line(self, text: str) -> None:
         pass
 
+    def warn(self, text: str) -> None:
+        """What only this process has met, such as a bad record in its part."""
+        warn(text)
+
 
 def follow(peers: Peers, stop: StopRequest) -> None:
     """Work for the chief until the run ends.
 
     Raises:
         PeerLost: the chief or another process is gone.
-        UsageError: this process has other data, code or devices than the chief.
+        UsageError: this process has other data or code than the chief.
         Stopped, TrainingFailed: as the chief.
     """
     plan = peers.hear()
@@ -108,22 +92,5 @@ def follow(peers: Peers, stop: StopRequest) -> None:
             f"worker {peers.cluster.rank} computes something else than the chief: {found[0]} "
             f"({len(found) - 1} more differences)\ngive all processes the same program, environment and data"
         )
-    replicas.copy_from_chief(flatten(state.tree()).values())
-    part = Part(replicas.process, replicas.processes)
-    run_loop(
-        Run(
-            config=config,
-            state=state,
-            examples_per_epoch=sources.sampling.examples_per_epoch,
-            total_steps=beginning.total_steps,
-            training_batches=lambda position: training_batches(
-                sources.training, config, position, state.dropout_features, part, warn
-            ),
-            evaluation_batches=evaluation_batches(sources.validation, config, part, warn),
-            committer=_Saves(peers),
-            committed_step=beginning.committed_step,
-            history=_Records(beginning.validations),
-            terminal=_Display(),
-            stop=StopAgreement(stop, replicas),
-        )
-    )
+    records = _Records(beginning.validations)
+    run_loop(begin(beginning, config, state, sources, stop, _Saves(peers), records, _Display()))

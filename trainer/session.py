@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from trainer import environment, memory, run_directory, runtime, selection, warm_start
-from trainer.agreement import StopAgreement
+from trainer.beginning import Beginning, begin
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, ManifestError, RecordedMetrics, Start
@@ -24,14 +24,12 @@ from trainer.config import override, stored
 from trainer.config.complete import complete, total_steps
 from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
-from trainer.data.batches import Part, evaluation_batches, training_batches
 from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import Fact
-from trainer.following import Beginning, follow
+from trainer.following import follow
 from trainer.history import History, keep_readable, read_validations
 from trainer.lease import Fence
-from trainer.loop import Run
 from trainer.loop import train as run_loop
 from trainer.mirror import Mirror, Place
 from trainer.peers import Message, Peers
@@ -292,26 +290,9 @@ def _loop(
     # a checkpoint that was taken from elsewhere is not in this directory yet
     committed_step = rebuilt.step if (checkpoints / directory.name_of(rebuilt.step)).is_dir() else None
     fingerprint = facts.to_text(rebuilt.fingerprint)
-    process.tell(Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint).message())
-    state.replicas.copy_from_chief(flatten(state.tree()).values())
-    part = Part(state.replicas.process, state.replicas.processes)
-    run_loop(
-        Run(
-            config=config,
-            state=state,
-            examples_per_epoch=sources.sampling.examples_per_epoch,
-            total_steps=rebuilt.total_steps,
-            training_batches=lambda position: training_batches(
-                sources.training, config, position, state.dropout_features, part, terminal.warn
-            ),
-            evaluation_batches=evaluation_batches(sources.validation, config, part, terminal.warn),
-            committer=committer,
-            committed_step=committed_step,
-            history=history,
-            terminal=terminal,
-            stop=StopAgreement(process.stop, state.replicas),
-        )
-    )
+    beginning = Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint)
+    process.tell(beginning.message())
+    run_loop(begin(beginning, config, state, sources, process.stop, committer, history, terminal))
 
 
 def _retention(config: Config) -> Retention:

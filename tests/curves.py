@@ -1,7 +1,7 @@
-"""A program: the losses of the first steps of one configuration on several numbers of replicas, as JSON.
+"""A program: the losses of the first steps of one configuration on a number of replicas, as JSON.
 
-Usage: curves.py STEPS COUNTS OVERRIDES, e.g. 50 '[1, 2]' '["train.accumulate_steps=2"]'. One process for all counts:
-it has as many logical CPU devices as the largest.
+Usage: curves.py STEPS COUNT OVERRIDES, e.g. 50 2 '["train.accumulate_steps=2"]'. It has COUNT logical CPU devices. A
+process can have one strategy only: TensorFlow takes the groups of two for the same.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.config.schema import Config
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.source import open_source
 from trainer.evaluation import evaluate
-from trainer.replicas import ONE_DEVICE, Replicas
+from trainer.replicas import Replicas, replicas_for
 from trainer.state import build_state, flatten
 from trainer.step import make_evaluation_step, make_train_step
 
@@ -55,16 +55,11 @@ def curve(config: Config, replicas: Replicas, steps: int) -> dict[str, object]:
     }
 
 
-def main(steps: int, counts: list[int], overrides: list[str]) -> None:
+def main(steps: int, count: int, overrides: list[str]) -> None:
     config = complete(compose(*NARROW, *SMOOTH, *overrides), 320, 10)
-    runtime.configure(dataclasses.replace(config.runtime, virtual_devices=max(counts)))
-    devices = [device.name for device in tf.config.list_logical_devices("CPU")]
-    found = {}
-    for count in counts:
-        many = Replicas(tf.distribute.MirroredStrategy(devices[:count]), count) if count > 1 else ONE_DEVICE
-        found[count] = curve(config, many, steps)
-    print(json.dumps(found))
+    runtime.configure(dataclasses.replace(config.runtime, virtual_devices=count))
+    print(json.dumps(curve(config, replicas_for(config, None), steps)))
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), *map(json.loads, sys.argv[2:]))
+    main(int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3]))

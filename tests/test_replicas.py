@@ -21,13 +21,18 @@ GROUPS = ("model.batch_norm.synchronized=false", "model.batch_norm.group_size=8"
 
 
 def curves(steps: int, counts: list[int], *overrides: str) -> dict[int, dict[str, Any]]:
-    arguments = [str(steps), json.dumps(counts), json.dumps(overrides)]
+    return {count: curve(steps, count, *overrides) for count in counts}
+
+
+def curve(steps: int, count: int, *overrides: str) -> dict[str, Any]:
+    arguments = [str(steps), str(count), json.dumps(overrides)]
     program = Path(__file__).with_name("curves.py")
     process = subprocess.run(
         [sys.executable, str(program), *arguments], capture_output=True, text=True, check=False, timeout=900
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    return {int(count): found for count, found in json.loads(process.stdout.splitlines()[-1]).items()}
+    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return found
 
 
 def assert_one_curve(found: dict[int, dict[str, Any]], tolerance: float) -> None:

@@ -259,14 +259,17 @@ def test_no_valid_checkpoint_exits_4_and_never_starts_afresh(references: dict[st
 def test_train_refuses_a_directory_with_checkpoints_and_prints_the_resume_command(
     references: dict[str, Path], trainer: Trainer
 ) -> None:
-    output = trainer.run(*train_arguments(references["adamw"], "adamw"), status=2)
-    assert f"python -m trainer resume run_dir={references['adamw']}" in output
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["adamw"], run_dir)  # who is refused has locked the directory, which others read
+    output = trainer.run(*train_arguments(run_dir, "adamw"), status=2)
+    assert f"python -m trainer resume run_dir={run_dir}" in output
 
 
 def test_resuming_with_a_key_that_changes_the_result_is_refused_with_both_values(
     references: dict[str, Path], trainer: Trainer
 ) -> None:
-    run_dir = references["adamw"]
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["adamw"], run_dir)
     output = trainer.run("resume", f"run_dir={run_dir}", "optimizer.learning_rate=0.5", status=3)
     assert "optimizer.learning_rate: 0.003 -> 0.5" in output
     output = trainer.run(*train_arguments(run_dir, "sgd", "on_existing=resume"), status=3)

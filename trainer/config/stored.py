@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from trainer.config.additions import with_additions
 from trainer.config.check import check
 from trainer.config.parse import parse
 from trainer.config.schema import Config
@@ -46,7 +47,7 @@ def read(path: Path) -> Config:
 
 
 def from_text(text: str) -> Config:
-    config = parse(Config, parse_yaml(text))
+    config = parse(Config, with_additions(parse_yaml(text)))
     check(config)
     return config
 

@@ -89,3 +89,11 @@ def test_the_embedded_data_is_what_its_script_writes(tmp_path: Path) -> None:
     written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     assert len(written) == 4
     assert {name: (packaged / name).read_bytes() for name in written} == written
+
+
+def test_the_configuration_reference_is_what_its_script_writes(tmp_path: Path) -> None:
+    process = run(sys.executable, "scripts/make_reference", str(tmp_path / "configuration.md"))
+    assert process.returncode == 0, process.stderr
+    written = (tmp_path / "configuration.md").read_text()
+    assert written == (ROOT / "docs" / "configuration.md").read_text(), "run scripts/make_reference"
+    assert "| `optimizer.rho` | number, ≥ 0.0 < 1.0 | `0.9` | decay of the mean square | consent |" in written

@@ -7,13 +7,16 @@ two filters wide, Adam, averages, accumulation, mixup); ``afterwards.jsonl`` is 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Trainer, metrics
 
 from trainer.checkpoint.manifest import FORMAT_VERSION
+from trainer.checkpoint.tensors import stored_tensors
 from trainer.config import additions, stored
 
 FORMATS = Path(__file__).parent / "formats"
@@ -55,3 +58,24 @@ def test_a_key_that_was_added_later_is_read_as_what_was_done_before(monkeypatch:
     assert stored.from_text(without) == complete
     monkeypatch.setattr(additions, "ADDITIONS", (*additions.ADDITIONS, ("train.label_smoothing", 0.7)))
     assert stored.from_text(text) == complete, "what is stored is never changed"
+
+
+def test_the_reader_of_the_specification_reads_every_tensor_and_refuses_a_changed_file(tmp_path: Path) -> None:
+    text = (FORMATS.parent.parent / "docs" / "checkpoint-format.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    specified: dict[str, Any] = {}
+    exec(program, specified)  # the text of our own document
+    checkpoint = tmp_path / "step-00000003"
+    shutil.copytree(FORMATS / str(FORMAT_VERSION) / "checkpoints" / checkpoint.name, checkpoint)
+    configuration, tensors = specified["read"](checkpoint)
+    config = stored.read(checkpoint / stored.FILE_NAME)
+    assert configuration["optimizer"]["learning_rate"] == config.optimizer.learning_rate
+    assert {name.split("/")[0] for name in tensors} == {"model", "optimizer", "ema", "progress"}
+    found = {name: f"{value.dtype}{list(value.shape)}" for name, value in tensors.items()}
+    assert found == stored_tensors(checkpoint)
+    undocumented = [name for name in tensors if name.startswith("progress/") and f"`{name}`" not in text]
+    assert undocumented == []
+    index = checkpoint / "state.index"
+    index.write_bytes(index.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"state\.index was changed"):
+        specified["read"](checkpoint)

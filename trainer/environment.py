@@ -11,13 +11,15 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.devices import physical_gpus
+
 REPORTED_PACKAGES = ("trainer", "tensorflow", "keras", "numpy", "hydra-core", "omegaconf")
 
 
 @functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, and the kind of device (``cpu`` or the GPU's name)."""
-    gpus = tf.config.list_physical_devices("GPU")
+    gpus = physical_gpus()
     device = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
     packages = {name: metadata.version(name) for name in REPORTED_PACKAGES}
     return {"python": platform.python_version(), **packages, "device": device}

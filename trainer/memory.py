@@ -13,6 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer.config.schema import Config
+from trainer.devices import physical_gpus
 from trainer.errors import UsageError
 from trainer.models.registry import build_model
 
@@ -43,17 +44,17 @@ def refuse_excess(config: Config) -> None:
         keys = f"train.global_batch_size={config.train.global_batch_size}, "
         keys += f"evaluation.batch_size={config.evaluation.batch_size}, preprocess.image_size={size}"
         raise UsageError(_refusal("the images of one batch", images, host, keys))
-    devices = host + len(tf.config.list_physical_devices("GPU")) * LARGEST_DEVICE_BYTES
-    if _bytes(config, *bound(config)) <= devices:
+    memory = host + len(physical_gpus()) * LARGEST_DEVICE_BYTES
+    if _bytes(config, *bound(config)) <= memory:
         return
     needed = _bytes(config, *measure(config))
-    if needed > devices:
+    if needed > memory:
         model = config.model
         keys = (
             f"model.width={model.width:g}, model.min_depth={model.min_depth}, model.num_classes={model.num_classes}, "
         )
         keys += f"preprocess.image_size={size}, train.global_batch_size={config.train.global_batch_size}"
-        raise UsageError(_refusal("the network, its gradients and what they are computed from", needed, devices, keys))
+        raise UsageError(_refusal("the network, its gradients and what they are computed from", needed, memory, keys))
 
 
 def _bytes(config: Config, variables: float, outputs: float) -> float:

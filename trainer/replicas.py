@@ -16,6 +16,7 @@ import tensorflow as tf
 from trainer.cluster import Cluster
 from trainer.config.check import check_shares
 from trainer.config.schema import Config
+from trainer.devices import physical_gpus
 from trainer.errors import UsageError
 
 Rows = Mapping[str, tf.Tensor]  # tensors that agree in their first dimension, the examples
@@ -141,7 +142,7 @@ def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
         UsageError: the batch cannot be shared out to them, or XLA cannot compile what they exchange.
     """
     if cluster is not None:
-        gpus = tf.config.list_physical_devices("GPU")  # logical ones exist when TensorFlow runs, too late for a cluster
+        gpus = physical_gpus()  # logical ones exist when TensorFlow runs, too late for a cluster
         here = len(gpus) or 1  # CPU: TensorFlow's strategy for several processes knows one device in each
         _refuse_unless_possible(config, here * len(cluster.workers))
         resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(

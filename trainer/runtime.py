@@ -13,8 +13,8 @@ from pathlib import Path
 import tensorflow as tf
 
 from trainer.config.schema import RuntimeConfig
+from trainer.devices import physical_gpus
 from trainer.errors import UsageError
-from trainer.quiet import quiet_startup
 
 
 def configure(config: RuntimeConfig) -> None:
@@ -29,12 +29,10 @@ def configure(config: RuntimeConfig) -> None:
     if config.xla:
         _keep_compiled()  # first: TensorFlow reads the flags when it looks for devices
     tf.config.threading.set_intra_op_parallelism_threads(config.threads)
-    with quiet_startup():
-        gpus = tf.config.list_physical_devices("GPU")
     if config.virtual_devices is not None:
-        _split_device(gpus, config.virtual_devices)
+        _split_device(physical_gpus(), config.virtual_devices)
     else:
-        for gpu in gpus:
+        for gpu in physical_gpus():
             tf.config.experimental.set_memory_growth(gpu, True)
     if config.deterministic:
         tf.config.threading.set_inter_op_parallelism_threads(1)

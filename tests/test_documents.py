@@ -1,0 +1,113 @@
+"""What README and docs tell people to type is understood by the program. The tutorial is run to its end."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from trainer.__main__ import COMMANDS
+from trainer.commands.arguments import parse_arguments
+from trainer.config.compose import compose
+from trainer.config.schema import Invocation
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+TUTORIAL = ROOT / "docs" / "tutorial.md"
+BEFORE = r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ |exec |sbatch .*)*(?:\.venv/bin/)?"
+COMMAND = re.compile(BEFORE + r"(python -m trainer|scripts/slurm/train\.sbatch|scripts/\w+)\b(.*)$")
+
+
+def blocks(document: Path) -> list[str]:
+    return re.findall(r"^```\w*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """``(document, words)`` of every command line in a block, with the values of variables that the document sets."""
+    for document in DOCUMENTS:
+        variables = re.findall(r'^(?:\$ )?([A-Z]+)="(.*)"$', document.read_text(), re.MULTILINE)
+        for block in blocks(document):
+            text = block.replace("\\\n", " ")
+            for name, value in variables:
+                text = text.replace(f"${name}", value)
+            for line in text.splitlines():
+                found = COMMAND.match(line)
+                if found is None:
+                    continue
+                words = shlex.split(f"{found[1]} {found[2]}", comments=True)
+                end = next((index for index, word in enumerate(words) if word in ("&", "|", ">", "&&")), len(words))
+                yield document.name, [word for word in words[:end] if "…" not in word]
+
+
+TRAINER = [(name, words[3:]) for name, words in commands() if words[0] == "python"]
+SCRIPTS = [(name, words) for name, words in commands() if words[0] != "python"]
+
+
+def test_there_are_commands_to_look_at() -> None:
+    assert len(TRAINER) > 40
+    assert {arguments[0] for _, arguments in TRAINER if arguments} >= set(COMMANDS)
+
+
+@pytest.mark.parametrize(("document", "arguments"), [pair for pair in TRAINER if pair[1][:1] == ["train"]])
+def test_the_configuration_of_every_train_command_composes(document: str, arguments: list[str]) -> None:
+    flags = ("--cfg", "job", "--help", "--multirun")
+    overrides = [argument for argument in arguments[1:] if argument not in flags]
+    if "--multirun" in arguments:  # of several values the first; hydra.* says where trials go
+        overrides = [
+            re.sub(r"=(?:choice|range)\((\d+).*\)$", r"=\1", each) if "(" in each else each.split(",")[0]
+            for each in overrides
+            if not each.startswith("hydra.")
+        ]
+    assert all("=" in override for override in overrides), overrides
+    compose([override for override in overrides if override.split("=")[0] not in Invocation.__annotations__])
+
+
+@pytest.mark.parametrize(("document", "arguments"), [pair for pair in TRAINER if pair[1][:1] not in ([], ["train"])])
+def test_every_argument_of_another_command_is_in_its_help(document: str, arguments: list[str]) -> None:
+    command, *rest = arguments
+    assert command in COMMANDS
+    text = importlib.import_module(f"trainer.commands.{command.replace('-', '_')}").HELP
+    for key in parse_arguments([argument for argument in rest if not argument.startswith("-")]):
+        section = key.split(".")[0]
+        assert f"{key}=" in text or f"{section}.…" in text or f"{section}.*" in text or "key=value" in text, key
+
+
+@pytest.mark.parametrize(("document", "words"), SCRIPTS)
+def test_every_script_that_is_named_exists(document: str, words: list[str]) -> None:
+    assert (ROOT / words[0]).is_file()
+    assert words[0].endswith(".sbatch") or os.access(ROOT / words[0], os.X_OK)
+    if words[0] == "scripts/bench" and len(words) > 1:
+        assert (ROOT / "scripts" / "benchmarks" / f"bench_{words[1]}.py").exists()
+    if words[0] in ("scripts/train", "scripts/slurm/train.sbatch"):
+        compose([word for word in words[1:] if word.split("=")[0] not in Invocation.__annotations__])
+
+
+@pytest.mark.long
+def test_the_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
+    """Its files, then every line after ``$``, one after the other in one shell."""
+    text = TUTORIAL.read_text()
+    for name, content in re.findall(r"^`(\w+\.py)`:\n\n```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        (tmp_path / name).write_text(content)
+    lines = [line[2:] for block in blocks(TUTORIAL) for line in block.splitlines() if line.startswith("$ ")]
+    assert len(lines) > 8
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    process = subprocess.run(
+        ["bash", "-e", "-c", "\n".join(lines)],
+        cwd=tmp_path,
+        env={**os.environ, "PATH": path, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=1500,
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    assert "Traceback" not in process.stderr
+    (accuracy,) = re.findall(r"^accuracy +(0\.\d+)", process.stdout, re.MULTILINE)
+    assert float(accuracy) > 0.9

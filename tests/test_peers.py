@@ -180,3 +180,9 @@ def test_processes_that_were_started_together_do_not_share_a_run_that_is_stored_
     config = compose(*NARROW, "runtime.strategy=one")
     with pytest.raises(UsageError, match=r"runtime\.strategy=one, but 3 processes were started together"):
         build_replicas(config, three[0], StopRequest())
+
+
+def test_a_process_alone_does_not_go_on_with_a_run_that_is_stored_for_several() -> None:
+    config = compose(*NARROW, "runtime.strategy=multi_worker")
+    with pytest.raises(UsageError, match=r"multi_worker, but this process is alone.*\n.*add runtime\.strategy=auto"):
+        build_replicas(config, None, StopRequest())

@@ -78,11 +78,17 @@ def build_replicas(config: Config, peers: Peers | None, stop: StopRequest) -> Re
     """``replicas_for`` the run; waits for the other processes to do the same.
 
     Raises:
-        UsageError: there are other processes, but the configuration is for one that works alone.
+        UsageError: there are other processes, but the configuration is for one that works alone; or the reverse.
     """
-    if peers is None:
-        return replicas_for(config, None)
     strategy = config.runtime.strategy
+    if peers is None:
+        if strategy == "multi_worker":
+            raise UsageError(
+                "the run is stored with runtime.strategy=multi_worker, but this process is alone: TF_CONFIG is not set "
+                "and srun has not started several tasks\n"
+                "start one process on each node, or add runtime.strategy=auto to go on with this one"
+            )
+        return replicas_for(config, None)
     if strategy not in SHARING:
         raise UsageError(
             f"the run is stored with runtime.strategy={strategy}, but {len(peers.cluster.workers)} processes were "

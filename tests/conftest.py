@@ -39,17 +39,27 @@ SMOOTH = (
     "schedule=constant",
 )
 SECONDS_ALLOWED = 300
+# several commands in one process, for tests that do not need one for each: TensorFlow takes seconds to import
+IN_ONE_PROCESS = """
+import json, sys
+from trainer.__main__ import main, run
+*first, last = json.loads(sys.argv[1])
+for command in first:
+    status = run(command)
+    assert status == 0, (command, status)
+main(last)
+"""
 
 
 class Process:
-    """One ``python -m trainer`` process, started as a user starts it, in a directory of its own."""
+    """A Python process in a directory of its own, as a rule ``python -m trainer``, started as a user starts it."""
 
-    def __init__(self, *arguments: str, cwd: Path, variables: Mapping[str, str]) -> None:
+    def __init__(self, *command: str, cwd: Path, variables: Mapping[str, str]) -> None:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")} | variables
         self.log = cwd / f"process-{time.monotonic_ns()}.log"
         with self.log.open("wb") as output:
             self._popen = subprocess.Popen(
-                [sys.executable, "-m", "trainer", *arguments],
+                [sys.executable, *command],
                 cwd=cwd,
                 stdout=output,
                 stderr=subprocess.STDOUT,
@@ -91,21 +101,31 @@ class Trainer:
         self._started: list[Process] = []
 
     def start(self, *arguments: str, **variables: str) -> Process:
-        process = Process(*arguments, cwd=self.cwd, variables=variables)
-        self._started.append(process)
-        return process
+        return self._start("-m", "trainer", *arguments, **variables)
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """Run to the end, require the exit status, return what was printed."""
-        process = self.start(*arguments)
-        found = process.wait()
-        assert found == status, f"{arguments} exited with {found}, not {status}:\n{process.output}"
-        assert "Traceback" not in process.output, process.output
-        return process.output
+        return _finished(self.start(*arguments), arguments, status)
+
+    def run_in_one_process(self, *commands: tuple[str, ...]) -> str:
+        """Run one command after the other to its end, require status 0 of each, return what was printed."""
+        return _finished(self._start("-c", IN_ONE_PROCESS, json.dumps(commands)), commands, 0)
+
+    def _start(self, *command: str, **variables: str) -> Process:
+        process = Process(*command, cwd=self.cwd, variables=variables)
+        self._started.append(process)
+        return process
 
     def close(self) -> None:
         for process in self._started:
             process.finish()
+
+
+def _finished(process: Process, what: object, status: int) -> str:
+    found = process.wait()
+    assert found == status, f"{what} exited with {found}, not {status}:\n{process.output}"
+    assert "Traceback" not in process.output, process.output
+    return process.output
 
 
 @pytest.fixture(autouse=True)

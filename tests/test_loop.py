@@ -32,14 +32,14 @@ def test_early_stopping_state_survives_a_resume(trainer: Trainer) -> None:
         "schedule.decay_steps=20",
         "train.steps=20",
     )
-    straight = trainer.cwd / "straight"
-    trainer.run("train", f"run_dir={straight}", *arguments)
+    straight, resumed = trainer.cwd / "straight", trainer.cwd / "resumed"
+    trainer.run_in_one_process(
+        ("train", f"run_dir={straight}", *arguments),
+        ("resume", f"run_dir={straight}"),  # a run that stopped early stays stopped
+        ("train", f"run_dir={resumed}", *arguments, "train.steps=5"),
+        ("resume", f"run_dir={resumed}", "train.steps=20"),
+    )
     assert checkpoint_names(straight)[-1] == "step-00000008"  # validations at 2, then 4, 6, 8 without improvement
-    trainer.run("resume", f"run_dir={straight}")  # a run that stopped early stays stopped
-    assert checkpoint_names(straight)[-1] == "step-00000008"
-    resumed = trainer.cwd / "resumed"
-    trainer.run("train", f"run_dir={resumed}", *arguments, "train.steps=5")
-    trainer.run("resume", f"run_dir={resumed}", "train.steps=20")
     assert_same_run(straight, resumed)
 
 

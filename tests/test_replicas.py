@@ -54,10 +54,6 @@ def test_1_and_2_replicas_give_one_loss_curve_with_accumulation_mixing_clipping_
     assert_one_curve(found, 1e-5)
 
 
-def test_1_and_2_replicas_give_one_loss_curve_with_synchronised_batch_norm() -> None:
-    assert_one_curve(curves(50, [1, 2]), 1e-5)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("overrides", [(), GROUPS, ("train.accumulate_steps=2",)], ids=["sync", "groups", "parts"])
 def test_1_2_and_4_replicas_give_one_loss_curve(overrides: tuple[str, ...]) -> None:

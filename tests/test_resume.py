@@ -155,8 +155,8 @@ def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
     reference = references[optimizer]
     run_dir = trainer.cwd / "run"
     command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
-    landed = kill_until_done(trainer, run_dir, command, kills=12, seed=seed, longest=16.0)
-    assert landed >= 6, "most of the kills came after the run was done"
+    landed = kill_until_done(trainer, run_dir, command, kills=8, seed=seed, longest=16.0)
+    assert landed >= 4, "most of the kills came after the run was done"
     assert_same_run(reference, run_dir)
     leftovers = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
     assert leftovers == []

@@ -116,12 +116,7 @@ def test_a_run_on_a_prepared_data_set_resumes_exactly(tmp_path: Path) -> None:
     straight_and_resumed(tmp_path, (*data, "data.train_examples=null", "data.validation_examples=null"))
 
 
-@pytest.mark.parametrize(
-    "decode",
-    [
-        "data.decode=true",
-        pytest.param("data.decode=false data.height=75 data.width=75", marks=pytest.mark.long),
-    ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("decode", ["data.decode=true", "data.decode=false data.height=75 data.width=75"])
 def test_a_run_on_synthetic_data_resumes_exactly(decode: str, tmp_path: Path) -> None:
     straight_and_resumed(tmp_path, ("data=synthetic", "data.num_classes=10", *decode.split()))

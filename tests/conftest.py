@@ -39,6 +39,7 @@ SMOOTH = (
     "schedule=constant",
 )
 SECONDS_ALLOWED = 300
+MEASURED = ("images_per_second", "input_wait")
 
 
 class Process:
@@ -124,12 +125,12 @@ def trainer(tmp_path: Path) -> Iterator[Trainer]:
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of a run without the one value that is a measurement of time, and without those that are there
+    """The records of a run without the values that are measurements of time, and without those that are there
     only because a run ended between two cadences.
     """
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in record.items() if name != "images_per_second"}
+        {name: value for name, value in record.items() if name not in MEASURED}
         for record in records
         if not record["closing"]
     ]

@@ -193,7 +193,7 @@ def test_a_train_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(traces) == 1
     validation = evaluation_batches(open_source(config.data, "validation"), config)
     for _ in range(2):
-        assert evaluate(validation, evaluation_step, lambda: False) is not None
+        assert evaluate(validation, lambda batch: evaluation_step(batch)[0], lambda: False) is not None
     assert isinstance(evaluation_step, tf.types.experimental.PolymorphicFunction)
     assert evaluation_step.experimental_get_tracing_count() == 1
 

@@ -82,7 +82,7 @@ def confusion_matrix(counts: Mapping[tuple[int, int], int], class_names: Sequenc
     paper = Image.new("RGB", (names + classes * cell + GAP, (classes + 1) * cell + GAP), PAPER)
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
     totals = [sum(counts.get((true, other), 0) for other in range(classes)) for true in range(classes)]
-    draw.text((GAP, cell // 2), "true ↓  predicted →", INK, font, anchor="lm")
+    draw.text((GAP, cell // 2), "true / predicted", INK, font, anchor="lm")
     for true in range(classes):
         middle = (true + 1) * cell + cell // 2
         draw.text((names + true * cell + cell // 2, cell // 2), str(true), INK, font, anchor="mm")

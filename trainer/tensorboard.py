@@ -82,7 +82,8 @@ class TensorBoard:
         if window is not None and step >= window[1]:
             self._end_profile()
         if cadence is not None and step % cadence == 0:
-            self._events[TRAIN].histograms(step, self._state.trainable)
+            weights = {f"weights/{name}": variable for name, variable in self._state.trainable.items()}
+            self._events[TRAIN].histograms(step, weights)
 
     def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
         """Show what the validation at ``step`` predicted: for every batch float32 ``[B, 5]``, see
@@ -146,7 +147,7 @@ class TensorBoard:
 
 
 def _caption(mistake: Mistake, names: Sequence[str]) -> str:
-    return f"{names[mistake.label]} → {names[mistake.predicted]}"
+    return f"{names[mistake.label]} > {names[mistake.predicted]}"
 
 
 def _normalization(config: Config) -> tuple[Sequence[float], Sequence[float]]:

@@ -144,10 +144,8 @@ def test_a_report_shows_what_the_run_recorded_and_takes_no_tensorflow(run_dir: P
         (),
         ("optimizer=rmsprop", "schedule=exponential", "mixing=mixup_cutmix", "ema.decay=0.5", "seed=7"),
         (
-            "experiment=images",
-            "data=image_folder",
-            "data.root=/some where/it's, [here]",
-            "data.classes=[a b,'null','1']",
+            *("experiment=images", "data=image_folder"),
+            *("data.root='/some where/it is, [here]'", "data.classes=[a b,'null','1']"),
         ),
         ("preprocess=rand_augment", "profile=[3,5]", "checkpoint.mirror='s3://a/b=c'", "optimizer.clip_norm=1e-3"),
     ],

@@ -10,6 +10,7 @@ import base64
 import binascii
 import dataclasses
 import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
@@ -114,7 +115,7 @@ def differences(runs: Sequence[Contents]) -> list[tuple[str, list[str]]]:
     """Every key of the configuration in which the runs differ, with the value of each."""
     configs = [{path: value for path, value, _ in leaves(run.config)} for run in runs]
     paths = dict.fromkeys(path for config in configs for path in config)
-    found = [(path, [str(config[path]) if path in config else ABSENT for config in configs]) for path in paths]
+    found = [(path, [json.dumps(config[path]) if path in config else ABSENT for config in configs]) for path in paths]
     return [(path, values) for path, values in found if len(set(values)) > 1]
 
 

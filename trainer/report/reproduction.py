@@ -26,13 +26,16 @@ def overrides(config: Config) -> list[str]:
     """What ``compose`` makes ``config`` of."""
     chosen = _experiment(config)
     composed = compose(chosen)
+    values = {path: value for path, value, _ in leaves(config) if path != "experiment"}
     for group in GROUPS:
         name = getattr(config, group).name
         if getattr(composed, group).name != name:
             chosen.append(f"{group}={name}")
-    given = {path: value for path, value, _ in leaves(compose(chosen))}
-    values = ((path, value) for path, value, _ in leaves(config) if path != "experiment")
-    return [*chosen, *(f"{path}={_text(value)}" for path, value in values if given[path] != value)]
+            if group == "data":  # some of its keys have no default
+                given = [path for path, value in values.items() if path.startswith("data.") and value is not None]
+                chosen += [f"{path}={_text(values[path])}" for path in given if path != "data.name"]
+    already = {path: value for path, value, _ in leaves(compose(chosen))}
+    return [*chosen, *(f"{path}={_text(value)}" for path, value in values.items() if already[path] != value)]
 
 
 def _experiment(config: Config) -> list[str]:

@@ -224,7 +224,7 @@ class Committer:
         if bad:
             raise TrainingFailed(
                 f"{bad[0]} and {len(bad) - 1} more variables are not finite at step {moment.step}; nothing was "
-                f"committed, {self._last()}\n"
+                f"committed; {self._last()}\n"
                 "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
             )
         self._fence.look_now()

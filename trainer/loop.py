@@ -269,7 +269,7 @@ def _not_finite(run: Run, step: int, told: Sequence[Told]) -> str:
     last = int(run.state.progress.examples.numpy()) - (step - bad) * size
     return (
         f"the training loss is not finite at step {bad}, of training examples {last - size} to {last - 1}; "
-        f"nothing was committed since, {run.committer.last_good()}\n"
+        f"nothing was committed since; {run.committer.last_good()}\n"
         "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
     )
 

@@ -17,7 +17,7 @@ from trainer.errors import Stopped, TrainingFailed
 from trainer.evaluation import evaluate
 from trainer.gradients import Batch
 from trainer.loss_scale import MINIMUM
-from trainer.metrics import TRAIN, VALIDATION, Record
+from trainer.metrics import TRAIN, VALIDATION, Record, best_step
 from trainer.schedules import learning_rate_at
 from trainer.signals import exit_status
 from trainer.state import Progress, TrainingState
@@ -113,11 +113,11 @@ def train(run: Run) -> None:
         stopping = run.stop.poll()
         if pending and stopping is None:
             with stretch.paused():
-                validation = _validate(run, step, evaluation_step)
+                validation, seen = _validate(run, evaluation_step)
             stopping = run.stop.poll()  # one that arrives now is seen after the next step
             if validation is not None:
                 pending = False
-                improved = _record_validation(run, step, validation, closing)
+                improved = _record_validation(run, step, validation, seen, closing)
             if validation is not None and on_cadence:
                 noted = step
                 _note_validation(progress, step, validation, config)
@@ -153,9 +153,9 @@ def _iterate(run: Run) -> Iterator[Batch]:
 
 
 def _validate(
-    run: Run, step: int, evaluation_step: tf.types.experimental.PolymorphicFunction
-) -> dict[str, float] | None:
-    """The means over the validation split, or None when a request to stop came in between."""
+    run: Run, evaluation_step: tf.types.experimental.PolymorphicFunction
+) -> tuple[dict[str, float] | None, list[tf.Tensor]]:
+    """The means over the validation split, None when a request to stop came in between; and what was predicted."""
     seen: list[tf.Tensor] = []
 
     def watched(batch: Batch) -> tf.Tensor:
@@ -165,16 +165,12 @@ def _validate(
         seen.append(examples)
         return sums
 
-    validation = evaluate(run.evaluation_batches, watched, lambda: run.stop.poll() is not None)
-    if validation is not None:
-        metric = run.config.checkpoint.best_metric
-        kept = {**run.history.validations, step: validation}
-        sign = 1.0 if metric == "loss" else -1.0
-        run.views.validated(step, seen, (step, min(kept, key=lambda at: (sign * kept[at][metric], at))))
-    return validation
+    return evaluate(run.evaluation_batches, watched, lambda: run.stop.poll() is not None), seen
 
 
-def _record_validation(run: Run, step: int, validation: dict[str, float], closing: bool) -> bool:
+def _record_validation(
+    run: Run, step: int, validation: dict[str, float], seen: Sequence[tf.Tensor], closing: bool
+) -> bool:
     """Write a validation to the history; whether it is the best so far.
 
     ``closing`` marks one made only because the run ends here: it leaves no trace in the state, so that a longer run
@@ -185,6 +181,9 @@ def _record_validation(run: Run, step: int, validation: dict[str, float], closin
     improved = all(_better(validation[metric], value, metric, 0.0) for value in earlier)
     epoch = run.epoch(int(run.state.progress.examples.numpy()))
     run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
+    best = best_step(run.history.validations, metric)
+    assert best is not None
+    run.views.validated(step, seen, (step, best))
     skipped = f"  {validation['skipped']} bad records left out" if validation["skipped"] else ""
     run.terminal.line(
         f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -78,3 +78,9 @@ def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
         for record in records
         if record["split"] == VALIDATION
     }
+
+
+def best_step(validations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
+    """The step with the best validation by ``metric``; of equals, the earliest."""
+    sign = 1.0 if metric == "loss" else -1.0
+    return min(validations, key=lambda step: (sign * validations[step][metric], step), default=None)

@@ -31,7 +31,7 @@ from trainer.following import follow
 from trainer.history import History, keep_readable
 from trainer.lease import Fence
 from trainer.loop import train as run_loop
-from trainer.metrics import read_validations
+from trainer.metrics import best_step, read_validations
 from trainer.mirror import Mirror, Place
 from trainer.peers import Message, Peers
 from trainer.restored import restore_state
@@ -389,10 +389,8 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
     progress = state.progress
     step = int(progress.step.numpy())
     rows: list[tuple[str, str]] = []
-    if history.validations:
-        metric = config.checkpoint.best_metric
-        sign = 1.0 if metric == "loss" else -1.0
-        best = min(history.validations, key=lambda at: (sign * history.validations[at][metric], at))
+    best = best_step(history.validations, config.checkpoint.best_metric)
+    if best is not None:
         for name, at in (("last", max(history.validations)), ("best", best)):
             values = history.validations[at]
             scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"

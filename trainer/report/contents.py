@@ -14,7 +14,7 @@ from trainer.checkpoint.retention import described, ranked
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.errors import UsageError
-from trainer.metrics import read_metrics, read_validations
+from trainer.metrics import best_step, read_metrics, read_validations
 from trainer.predictions import Predictions
 from trainer.run_directory import CHECKPOINTS, METRICS
 from trainer.untrusted.errors import Unacceptable
@@ -68,7 +68,6 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
     validations = _validations(run_dir, warn)
     metric = config.checkpoint.best_metric
     best = ranked(checkpoints, validations, metric)
-    sign = 1.0 if metric == "loss" else -1.0
     return Contents(
         label=label,
         run_dir=run_dir,
@@ -76,7 +75,7 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
         config_text=stored.to_text(config),
         records=_records(run_dir, warn),
         validations=validations,
-        best_step=min(validations, key=lambda step: (sign * validations[step][metric], step), default=None),
+        best_step=best_step(validations, metric),
         checkpoints=checkpoints,
         best=best[0] if best else None,
         predictions=_predictions(run_dir, warn),

@@ -275,6 +275,8 @@ class TestBrowser:
                 [step, value] for _, step, value in ask(url, f"data/plugin/scalars/scalars?run={train}&tag=start")
             ]
             assert starts == [[0, 1.0], [RESTART, 2.0]]
+            ranked = ask(url, "data/plugin/hparams/experiment", {"experimentName": ""})["metricInfos"]
+            assert {"group": "val", "tag": "accuracy"} in [metric["name"] for metric in ranked]
             dom = chromium(f"{url}/#timeseries", "--window-size=1400,1000", "--dump-dom")
         finally:
             process.terminate()
@@ -285,6 +287,8 @@ class TestBrowser:
         assert list((run_dir / "tensorboard/train/plugins/profile").rglob("*.xplane.pb"))
 
 
-def ask(url: str, path: str) -> Any:
-    with urllib.request.urlopen(f"{url}/{path}", timeout=60) as answer:
+def ask(url: str, path: str, question: dict[str, str] | None = None) -> Any:
+    content = None if question is None else json.dumps(question).encode()
+    request = urllib.request.Request(f"{url}/{path}", content, {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=60) as answer:
         return json.load(answer)

@@ -49,6 +49,7 @@ for command in first:
     assert status == 0, (command, status)
 main(last)
 """
+MEASURED = ("images_per_second", "input_wait")
 
 
 class Process:
@@ -144,12 +145,12 @@ def trainer(tmp_path: Path) -> Iterator[Trainer]:
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    """The records of a run without the one value that is a measurement of time, and without those that are there
+    """The records of a run without the values that are measurements of time, and without those that are there
     only because a run ended between two cadences.
     """
     records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     return [
-        {name: value for name, value in record.items() if name != "images_per_second"}
+        {name: value for name, value in record.items() if name not in MEASURED}
         for record in records
         if not record["closing"]
     ]

@@ -37,9 +37,10 @@ def curve(config: Config, replicas: Replicas, steps: int) -> dict[str, object]:
         train_step(next(batches))
         losses.append(float(state.progress.loss_sum.numpy()))
         state.progress.loss_sum.assign(0.0)
+    evaluation_step = make_evaluation_step(state, config)
     validation = evaluate(
         evaluation_batches(open_source(config.data, "validation"), config),
-        make_evaluation_step(state, config),
+        lambda batch: evaluation_step(batch)[0],
         lambda: False,
     )
     variables = flatten(state.tree())

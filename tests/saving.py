@@ -30,7 +30,8 @@ from trainer.committer import Committer, Description
 from trainer.config.compose import compose
 from trainer.errors import NotSaved
 from trainer.fingerprint.facts import Fact
-from trainer.history import TRAIN, VALIDATION, History, Record
+from trainer.history import History
+from trainer.metrics import TRAIN, VALIDATION, Record
 from trainer.run_directory import CHECKPOINTS, LOG
 from trainer.state import Progress, flatten
 from trainer.terminal import Terminal

@@ -20,8 +20,9 @@ from trainer.checkpoint.tensors import StateFile, read_tensor, stored_tensors
 from trainer.checkpoint.verification import newest_valid, verify
 from trainer.data.tfrecord import masked_crc32c
 from trainer.errors import NoValidCheckpoint, RestoreRefused
-from trainer.history import History, Record, keep_readable, read_metrics
+from trainer.history import History, keep_readable
 from trainer.lease import Fence
+from trainer.metrics import Record, read_metrics
 from trainer.run_directory import LOCK
 from trainer.state import flatten
 

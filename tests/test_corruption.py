@@ -24,7 +24,8 @@ from trainer.checkpoint.verification import newest_valid
 from trainer.config import stored
 from trainer.errors import TrainerError
 from trainer.fingerprint import facts
-from trainer.history import keep_readable, read_metrics, read_validations
+from trainer.history import keep_readable
+from trainer.metrics import read_metrics, read_validations
 from trainer.run_directory import CHECKPOINTS, METRICS
 
 CASES_IN_CI = 100

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -116,7 +117,12 @@ def test_a_loss_that_is_not_finite_stops_and_commits_nothing(trainer: Trainer) -
         *("optimizer=sgd", "optimizer.learning_rate=1000", "model.weight_decay=1.0", "schedule.warmup_steps=0"),
         status=1,
     )
-    assert "the training loss is" in output
+    found = re.search(r"the training loss is not finite at step (\d+), of training examples (\d+) to (\d+)", output)
+    assert found is not None, output
+    step, first, last = map(int, found.groups())
+    assert (first, last) == (8 * (step - 1), 8 * step - 1)
+    assert "the last good checkpoint is none" in output
+    assert f"TrainingFailed: the training loss is not finite at step {step}" in (run_dir / "train.log").read_text()
     assert not (run_dir / "checkpoints").exists() or checkpoint_names(run_dir) == []
 
 
@@ -193,7 +199,7 @@ def test_a_train_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(traces) == 1
     validation = evaluation_batches(open_source(config.data, "validation"), config)
     for _ in range(2):
-        assert evaluate(validation, evaluation_step, lambda: False) is not None
+        assert evaluate(validation, lambda batch: evaluation_step(batch)[0], lambda: False) is not None
     assert isinstance(evaluation_step, tf.types.experimental.PolymorphicFunction)
     assert evaluation_step.experimental_get_tracing_count() == 1
 
@@ -216,7 +222,8 @@ def test_what_a_terminal_shows(trainer: Trainer, tmp_path: Path) -> None:
         status = pty.spawn(program, keep, lambda descriptor: b"")
     text = output.read_text(errors="replace")
     assert status == 0, text
-    for expected in ("4/4", "epoch", "loss", "accuracy", "images/s", "ETA", "done at step 4", "tensorboard --logdir"):
+    columns = ("4/4", "epoch", "loss", "accuracy", "learning rate", "images/s", "ETA", "checkpoint 4")
+    for expected in (*columns, "done at step 4", "best", "trainer report", "tensorboard --logdir"):
         assert expected in text, text
     assert "I0000" not in text
     assert [record["step"] for record in metrics(tmp_path / "run") if record["split"] == "train"] == [2, 4]

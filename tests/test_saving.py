@@ -20,7 +20,8 @@ from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import verify
 from trainer.committer import Committer, Description
 from trainer.errors import NotSaved, TrainingFailed
-from trainer.history import History, Record, read_metrics
+from trainer.history import History
+from trainer.metrics import Record, read_metrics
 from trainer.state import Progress, Tree, flatten
 from trainer.terminal import Terminal
 

@@ -16,6 +16,7 @@ COMMANDS = {
     "train": "start a run            python -m trainer train [key=value …]",
     "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
     "evaluate": "how good is it?        python -m trainer evaluate run_dir=DIR [checkpoint=…] [data.root=…]",
+    "report": "look at a run          python -m trainer report run_dir=DIR | run_dir=[A,B] | sweep_dir=DIR",
     "export": "give it to others      python -m trainer export run_dir=DIR format=keras|savedmodel|weights output=PATH",
     "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
     "inspect": "show a checkpoint      python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from trainer.agreement import StopAgreement
 from trainer.config.schema import Config
 from trainer.data.batches import Part, evaluation_batches, training_batches
-from trainer.loop import Display, Records, Run, Saves
+from trainer.loop import Display, Records, Run, Saves, Views
 from trainer.peers import Message
 from trainer.signals import StopRequest
 from trainer.sources import Sources
@@ -41,6 +41,7 @@ def begin(
     committer: Saves,
     history: Records,
     terminal: Display,
+    views: Views,
 ) -> Run:
     """What this process's loop works with: its part of every batch, and in ``state`` the chief's values.
 
@@ -62,5 +63,6 @@ def begin(
         committed_step=beginning.committed_step,
         history=history,
         terminal=terminal,
+        views=views,
         stop=StopAgreement(stop, replicas),
     )

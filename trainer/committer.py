@@ -15,7 +15,7 @@ import errno
 import queue
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from trainer import environment
@@ -189,6 +189,7 @@ class Committer:
         self._print_notices()
         if error is None:
             self._failures = 0
+            self._terminal.committed(step)
         elif not isinstance(error, OSError):
             raise error
         else:
@@ -201,6 +202,12 @@ class Committer:
             count = f" ({self._failures} saves failed in a row)" if self._failures > 1 else ""
             raise NotSaved(f"{text}{count}\nmake the disk writable and resume the run from there") from error
         self._terminal.warn(f"{text}; training goes on, and the next save is made at its time")
+
+    def last_good(self) -> str:
+        """Words that name the newest checkpoint of this run that is known to be whole; waits for one in flight."""
+        if self._in_flight is not None:
+            wait([self._in_flight[1]])
+        return self._last()
 
     def _last(self) -> str:
         return f"the last good checkpoint is {self._last_good or 'none'}"
@@ -217,8 +224,8 @@ class Committer:
         if bad:
             raise TrainingFailed(
                 f"{bad[0]} and {len(bad) - 1} more variables are not finite at step {moment.step}; nothing was "
-                "committed\ntry a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier "
-                "checkpoint"
+                f"committed; {self._last()}\n"
+                "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
             )
         self._fence.look_now()
         self._history.sync()

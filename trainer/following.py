@@ -6,7 +6,9 @@ every variable's value and everything else that decides what is done next come f
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
 
 from trainer import memory, runtime
 from trainer.beginning import Beginning, begin
@@ -14,8 +16,9 @@ from trainer.company import build_replicas
 from trainer.config import stored
 from trainer.errors import UsageError, warn
 from trainer.fingerprint import facts
-from trainer.history import VALIDATION, Record
+from trainer.gradients import Batch
 from trainer.loop import train as run_loop
+from trainer.metrics import VALIDATION, Record
 from trainer.peers import Peers
 from trainer.signals import StopRequest
 from trainer.sources import fingerprint_of, open_sources
@@ -38,6 +41,9 @@ class _Saves:
     def finish(self) -> None:
         """Return when the chief says that everything is committed: a launcher may end all when one process ends."""
         self._peers.hear()
+
+    def last_good(self) -> str:
+        return "the chief names the last good checkpoint"
 
 
 class _Records:
@@ -68,6 +74,22 @@ class _Display:
         warn(text)
 
 
+class _Views:
+    """In the place of a TensorBoard."""
+
+    def before(self, step: int, batch: Batch) -> None:
+        pass
+
+    def after(self, step: int) -> None:
+        pass
+
+    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
+        pass
+
+    def graph(self, graph: Callable[[], tf.Graph]) -> None:
+        pass
+
+
 def follow(peers: Peers, stop: StopRequest) -> None:
     """Work for the chief until the run ends.
 
@@ -93,4 +115,4 @@ def follow(peers: Peers, stop: StopRequest) -> None:
             f"({len(found) - 1} more differences)\ngive all processes the same program, environment and data"
         )
     records = _Records(beginning.validations)
-    run_loop(begin(beginning, config, state, sources, stop, _Saves(peers), records, _Display()))
+    run_loop(begin(beginning, config, state, sources, stop, _Saves(peers), records, _Display(), _Views()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -16,12 +16,12 @@ from trainer.config.schema import Config
 from trainer.errors import Stopped, TrainingFailed
 from trainer.evaluation import evaluate
 from trainer.gradients import Batch
-from trainer.history import TRAIN, VALIDATION, Record
 from trainer.loss_scale import MINIMUM
+from trainer.metrics import TRAIN, VALIDATION, Record, best_step
 from trainer.schedules import learning_rate_at
 from trainer.signals import exit_status
 from trainer.state import Progress, TrainingState
-from trainer.step import make_evaluation_step, make_train_step
+from trainer.step import Told, make_evaluation_step, make_train_step
 
 
 class Saves(Protocol):
@@ -30,6 +30,7 @@ class Saves(Protocol):
     def check(self) -> None: ...
     def save(self) -> None: ...
     def finish(self) -> None: ...
+    def last_good(self) -> str: ...
 
 
 class Records(Protocol):
@@ -51,6 +52,15 @@ class Display(Protocol):
     def warn(self, text: str) -> None: ...
 
 
+class Views(Protocol):
+    """See TensorBoard."""
+
+    def before(self, step: int, batch: Batch) -> None: ...
+    def after(self, step: int) -> None: ...
+    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None: ...
+    def graph(self, graph: Callable[[], tf.Graph]) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What the loop works with."""
@@ -65,6 +75,7 @@ class Run:
     committed_step: int | None  # the step of the checkpoint the run was restored from
     history: Records
     terminal: Display
+    views: Views
     stop: StopAgreement
 
     def epoch(self, examples: int) -> float:
@@ -91,7 +102,7 @@ def train(run: Run) -> None:
     committed = run.committed_step
     out_of_patience = _patience_is_exhausted(progress, config)
     batches = _iterate(run)
-    clock = _Clock()
+    stretch = _Stretch()
     while True:
         run.committer.check()
         finished = step >= run.total_steps or out_of_patience
@@ -101,12 +112,12 @@ def train(run: Run) -> None:
         improved = False
         stopping = run.stop.poll()
         if pending and stopping is None:
-            with clock.paused():
-                validation = evaluate(run.evaluation_batches, evaluation_step, lambda: run.stop.poll() is not None)
+            with stretch.paused():
+                validation, seen = _validate(run, evaluation_step)
             stopping = run.stop.poll()  # one that arrives now is seen after the next step
             if validation is not None:
                 pending = False
-                improved = _record_validation(run, step, validation, closing)
+                improved = _record_validation(run, step, validation, seen, closing)
             if validation is not None and on_cadence:
                 noted = step
                 _note_validation(progress, step, validation, config)
@@ -115,7 +126,7 @@ def train(run: Run) -> None:
         due = step > 0 and step % config.checkpoint.every_steps == 0
         best = improved and config.checkpoint.keep_best > 0
         if (finished or due or best or stopping) and committed != step:
-            with clock.paused():
+            with stretch.paused():
                 run.committer.save()
             committed = step
         if finished or stopping:
@@ -126,12 +137,14 @@ def train(run: Run) -> None:
             )
         if finished:
             return
-        train_step(next(batches))
+        batch = stretch.next(batches)
+        run.views.before(step + 1, batch)
+        stretch.add(train_step(batch))
         step += 1
-        clock.step()
         run.terminal.step(step)
         if step % config.train.log_every_steps == 0 or step == run.total_steps:
-            _log_training(run, step, clock)
+            _log_training(run, step, stretch)
+        run.views.after(step)
 
 
 def _iterate(run: Run) -> Iterator[Batch]:
@@ -139,7 +152,25 @@ def _iterate(run: Run) -> Iterator[Batch]:
     yield from run.training_batches(int(run.state.progress.examples.numpy()))
 
 
-def _record_validation(run: Run, step: int, validation: dict[str, float], closing: bool) -> bool:
+def _validate(
+    run: Run, evaluation_step: tf.types.experimental.PolymorphicFunction
+) -> tuple[dict[str, float] | None, list[tf.Tensor]]:
+    """The means over the validation split, None when a request to stop came in between; and what was predicted."""
+    seen: list[tf.Tensor] = []
+
+    def watched(batch: Batch) -> tf.Tensor:
+        sums, examples = evaluation_step(batch)
+        if not seen and not run.history.validations:
+            run.views.graph(lambda: evaluation_step.get_concrete_function(batch).graph)
+        seen.append(examples)
+        return sums
+
+    return evaluate(run.evaluation_batches, watched, lambda: run.stop.poll() is not None), seen
+
+
+def _record_validation(
+    run: Run, step: int, validation: dict[str, float], seen: Sequence[tf.Tensor], closing: bool
+) -> bool:
     """Write a validation to the history; whether it is the best so far.
 
     ``closing`` marks one made only because the run ends here: it leaves no trace in the state, so that a longer run
@@ -150,6 +181,9 @@ def _record_validation(run: Run, step: int, validation: dict[str, float], closin
     improved = all(_better(validation[metric], value, metric, 0.0) for value in earlier)
     epoch = run.epoch(int(run.state.progress.examples.numpy()))
     run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
+    best = best_step(run.history.validations, metric)
+    assert best is not None
+    run.views.validated(step, seen, (step, best))
     skipped = f"  {validation['skipped']} bad records left out" if validation["skipped"] else ""
     run.terminal.line(
         f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "
@@ -185,7 +219,7 @@ def _patience_is_exhausted(progress: Progress, config: Config) -> bool:
     return patience is not None and int(progress.patience_used.numpy()) >= patience
 
 
-def _log_training(run: Run, step: int, clock: _Clock) -> None:
+def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
     """Write the mean of the steps since the last record.
 
     The sums are in the state tree, so a record is the same whether or not its steps were made by one process. At the
@@ -198,22 +232,26 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
         return
     loss = float(progress.loss_sum.numpy()) / steps
     if not math.isfinite(loss):
-        raise TrainingFailed(
-            f"the training loss is {loss} in steps {step - steps + 1} to {step}; nothing was committed since\n"
-            "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
-        )
+        raise TrainingFailed(_not_finite(run, step, stretch.told))
     rate = learning_rate_at(progress.step - 1, config.optimizer.learning_rate, config.schedule)
+    told = stretch.told
+    images_per_second, input_wait = stretch.end(config.train.global_batch_size)
     scalars = {
         "loss": loss,
         "accuracy": int(progress.correct.numpy()) / seen,
         "learning_rate": float(rate.numpy()),
-        "images_per_second": clock.rate(config.train.global_batch_size),
+        "weight_norm": float(tf.linalg.global_norm(list(run.state.trainable.values())).numpy()),
+        "images_per_second": images_per_second,
+        "input_wait": input_wait,
         "substituted": int(progress.substituted.numpy()),
     }
+    closing = step % config.train.log_every_steps != 0
+    gradient_norm = float(told[-1].gradient_norm.numpy())
+    if not closing and math.isfinite(gradient_norm):  # with a loss scale, a step may be skipped
+        scalars["gradient_norm"] = gradient_norm
     if config.runtime.precision == "mixed_float16":
         scalars["loss_scale"] = float(progress.loss_scale.numpy())
     examples = int(progress.examples.numpy())
-    closing = step % config.train.log_every_steps != 0
     facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": progress.ledger_text(), "closing": closing}
     run.history.add(Record(step, TRAIN, scalars, facts))
     left = (run.total_steps - step) * config.train.global_batch_size / scalars["images_per_second"]
@@ -221,6 +259,18 @@ def _log_training(run: Run, step: int, clock: _Clock) -> None:
     if not closing:
         for variable in (progress.loss_sum, progress.correct, progress.seen, progress.steps_summed):
             variable.assign(tf.zeros_like(variable))
+
+
+def _not_finite(run: Run, step: int, told: Sequence[Told]) -> str:
+    losses = [float(each.loss.numpy()) for each in told]
+    bad = next((at for at, loss in enumerate(losses, step - len(losses) + 1) if not math.isfinite(loss)), step)
+    size = run.config.train.global_batch_size
+    last = int(run.state.progress.examples.numpy()) - (step - bad) * size
+    return (
+        f"the training loss is not finite at step {bad}, of training examples {last - size} to {last - 1}; "
+        f"nothing was committed since; {run.committer.last_good()}\n"
+        "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
+    )
 
 
 def _check_loss_scale(progress: Progress, step: int) -> None:
@@ -233,12 +283,19 @@ def _check_loss_scale(progress: Progress, step: int) -> None:
         )
 
 
-class _Clock:
-    """Images per second of this process between two training records, evaluation and saving left out."""
+class _Stretch:
+    """The steps that this process made since the last training record: what they told, and the time they took.
+
+    Evaluation and saving are left out of the time.
+    """
 
     def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self.told: list[Told] = []
         self._start = time.monotonic()
-        self._steps = 0
+        self._waited = 0.0
 
     @contextmanager
     def paused(self) -> Iterator[None]:
@@ -246,11 +303,20 @@ class _Clock:
         yield
         self._start += time.monotonic() - pause
 
-    def step(self) -> None:
-        self._steps += 1
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, once it is there."""
+        began = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - began
+        return batch
 
-    def rate(self, batch_size: int) -> float:
-        """The rate since the last call."""
-        rate = self._steps * batch_size / (time.monotonic() - self._start)
-        self._start, self._steps = time.monotonic(), 0
-        return rate
+    def add(self, told: Told) -> None:
+        """A step was made."""
+        self.told.append(told)
+
+    def end(self, batch_size: int) -> tuple[float, float]:
+        """Images per second and the share of the time that was spent waiting for batches; the next stretch begins."""
+        elapsed = time.monotonic() - self._start
+        rates = len(self.told) * batch_size / elapsed, self._waited / elapsed
+        self._begin()
+        return rates

@@ -21,6 +21,7 @@ LOCK = ".lock"
 CHECKPOINTS = "checkpoints"
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
+PREDICTIONS = "predictions"
 LOG = "train.log"
 
 FILES = (LOCK, METRICS, LOG, stored.FILE_NAME)
@@ -31,6 +32,7 @@ DIRECTORIES = (
     TENSORBOARD,
     f"{TENSORBOARD}/train",
     f"{TENSORBOARD}/val",
+    PREDICTIONS,
 )
 
 

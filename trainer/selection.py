@@ -11,7 +11,7 @@ from trainer.checkpoint.retention import described, ranked
 from trainer.checkpoint.verification import Depth, Found, newest_valid, verify
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint
-from trainer.history import read_validations
+from trainer.metrics import read_validations
 
 
 def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], None]) -> Found:

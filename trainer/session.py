@@ -9,7 +9,7 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer import environment, memory, run_directory, runtime, selection, warm_start
+from trainer import environment, memory, predictions, run_directory, runtime, selection, warm_start
 from trainer.beginning import Beginning, begin
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
@@ -24,19 +24,21 @@ from trainer.config import override, stored
 from trainer.config.complete import complete, total_steps
 from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
-from trainer.errors import NoValidCheckpoint, UsageError, warn
+from trainer.errors import NoValidCheckpoint, TrainerError, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import Fact
 from trainer.following import follow
-from trainer.history import History, keep_readable, read_validations
+from trainer.history import History, keep_readable
 from trainer.lease import Fence
 from trainer.loop import train as run_loop
+from trainer.metrics import best_step, read_validations
 from trainer.mirror import Mirror, Place
 from trainer.peers import Message, Peers
 from trainer.restored import restore_state
 from trainer.signals import StopRequest
 from trainer.sources import Sources, fingerprint_of, open_sources
 from trainer.state import TrainingState, build_state, flatten
+from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
 from trainer.warm_start import WarmStart
 
@@ -214,15 +216,19 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process,
             terminal.line(line)
         if origin is not None:
             _make_way(checkpoints, origin, terminal)
-        if rebuilt.accepted:
-            history.note(rebuilt.step, "\n".join(rebuilt.accepted))
+        predictions.forget_later(run_dir, rebuilt.step)
         lineage = _lineage(rebuilt.step, origin, rebuilt.accepted, start)
+        views = TensorBoard(run_dir, history.events, config, rebuilt.state, sources.validation, lineage)
         committer = _committer(run_dir, rebuilt, origin, lineage, history, terminal, process)
         try:
-            _loop(rebuilt, checkpoints, committer, history, terminal, process)
+            _loop(rebuilt, checkpoints, committer, history, terminal, views, process)
         finally:
+            views.close()
             committer.close()
         _summarize(run_dir, config, rebuilt.state, history, terminal)
+    except TrainerError as error:
+        terminal.log(f"{type(error).__name__}: {error}")
+        raise
     finally:
         history.close()
         terminal.close()
@@ -284,7 +290,13 @@ def _committer(
 
 
 def _loop(
-    rebuilt: Rebuilt, checkpoints: Path, committer: Committer, history: History, terminal: Terminal, process: Process
+    rebuilt: Rebuilt,
+    checkpoints: Path,
+    committer: Committer,
+    history: History,
+    terminal: Terminal,
+    views: TensorBoard,
+    process: Process,
 ) -> None:
     config, state, sources = rebuilt.config, rebuilt.state, rebuilt.sources
     # a checkpoint that was taken from elsewhere is not in this directory yet
@@ -292,7 +304,7 @@ def _loop(
     fingerprint = facts.to_text(rebuilt.fingerprint)
     beginning = Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint)
     process.tell(beginning.message())
-    run_loop(begin(beginning, config, state, sources, process.stop, committer, history, terminal))
+    run_loop(begin(beginning, config, state, sources, process.stop, committer, history, terminal, views))
 
 
 def _retention(config: Config) -> Retention:
@@ -376,20 +388,21 @@ def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], warm: Wa
 def _summarize(run_dir: Path, config: Config, state: TrainingState, history: History, terminal: Terminal) -> None:
     progress = state.progress
     step = int(progress.step.numpy())
-    terminal.line(f"done at step {step}")
-    if history.validations:
-        metric = config.checkpoint.best_metric
-        sign = 1.0 if metric == "loss" else -1.0
-        best = min(history.validations, key=lambda at: (sign * history.validations[at][metric], at))
+    rows: list[tuple[str, str]] = []
+    best = best_step(history.validations, config.checkpoint.best_metric)
+    if best is not None:
         for name, at in (("last", max(history.validations)), ("best", best)):
             values = history.validations[at]
-            terminal.line(
-                f"  {name:<5} validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}  "
-                f"checkpoints/{directory.name_of(at)}"
-            )
-    terminal.line(f"  run   {run_dir}")
-    terminal.line(f"  look  tensorboard --logdir {run_dir / run_directory.TENSORBOARD}")
-    terminal.line(f"  more  {_resume_command(run_dir, f'train.steps={2 * step}')}")
+            scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"
+            rows.append((name, f"{scores}  checkpoints/{directory.name_of(at)}"))
+    place = f"run_dir={run_dir}"
+    rows += [
+        ("run", str(run_dir)),
+        ("report", shlex.join(["python", "-m", "trainer", "report", place])),
+        ("look", shlex.join(["tensorboard", "--logdir", str(run_dir / run_directory.TENSORBOARD)])),
+        ("more", _resume_command(run_dir, f"train.steps={2 * step}")),
+    ]
+    terminal.closing(f"done at step {step}", rows)
 
 
 def _resume_command(run_dir: Path, *arguments: str) -> str:

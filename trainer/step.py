@@ -13,11 +13,18 @@ from trainer.diagnosis.architecture import HEADS, unit_of
 from trainer.gradients import Batch, is_scaled, make_gradients
 from trainer.loss_scale import all_finite, update_loss_scale
 from trainer.losses import correct, cross_entropy
-from trainer.replicas import assign, assign_sub, total
+from trainer.replicas import assign, assign_sub, gathered, total
 from trainer.schedules import learning_rate_at
 from trainer.state import TrainingState, variable_name
 
 COUNTED = ("ledger", "substituted")  # what of a batch the network does not see
+
+
+class Told(NamedTuple):
+    """What a step tells to whoever asks; nothing waits for it unless it is read."""
+
+    loss: tf.Tensor  # float32 [], the objective of this step alone
+    gradient_norm: tf.Tensor  # float32 [], before clipping; zero at steps without a training record
 
 
 class Made(NamedTuple):
@@ -26,6 +33,7 @@ class Made(NamedTuple):
     loss: tf.Tensor  # float32 []
     hits: tf.Tensor  # float32 [], correct predictions
     finite: tf.Tensor  # bool [], whether the variables were changed
+    gradient_norm: tf.Tensor  # float32 [], see Told
     ledger: tf.Tensor  # int64 [], sum of the examples' entries
     substituted: tf.Tensor  # int64 []
 
@@ -94,10 +102,10 @@ def _make_update(state: TrainingState, config: Config, statistics: Sequence[tf.V
     return update_if_finite if is_scaled(config) else update_always
 
 
-def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], None]:
+def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], Told]:
     """A compiled function that takes one batch of ``training_batches`` and advances ``state`` by one step.
 
-    Everything it changes is in the state tree; nothing comes back to the host.
+    Everything it changes is in the state tree; what it returns stays on the device until it is read.
     """
     progress, replicas, parts = state.progress, state.replicas, config.train.accumulate_steps
     gradients_of = make_gradients(state, config)
@@ -115,12 +123,18 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         gradients, moved = sums[: len(gradients)], sums[len(gradients) :]
         for variable, value in zip(diverged, moved, strict=True):
             assign(variable, value / replicas.count)
+        norm = norm_if_recorded(gradients)
         finite = update(before, gradients, loss)
         ledger, substituted = total([tf.reduce_sum(examples[name]) for name in COUNTED])
-        return Made(loss, hits, finite, ledger, substituted)
+        return Made(loss, hits, finite, norm, ledger, substituted)
+
+    def norm_if_recorded(gradients: list[tf.Tensor]) -> tf.Tensor:
+        recorded = tf.equal((progress.step + 1) % config.train.log_every_steps, 0)
+        scale = progress.loss_scale if is_scaled(config) else 1.0
+        return tf.cond(recorded, lambda: tf.linalg.global_norm(gradients) / scale, lambda: tf.constant(0.0))
 
     @tf.function(autograph=False)
-    def train_step(batch: Batch) -> None:
+    def train_step(batch: Batch) -> Told:
         made: Made = replicas.run(lambda share: on_replica(share(batch, parts)))
         kept = tf.cast(made.finite, tf.int64)
         progress.loss_sum.assign_add(tf.where(made.finite, made.loss, 0.0))
@@ -133,6 +147,7 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], N
         progress.examples.assign_add(config.train.global_batch_size)
         progress.ledger.assign(progress.ledger * CHAIN_FACTOR + made.ledger)
         progress.substituted.assign_add(made.substituted)
+        return Told(made.loss, made.gradient_norm)
 
     return train_step
 
@@ -165,16 +180,30 @@ def inference(state: TrainingState, weights: WeightsName) -> Callable[[tf.Tensor
     return logits_of
 
 
-def make_evaluation_step(state: TrainingState, config: Config) -> Callable[[Batch], tf.Tensor]:
-    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums``, over all replicas."""
+def make_evaluation_step(state: TrainingState, config: Config) -> tf.types.experimental.PolymorphicFunction:
+    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums`` over all replicas, and
+    what was predicted of each example of the global batch in order, float32 ``[B, 5]``: label, most probable class,
+    its probability, cross-entropy, weight.
+    """
     logits_of = inference(state, config.evaluation.weights)
 
-    def on_replica(examples: Batch) -> tf.Tensor:
-        (sums,) = total([evaluation_sums(logits_of(examples["image"]), examples)])
-        return sums
+    def on_replica(examples: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = logits_of(examples["image"])
+        (sums,) = total([evaluation_sums(logits, examples)])
+        columns = (
+            examples["label"],
+            tf.argmax(logits, axis=-1),
+            tf.reduce_max(tf.nn.softmax(logits), axis=-1),
+            cross_entropy(logits, examples["label"]),
+            examples["weight"],
+        )
+        predicted = tf.stack([tf.cast(column, tf.float32) for column in columns], axis=1)
+        # replicas have consecutive rows
+        everywhere = gathered(predicted) if state.replicas.count > 1 else predicted
+        return sums, tf.reshape(everywhere, [-1, len(columns)])
 
     @tf.function(autograph=False)
-    def evaluation_step(batch: Batch) -> tf.Tensor:
+    def evaluation_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
         return state.replicas.run(lambda share: on_replica(share(batch, 1)))
 
     return evaluation_step

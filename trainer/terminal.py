@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
 
 PLAIN_INTERVAL_SECONDS = 10.0
 
@@ -23,18 +26,25 @@ class Terminal:
         self._console = Console(highlight=False, soft_wrap=True)
         self._last_line = 0.0
         self._progress: Progress | None = None
-        if sys.stdout.isatty():
+        if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("step"),
                 MofNCompleteColumn(),
-                BarColumn(),
-                TextColumn("{task.fields[status]}"),
+                BarColumn(bar_width=None),
                 TextColumn("ETA"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[checkpoint]}"),
                 console=self._console,
+                expand=True,
             )
-            self._task = self._progress.add_task("train", total=total, completed=step, status="")
-            self._progress.start()
+            self._task = self._progress.add_task("train", total=total, completed=step, checkpoint="")
+            self._live = Live(self._shown(""), console=self._console, refresh_per_second=10)
+            self._live.start()
+
+    def _shown(self, values: str) -> Group:
+        """The bar, and under it the values of the last training record."""
+        assert self._progress is not None
+        return Group(self._progress, Text(values, no_wrap=True, overflow="ellipsis"))
 
     def step(self, step: int) -> None:
         """A step was made."""
@@ -45,27 +55,48 @@ class Terminal:
         """A training record was logged."""
         status = (
             f"epoch {epoch:.2f}  loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
-            f"{values['images_per_second']:.0f} images/s"
+            f"learning rate {values['learning_rate']:.3g}  {values['images_per_second']:.0f} images/s"
         )
-        if self._progress is not None:
-            self._progress.update(self._task, status=status)
-            self._write(f"step {step}/{total}  {status}")
-            return
         line = f"step {step}/{total}  {status}  ETA {_duration(seconds_left)}"
-        self._write(line)
-        if time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
+        self.log(line)
+        if self._progress is not None:
+            self._live.update(self._shown(status))
+        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
             self._last_line = time.monotonic()
             self._console.print(line, markup=False)
 
+    def committed(self, step: int) -> None:
+        """The checkpoint of ``step`` is on disk."""
+        self.log(f"checkpoint of step {step} is committed")
+        if self._progress is not None:
+            self._progress.update(self._task, checkpoint=f"checkpoint {step}")
+
+    def closing(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """How the run ended: what it is about, and what is known or can be done of it."""
+        width = max(len(name) for name, _ in rows)
+        lines = [f"  {name:<{width}}  {text}" for name, text in rows]
+        for line in (title, *lines):
+            self.log(line)
+        if not self._console.is_terminal:
+            for line in (title, *lines):
+                self._console.print(line, markup=False)
+            return
+        self._end_progress()
+        table = Table.grid(padding=(0, 2))
+        for name, text in rows:
+            table.add_row(Text(name, "bold"), Text(text, overflow="fold"))
+        self._console.print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False), soft_wrap=False)
+
     def line(self, text: str) -> None:
         """Something worth a line of its own."""
-        self._write(text)
+        self.log(text)
         self._console.print(text, markup=False)
 
     def warn(self, text: str) -> None:
         self.line(f"warning: {text}")
 
-    def _write(self, text: str) -> None:
+    def log(self, text: str) -> None:
+        """Something for ``train.log`` alone."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
         try:
             self._log.write("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
@@ -75,10 +106,14 @@ class Terminal:
             self.failure = OSError(error.errno, error.strerror, self._log.name)
 
     def close(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        self._end_progress()
         with contextlib.suppress(OSError):  # what is left of the log; its failure has been reported
             self._log.close()
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._live.stop()
+            self._progress = None
 
 
 def _duration(seconds: float) -> str:

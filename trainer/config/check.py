@@ -47,6 +47,8 @@ def check(config: Config) -> None:
             raise UsageError(f"preprocess.{name} has {cropping[0]} after resize, so images would not be image_size")
     if config.evaluation.weights == "ema" and config.ema.decay is None:
         raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")
+    if config.profile is not None and config.profile[0] > config.profile[1]:
+        raise UsageError(f"profile={list(config.profile)} ends before it begins; it is [first step, last step]")
     if config.checkpoint.mirror is not None:
         check_url("checkpoint.mirror", config.checkpoint.mirror)
 

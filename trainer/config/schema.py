@@ -347,6 +347,9 @@ class TrainConfig:
     label_smoothing: float = key("share of the target spread over all classes", "consent", minimum=0.0, below=1.0)
     aux_weight: float = key("weight of the auxiliary classifier's loss", "consent", minimum=0.0)
     log_every_steps: int = key("steps per logged training record", "free", minimum=1)
+    histograms_every_steps: int | None = key(
+        "steps between histograms of all weights in TensorBoard; null: none", "free", minimum=1
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -440,6 +443,9 @@ class Config:
     early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")
     checkpoint: CheckpointConfig = key("when checkpoints are written and which are kept", "free")
     runtime: RuntimeConfig = key("how the computation is executed", "consent")
+    profile: tuple[int, ...] | None = key(
+        "first and last step that TensorFlow's profiler records; null: none", "free", minimum=1, length=2
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from trainer.checkpoint.verification import newest_valid
 from trainer.config import override, stored
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
+from trainer.metrics import read_validations
 from trainer.quiet import quiet_startup
 from trainer.run_directory import CHECKPOINTS
 from trainer.signals import StopRequest
@@ -80,7 +81,6 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     )
     with quiet_startup():
         from trainer import session  # imports TensorFlow, which takes seconds
-        from trainer.history import read_validations
 
     session.train(invocation, config, stop)
     step, metric = newest_step(run_dir), config.checkpoint.best_metric

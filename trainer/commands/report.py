@@ -1,0 +1,65 @@
+"""``report``: one page about a run, or about several beside each other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.commands.arguments import parse_arguments, refuse_rest, take_list
+from trainer.errors import UsageError, warn
+from trainer.report import contents, page
+from trainer.report.contents import Contents
+from trainer.sweeps import plan
+from trainer.sweeps.trial import newest_step, run_dir_of
+
+FILE_NAME = "report.html"
+HELP = """Write one self-contained page about a run: report.html, which needs no network and no server.
+
+  python -m trainer report run_dir=DIR [output=PATH]
+  python -m trainer report run_dir=[A,B,…] [output=PATH]
+  python -m trainer report sweep_dir=DIR [output=PATH]
+
+Curves, restarts and accepted changes, the checkpoints that are kept with their metrics, confusions and worst mistakes
+of the newest and the best validation, environment, configuration, the command that makes the run again. Several runs
+are compared: their curves in one chart, and the keys in which they differ. The page goes into DIR, or for several runs
+into the current directory. Nothing is computed again, and the runs may be training meanwhile."""
+
+
+def main(arguments: Sequence[str]) -> int:
+    if {"--help", "-h"} & set(arguments):
+        print(HELP)
+        return 0
+    values = parse_arguments(arguments)
+    given = [name for name in ("run_dir", "sweep_dir") if name in values]
+    if len(given) != 1:
+        raise UsageError("report needs either run_dir=DIR, run_dir=[A,B,…] or sweep_dir=DIR")
+    places = [Path(place) for place in take_list(values, given[0])]
+    output = take_list(values, "output")
+    refuse_rest(values, ("run_dir", "sweep_dir", "output"), "report")
+    if given == ["sweep_dir"]:
+        (sweep_dir,) = places
+        title, runs, directory = str(sweep_dir), _trials(sweep_dir), sweep_dir
+    elif len(places) == 1:
+        title, runs, directory = str(places[0]), [contents.read(places[0], str(places[0]), warn)], places[0]
+    else:
+        title = f"{len(places)} runs"
+        runs, directory = [contents.read(place, str(place), warn) for place in places], Path()
+    path = Path(output[0]) if output else directory / FILE_NAME
+    page.write(path, title, runs)
+    print(path)
+    return 0
+
+
+def _trials(sweep_dir: Path) -> list[Contents]:
+    """The trials that have begun, under what distinguishes them."""
+    sweep = plan.read(sweep_dir)
+    begun = []
+    for trial in sweep.trials:
+        run_dir = run_dir_of(sweep_dir, trial)
+        if newest_step(run_dir) is None:
+            warn(f"trial {trial.number} has no checkpoint yet and is left out")
+            continue
+        begun.append(contents.read(run_dir, f"{trial.number}  {plan.label(sweep, trial)}", warn))
+    if not begun:
+        raise UsageError(f"no trial of {sweep_dir} has a checkpoint yet")
+    return begun

@@ -1,0 +1,102 @@
+"""Small pictures of examples for people to look at; no part of training depends on them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+Pixels = npt.NDArray[np.uint8]
+
+SIDE = 128  # pixels, of the longer side of a thumbnail
+CAPTION = 16  # pixels, of the line under a thumbnail in a sheet
+GAP = 6
+PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (235, 235, 235)
+LARGEST_MATRIX = 50  # classes, beyond which the cells of a confusion matrix cannot be told apart
+
+
+def thumbnail(encoded: bytes) -> Image.Image | None:
+    """An encoded image, upright, in at most ``SIDE`` × ``SIDE`` pixels; None when Pillow cannot read it."""
+    try:
+        with Image.open(io.BytesIO(encoded)) as image:
+            return fitted(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what its readers raise for damaged files
+        return None
+
+
+def fitted(image: Image.Image) -> Image.Image:
+    """``image`` with ``SIDE`` pixels on its longer side; small images keep their pixels visible."""
+    scale = SIDE / max(image.size)
+    size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
+    return image.resize(size, Image.Resampling.NEAREST if scale > 1.0 else Image.Resampling.LANCZOS)
+
+
+def as_png(image: Image.Image) -> str:
+    """A PNG file in base64."""
+    file = io.BytesIO()
+    image.save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode("ascii")
+
+
+def of_input(image: npt.NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> Image.Image:
+    """The network's input float32 ``[S, S, 3]`` as a picture: normalisation undone, clipped to what can be shown."""
+    shown = np.clip(image * np.asarray(std) + np.asarray(mean), 0.0, 1.0)
+    return fitted(Image.fromarray(np.round(np.nan_to_num(shown) * 255.0).astype(np.uint8)))
+
+
+def sheet(images: Sequence[Image.Image], captions: Sequence[str]) -> Pixels:
+    """Thumbnails in rows with a caption under each, uint8 ``[height, width, 3]``."""
+    columns = min(4, len(images))
+    rows = math.ceil(len(images) / columns)
+    cell = (SIDE + GAP, SIDE + CAPTION + GAP)
+    paper = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + GAP), PAPER)
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
+    for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
+        left, top = GAP + number % columns * cell[0], GAP + number // columns * cell[1]
+        paper.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
+        draw.text((left, top + SIDE + 1), shortened(caption, draw, font), INK, font)
+    return np.asarray(paper)
+
+
+def shortened(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont | ImageFont.ImageFont) -> str:
+    """As much of ``text`` as fits under a thumbnail."""
+    text = "".join(character if character.isprintable() else "?" for character in text)
+    if draw.textlength(text, font) <= SIDE:
+        return text
+    while text and draw.textlength(f"{text}…", font) > SIDE:
+        text = text[:-1]
+    return f"{text}…"
+
+
+def confusion_matrix(counts: Mapping[tuple[int, int], int], class_names: Sequence[str]) -> Pixels:
+    """Counts by (true, predicted) class as a table, true classes down; darker for a larger share of the true class.
+
+    uint8 ``[height, width, 3]``.
+    """
+    classes, cell, names = len(class_names), 30, 110
+    paper = Image.new("RGB", (names + classes * cell + GAP, (classes + 1) * cell + GAP), PAPER)
+    draw, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
+    totals = [sum(counts.get((true, other), 0) for other in range(classes)) for true in range(classes)]
+    draw.text((GAP, cell // 2), "true / predicted", INK, font, anchor="lm")
+    for true in range(classes):
+        middle = (true + 1) * cell + cell // 2
+        draw.text((names + true * cell + cell // 2, cell // 2), str(true), INK, font, anchor="mm")
+        draw.text((GAP, middle), shortened(f"{true} {class_names[true]}", draw, font)[:16], INK, font, anchor="lm")
+        for other in range(classes):
+            count = counts.get((true, other), 0)
+            share = count / totals[true] if totals[true] else 0.0
+            left, top = names + other * cell, (true + 1) * cell
+            hue = (30, 100, 180) if true == other else (200, 60, 30)
+            color = tuple(
+                round(white + (strong - white) * math.sqrt(share)) for white, strong in zip(FAINT, hue, strict=True)
+            )
+            draw.rectangle((left, top, left + cell - 2, top + cell - 2), color)
+            if count:
+                ink = PAPER if share > 0.3 else INK
+                draw.text((left + cell // 2, middle), str(count), ink, font, anchor="mm")
+    return np.asarray(paper)

@@ -1,0 +1,1 @@
+"""Reports: one page in one file about a run, or about several beside each other. Nothing here takes TensorFlow."""

@@ -1,0 +1,138 @@
+"""What a run directory tells of its run, read without changing anything in it and without trusting any of it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer import predictions
+from trainer.checkpoint import directory
+from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.retention import described, ranked
+from trainer.config import stored
+from trainer.config.schema import Config
+from trainer.errors import UsageError
+from trainer.metrics import best_step, read_metrics, read_validations
+from trainer.predictions import Predictions
+from trainer.run_directory import CHECKPOINTS, METRICS
+from trainer.untrusted.errors import Unacceptable
+
+POINTS = 2000  # of a curve; more cannot be told apart on a screen
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """``records`` are those of metrics.jsonl, thinned evenly to ``POINTS`` a split; ``checkpoints`` those whose
+    manifest can be read, oldest first, ``best`` the best of them. ``label`` is what the run is called in a comparison.
+    """
+
+    label: str
+    run_dir: Path
+    config: Config
+    config_text: str
+    records: Sequence[Mapping[str, Any]]
+    validations: Mapping[int, dict[str, float]]
+    best_step: int | None
+    checkpoints: Sequence[tuple[Path, Manifest]]
+    best: Path | None
+    predictions: Sequence[Predictions]
+
+    @property
+    def newest(self) -> Manifest | None:
+        return self.checkpoints[-1][1] if self.checkpoints else None
+
+    @property
+    def class_names(self) -> Sequence[str]:
+        return () if self.newest is None else self.newest.class_names
+
+    @property
+    def restarts(self) -> Sequence[int]:
+        """The steps at which a process went on with the run."""
+        starts = () if self.newest is None else self.newest.lineage[1:]
+        return [start.from_step for start in starts]
+
+
+def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
+    """Everything that a report shows of a run, which may be training meanwhile. ``warn`` is told what is left out.
+
+    Raises:
+        UsageError: there is no such directory.
+        NoValidCheckpoint: it holds no configuration of this version.
+    """
+    if not run_dir.is_dir():
+        raise UsageError(f"run_dir={run_dir} does not exist")
+    config = stored.read(run_dir / stored.FILE_NAME)
+    checkpoints = _checkpoints(run_dir / CHECKPOINTS, warn)
+    validations = _validations(run_dir, warn)
+    metric = config.checkpoint.best_metric
+    best = ranked(checkpoints, validations, metric)
+    return Contents(
+        label=label,
+        run_dir=run_dir,
+        config=config,
+        config_text=stored.to_text(config),
+        records=_records(run_dir, warn),
+        validations=validations,
+        best_step=best_step(validations, metric),
+        checkpoints=checkpoints,
+        best=best[0] if best else None,
+        predictions=_predictions(run_dir, warn),
+    )
+
+
+def _checkpoints(parent: Path, warn: Callable[[str], None]) -> list[tuple[Path, Manifest]]:
+    there = [path for path in directory.committed(parent) if not path.is_symlink()]
+    found = described(parent, warn)
+    return [(path, manifest) for path, manifest in found if path in there]
+
+
+def _validations(run_dir: Path, warn: Callable[[str], None]) -> Mapping[int, dict[str, float]]:
+    try:
+        return read_validations(run_dir)
+    except (Unacceptable, OSError) as error:
+        warn(f"the validations cannot be read: {error}")
+        return {}
+
+
+def _records(run_dir: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]:
+    path = run_dir / METRICS
+    by_split: dict[str, _Thinned] = {}
+    try:
+        for record in read_metrics(path) if path.exists() else ():
+            by_split.setdefault(record["split"], _Thinned()).add(record)
+    except (Unacceptable, OSError) as error:
+        warn(f"the curves cannot be read: {error}")
+    return [record for thinned in by_split.values() for record in thinned.records()]
+
+
+class _Thinned:
+    """At most ``2 × POINTS`` of any number of records, evenly spaced, and the last one."""
+
+    def __init__(self) -> None:
+        self._kept: list[dict[str, Any]] = []
+        self._stride, self._seen = 1, 0
+        self._last: dict[str, Any] = {}
+
+    def add(self, record: dict[str, Any]) -> None:
+        if self._seen % self._stride == 0:
+            self._kept.append(record)
+        self._seen += 1
+        self._last = record
+        if len(self._kept) >= 2 * POINTS:
+            self._kept = self._kept[::2]
+            self._stride *= 2
+
+    def records(self) -> list[dict[str, Any]]:
+        return self._kept if self._kept[-1] is self._last else [*self._kept, self._last]
+
+
+def _predictions(run_dir: Path, warn: Callable[[str], None]) -> list[Predictions]:
+    found = []
+    for path in predictions.stored(run_dir).values():
+        try:
+            found.append(predictions.read(path))
+        except (Unacceptable, OSError) as error:
+            warn(f"predictions cannot be read: {error}")
+    return found

@@ -1,0 +1,61 @@
+"""The command line that makes a run again from nothing."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from typing import Any
+
+from hydra.core.override_parser.types import Quote, QuotedString
+
+from trainer.config.compose import compose
+from trainer.config.parse import leaves
+from trainer.config.schema import Config
+from trainer.errors import UsageError
+
+GROUPS = ("model", "optimizer", "schedule", "data", "mixing")  # a section's name says which option it was
+NEEDS_NO_QUOTES = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_][a-z_0-9]*", re.ASCII)
+
+
+def command(config: Config) -> str:
+    """``python -m trainer train …`` with everything in which ``config`` is not what this version has by default."""
+    return shlex.join(["python", "-m", "trainer", "train", "run_dir=NEW", *overrides(config)])
+
+
+def overrides(config: Config) -> list[str]:
+    """What ``compose`` makes ``config`` of."""
+    chosen = _experiment(config)
+    composed = compose(chosen)
+    values = {path: value for path, value, _ in leaves(config) if path != "experiment"}
+    for group in GROUPS:
+        name = getattr(config, group).name
+        if getattr(composed, group).name != name:
+            chosen.append(f"{group}={name}")
+            if group == "data":  # some of its keys have no default
+                given = [path for path, value in values.items() if path.startswith("data.") and value is not None]
+                chosen += [f"{path}={_text(values[path])}" for path in given if path != "data.name"]
+    already = {path: value for path, value, _ in leaves(compose(chosen))}
+    return [*chosen, *(f"{path}={_text(value)}" for path, value in values.items() if already[path] != value)]
+
+
+def _experiment(config: Config) -> list[str]:
+    """The option of the experiment's name, where there is one."""
+    option = [f"experiment={_text(config.experiment)}"]
+    try:
+        compose(option)
+    except UsageError:
+        return []
+    return option
+
+
+def _text(value: Any) -> str:
+    """A value in the grammar of Hydra's overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_text, value))}]"
+    if isinstance(value, str) and not NEEDS_NO_QUOTES.fullmatch(value):
+        return str(QuotedString(value, Quote.single).with_quotes())
+    return str(value)

@@ -89,6 +89,7 @@ def _train(invocation: Invocation, config: Config, process: Process) -> None:
         if not directory.committed(checkpoints) and not directory.put_away(checkpoints):
             start = None
             if invocation.init_from is not None:
+                warm_start.check_model(config)
                 contents = warm_start.find(Path(invocation.init_from))
                 start = WarmStart(contents, invocation.allow, classes_follow_data=config.model.num_classes is None)
             _run(run_dir, config, None, process, start)

@@ -261,6 +261,7 @@ def _known_keys(directory: Path) -> list[str]:
     known: set[str] = set()
     for file in directory.rglob("*.yaml"):
         container = OmegaConf.to_container(OmegaConf.load(file))
-        package = "" if file.parent == directory or file.parent.name == "experiment" else file.parent.name
+        group = file.relative_to(directory).parts[0]
+        package = "" if file.parent == directory or group == "experiment" else group
         known.update([package] if package else [], keys(container, package))
     return sorted(name for name in known if not name.startswith(("defaults", "hydra")))

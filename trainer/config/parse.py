@@ -76,10 +76,12 @@ def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
 
 
 def _variant(sections: list[Any], value: object, path: str) -> Any:
-    """The dataclass of a union whose ``name`` literal equals the container's ``name``."""
+    """The dataclass of a union whose ``name`` literal has the container's ``name``."""
     if len(sections) == 1:
         return sections[0]
-    by_name = {typing.get_args(typing.get_type_hints(section)["name"])[0]: section for section in sections}
+    by_name = {
+        name: section for section in sections for name in typing.get_args(typing.get_type_hints(section)["name"])
+    }
     name = value["name"] if isinstance(value, Mapping) and "name" in value else None
     if name not in by_name:
         allowed = ", ".join(by_name)

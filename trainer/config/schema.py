@@ -27,6 +27,49 @@ TransformName = Literal[
     "random_erasing",
     "normalize",
 ]
+# every classifier of keras.applications in Keras 3.15; a test holds the list complete
+ApplicationName = Literal[
+    "ConvNeXtTiny",
+    "ConvNeXtSmall",
+    "ConvNeXtBase",
+    "ConvNeXtLarge",
+    "ConvNeXtXLarge",
+    "DenseNet121",
+    "DenseNet169",
+    "DenseNet201",
+    "EfficientNetB0",
+    "EfficientNetB1",
+    "EfficientNetB2",
+    "EfficientNetB3",
+    "EfficientNetB4",
+    "EfficientNetB5",
+    "EfficientNetB6",
+    "EfficientNetB7",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2S",
+    "EfficientNetV2M",
+    "EfficientNetV2L",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "MobileNetV3Large",
+    "NASNetMobile",
+    "NASNetLarge",
+    "ResNet50",
+    "ResNet50V2",
+    "ResNet101",
+    "ResNet101V2",
+    "ResNet152",
+    "ResNet152V2",
+    "VGG16",
+    "VGG19",
+    "Xception",
+]
 # Bounds far above anything that is trained, so that a stored text cannot ask for a list of 10^9 class names.
 LARGEST_CLASSIFIER = 2**24
 LARGEST_BATCH = 2**24
@@ -61,6 +104,27 @@ class InceptionV3Config:
     )
     weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
     batch_norm: BatchNormConfig = key("batch normalisation", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchStatisticsConfig:
+    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
+    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasApplicationConfig:
+    """A network as ``keras.applications`` builds it; what is not here is what the application has."""
+
+    name: ApplicationName = key("which network of keras.applications", "fixed")
+    num_classes: int | None = key(
+        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
+    )
+    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
+
+
+ModelConfig = InceptionV3Config | KerasApplicationConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +355,7 @@ class NormalizeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessConfig:
-    image_size: int = key("height and width of the network's input, pixels", "fixed", minimum=75, maximum=4096)
+    image_size: int = key("height and width of the network's input, pixels", "fixed", minimum=32, maximum=4096)
     train: tuple[TransformName, ...] = key("transforms for training, in order", "consent")
     eval: tuple[TransformName, ...] = key("transforms for evaluation, in order", "consent")
     random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
@@ -426,7 +490,7 @@ class RuntimeConfig:
 class Config:
     experiment: str = key("name of the experiment", "free")
     seed: int = key("every random draw is a function of it", "consent", minimum=0, maximum=2**31 - 1)
-    model: InceptionV3Config = key("the network", "fixed")
+    model: ModelConfig = key("the network", "fixed")
     optimizer: OptimizerConfig = key("the update rule", "fixed")
     schedule: ScheduleConfig = key("the learning rate over time", "consent")
     ema: EmaConfig = key("exponential moving average of the weights", "fixed")

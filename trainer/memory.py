@@ -29,11 +29,11 @@ PUBLISHED_SIZE = 299
 PUBLISHED_FEATURES = 2048 + 768
 NARROWEST = 32
 # The same of the largest networks of keras.applications at the size of their publication, with their classifiers:
-# ConvNeXtXLarge, VGG with its features; outputs for one pixel of the image, those of the densest. A test holds them too.
+# ConvNeXtXLarge, VGG with its features; outputs for one pixel of the image. A test holds them, too.
 LARGEST_VARIABLES = 351e6
 LARGEST_SIZE = 224
 LARGEST_FEATURES = 4096
-LARGEST_OUTPUTS = 1000.0
+LARGEST_OUTPUTS = 1000.0  # EfficientNetV2L has 480
 
 
 def refuse_excess(config: Config) -> None:

@@ -33,6 +33,13 @@ class Restored:
     config: Config
     state: TrainingState
 
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """A name for every output: those of the data's classes, and numbers for what the classifier has beyond."""
+        names, classes = self.manifest.class_names, self.config.model.num_classes
+        assert classes is not None
+        return (*names, *map(str, range(len(names), classes)))
+
     def weights(self, asked: WeightsName | None) -> WeightsName:
         """Which weights are meant: those asked for, else those the run was evaluated with.
 
@@ -61,7 +68,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         digest = files.digest(path / manifests.FILE_NAME)
         config = stored.read(path / stored.FILE_NAME)
         memory.refuse_excess(config)
-        runtime.configure(config.runtime)
+        runtime.configure_for_reading(config.runtime)
         state = build_state(config)
         for warning in version_warnings(found.manifest.versions, environment.versions()):
             warn(warning)

@@ -52,9 +52,7 @@ def _report(diagnosis: Diagnosis) -> list[str]:
         model, optimizer = diagnosis.config.model, diagnosis.config.optimizer
         size = ""
         if isinstance(model, InceptionV3Config):
-            size = (
-                f"width={model.width:g} min_depth={model.min_depth} aux_logits={str(model.aux_logits).lower()} "
-            )
+            size = f"width={model.width:g} min_depth={model.min_depth} aux_logits={str(model.aux_logits).lower()} "
         lines += [
             f"model       {diagnosis.model}",
             f"            {model.name} {size}num_classes={model.num_classes} "

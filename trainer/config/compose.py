@@ -99,22 +99,23 @@ def compose(overrides: Sequence[str]) -> Config:
     Raises:
         UsageError: an override or the configuration is wrong.
     """
+    return compose_run(overrides)[1]
+
+
+def compose_run(overrides: Sequence[str]) -> tuple[Invocation, Config]:
+    """As ``compose``, with what belongs to one invocation.
+
+    Raises:
+        UsageError: an override or the configuration is wrong.
+    """
     directory = configuration_directory()
     for override in overrides:
         _refuse_resolvers(override, override)
     try:
         with hydra.initialize_config_dir(str(directory), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides))
-            _refuse_resolvers(OmegaConf.to_container(composed, resolve=False), "")
-            container = OmegaConf.to_container(composed, resolve=True)
+            return _typed(hydra.compose("config", list(overrides)))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(_explain(error, overrides, directory)) from error
-    assert isinstance(container, dict)
-    for field in dataclasses.fields(Invocation):
-        container.pop(field.name, None)
-    config = parse(Config, container)
-    check(config)
-    return config
 
 
 def option_groups() -> list[str]:

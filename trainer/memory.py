@@ -12,7 +12,7 @@ import os
 import keras
 import tensorflow as tf
 
-from trainer.config.schema import Config, InceptionV3Config
+from trainer.config.schema import Config, InceptionV3Config, ModelPlugin
 from trainer.devices import physical_gpus
 from trainer.errors import UsageError
 from trainer.models.registry import build_model
@@ -74,6 +74,8 @@ def bound(config: Config) -> tuple[float, float]:
     """At least as many variables, and outputs of convolutions for one image, as the network has; costs nothing."""
     model = config.model
     assert model.num_classes is not None
+    if isinstance(model, ModelPlugin):
+        return math.inf, math.inf  # nothing is known of it before it is built
     if not isinstance(model, InceptionV3Config):
         pixels = config.preprocess.image_size**2
         inner = max(1.0, pixels / LARGEST_SIZE**2)

@@ -13,7 +13,7 @@ from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import reading
 from trainer.compatibility import judge, version_warnings
-from trainer.config import stored
+from trainer.config import plugins, stored
 from trainer.config.schema import Config, WeightsName
 from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
@@ -66,6 +66,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
     path = found.path
     with reading(path):
         digest = files.digest(path / manifests.FILE_NAME)
+        plugins.refuse_others(found.manifest.versions, allow, path)
         config = stored.read(path / stored.FILE_NAME)
         memory.refuse_excess(config)
         runtime.configure_for_reading(config.runtime)

@@ -21,7 +21,7 @@ from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, 
 from trainer.committer import Committer, Description
 from trainer.company import build_replicas, company
 from trainer.compatibility import judge, version_warnings
-from trainer.config import override, stored
+from trainer.config import override, plugins, stored
 from trainer.config.complete import complete, total_steps
 from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
@@ -54,6 +54,7 @@ class Origin:
     damaged: Sequence[Damage]
     changes: Sequence[Change]
     allow: Sequence[str]
+    other_plugins: Sequence[str]  # versions that are accepted to be others
 
     def metrics(self, checkpoints: Path) -> RecordedMetrics | None:
         """What the checkpoint says of metrics.jsonl in its run directory; None when it was taken from elsewhere."""
@@ -172,11 +173,13 @@ def _continue(
     allow: Sequence[str],
     process: Process,
 ) -> Ending:
+    others = plugins.refuse_others(found.manifest.versions, allow, found.path)
     there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
-    return _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), process, None)
+    origin = Origin(found.path, found.manifest, found.damaged, changes, allow, others)
+    return _run(run_dir, config, origin, process, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -339,7 +342,8 @@ def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
         there = facts.read(origin.path / facts.FILE_NAME)
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
-    return judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow)
+    accepted = judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow)
+    return (*origin.other_plugins, *accepted)
 
 
 def _opening(run_dir: Path, rebuilt: Rebuilt, origin: Origin | None) -> list[str]:

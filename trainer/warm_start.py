@@ -51,7 +51,8 @@ def check_model(config: Config) -> None:
     if not isinstance(config.model, InceptionV3Config):
         raise UsageError(
             f"init_from reads weights for model=inception_v3 only, not for model.name={config.model.name}: which "
-            "tensor of a file belongs to which of its variables is not known\ntrain it from random weights, without init_from"
+            "tensor of a file belongs to which of its variables is not known\n"
+            "train it from random weights, without init_from"
         )
 
 

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer.config import plugins
 from trainer.config.check import check
 from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
@@ -42,6 +46,17 @@ class Job:
     invocation: Invocation | None
     config: Config | None
     problem: str | None
+
+
+class _PluginConfigurations(SearchPathPlugin):
+    """Lets Hydra find the values of installed plug-ins: ``model=NAME`` is ``conf/model/NAME.yaml`` of its package."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for directory in plugins.configuration_directories():
+            search_path.append("trainer-plugin", f"file://{directory}")
+
+
+Plugins.instance().register(_PluginConfigurations)
 
 
 def configuration_directory() -> Path:

@@ -6,10 +6,16 @@ meaning when the defaults change.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
+from trainer.config.plugins import MODELS, SCHEDULES
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
 WeightsName = Literal["raw", "ema"]
@@ -124,7 +130,25 @@ class KerasApplicationConfig:
     batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
 
 
-ModelConfig = InceptionV3Config | KerasApplicationConfig
+@dataclasses.dataclass(frozen=True)
+class ModelPlugin(abc.ABC):
+    """Base of a network that another distribution brings, by an entry point in ``trainer.models``. It adds its keys."""
+
+    name: str = key("which network", "fixed")
+    num_classes: int | None = key(
+        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
+    )
+    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
+
+    @abc.abstractmethod
+    def build(self, image_size: int) -> keras.Model:
+        """The network in Keras's own layers, from images float32 ``[n, image_size, image_size, 3]`` to logits float32
+        ``[n, num_classes]``. It is made exact afterwards, see ``trainer.models.stock.exact``.
+        """
+
+
+ModelConfig = InceptionV3Config | KerasApplicationConfig | ModelPlugin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -206,7 +230,30 @@ class CosineScheduleConfig:
     minimum_fraction: float = key("floor, as a share of the peak", "consent", minimum=0.0, maximum=1.0)
 
 
-ScheduleConfig = ConstantScheduleConfig | ExponentialScheduleConfig | CosineScheduleConfig
+@dataclasses.dataclass(frozen=True)
+class SchedulePlugin(abc.ABC):
+    """Base of a schedule that another distribution brings, by an entry point in ``trainer.schedules``. It adds its
+    keys.
+    """
+
+    name: str = key("which schedule", "consent")
+    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
+    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
+    decay_steps: int | None = key(
+        "step at which the schedule ends; null: the length of the run when it starts",
+        "consent",
+        minimum=1,
+        completed=True,
+    )
+
+    @abc.abstractmethod
+    def factor(self, step: tf.Tensor) -> tf.Tensor:
+        """The share of the peak learning rate, float64 ``[]``, at ``step``, float64 ``[]``: a function of it and of the
+        keys alone. The warm-up is applied to it afterwards.
+        """
+
+
+ScheduleConfig = ConstantScheduleConfig | ExponentialScheduleConfig | CosineScheduleConfig | SchedulePlugin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -490,9 +537,9 @@ class RuntimeConfig:
 class Config:
     experiment: str = key("name of the experiment", "free")
     seed: int = key("every random draw is a function of it", "consent", minimum=0, maximum=2**31 - 1)
-    model: ModelConfig = key("the network", "fixed")
+    model: ModelConfig = key("the network", "fixed", plugins=MODELS)
     optimizer: OptimizerConfig = key("the update rule", "fixed")
-    schedule: ScheduleConfig = key("the learning rate over time", "consent")
+    schedule: ScheduleConfig = key("the learning rate over time", "consent", plugins=SCHEDULES)
     ema: EmaConfig = key("exponential moving average of the weights", "fixed")
     data: DataConfig = key("where the images come from", "fixed")
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")

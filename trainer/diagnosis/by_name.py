@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from trainer.checkpoint.tensors import ATTRIBUTE
 from trainer.config.schema import Config
 from trainer.diagnosis.contents import Contents
 from trainer.diagnosis.findings import MISMATCH, Finding, listed, shape_text
@@ -10,7 +11,7 @@ from trainer.state import build_state, flatten
 
 def differing_names(contents: Contents, wanted: Config) -> list[Finding]:
     """Which tensors of the state tree are on one side only or have another shape. ``wanted`` must be complete."""
-    found = {tensor.label: tensor.shape for tensor in contents.tensors}
+    found = {tensor.key.removesuffix(ATTRIBUTE): tensor.shape for tensor in contents.tensors}
     there = {name: tuple(variable.shape) for name, variable in flatten(build_state(wanted).tree()).items()}
     findings = []
     for cause, names, side in (

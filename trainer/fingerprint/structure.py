@@ -15,7 +15,7 @@ from trainer.optimizers import rule_for
 from trainer.schedules import learning_rate_at
 
 MODEL_FILE = "trainer/models/inception_v3.py"
-APPLICATIONS = "keras.applications, trainer/models/stock.py"
+OTHER_MODELS_FILE = "trainer/models/stock.py"
 # Where a layer begins, its numeric type and its name are not part of what it computes from its weights.
 LEFT_OUT = ("name", "dtype", "build_config")
 LEFT_OUT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
@@ -45,7 +45,7 @@ def model_facts(model: keras.Model) -> list[Fact]:
         entries.update({f"shape of {variable.name}": list(variable.shape) for variable in layer.variables})
         for attribute, value in entries.items():
             keys = ATTRIBUTE_KEYS.get(attribute, ("model",)) if own else ("model",)
-            facts.append(Fact("structure", where, attribute, value, keys, MODEL_FILE if own else APPLICATIONS))
+            facts.append(Fact("structure", where, attribute, value, keys, MODEL_FILE if own else OTHER_MODELS_FILE))
     return facts
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import keras
 
-from trainer.config.schema import InceptionV3Config, KerasApplicationConfig, ModelConfig, Precision
+from trainer.config.schema import InceptionV3Config, KerasApplicationConfig, ModelConfig, ModelPlugin, Precision
 from trainer.models.inception_v3 import build_inception_v3
 from trainer.models.keras_application import build_keras_application
+from trainer.models.plugin import build_plugin
 
 
 def build_model(config: ModelConfig, image_size: int, seed: int, precision: Precision) -> keras.Model:
@@ -17,3 +18,5 @@ def build_model(config: ModelConfig, image_size: int, seed: int, precision: Prec
             return build_inception_v3(config, config.num_classes, image_size, seed, precision)
         case KerasApplicationConfig():
             return build_keras_application(config, config.num_classes, image_size, seed, precision)
+        case ModelPlugin():
+            return build_plugin(config, config.num_classes, image_size, seed, precision)

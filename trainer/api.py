@@ -23,6 +23,7 @@ from trainer.config.compose import compose_run
 from trainer.config.schema import WeightsName
 from trainer.data.split import Split
 from trainer.errors import TrainerError, UsageError
+from trainer.mirror import is_url
 from trainer.quiet import quiet_startup
 from trainer.signals import StopRequest
 
@@ -93,6 +94,8 @@ def resume(
         RestoreRefused: configuration, code or data are not those of the checkpoint.
         TrainingFailed, NotSaved, RunDirectoryInUse, Stopped: as in ``train``.
     """
+    if is_url(os.fspath(run_dir)):
+        raise UsageError(f"resume() takes a directory; python -m trainer resume run_dir={run_dir} fetches it first")
     values = parse_arguments(overrides)
     place = Path(run_dir).absolute()
     asked = str(values["runtime.strategy"]) if "runtime.strategy" in values else "auto"

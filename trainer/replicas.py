@@ -7,6 +7,7 @@ are changed in step, with the same numbers, each by the replica it belongs to.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
@@ -159,7 +160,15 @@ def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
     _refuse_unless_possible(config, count)
     if count == 1:
         return ONE_DEVICE
-    return Replicas(tf.distribute.MirroredStrategy([device.name for device in devices]), count)
+    return Replicas(_mirrored(tuple(device.name for device in devices)), count)
+
+
+@functools.cache
+def _mirrored(devices: tuple[str, ...]) -> tf.distribute.MirroredStrategy:
+    """One for each set of devices in a process: TensorFlow numbers what replicas exchange, and two strategies would
+    give the same numbers to different things.
+    """
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _refuse_unless_possible(config: Config, count: int) -> None:

@@ -44,7 +44,7 @@ def exact(
     - batch norm, the classifier and what follows it are float32 in any ``precision``.
 
     Raises:
-        UsageError: a layer keeps state or draws numbers in a way that cannot be replaced; names it and says which.
+        UsageError: a layer keeps state or draws numbers in a way that cannot be replaced, or is used twice; names it.
     """
     layers = _flat(model)
     names = _names(layers)
@@ -62,7 +62,12 @@ def exact(
         dtype = "float32" if id(layer) in full else precision
         return type(layer).from_config({**config, "name": names[id(layer)], "dtype": dtype})
 
+    used: set[int] = set()
+
     def apply(layer: Any, *arguments: Any, **keywords: Any) -> Any:
+        if isinstance(layer, keras.Layer) and id(layer) in used:
+            raise UsageError(f"{name}: layer {layer.name} is used twice; give each place a layer of its own")
+        used.add(id(layer))
         if isinstance(layer, keras.Sequential):
             (x,) = arguments
             for inner in layer.layers:
@@ -73,7 +78,7 @@ def exact(
         if id(layer) in dropped:
             each = dropped[id(layer)]
             draws = Draws(each.first, each.shape, name=f"{names[id(layer)]}.draws", dtype="float32")(dropout)
-            keyed = KeyedDropout(layer.rate, name=f"{names[id(layer)]}.keyed", dtype=precision)
+            keyed = KeyedDropout(layer.rate, name=f"{names[id(layer)]}.keyed", dtype=precision, autocast=False)
             return keyed([arguments[0], draws])
         if isinstance(layer, keras.Layer):
             return rebuilt(layer)(*arguments, **keywords)
@@ -94,7 +99,9 @@ def _flat(model: keras.Model) -> list[keras.Layer]:
     """The layers in the order the data flows, those of nested stacks in their place."""
     layers: list[keras.Layer] = []
     for layer in model.layers:
-        layers += _flat(layer) if isinstance(layer, keras.Model) else [layer]
+        if isinstance(layer, keras.Model) and not isinstance(layer, keras.Sequential):
+            raise UsageError(f"{model.name}: {layer.name} is a model within the model; call its layers one by one")
+        layers += _flat(layer) if isinstance(layer, keras.Sequential) else [layer]
     return layers
 
 
@@ -126,16 +133,22 @@ def _dropped(layers: list[keras.Layer]) -> dict[int, _Dropped]:
     return dropped
 
 
-def _seeded(config: dict[str, Any], seed: int, layer: str) -> dict[str, Any]:
+def _seeded(config: Any, seed: int, *purpose: str) -> Any:
     """A layer's configuration with the seed of each of its initialisers; penalties are the objective's."""
+    if isinstance(config, list | tuple):
+        return [_seeded(entry, seed, *purpose, str(place)) for place, entry in enumerate(config)]
+    if not isinstance(config, dict):
+        return config
     changed: dict[str, Any] = {}
     for name, value in config.items():
         if name.endswith("_regularizer"):
             changed[name] = None
         elif name.endswith("_initializer") and isinstance(value, dict) and "seed" in value["config"]:
-            drawn = derive_seed(seed, "initializer", layer, name)
+            drawn = derive_seed(seed, "initializer", *purpose, name)
             changed[name] = {**value, "config": {**value["config"], "seed": drawn}}
-    return {**config, **changed}
+        else:
+            changed[name] = _seeded(value, seed, *purpose, name)
+    return changed
 
 
 def _batch_norm(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -41,7 +42,7 @@ def found(place: Path, site: Path) -> dict[str, Any]:
         cwd=place,
         env={**os.environ, "PYTHONPATH": path},
         check=True,
-        timeout=SECONDS_ALLOWED,
+        timeout=3 * SECONDS_ALLOWED,
     )
     results = json.loads((place / "results.json").read_text())
     assert isinstance(results, dict)
@@ -149,3 +150,20 @@ def test_a_run_with_a_plug_in_of_another_version_is_refused_with_both(
     assert result.returncode == 3, result.stderr
     assert "plug-in one_cycle (trainer.schedules): trainer-example 1.0 -> trainer-example 1.1" in result.stderr
     assert "allow=[trainer-example]" in result.stderr
+
+
+@pytest.mark.long
+def test_the_example_of_the_documents_works_as_it_is_written(tmp_path: Path) -> None:
+    blocks = re.findall(r"^```python\n(.*?)^```", (TESTS.parent / "docs" / "python.md").read_text(), re.M | re.S)
+    assert len(blocks) > 4
+    result = subprocess.run(
+        [sys.executable, "-c", "\n".join(blocks)],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(TESTS.parent)},
+        capture_output=True,
+        text=True,
+        timeout=1500,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert "model.activation: relu -> sigmoid" in result.stdout

@@ -48,7 +48,7 @@ def exact(
     """
     layers = _flat(model)
     names = _names(layers)
-    classifier = max(number for number, layer in enumerate(layers) if hasattr(layer, "kernel"))
+    classifier = max((number for number, layer in enumerate(layers) if hasattr(layer, "kernel")), default=0)
     full = {id(layer) for layer in layers[classifier:]}
     dropped = _dropped(layers)
     image = keras.Input(model.input.shape[1:], name="image")

@@ -1,0 +1,21 @@
+"""A training harness whose checkpoints always restore. ``from trainer import train, resume, evaluate, load``.
+
+What is here is imported when it is first used: ``python -m trainer --help`` does without.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainer.api import RunResult, evaluate, load, resume, train
+
+__all__ = ["RunResult", "evaluate", "load", "resume", "train"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from trainer import api
+
+    return getattr(api, name)

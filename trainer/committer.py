@@ -259,7 +259,7 @@ class Committer:
             validation=moment.validations.get(moment.step),
             class_names=self.description.class_names,
             fingerprints=self._fingerprints,
-            versions=environment.versions(),
+            versions={**environment.versions(), **environment.plugin_versions(self.description.config)},
             git_commit=environment.git_commit(),
             created=environment.now(),
             lineage=self.description.lineage,

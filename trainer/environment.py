@@ -11,6 +11,8 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.config import plugins
+from trainer.config.schema import Config, ModelPlugin, SchedulePlugin
 from trainer.devices import physical_gpus
 
 REPORTED_PACKAGES = ("trainer", "tensorflow", "keras", "numpy", "hydra-core", "omegaconf")
@@ -23,6 +25,13 @@ def versions() -> dict[str, str]:
     device = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
     packages = {name: metadata.version(name) for name in REPORTED_PACKAGES}
     return {"python": platform.python_version(), **packages, "device": device}
+
+
+def plugin_versions(config: Config) -> dict[str, str]:
+    """Distribution and version of the plug-ins that a configuration names, for the manifest's versions."""
+    chosen = {plugins.MODELS: config.model, plugins.SCHEDULES: config.schedule}
+    brought = {group: each for group, each in chosen.items() if isinstance(each, ModelPlugin | SchedulePlugin)}
+    return plugins.versions(brought)
 
 
 @functools.cache

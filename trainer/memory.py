@@ -12,7 +12,7 @@ import os
 import keras
 import tensorflow as tf
 
-from trainer.config.schema import Config
+from trainer.config.schema import Config, InceptionV3Config, ModelPlugin
 from trainer.devices import physical_gpus
 from trainer.errors import UsageError
 from trainer.models.registry import build_model
@@ -28,6 +28,12 @@ PUBLISHED_OUTPUTS = 9.0e6
 PUBLISHED_SIZE = 299
 PUBLISHED_FEATURES = 2048 + 768
 NARROWEST = 32
+# The same of the largest networks of keras.applications at the size of their publication, with their classifiers:
+# ConvNeXtXLarge, VGG with its features; outputs for one pixel of the image. A test holds them, too.
+LARGEST_VARIABLES = 351e6
+LARGEST_SIZE = 224
+LARGEST_FEATURES = 4096
+LARGEST_OUTPUTS = 1000.0  # EfficientNetV2L has 480
 
 
 def refuse_excess(config: Config) -> None:
@@ -50,9 +56,10 @@ def refuse_excess(config: Config) -> None:
     needed = _bytes(config, *measure(config))
     if needed > memory:
         model = config.model
-        keys = (
-            f"model.width={model.width:g}, model.min_depth={model.min_depth}, model.num_classes={model.num_classes}, "
-        )
+        width = ""
+        if isinstance(model, InceptionV3Config):
+            width = f"model.width={model.width:g}, model.min_depth={model.min_depth}, "
+        keys = f"model.name={model.name}, {width}model.num_classes={model.num_classes}, "
         keys += f"preprocess.image_size={size}, train.global_batch_size={config.train.global_batch_size}"
         raise UsageError(_refusal("the network, its gradients and what they are computed from", needed, memory, keys))
 
@@ -67,6 +74,12 @@ def bound(config: Config) -> tuple[float, float]:
     """At least as many variables, and outputs of convolutions for one image, as the network has; costs nothing."""
     model = config.model
     assert model.num_classes is not None
+    if isinstance(model, ModelPlugin):
+        return math.inf, math.inf  # nothing is known of it before it is built
+    if not isinstance(model, InceptionV3Config):
+        pixels = config.preprocess.image_size**2
+        inner = max(1.0, pixels / LARGEST_SIZE**2)
+        return LARGEST_VARIABLES * inner + LARGEST_FEATURES * model.num_classes, LARGEST_OUTPUTS * pixels
     scale = max(model.width, model.min_depth / NARROWEST)
     classifiers = PUBLISHED_FEATURES * max(scale, 1.0) * model.num_classes
     variables = PUBLISHED_VARIABLES * max(scale, scale * scale) + classifiers

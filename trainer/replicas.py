@@ -134,12 +134,16 @@ def assign_sub(variable: tf.Variable, change: tf.Tensor) -> None:
     tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=tf.cast(change, variable.dtype))
 
 
+_mirrored: list[int] = []  # the strategy that this process has made, by its number of replicas
+
+
 def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
     """The replicas that ``runtime.strategy`` asks for, over the devices there are; in a cluster, over all processes,
     for which this waits. Every process of a cluster has as many devices as the others.
 
     Raises:
-        UsageError: the batch cannot be shared out to them, or XLA cannot compile what they exchange.
+        UsageError: the batch cannot be shared out to them, XLA cannot compile what they exchange, or this process has
+            computed on several replicas before.
     """
     if cluster is not None:
         gpus = physical_gpus()  # logical ones exist when TensorFlow runs, too late for a cluster
@@ -159,6 +163,13 @@ def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
     _refuse_unless_possible(config, count)
     if count == 1:
         return ONE_DEVICE
+    if _mirrored:
+        raise UsageError(
+            f"this process has run over {_mirrored[0]} replicas already, and TensorFlow numbers what replicas exchange "
+            "once in a process\nrun it in a process of its own (in a notebook: restart the kernel), or on one device: "
+            "runtime.strategy=one"
+        )
+    _mirrored.append(count)
     return Replicas(tf.distribute.MirroredStrategy([device.name for device in devices]), count)
 
 

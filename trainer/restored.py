@@ -13,7 +13,7 @@ from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import reading
 from trainer.compatibility import judge, version_warnings
-from trainer.config import stored
+from trainer.config import plugins, stored
 from trainer.config.schema import Config, WeightsName
 from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
@@ -32,6 +32,13 @@ class Restored:
     digest: str  # SHA-256 of manifest.json, which holds those of all other files
     config: Config
     state: TrainingState
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """A name for every output: those of the data's classes, and numbers for what the classifier has beyond."""
+        names, classes = self.manifest.class_names, self.config.model.num_classes
+        assert classes is not None
+        return (*names, *map(str, range(len(names), classes)))
 
     def weights(self, asked: WeightsName | None) -> WeightsName:
         """Which weights are meant: those asked for, else those the run was evaluated with.
@@ -59,9 +66,10 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
     path = found.path
     with reading(path):
         digest = files.digest(path / manifests.FILE_NAME)
+        plugins.refuse_others(found.manifest.versions, allow, path)
         config = stored.read(path / stored.FILE_NAME)
         memory.refuse_excess(config)
-        runtime.configure(config.runtime)
+        runtime.configure_for_reading(config.runtime)
         state = build_state(config)
         for warning in version_warnings(found.manifest.versions, environment.versions()):
             warn(warning)

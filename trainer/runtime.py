@@ -16,9 +16,60 @@ from trainer.config.schema import RuntimeConfig
 from trainer.devices import physical_gpus
 from trainer.errors import UsageError
 
+# What TensorFlow takes once in a process, before its first operation: the keys, and the values that are in force.
+ONCE = ("threads", "virtual_devices", "deterministic", "xla")
+_in_force: dict[str, object] = {}
+
 
 def configure(config: RuntimeConfig) -> None:
-    """Set up TensorFlow as ``runtime`` says. With XLA, what it compiles is kept in the user's cache directory.
+    """Set up TensorFlow as ``runtime`` says, or find it set up so already, by an earlier run in this process.
+
+    Raises:
+        UsageError: TensorFlow runs in this process already, with other settings; names them.
+    """
+    if not _in_force:
+        try:
+            _set_up(config)
+        except RuntimeError as error:
+            raise UsageError(
+                f"TensorFlow was used in this process before the run, so that runtime cannot be set: {error}\n"
+                "start the run first, or in a process of its own (in a notebook: restart the kernel)"
+            ) from error
+        _remember(config)
+        return
+    wanted = {name: getattr(config, name) for name in ONCE}
+    differing = [
+        f"runtime.{name}={_text(there)}, not {_text(wanted[name])}"
+        for name, there in _in_force.items()
+        if wanted[name] != there
+    ]
+    if differing:
+        raise UsageError(
+            f"TensorFlow runs in this process already with {'; '.join(differing)}: it takes that once\n"
+            "run it in a process of its own (in a notebook: restart the kernel)"
+        )
+
+
+def configure_for_reading(config: RuntimeConfig) -> None:
+    """``configure``, but where TensorFlow runs already it stays as it is. That decides the last bits of what a network
+    computes, and nothing that is kept.
+    """
+    if not _in_force:
+        with contextlib.suppress(RuntimeError):  # TensorFlow was used in this process: it has what it took
+            _set_up(config)
+            _remember(config)
+
+
+def _remember(config: RuntimeConfig) -> None:
+    _in_force.update({name: getattr(config, name) for name in ONCE})
+
+
+def _text(value: object) -> str:
+    return "null" if value is None else str(value).lower()
+
+
+def _set_up(config: RuntimeConfig) -> None:
+    """Set up TensorFlow. With XLA, what it compiles is kept in the user's cache directory.
 
     What makes a run exact on a CPU: the number of threads within an operation is part of the configuration
     (reductions are split by it), and one thread between operations, because with two the order in which they

@@ -11,6 +11,7 @@ from trainer.config.schema import (
     CosineScheduleConfig,
     ExponentialScheduleConfig,
     ScheduleConfig,
+    SchedulePlugin,
 )
 
 
@@ -24,6 +25,7 @@ def learning_rate_at(step: tf.Tensor, peak: float, config: ScheduleConfig) -> tf
       ``minimum_fraction`` of the peak.
     - cosine: from the peak at the end of the warm-up to ``minimum_fraction`` of it at ``decay_steps``
       (arXiv 1608.03983, without restarts).
+    - that of a plug-in: its own.
 
     Computed in float64: float32 cannot tell steps beyond 2^24 apart.
     """
@@ -43,6 +45,8 @@ def learning_rate_at(step: tf.Tensor, peak: float, config: ScheduleConfig) -> tf
             progress = tf.clip_by_value((position - config.warmup_steps) / length, 0.0, 1.0)
             cosine = 0.5 * (1.0 + tf.cos(math.pi * progress))
             factor = config.minimum_fraction + (1.0 - config.minimum_fraction) * cosine
+        case SchedulePlugin():
+            factor = tf.cast(config.factor(position), tf.float64)
     if config.warmup_steps:
         factor *= tf.minimum((position + 1.0) / config.warmup_steps, 1.0)
     return tf.cast(peak * factor, tf.float32)

@@ -8,6 +8,7 @@ import socket
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 from trainer import environment, memory, predictions, run_directory, runtime, selection, warm_start
 from trainer.beginning import Beginning, begin
@@ -20,7 +21,7 @@ from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, 
 from trainer.committer import Committer, Description
 from trainer.company import build_replicas, company
 from trainer.compatibility import judge, version_warnings
-from trainer.config import override, stored
+from trainer.config import override, plugins, stored
 from trainer.config.complete import complete, total_steps
 from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
@@ -42,6 +43,9 @@ from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
 from trainer.warm_start import WarmStart
 
+# how a run ended: at its length, because validation no longer improved, or nothing was left to do
+Ending = Literal["finished", "stopped_early", "complete"]
+
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
@@ -52,6 +56,7 @@ class Origin:
     damaged: Sequence[Damage]
     changes: Sequence[Change]
     allow: Sequence[str]
+    other_plugins: Sequence[str]  # versions that are accepted to be others
 
     def metrics(self, checkpoints: Path) -> RecordedMetrics | None:
         """What the checkpoint says of metrics.jsonl in its run directory; None when it was taken from elsewhere."""
@@ -70,8 +75,10 @@ class Process:
             self.peers.tell(message)
 
 
-def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
+def train(invocation: Invocation, config: Config, stop: StopRequest) -> Ending | None:
     """Start a run in ``run_dir``; with ``on_existing="resume"``, continue the one that is there.
+
+    None is returned where another process is the chief, which knows how the run ended.
 
     Raises:
         UsageError: there are checkpoints already, or the configuration does not fit the data.
@@ -79,38 +86,39 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> None:
     """
     with company(config.runtime.strategy, stop) as peers:
         if peers is None or peers.is_chief:
-            _train(invocation, config, Process(stop, peers))
-        else:
-            follow(peers, stop)
+            return _train(invocation, config, Process(stop, peers))
+        follow(peers, stop)
+        return None
 
 
-def _train(invocation: Invocation, config: Config, process: Process) -> None:
+def _train(invocation: Invocation, config: Config, process: Process) -> Ending:
     run_dir = Path(invocation.run_dir)
     with run_directory.writing(run_dir):
         checkpoints = run_dir / run_directory.CHECKPOINTS
         if not directory.committed(checkpoints) and not directory.put_away(checkpoints):
             start = None
             if invocation.init_from is not None:
+                warm_start.check_model(config)
                 contents = warm_start.find(Path(invocation.init_from))
                 start = WarmStart(contents, invocation.allow, classes_follow_data=config.model.num_classes is None)
-            _run(run_dir, config, None, process, start)
-        elif invocation.on_existing == "resume":
+            return _run(run_dir, config, None, process, start)
+        if invocation.on_existing == "resume":
             found = newest_valid(checkpoints, config.checkpoint.verify, warn)
-            _continue(run_dir, found, lambda there: config, invocation.allow, process)
-        else:
-            raise UsageError(
-                f"{run_dir} has checkpoints already; to continue that run:\n"
-                f"  {_resume_command(run_dir)}\n"
-                "or add on_existing=resume to this command, or choose another run_dir"
-            )
+            return _continue(run_dir, found, lambda there: config, invocation.allow, process)
+        raise UsageError(
+            f"{run_dir} has checkpoints already; to continue that run:\n"
+            f"  {_resume_command(run_dir)}\n"
+            "or add on_existing=resume to this command, or choose another run_dir"
+        )
 
 
 def resume(
     run_dir: Path, checkpoint: str, values: Mapping[str, object], allow: Sequence[str], stop: StopRequest
-) -> None:
+) -> Ending | None:
     """Continue the run in ``run_dir`` from a checkpoint: ``latest``, ``best``, ``step-N`` or a path.
 
-    ``values`` are configuration keys to change, ``allow`` the changes that may change the result.
+    ``values`` are configuration keys to change, ``allow`` the changes that may change the result. None is returned as
+    by ``train``.
 
     Raises:
         UsageError: a directory or key does not exist.
@@ -121,19 +129,19 @@ def resume(
     asked = values["runtime.strategy"] if "runtime.strategy" in values else "auto"
     with company(str(asked), stop) as peers:
         if peers is None or peers.is_chief:
-            _resume(run_dir, checkpoint, values, allow, Process(stop, peers))
-        else:
-            follow(peers, stop)
+            return _resume(run_dir, checkpoint, values, allow, Process(stop, peers))
+        follow(peers, stop)
+        return None
 
 
 def _resume(
     run_dir: Path, checkpoint: str, values: Mapping[str, object], allow: Sequence[str], process: Process
-) -> None:
+) -> Ending:
     if not run_dir.is_dir() and not Path(checkpoint).is_dir():
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
         found = selection.find(run_dir, checkpoint, _depth(run_dir, values), warn)
-        _continue(run_dir, found, lambda there: override.override(there, values), allow, process)
+        return _continue(run_dir, found, lambda there: override.override(there, values), allow, process)
 
 
 def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path) -> Path:
@@ -166,12 +174,14 @@ def _continue(
     want: Callable[[Config], Config],
     allow: Sequence[str],
     process: Process,
-) -> None:
+) -> Ending:
+    others = plugins.refuse_others(found.manifest.versions, allow, found.path)
     there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
-    _run(run_dir, config, Origin(found.path, found.manifest, found.damaged, changes, allow), process, None)
+    origin = Origin(found.path, found.manifest, found.damaged, changes, allow, others)
+    return _run(run_dir, config, origin, process, None)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,7 +202,7 @@ class Rebuilt:
         return int(self.state.progress.step.numpy())
 
 
-def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process, start: WarmStart | None) -> None:
+def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process, start: WarmStart | None) -> Ending:
     sources = open_sources(config)
     config = complete(config, sources.sampling.examples_per_epoch, len(sources.training.class_names))
     total = total_steps(config, sources.sampling.examples_per_epoch)
@@ -200,7 +210,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process,
         process.tell({"config": None})
         print(f"{run_dir} is complete at step {origin.manifest.step} of {total}")
         print(f"to train on: {_resume_command(run_dir, f'train.steps={2 * total}')}")
-        return
+        return "complete"
     process.tell({"config": stored.to_text(config)})
     rebuilt = _rebuild(config, total, sources, origin, process, start)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
@@ -232,6 +242,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process,
     finally:
         history.close()
         terminal.close()
+    return "finished" if rebuilt.step >= total else "stopped_early"
 
 
 def _rebuild(
@@ -343,7 +354,8 @@ def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
         there = facts.read(origin.path / facts.FILE_NAME)
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
-    return judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow)
+    accepted = judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow)
+    return (*origin.other_plugins, *accepted)
 
 
 def _opening(run_dir: Path, rebuilt: Rebuilt, origin: Origin | None) -> list[str]:

@@ -96,7 +96,7 @@ class TrainingState:
     @property
     def dropout_features(self) -> int:
         """How many uniform draws an example needs, the width of the model's ``dropout`` input."""
-        return int(self.model.get_layer("dropout").output.shape[-1])
+        return int(self.model.input["dropout"].shape[-1])
 
 
 def build_state(config: Config, replicas: Replicas = ONE_DEVICE) -> TrainingState:

@@ -17,7 +17,7 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.verification import verify
 from trainer.config import stored
-from trainer.config.schema import Config, NormalizeConfig
+from trainer.config.schema import Config, InceptionV3Config, NormalizeConfig
 from trainer.diagnosis import own_names, torch_names
 from trainer.diagnosis.architecture import AUX, HEADS, unit_of
 from trainer.diagnosis.bundles import read_bundle
@@ -30,7 +30,7 @@ from trainer.diagnosis.origin import Origin, origin_config, origin_of
 from trainer.diagnosis.readers import read_contents
 from trainer.diagnosis.translation import Translation, head_shape, translate
 from trainer.diagnosis.untraced import differing_settings
-from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.state import TrainingState
 
 AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
@@ -40,6 +40,20 @@ CLASSES_KEY, SAME_CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "data.class
 HALF = NormalizeConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
 # torchvision.transforms for ImageNet; torchvision/models/inception.py turns it into -1..1 when transform_input=True
 IMAGENET = NormalizeConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def check_model(config: Config) -> None:
+    """Refuse a network whose names in files of other programs are not known here.
+
+    Raises:
+        UsageError: names it.
+    """
+    if not isinstance(config.model, InceptionV3Config):
+        raise UsageError(
+            f"init_from reads weights for model=inception_v3 only, not for model.name={config.model.name}: which "
+            "tensor of a file belongs to which of its variables is not known\n"
+            "train it from random weights, without init_from"
+        )
 
 
 def find(path: Path) -> Contents:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import parse_arguments, take_text
 from trainer.commands.newest import read_newest
+from trainer.config.schema import InceptionV3Config
 from trainer.diagnosis.wanted import check_overrides
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.quiet import quiet_startup
@@ -49,10 +50,12 @@ def _report(diagnosis: Diagnosis) -> list[str]:
     lines = [f"checkpoint  {diagnosis.path}", f"            {diagnosis.description}"]
     if diagnosis.config is not None:
         model, optimizer = diagnosis.config.model, diagnosis.config.optimizer
+        size = ""
+        if isinstance(model, InceptionV3Config):
+            size = f"width={model.width:g} min_depth={model.min_depth} aux_logits={str(model.aux_logits).lower()} "
         lines += [
             f"model       {diagnosis.model}",
-            f"            {model.name} width={model.width:g} min_depth={model.min_depth} "
-            f"num_classes={model.num_classes} aux_logits={str(model.aux_logits).lower()} "
+            f"            {model.name} {size}num_classes={model.num_classes} "
             f"image_size={diagnosis.config.preprocess.image_size} optimizer={optimizer.name}",
         ]
     causes = [finding for finding in diagnosis.findings if finding.status]

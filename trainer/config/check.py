@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import math
 
-from trainer.config.schema import CommonDataConfig, Config, SyntheticConfig, TFRecordConfig
+from trainer.config.schema import CommonDataConfig, Config, InceptionV3Config, SyntheticConfig, TFRecordConfig
 from trainer.errors import UsageError
+
+# Below these nothing is left of an image at the end of the network; the others take 32, the least that
+# preprocess.image_size may be. trainer/models/inception_v3.py, keras/src/applications/
+SMALLEST_IMAGES = {"inception_v3": 75, "InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 
 def check(config: Config) -> None:
@@ -26,6 +30,7 @@ def check(config: Config) -> None:
             f"make it {(part + 1) * train.accumulate_steps}, or set mixing=none"
         )
     check_shares(config, 1)
+    _check_model(config)
     erasing = config.preprocess.random_erasing
     if erasing.min_area > erasing.max_area:
         raise UsageError(
@@ -91,6 +96,17 @@ def check_url(name: str, url: str) -> None:
         raise UsageError(
             f"{name}={scheme}://… carries a user, password or query, and would be stored with them\n"
             "give credentials to the filesystem itself: environment variables or its configuration file"
+        )
+
+
+def _check_model(config: Config) -> None:
+    name, size = config.model.name, config.preprocess.image_size
+    if name in SMALLEST_IMAGES and size < SMALLEST_IMAGES[name]:
+        raise UsageError(f"preprocess.image_size is {size}, but must be at least {SMALLEST_IMAGES[name]} for {name}")
+    if config.fine_tuning.freeze_until_step and not isinstance(config.model, InceptionV3Config):
+        raise UsageError(
+            f"fine_tuning.freeze_until_step={config.fine_tuning.freeze_until_step} trains the classifiers alone, which "
+            f"makes sense for weights from elsewhere, and init_from has none for {name}; set it to 0"
         )
 
 

@@ -10,12 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hydra
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
+from hydra.plugins.search_path_plugin import SearchPathPlugin
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from trainer.config import plugins
 from trainer.config.check import check
 from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
@@ -42,6 +46,17 @@ class Job:
     invocation: Invocation | None
     config: Config | None
     problem: str | None
+
+
+class _PluginConfigurations(SearchPathPlugin):
+    """Lets Hydra find the values of installed plug-ins: ``model=NAME`` is ``conf/model/NAME.yaml`` of its package."""
+
+    def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
+        for directory in plugins.configuration_directories():
+            search_path.append("trainer-plugin", f"file://{directory}")
+
+
+Plugins.instance().register(_PluginConfigurations)
 
 
 def configuration_directory() -> Path:
@@ -99,22 +114,23 @@ def compose(overrides: Sequence[str]) -> Config:
     Raises:
         UsageError: an override or the configuration is wrong.
     """
+    return compose_run(overrides)[1]
+
+
+def compose_run(overrides: Sequence[str]) -> tuple[Invocation, Config]:
+    """As ``compose``, with what belongs to one invocation.
+
+    Raises:
+        UsageError: an override or the configuration is wrong.
+    """
     directory = configuration_directory()
     for override in overrides:
         _refuse_resolvers(override, override)
     try:
         with hydra.initialize_config_dir(str(directory), version_base="1.3"):
-            composed = hydra.compose("config", list(overrides))
-            _refuse_resolvers(OmegaConf.to_container(composed, resolve=False), "")
-            container = OmegaConf.to_container(composed, resolve=True)
+            return _typed(hydra.compose("config", list(overrides)))
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(_explain(error, overrides, directory)) from error
-    assert isinstance(container, dict)
-    for field in dataclasses.fields(Invocation):
-        container.pop(field.name, None)
-    config = parse(Config, container)
-    check(config)
-    return config
 
 
 def option_groups() -> list[str]:
@@ -261,6 +277,7 @@ def _known_keys(directory: Path) -> list[str]:
     known: set[str] = set()
     for file in directory.rglob("*.yaml"):
         container = OmegaConf.to_container(OmegaConf.load(file))
-        package = "" if file.parent == directory or file.parent.name == "experiment" else file.parent.name
+        group = file.relative_to(directory).parts[0]
+        package = "" if file.parent == directory or group == "experiment" else group
         known.update([package] if package else [], keys(container, package))
     return sorted(name for name in known if not name.startswith(("defaults", "hydra")))

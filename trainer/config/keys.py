@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any, Literal
 
+FACTS = "facts"  # where a field's metadata has them
 ResumePolicy = Literal["free", "consent", "fixed"]
 
 
@@ -16,6 +17,7 @@ class KeyFacts:
     do and have to be allowed by name, ``fixed`` keys decide which variables exist or what they mean.
     ``completed`` keys may be null in the composed configuration and are filled in once, when a run starts.
     A ``path`` may be given relative to where the command is run, and is kept absolute: a resume may run elsewhere.
+    ``plugins`` is the group of entry points that may add variants to a section.
     Bounds are inclusive unless ``above`` or ``below`` is used.
     """
 
@@ -28,15 +30,16 @@ class KeyFacts:
     length: int | None = None
     completed: bool = False
     path: bool = False
+    plugins: str | None = None
 
 
 def key(doc: str, resume: ResumePolicy, **facts: Any) -> Any:
     """Declare a key of a configuration dataclass. There are no defaults here: values live in ``conf/``."""
-    return dataclasses.field(metadata={"facts": KeyFacts(doc, resume, **facts)})
+    return dataclasses.field(metadata={FACTS: KeyFacts(doc, resume, **facts)})
 
 
 def facts(field: dataclasses.Field[Any]) -> KeyFacts:
     """The facts of a field that ``key`` declared."""
-    declared = field.metadata["facts"]
+    declared = field.metadata[FACTS]
     assert isinstance(declared, KeyFacts)
     return declared

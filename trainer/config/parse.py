@@ -12,6 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union
 
+from trainer.config import plugins
 from trainer.config.keys import KeyFacts, facts
 from trainer.errors import UsageError, nearest
 
@@ -66,7 +67,7 @@ def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
     options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
     sections = [option for option in options if dataclasses.is_dataclass(option)]
     if sections:
-        return parse(_variant(sections, value, path), value, path)
+        return parse(_variant(sections, value, path, fact.plugins), value, path)
     if value is None and type(None) in options:
         return None
     (kind,) = [option for option in options if option is not type(None)]
@@ -75,16 +76,29 @@ def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
     return _scalar(kind, value, path, fact, optional=type(None) in options)
 
 
-def _variant(sections: list[Any], value: object, path: str) -> Any:
-    """The dataclass of a union whose ``name`` literal equals the container's ``name``."""
+def _variant(sections: list[Any], value: object, path: str, group: str | None) -> Any:
+    """The dataclass of a union whose ``name`` literal has the container's ``name``; one without a literal is the base
+    of the plug-ins in ``group``.
+    """
     if len(sections) == 1:
         return sections[0]
-    by_name = {typing.get_args(typing.get_type_hints(section)["name"])[0]: section for section in sections}
+    hints = {section: typing.get_type_hints(section)["name"] for section in sections}
+    by_name = {name: section for section, hint in hints.items() for name in typing.get_args(hint)}
     name = value["name"] if isinstance(value, Mapping) and "name" in value else None
-    if name not in by_name:
-        allowed = ", ".join(by_name)
-        raise UsageError(f"{path}.name is {name!r}, but must be one of {allowed}{nearest(str(name), by_name)}")
-    return by_name[name]
+    if name in by_name:
+        return by_name[name]
+    others: list[str] = []
+    if group is not None:
+        (base,) = [section for section, hint in hints.items() if hint is str]
+        keys = plugins.keys_of(group, str(name), base)
+        if keys is not None:
+            return keys
+        others = plugins.names(group)
+    allowed = [*by_name, *others]
+    hint = ", which no installed plug-in has," if group is not None else ","
+    raise UsageError(
+        f"{path}.name is {name!r}{hint} but must be one of {', '.join(allowed)}{nearest(str(name), allowed)}"
+    )
 
 
 def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any, ...]:

@@ -6,10 +6,16 @@ meaning when the defaults change.
 
 from __future__ import annotations
 
+import abc
 import dataclasses
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
+from trainer.config.plugins import MODELS, SCHEDULES
+
+if TYPE_CHECKING:
+    import keras
+    import tensorflow as tf
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
 WeightsName = Literal["raw", "ema"]
@@ -26,6 +32,49 @@ TransformName = Literal[
     "trivial_augment",
     "random_erasing",
     "normalize",
+]
+# every classifier of keras.applications in Keras 3.15; a test holds the list complete
+ApplicationName = Literal[
+    "ConvNeXtTiny",
+    "ConvNeXtSmall",
+    "ConvNeXtBase",
+    "ConvNeXtLarge",
+    "ConvNeXtXLarge",
+    "DenseNet121",
+    "DenseNet169",
+    "DenseNet201",
+    "EfficientNetB0",
+    "EfficientNetB1",
+    "EfficientNetB2",
+    "EfficientNetB3",
+    "EfficientNetB4",
+    "EfficientNetB5",
+    "EfficientNetB6",
+    "EfficientNetB7",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2S",
+    "EfficientNetV2M",
+    "EfficientNetV2L",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "MobileNetV3Large",
+    "NASNetMobile",
+    "NASNetLarge",
+    "ResNet50",
+    "ResNet50V2",
+    "ResNet101",
+    "ResNet101V2",
+    "ResNet152",
+    "ResNet152V2",
+    "VGG16",
+    "VGG19",
+    "Xception",
 ]
 # Bounds far above anything that is trained, so that a stored text cannot ask for a list of 10^9 class names.
 LARGEST_CLASSIFIER = 2**24
@@ -61,6 +110,45 @@ class InceptionV3Config:
     )
     weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
     batch_norm: BatchNormConfig = key("batch normalisation", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchStatisticsConfig:
+    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
+    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasApplicationConfig:
+    """A network as ``keras.applications`` builds it; what is not here is what the application has."""
+
+    name: ApplicationName = key("which network of keras.applications", "fixed")
+    num_classes: int | None = key(
+        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
+    )
+    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPlugin(abc.ABC):
+    """Base of a network that another distribution brings, by an entry point in ``trainer.models``. It adds its keys."""
+
+    name: str = key("which network", "fixed")
+    num_classes: int | None = key(
+        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
+    )
+    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
+
+    @abc.abstractmethod
+    def build(self, image_size: int) -> keras.Model:
+        """The network in Keras's own layers, from images float32 ``[n, image_size, image_size, 3]`` to logits float32
+        ``[n, num_classes]``. It is made exact afterwards, see ``trainer.models.stock.exact``.
+        """
+
+
+ModelConfig = InceptionV3Config | KerasApplicationConfig | ModelPlugin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -142,7 +230,30 @@ class CosineScheduleConfig:
     minimum_fraction: float = key("floor, as a share of the peak", "consent", minimum=0.0, maximum=1.0)
 
 
-ScheduleConfig = ConstantScheduleConfig | ExponentialScheduleConfig | CosineScheduleConfig
+@dataclasses.dataclass(frozen=True)
+class SchedulePlugin(abc.ABC):
+    """Base of a schedule that another distribution brings, by an entry point in ``trainer.schedules``. It adds its
+    keys.
+    """
+
+    name: str = key("which schedule", "consent")
+    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
+    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
+    decay_steps: int | None = key(
+        "step at which the schedule ends; null: the length of the run when it starts",
+        "consent",
+        minimum=1,
+        completed=True,
+    )
+
+    @abc.abstractmethod
+    def factor(self, step: tf.Tensor) -> tf.Tensor:
+        """The share of the peak learning rate, float64 ``[]``, at ``step``, float64 ``[]``: a function of it and of the
+        keys alone. The warm-up is applied to it afterwards.
+        """
+
+
+ScheduleConfig = ConstantScheduleConfig | ExponentialScheduleConfig | CosineScheduleConfig | SchedulePlugin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +402,7 @@ class NormalizeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class PreprocessConfig:
-    image_size: int = key("height and width of the network's input, pixels", "fixed", minimum=75, maximum=4096)
+    image_size: int = key("height and width of the network's input, pixels", "fixed", minimum=32, maximum=4096)
     train: tuple[TransformName, ...] = key("transforms for training, in order", "consent")
     eval: tuple[TransformName, ...] = key("transforms for evaluation, in order", "consent")
     random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
@@ -429,9 +540,9 @@ class RuntimeConfig:
 class Config:
     experiment: str = key("name of the experiment", "free")
     seed: int = key("every random draw is a function of it", "consent", minimum=0, maximum=2**31 - 1)
-    model: InceptionV3Config = key("the network", "fixed")
+    model: ModelConfig = key("the network", "fixed", plugins=MODELS)
     optimizer: OptimizerConfig = key("the update rule", "fixed")
-    schedule: ScheduleConfig = key("the learning rate over time", "consent")
+    schedule: ScheduleConfig = key("the learning rate over time", "consent", plugins=SCHEDULES)
     ema: EmaConfig = key("exponential moving average of the weights", "fixed")
     data: DataConfig = key("where the images come from", "fixed")
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")

@@ -40,7 +40,7 @@ class Sides:
 
     @property
     def width(self) -> Width:
-        model = self.expected.config.model
+        model = self.expected.inception
         return Width(model.width, model.min_depth)
 
 
@@ -95,7 +95,7 @@ def _not_inception_v3(translation: Translation) -> Finding:
 
 def _aux_head(sides: Sides, open_names: set[str]) -> list[Cause]:
     there = any(name.startswith(f"{AUX}/") for name in sides.found)
-    if there == sides.expected.config.model.aux_logits:
+    if there == sides.expected.inception.aux_logits:
         return []
     names = [name for name in open_names if name.startswith(f"{AUX}/")]
     if there:
@@ -135,7 +135,7 @@ def _gamma(sides: Sides, open_names: set[str]) -> list[Cause]:
     names = [name for name in open_names if name.endswith("/gamma") and (name in sides.found) != (name in sides.wanted)]
     if not names:
         return []
-    wanted = sides.expected.config.model.batch_norm.scale
+    wanted = sides.expected.inception.batch_norm.scale
     found, missing = ("no", "one") if wanted else ("a", "none")
     title = (
         f"batch norm has {found} multiplier (gamma) in the checkpoint and {missing} in the model "

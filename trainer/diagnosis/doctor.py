@@ -8,20 +8,22 @@ from pathlib import Path
 
 from trainer.checkpoint.verification import reading
 from trainer.config import stored as config_file
-from trainer.config.schema import Config
+from trainer.config.schema import Config, InceptionV3Config
 from trainer.diagnosis.bundles import damage
+from trainer.diagnosis.by_name import differing_names
 from trainer.diagnosis.comparison import differing
 from trainer.diagnosis.contents import Contents, Kind
 from trainer.diagnosis.expected import Expected, completed, expected_of
 from trainer.diagnosis.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
 from trainer.diagnosis.formats import Located, locate
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint, examine, open_own
-from trainer.diagnosis.prescription import next_command
+from trainer.diagnosis.prescription import look_command, next_command
 from trainer.diagnosis.readers import read_contents, unreadable_values
 from trainer.diagnosis.translation import Translation, translate
 from trainer.diagnosis.untraced import Setting, differing_settings
 from trainer.diagnosis.wanted import setting_differences, wanted_config
 from trainer.diagnosis.widths import Width
+from trainer.errors import UsageError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +49,8 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
     """Hold the checkpoint at ``path`` against its own configuration, or the default one, with ``overrides``.
 
     Raises:
-        UsageError: an override is wrong; ``check_overrides`` says so earlier.
+        UsageError: an override is wrong (``check_overrides`` says so earlier), or asks for a network of which files of
+            other programs are not understood.
         Vanished: the checkpoint was deleted by its run while it was being read.
     """
     try:
@@ -82,9 +85,15 @@ def _own(located: Located, overrides: Sequence[str]) -> Diagnosis:
 
 def _own_differences(stored: Config | None, contents: Contents, wanted: Config) -> list[Finding]:
     """What the tensors say first; then the keys that differ without a trace in them."""
+    models = (wanted.model, *(() if stored is None else (stored.model,)))
+    if not all(isinstance(model, InceptionV3Config) for model in models):
+        findings = differing_names(contents, wanted)
+        return findings if stored is None else [*findings, *setting_differences(stored, wanted, ())]
     expected = expected_of(wanted)
     translation = translate(contents)
-    known = Width(stored.model.width, stored.model.min_depth) if stored is not None else None
+    known = None
+    if stored is not None and isinstance(stored.model, InceptionV3Config):
+        known = Width(stored.model.width, stored.model.min_depth)
     findings = [
         *differing(translation, expected, known),
         *_optimizer_differences(translation, expected, stored),
@@ -114,7 +123,13 @@ def _with(source: str, overrides: Sequence[str]) -> str:
 
 
 def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> Diagnosis:
-    config = completed(wanted_config(None, overrides))
+    config = wanted_config(None, overrides)
+    if not isinstance(config.model, InceptionV3Config):
+        raise UsageError(
+            f"{located.path} was not written by this trainer, and of such files doctor knows the names of Inception V3 "
+            f"only, not those of model.name={config.model.name}\nlook at what it holds: {look_command(located.path)}"
+        )
+    config = completed(config)
     expected = expected_of(config)
     translation = translate(contents)
     bundle = contents.kind in (Kind.BUNDLE, Kind.V1)

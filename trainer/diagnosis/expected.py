@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 
 from trainer.config.complete import complete
-from trainer.config.schema import Config
+from trainer.config.schema import Config, InceptionV3Config
 from trainer.data.sampling import Sampling
 from trainer.data.source import open_source
 from trainer.state import TrainingState, build_state, flatten
@@ -31,6 +31,11 @@ class Expected:
     slots: frozenset[str]
     averaged: frozenset[str]
     progress: frozenset[str]
+
+    @property
+    def inception(self) -> InceptionV3Config:
+        assert isinstance(self.config.model, InceptionV3Config), "whoever compares by its parts saw to it"
+        return self.config.model
 
     @property
     def num_classes(self) -> int:

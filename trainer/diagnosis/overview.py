@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.verification import reading
-from trainer.config.schema import Config
+from trainer.config.schema import Config, InceptionV3Config
 from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
 from trainer.diagnosis.formats import locate
@@ -89,14 +89,19 @@ def _origin(origin: Origin) -> dict[str, Any]:
 def _config(config: Config) -> dict[str, Any]:
     """The keys that say most about an experiment; the whole is in the checkpoint, or in the export."""
     model = config.model
+    inception = {}
+    if isinstance(model, InceptionV3Config):
+        inception = {
+            "model.width": model.width,
+            "model.min_depth": model.min_depth,
+            "model.aux_logits": model.aux_logits,
+        }
     return {
         "experiment": config.experiment,
         "seed": config.seed,
         "model": model.name,
-        "model.width": model.width,
-        "model.min_depth": model.min_depth,
         "model.num_classes": model.num_classes,
-        "model.aux_logits": model.aux_logits,
+        **inception,
         "optimizer": config.optimizer.name,
         "schedule": config.schedule.name,
         "data": config.data.name,

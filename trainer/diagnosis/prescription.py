@@ -36,7 +36,7 @@ def next_command(
         kept = [override for override in overrides if override.partition("=")[0] not in given]
         return _trainer("doctor", f"checkpoint={path}", *kept, *suggested)
     if open_causes:
-        return _trainer("inspect", f"checkpoint={path}")
+        return look_command(path)
     return _trainer("train", f"init_from={path}", *overrides)
 
 
@@ -49,8 +49,13 @@ def _own(path: Path, own: OwnCheckpoint, damaged: bool, mismatches: Sequence[Fin
             return _trainer("resume", f"run_dir={run_dir}", f"checkpoint={directory.name_of(directory.step_of(good))}")
         return _line(["ls", "-l", str(path.parent)]) + "   # then restore this checkpoint from a copy"
     if mismatches and not overrides:
-        return _trainer("inspect", f"checkpoint={path}")
+        return look_command(path)
     return _trainer("resume", f"run_dir={target}", f"checkpoint={path}")
+
+
+def look_command(path: Path) -> str:
+    """The command that lists what a file holds."""
+    return _trainer("inspect", f"checkpoint={path}")
 
 
 def _sibling(path: Path) -> Path | None:

@@ -91,13 +91,12 @@ def check_output(form: str, output: Path) -> None:
 def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> None:
     """Write a restored network; ``output`` appears when it is complete."""
     check_output(form, output)
-    names, classes = restored.manifest.class_names, restored.config.model.num_classes
-    assert classes is not None
+    names = restored.manifest.class_names
     origin = Origin(restored.path.name, restored.digest, restored.manifest.step, weights, names)
     export = Export(
         model=stock_model(restored.state.model, restored.state.weights(weights)),
         config=restored.config,
-        class_names=(*names, *map(str, range(len(names), classes))),
+        class_names=restored.output_names,
         origin={
             ORIGIN: origin.to_text(),
             ORIGIN_CONFIG: stored.to_text(restored.config),

@@ -26,14 +26,18 @@ def stock_model(model: keras.Model, values: Mapping[str, tf.Variable]) -> keras.
     return stock
 
 
-def _stock_layer(layer: keras.Layer) -> keras.Layer:
+def _stock_layer(layer: Any) -> Any:
+    if not isinstance(layer, keras.Layer):
+        return layer  # an operation between layers, which has no variables
     config = layer.get_config()
     if isinstance(layer, FusedBatchNormalization):
         # Keras accepts synchronized=True on its TensorFlow backend only, and inference does not use it
         config.pop("group_size")
         return keras.layers.BatchNormalization.from_config({**config, "synchronized": False})
     if isinstance(layer, KeyedDropout):
-        return keras.layers.Dropout(layer.rate, name=layer.name, dtype=config["dtype"])
+        features, uniform = layer.input
+        together = None if uniform.shape == features.shape else uniform.shape
+        return keras.layers.Dropout(layer.rate, together, name=layer.name, dtype=config["dtype"])
     return type(layer).from_config(config)
 
 

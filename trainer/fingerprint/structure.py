@@ -15,12 +15,10 @@ from trainer.optimizers import rule_for
 from trainer.schedules import learning_rate_at
 
 MODEL_FILE = "trainer/models/inception_v3.py"
+OTHER_MODELS_FILE = "trainer/models/stock.py"
 # Where a layer begins, its numeric type and its name are not part of what it computes from its weights.
-LEFT_OUT = {"name", "dtype", "build_config", "kernel_initializer", "bias_initializer", "beta_initializer"} | {
-    f"{variable}_{kind}"
-    for variable in ("kernel", "bias", "beta", "gamma", "moving_mean", "moving_variance", "activity")
-    for kind in ("initializer", "regularizer", "constraint")
-}
+LEFT_OUT = ("name", "dtype", "build_config")
+LEFT_OUT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 # layer attribute -> the configuration keys that decide it
 ATTRIBUTE_KEYS = {
     "activation": ("model.activation",),
@@ -39,22 +37,38 @@ SCHEDULE_STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 def model_facts(model: keras.Model) -> list[Fact]:
     """Class, attributes, inbound layers and variables of every layer, in the order the data flows."""
     facts = []
+    own = model.name == "inception_v3"
     for layer in model.layers:
         where = f"layer {layer.name}"
         entries: dict[str, Any] = {"class": type(layer).__name__, "inbound": _inbound(layer)}
-        entries.update({name: _plain(value) for name, value in layer.get_config().items() if name not in LEFT_OUT})
+        entries.update({name: _plain(value) for name, value in layer.get_config().items() if not _left_out(name)})
         entries.update({f"shape of {variable.name}": list(variable.shape) for variable in layer.variables})
         for attribute, value in entries.items():
-            keys = ATTRIBUTE_KEYS.get(attribute, ("model",))
-            facts.append(Fact("structure", where, attribute, value, keys, MODEL_FILE))
+            keys = ATTRIBUTE_KEYS.get(attribute, ("model",)) if own else ("model",)
+            facts.append(Fact("structure", where, attribute, value, keys, MODEL_FILE if own else OTHER_MODELS_FILE))
     return facts
+
+
+def _left_out(attribute: str) -> bool:
+    return attribute in LEFT_OUT or attribute.endswith(LEFT_OUT_ENDINGS)
 
 
 def _inbound(layer: keras.Layer) -> list[str]:
     if isinstance(layer, keras.layers.InputLayer):
         return []
     inputs = layer.input if isinstance(layer.input, list) else [layer.input]
-    return [tensor._keras_history.operation.name for tensor in inputs]
+    return [_source(tensor) for tensor in inputs]
+
+
+def _source(value: Any) -> str:
+    """The layer a tensor comes from; for what operators between layers make of tensors, ``Add(conv2d, 3.0)``."""
+    if not isinstance(value, keras.KerasTensor):
+        return str(_plain(value))
+    operation, node, _ = value._keras_history
+    if isinstance(operation, keras.Layer):
+        return str(operation.name)
+    arguments = operation._inbound_nodes[node].arguments.args
+    return f"{type(operation).__name__}({', '.join(map(_source, arguments))})"
 
 
 def _plain(value: Any) -> Any:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -18,7 +20,8 @@ class KeyedDropout(keras.layers.Layer):
     on the device. Here the caller brings one draw for each feature of each example, made from the global example
     number.
 
-    Call arguments: ``[features, uniform]``, both ``[batch, channels]``; ``uniform`` in [0, 1).
+    Call arguments: ``[features, uniform]``, both ``[batch, channels]``; ``uniform`` in [0, 1). Both may have more
+    dimensions; where ``uniform`` has a 1, all of it is kept or dropped together.
     """
 
     def __init__(self, rate: float, **kwargs: Any) -> None:
@@ -37,6 +40,28 @@ class KeyedDropout(keras.layers.Layer):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "rate": self.rate}
+
+
+@keras.saving.register_keras_serializable("trainer")
+class Draws(keras.layers.Layer):
+    """The draws of one dropout layer among those of the whole network: ``prod(shape)`` of them, from ``first`` on.
+
+    Call argument: ``[batch, draws]``; the result is ``[batch, *shape]``.
+    """
+
+    def __init__(self, first: int, shape: Sequence[int], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.first, self.shape = first, tuple(shape)
+
+    def call(self, inputs: Any) -> Any:
+        own = inputs[:, self.first : self.first + math.prod(self.shape)]
+        return keras.ops.reshape(own, (-1, *self.shape))
+
+    def compute_output_shape(self, input_shape: Any) -> Any:
+        return (input_shape[0], *self.shape)
+
+    def get_config(self) -> dict[str, Any]:
+        return {**super().get_config(), "first": self.first, "shape": self.shape}
 
 
 @keras.saving.register_keras_serializable("trainer")

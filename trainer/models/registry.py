@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import keras
 
-from trainer.config.schema import InceptionV3Config, Precision
+from trainer.config.schema import InceptionV3Config, KerasApplicationConfig, ModelConfig, ModelPlugin, Precision
 from trainer.models.inception_v3 import build_inception_v3
+from trainer.models.keras_application import build_keras_application
+from trainer.models.plugin import build_plugin
 
 
-def build_model(config: InceptionV3Config, image_size: int, seed: int, precision: Precision) -> keras.Model:
+def build_model(config: ModelConfig, image_size: int, seed: int, precision: Precision) -> keras.Model:
     """Build the configured network. Inputs and outputs are those of ``build_inception_v3``."""
     assert config.num_classes is not None, "complete() fills it in"
-    return build_inception_v3(config, config.num_classes, image_size, seed, precision)
+    match config:
+        case InceptionV3Config():
+            return build_inception_v3(config, config.num_classes, image_size, seed, precision)
+        case KerasApplicationConfig():
+            return build_keras_application(config, config.num_classes, image_size, seed, precision)
+        case ModelPlugin():
+            return build_plugin(config, config.num_classes, image_size, seed, precision)

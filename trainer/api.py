@@ -1,0 +1,212 @@
+"""The commands as functions, for notebooks and programs: the same runs, the same directories, the same errors.
+
+Errors are those of ``trainer.errors``; nothing here ends the process. Ctrl-C, SIGTERM and SIGUSR1 end a run after a
+checkpoint, as in the commands, when it was started in the main thread; the handlers that were there are put back.
+
+TensorFlow takes its threads, devices and determinism once in a process. A second run in the same process works when its
+``runtime.{threads,virtual_devices,deterministic,xla}`` are those of the first, and is refused otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import traceback
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trainer.classification_report import ClassificationReport
+from trainer.commands.arguments import parse_arguments
+from trainer.config.compose import compose_run
+from trainer.config.schema import WeightsName
+from trainer.data.split import Split
+from trainer.errors import TrainerError, UsageError
+from trainer.mirror import is_url
+from trainer.quiet import quiet_startup
+from trainer.signals import StopRequest
+
+if TYPE_CHECKING:
+    from trainer.prediction import Predictor
+    from trainer.session import Ending
+
+TRAINING_VALUES = ("loss", "accuracy", "learning_rate", "images_per_second")
+
+
+@dataclasses.dataclass(frozen=True)
+class RunResult:
+    """What a run has come to.
+
+    ``status`` is ``finished`` when the run has reached its length, ``stopped_early`` when validation no longer
+    improved, ``complete`` when there was nothing left to do. ``training`` are the values of the last training record
+    (loss: the whole objective in nats; accuracy: a share; learning_rate; images_per_second), ``validation`` those of
+    the last validation (loss: cross-entropy in nats; accuracy: a share; skipped: examples); None where there is none.
+    """
+
+    run_dir: Path
+    step: int
+    status: Ending
+    training: Mapping[str, float] | None
+    validation: Mapping[str, float] | None
+
+
+def train(overrides: Sequence[str] = ()) -> RunResult:
+    """``python -m trainer train``: start a run; with ``on_existing=resume``, continue the one that is there.
+
+    ``overrides`` are the command's arguments in Hydra's grammar: ``["optimizer=sgd", "train.epochs=3"]``; ``run_dir``,
+    ``init_from``, ``allow`` and ``on_existing`` are among them. One run, no ``--multirun``.
+
+    Raises:
+        UsageError: an override or the data is wrong, the directory has a run already, or this process cannot run it.
+        RestoreRefused: the run that is there, or the weights that ``init_from`` names, do not match.
+        TrainingFailed, NotSaved, RunDirectoryInUse: as their names say.
+        Stopped: a signal ended the run after a checkpoint; ``resume`` goes on from there.
+    """
+    flags = [override for override in overrides if override.startswith("-")]
+    if flags:
+        raise UsageError(f"{flags[0]} is a flag of the command line; train() takes key=value only")
+    invocation, config = compose_run(overrides)
+    run_dir = Path(invocation.run_dir).absolute()
+    with _running(config.runtime.strategy) as stop:
+        from trainer import session
+
+        ending = session.train(dataclasses.replace(invocation, run_dir=str(run_dir)), config, stop)
+    assert ending is not None, "this process is the only one"
+    return _result(run_dir, ending)
+
+
+def resume(
+    run_dir: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: str | os.PathLike[str] = "latest",
+    allow: Sequence[str] = (),
+) -> RunResult:
+    """``python -m trainer resume``: rebuild a run from its stored configuration and go on.
+
+    ``checkpoint`` is ``latest``, ``best``, ``step-N`` or a path; ``overrides`` are configuration keys to change, as
+    ``["train.steps=500"]``, and ``allow`` names those of them, or their sections, that may change the result.
+
+    Raises:
+        UsageError: a directory or key does not exist, or this process cannot run it.
+        NoValidCheckpoint: there is no checkpoint to go on from, or it is damaged.
+        RestoreRefused: configuration, code or data are not those of the checkpoint.
+        TrainingFailed, NotSaved, RunDirectoryInUse, Stopped: as in ``train``.
+    """
+    if is_url(os.fspath(run_dir)):
+        raise UsageError(f"resume() takes a directory; python -m trainer resume run_dir={run_dir} fetches it first")
+    values = parse_arguments(overrides)
+    place = Path(run_dir).absolute()
+    asked = str(values["runtime.strategy"]) if "runtime.strategy" in values else "auto"
+    with _running(asked) as stop:
+        from trainer import session
+
+        ending = session.resume(place, os.fspath(checkpoint), values, allow, stop)
+    assert ending is not None, "this process is the only one"
+    return _result(place, ending)
+
+
+def evaluate(
+    run_dir: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    checkpoint: str | os.PathLike[str] = "latest",
+    split: Split = "validation",
+    weights: WeightsName | None = None,
+    flip: bool = False,
+    allow: Sequence[str] = (),
+) -> ClassificationReport:
+    """``python -m trainer evaluate``: how good a checkpoint is, over every example of a split once.
+
+    ``overrides`` are keys of ``data`` and ``evaluation.batch_size``; ``weights`` is ``raw`` or ``ema``, None for those
+    the run itself was evaluated with; with ``flip`` each image is joined by its mirror image. Nothing is written.
+
+    Raises:
+        UsageError: an override is wrong or the data cannot be read.
+        NoValidCheckpoint: the checkpoint does not exist or is damaged.
+        RestoreRefused: program and checkpoint do not match, or the data has another list of classes.
+    """
+    with _without_leftovers():
+        with quiet_startup():
+            from trainer.assessment import Request, assess
+
+        place = Path(run_dir).absolute()
+        return assess(Request(place, os.fspath(checkpoint), overrides, split, weights, flip, allow)).report
+
+
+def load(
+    run_dir: str | os.PathLike[str],
+    *,
+    checkpoint: str | os.PathLike[str] = "latest",
+    weights: WeightsName | None = None,
+    allow: Sequence[str] = (),
+) -> Predictor:
+    """The network of a run, verified and ready for prediction: ``load("outputs/mine").predict(["a.jpg"])``.
+
+    ``checkpoint`` is ``latest``, ``best``, ``step-N`` or a path; ``weights`` is ``raw`` or ``ema``, None for those the
+    run was evaluated with. Nothing is written, and the run may go on meanwhile.
+
+    Raises:
+        UsageError: the directory does not exist, or the run keeps no averages.
+        NoValidCheckpoint: the checkpoint does not exist or is damaged.
+        RestoreRefused: this program builds another network, or preprocesses images otherwise; ``allow=["behaviour"]``
+            accepts the latter.
+    """
+    with _without_leftovers():
+        with quiet_startup():
+            from trainer.prediction import predictor
+
+        return predictor(Path(run_dir).absolute(), os.fspath(checkpoint), weights, allow)
+
+
+@contextlib.contextmanager
+def _running(strategy: str) -> Iterator[StopRequest]:
+    """Signals ask for a checkpoint and an end for as long as the block runs.
+
+    Raises:
+        UsageError: this is one of several processes that were started to share a run.
+    """
+    with _without_leftovers():
+        with quiet_startup():
+            from trainer.company import cluster_of
+
+        if cluster_of(strategy, os.environ) is not None:
+            raise UsageError(
+                "this process is one of several that were started to share a run (TF_CONFIG, or srun), which end "
+                "together, as processes\nstart them with python -m trainer, or set runtime.strategy=one"
+            )
+        stop = StopRequest()
+        with stop.installed():
+            yield stop
+
+
+@contextlib.contextmanager
+def _without_leftovers() -> Iterator[None]:
+    """Free what the frames of an error hold. A notebook keeps the last traceback, and with it an input pipeline, whose
+    threads would keep the process from ending. The frames of a bug are left for a debugger.
+    """
+    try:
+        yield
+    except TrainerError as error:
+        reason: BaseException | None = error
+        while reason is not None:
+            traceback.clear_frames(reason.__traceback__)
+            reason = reason.__cause__ or reason.__context__
+        raise
+
+
+def _result(run_dir: Path, ending: Ending) -> RunResult:
+    from trainer.checkpoint import directory
+    from trainer.history import TRAIN, read_metrics, read_validations
+    from trainer.run_directory import CHECKPOINTS, METRICS
+
+    validations = read_validations(run_dir)
+    records = [record for record in read_metrics(run_dir / METRICS) if record["split"] == TRAIN]
+    return RunResult(
+        run_dir=run_dir,
+        step=directory.step_of(directory.committed(run_dir / CHECKPOINTS)[-1]),
+        status=ending,
+        training={name: records[-1][name] for name in TRAINING_VALUES} if records else None,
+        validation=validations[max(validations)] if validations else None,
+    )

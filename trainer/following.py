@@ -106,7 +106,7 @@ def follow(peers: Peers, stop: StopRequest) -> None:
     runtime.configure(config.runtime)
     replicas = build_replicas(config, peers, stop)
     memory.refuse_excess(config)
-    state = build_state(config, replicas)
+    state = build_state(config, replicas, drawn=False)
     beginning = Beginning.of(peers.hear())
     found = facts.differences(facts.from_text(beginning.fingerprint), fingerprint_of(config, state, sources))
     if found:

@@ -15,74 +15,94 @@ from trainer.config.schema import AdamConfig, AdamWConfig, OptimizerConfig, RMSP
 from trainer.replicas import assign_sub
 
 Slots = Mapping[str, tf.Variable]
-# (variable, gradient, the variable's slots, learning rate float32 [], step float32 [], 1 for the first)
-Update = Callable[[tf.Variable, tf.Tensor, Slots, tf.Tensor, tf.Tensor], None]
+# (variable, gradient, the variable's slots)
+Update = Callable[[tf.Variable, tf.Tensor, Slots], None]
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """An update rule: the slots each variable has, with their initial value, and what a step does."""
+    """An update rule: the slots each variable has, with their initial value, and what a step does.
+
+    ``begin`` makes the update of one step from its learning rate float32 ``[]`` and its number float32 ``[]``, 1 for
+    the first. What all variables share is computed there: thousands of operations fewer in the graph of a step.
+    """
 
     slots: Mapping[str, float]
-    update: Update
+    begin: Callable[[tf.Tensor, tf.Tensor], Update]
 
 
 def _adam(config: AdamConfig | AdamWConfig) -> Rule:
     """Adam (arXiv 1412.6980), with bias correction folded into the learning rate as in Keras."""
 
-    def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots, rate: tf.Tensor, step: tf.Tensor) -> None:
-        if isinstance(config, AdamWConfig) and is_kernel(variable):
-            # decoupled (arXiv 1711.05101), before the step, as in Keras
-            assign_sub(variable, tf.convert_to_tensor(variable) * (config.weight_decay * rate))
-        tf.raw_ops.ResourceApplyAdam(
-            var=variable.handle,
-            m=slots["m"].handle,
-            v=slots["v"].handle,
-            beta1_power=tf.pow(config.beta_1, step),
-            beta2_power=tf.pow(config.beta_2, step),
-            lr=rate,
-            beta1=config.beta_1,
-            beta2=config.beta_2,
-            epsilon=config.epsilon,
-            grad=gradient,
-        )
+    def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
+        shared = {
+            "beta1_power": tf.pow(config.beta_1, step),
+            "beta2_power": tf.pow(config.beta_2, step),
+            "lr": rate,
+            "beta1": tf.constant(config.beta_1),
+            "beta2": tf.constant(config.beta_2),
+            "epsilon": tf.constant(config.epsilon),
+        }
+        # decoupled (arXiv 1711.05101), before the step, as in Keras
+        decay = config.weight_decay * rate if isinstance(config, AdamWConfig) else None
 
-    return Rule({"m": 0.0, "v": 0.0}, update)
+        def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:
+            if decay is not None and is_kernel(variable):
+                assign_sub(variable, tf.convert_to_tensor(variable) * decay)
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle, m=slots["m"].handle, v=slots["v"].handle, grad=gradient, **shared
+            )
+
+        return update
+
+    return Rule({"m": 0.0, "v": 0.0}, begin)
 
 
 def _sgd(config: SGDConfig) -> Rule:
-    def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots, rate: tf.Tensor, step: tf.Tensor) -> None:
-        if config.momentum == 0.0:
-            tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
-            return
-        tf.raw_ops.ResourceApplyKerasMomentum(
-            var=variable.handle,
-            accum=slots["momentum"].handle,
-            lr=rate,
-            grad=gradient,
-            momentum=config.momentum,
-            use_nesterov=config.nesterov,
-        )
+    def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
+        momentum = tf.constant(config.momentum)
 
-    return Rule({"momentum": 0.0} if config.momentum else {}, update)
+        def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:
+            if config.momentum == 0.0:
+                tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+                return
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variable.handle,
+                accum=slots["momentum"].handle,
+                lr=rate,
+                grad=gradient,
+                momentum=momentum,
+                use_nesterov=config.nesterov,
+            )
+
+        return update
+
+    return Rule({"momentum": 0.0} if config.momentum else {}, begin)
 
 
 def _rmsprop(config: RMSPropConfig) -> Rule:
     """Mean square and momentum with epsilon inside the root (``tf.compat.v1.train.RMSPropOptimizer``)."""
 
-    def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots, rate: tf.Tensor, step: tf.Tensor) -> None:
-        tf.raw_ops.ResourceApplyRMSProp(
-            var=variable.handle,
-            ms=slots["mean_square"].handle,
-            mom=slots["momentum"].handle,
-            lr=rate,
-            rho=config.rho,
-            momentum=config.momentum,
-            epsilon=config.epsilon,
-            grad=gradient,
-        )
+    def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
+        shared = {
+            "lr": rate,
+            "rho": tf.constant(config.rho),
+            "momentum": tf.constant(config.momentum),
+            "epsilon": tf.constant(config.epsilon),
+        }
 
-    return Rule({"mean_square": config.initial_mean_square, "momentum": 0.0}, update)
+        def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:
+            tf.raw_ops.ResourceApplyRMSProp(
+                var=variable.handle,
+                ms=slots["mean_square"].handle,
+                mom=slots["momentum"].handle,
+                grad=gradient,
+                **shared,
+            )
+
+        return update
+
+    return Rule({"mean_square": config.initial_mean_square, "momentum": 0.0}, begin)
 
 
 def rule_for(config: OptimizerConfig) -> Rule:
@@ -118,11 +138,11 @@ class Optimizer:
 
     def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor) -> None:
         """Update the variables that ``gradients`` has. ``step`` is int64 ``[]``: how many steps were made before."""
-        count = tf.cast(step + 1, tf.float32)
+        update = self._rule.begin(learning_rate, tf.cast(step + 1, tf.float32))
         clipped = dict(zip(gradients, self._clipped(list(gradients.values())), strict=True))
         for name, gradient in clipped.items():
             slots = {slot: variables[name] for slot, variables in self.slots.items()}
-            self._rule.update(self._variables[name], gradient, slots, learning_rate, count)
+            update(self._variables[name], gradient, slots)
 
     def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         if self._clip_norm is None:

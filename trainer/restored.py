@@ -70,7 +70,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         config = stored.read(path / stored.FILE_NAME)
         memory.refuse_excess(config)
         runtime.configure_for_reading(config.runtime)
-        state = build_state(config)
+        state = build_state(config, drawn=False)
         for warning in version_warnings(found.manifest.versions, environment.versions()):
             warn(warning)
         _check_program(path, config, state, allow)

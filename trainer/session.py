@@ -251,7 +251,7 @@ def _rebuild(
     runtime.configure(config.runtime)
     replicas = build_replicas(config, process.peers, process.stop)
     memory.refuse_excess(config)
-    state = build_state(config, replicas)
+    state = build_state(config, replicas, drawn=origin is None)
     fingerprint = fingerprint_of(config, state, sources)
     accepted = () if origin is None else _judge(origin, fingerprint)
     _check_classes(config, sources.training.class_names)

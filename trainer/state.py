@@ -99,10 +99,13 @@ class TrainingState:
         return int(self.model.input["dropout"].shape[-1])
 
 
-def build_state(config: Config, replicas: Replicas = ONE_DEVICE) -> TrainingState:
-    """Everything at its initial value, a function of the configuration alone."""
+def build_state(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:
+    """Everything at its initial value, a function of the configuration alone. What is to be restored anyway need not
+    be ``drawn`` before.
+    """
+    seed = config.seed if drawn else None
     with replicas.scope():
-        model = build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
+        model = build_model(config.model, config.preprocess.image_size, seed, config.runtime.precision)
         variables = {variable_name(variable): variable.value for variable in model.variables}
         assert len(variables) == len(model.variables), "two variables share a name"
         trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}

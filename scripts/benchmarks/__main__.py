@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-SUBCOMMANDS = ("input", "checkpoint")
+SUBCOMMANDS = ("step", "input", "checkpoint", "resume", "scale")
 
 
 def main() -> None:

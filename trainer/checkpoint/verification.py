@@ -15,7 +15,7 @@ from trainer.checkpoint.files import digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.errors import NoValidCheckpoint
-from trainer.quiet import quiet_startup
+from trainer.startup import importing_tensorflow
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_file
 
@@ -129,7 +129,7 @@ def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> lis
     damaged = [name for name in manifest.files if _holds_values(name) and any(str(path / name) in p for p in problems)]
     if not damaged or not index.is_file() or digest(index) != manifest.files[index.name]:
         return []
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer.checkpoint.tensors import damaged_tensors  # imports TensorFlow, which is slow
 
     names = damaged_tensors(path)

@@ -12,7 +12,7 @@ from trainer.commands.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema import DataConfig, SyntheticConfig, TFRecordConfig
 from trainer.errors import UsageError
-from trainer.quiet import quiet_startup
+from trainer.startup import importing_tensorflow
 
 if TYPE_CHECKING:
     from trainer.data.audit import Places, SplitAudit
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     config = _everything(compose(overrides).data)
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(_opened(Path(str(values["report"])))) if "report" in values else None
-        with quiet_startup():
+        with importing_tensorflow():
             from trainer.data.audit import audit, duplicates  # imports TensorFlow, which is slow
             from trainer.data.source import open_source
             from trainer.runtime import leave_gpus_alone

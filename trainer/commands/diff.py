@@ -18,8 +18,8 @@ from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import KINDS, FactDifference
-from trainer.quiet import quiet_startup
 from trainer.run_directory import CHECKPOINTS
+from trainer.startup import importing_tensorflow
 
 SHOWN = 10
 HELP = f"""Compare two checkpoints: configuration, structure, optimizer, data, then every tensor, bit for bit.
@@ -76,7 +76,7 @@ def _compare(left: Side, right: Side) -> int:
         return RestoreRefused.exit_status if changed else 0
     with reading(left.checkpoint), reading(right.checkpoint):
         fact_differences = _fact_differences(left.checkpoint, right.checkpoint)
-        with quiet_startup():
+        with importing_tensorflow():
             from trainer.checkpoint.compare import differing_tensors  # imports TensorFlow, which is slow
 
         differences = differing_tensors(left.checkpoint, right.checkpoint)

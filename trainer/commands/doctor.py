@@ -11,7 +11,7 @@ from trainer.commands.newest import read_newest
 from trainer.config.schema import InceptionV3Config
 from trainer.diagnosis.wanted import check_overrides
 from trainer.errors import NoValidCheckpoint, RestoreRefused
-from trainer.quiet import quiet_startup
+from trainer.startup import importing_tensorflow
 
 if TYPE_CHECKING:
     from trainer.diagnosis.doctor import Diagnosis
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(take_text(parse_arguments(arguments), "checkpoint", "doctor"))
     overrides = [argument for argument in arguments if not argument.startswith("checkpoint=")]
     check_overrides(path, overrides)
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer.diagnosis.doctor import diagnose  # imports TensorFlow, which is slow
         from trainer.runtime import leave_gpus_alone
 

@@ -18,7 +18,7 @@ from trainer.commands.newest import read_newest
 from trainer.config.schema import WeightsName
 from trainer.data.split import Split
 from trainer.errors import RestoreRefused
-from trainer.quiet import quiet_startup
+from trainer.startup import importing_tensorflow
 
 if TYPE_CHECKING:
     from trainer.assessment import Assessment
@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> int:
     form = take_choice(values, "format", FORMATS)
     allow = take_list(values, "allow")
     refuse_rest(values, (*TAKEN, "data.…", "evaluation.batch_size"), "evaluate")
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer.assessment import Request, assess  # imports TensorFlow, which is slow
 
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)

@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice, take_list, take_text
 from trainer.config.schema import WeightsName
 from trainer.errors import UsageError
-from trainer.quiet import quiet_startup
+from trainer.startup import importing_tensorflow
 
 HELP = """Write the network of a checkpoint, for inference, in a form that other programs read.
 
@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer.export.formats import check_output, write  # imports TensorFlow, which is slow
         from trainer.restored import restore
 

@@ -10,7 +10,7 @@ from typing import Any
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice
 from trainer.commands.newest import read_newest
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.quiet import quiet_startup
+from trainer.startup import importing_tensorflow
 
 FORMATS = ("table", "json")
 HELP = f"""Show what a checkpoint holds: where it comes from, and every tensor with its shape and type.
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     path = Path(str(values.pop(given[0])))
     form = take_choice(values, "format", FORMATS)
     refuse_rest(values, ("run_dir", "checkpoint", "format"), "inspect")
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer.diagnosis.overview import overview  # imports TensorFlow, which is slow
 
     facts = read_newest(lambda: overview(path), path)

@@ -9,9 +9,9 @@ from trainer.commands.arguments import parse_arguments, refuse_rest, take_list, 
 from trainer.config.check import check_url
 from trainer.errors import UsageError, warn
 from trainer.mirror import Place, default_directory, fetch, is_url
-from trainer.quiet import quiet_startup
 from trainer.run_directory import writing
 from trainer.signals import StopRequest
+from trainer.startup import importing_tensorflow
 from trainer.sweeps import plan, running, trial
 
 HELP = """Continue a run exactly where a checkpoint left it.
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
         run_dir = _fetched(run_dir, values)
     stop = StopRequest()
     stop.install()
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer import session  # imports TensorFlow, which takes seconds
 
     session.resume(Path(run_dir), checkpoint, values, allowed, stop)

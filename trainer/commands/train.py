@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from trainer.config.compose import Job, run_with_hydra
 from trainer.config.schema import Config, Invocation
-from trainer.quiet import quiet_startup
 from trainer.signals import StopRequest
+from trainer.startup import importing_tensorflow
 from trainer.sweeps import plan, running
 
 
@@ -16,7 +16,7 @@ def main(arguments: Sequence[str]) -> int:
     stop.install()
 
     def start(invocation: Invocation, config: Config) -> None:
-        with quiet_startup():
+        with importing_tensorflow():
             from trainer import session  # imports TensorFlow, which a wrong configuration must not wait for
 
         session.train(invocation, config, stop)

@@ -19,8 +19,8 @@ from trainer.config.complete import with_leaves
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
-from trainer.quiet import quiet_startup
 from trainer.run_directory import CHECKPOINTS
+from trainer.startup import importing_tensorflow
 
 SHOWN = 5
 KNOWN = ("run_dir", "checkpoint", "replay")
@@ -181,7 +181,7 @@ def _replay(leg: Leg) -> None:
         RestoreRefused: it ends in another state, or this program or data may not continue from its start.
     """
     print(f"training again from {leg.start.name} to {leg.end.name}, in a temporary directory", flush=True)
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer import session  # imports TensorFlow, which is slow
         from trainer.checkpoint.compare import differing_tensors
 

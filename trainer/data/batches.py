@@ -216,9 +216,9 @@ def _open(
         return [columns[name] for name in COLUMNS]
 
     # traced once, however often the pipeline is opened again
-    prepared = tf.function(prepare)
+    prepared = tf.autograph.experimental.do_not_convert(tf.function(prepare, autograph=False))
 
-    @tf.function
+    @tf.autograph.experimental.do_not_convert
     def read_batch(first: tf.Tensor) -> Example:
         tensors = tf.numpy_function(read, [first], list(COLUMNS.values()), stateful=False)
         columns = dict(zip(COLUMNS, tensors, strict=True))

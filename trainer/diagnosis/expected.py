@@ -44,7 +44,7 @@ class Expected:
 
 def expected_of(config: Config) -> Expected:
     """Build the model and its optimizer once, and keep the shapes. ``config`` must be complete."""
-    return shapes_of(config, build_state(config))
+    return shapes_of(config, build_state(config, drawn=False))
 
 
 def shapes_of(config: Config, state: TrainingState) -> Expected:

@@ -29,7 +29,7 @@ class _Scope:
     """Where in the network the next layer is being made: configuration, seed, type and the dotted name so far."""
 
     config: InceptionV3Config
-    seed: int
+    seed: int | None
     precision: Precision
     name: str = ""
 
@@ -45,6 +45,8 @@ class _Scope:
         ``stddev`` is the published truncated-normal width of that place and is used by
         ``initializer=truncated_normal`` only.
         """
+        if self.seed is None:
+            return keras.initializers.Zeros()
         seed = derive_seed(self.seed, "initializer", f"{self.name}.{layer}")
         match self.config.initializer:
             case "variance_scaling":
@@ -214,9 +216,9 @@ def _aux_head(scope: _Scope, x: keras.KerasTensor, num_classes: int) -> keras.Ke
 
 
 def build_inception_v3(
-    config: InceptionV3Config, num_classes: int, image_size: int, seed: int, precision: Precision
+    config: InceptionV3Config, num_classes: int, image_size: int, seed: int | None, precision: Precision
 ) -> keras.Model:
-    """Build the network as a function of its configuration and a seed.
+    """Build the network as a function of its configuration and a seed; without one all kernels are zero.
 
     Inputs (a dict): ``image`` float32 ``[batch, image_size, image_size, 3]`` in the range the preprocessing
     leaves, and ``dropout`` float32 ``[batch, features]``, uniform draws in [0, 1) that decide which features are

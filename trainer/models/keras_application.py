@@ -14,7 +14,7 @@ BUILDERS = {name: getattr(keras.applications, name) for name in typing.get_args(
 
 
 def build_keras_application(
-    config: KerasApplicationConfig, num_classes: int, image_size: int, seed: int, precision: Precision
+    config: KerasApplicationConfig, num_classes: int, image_size: int, seed: int | None, precision: Precision
 ) -> keras.Model:
     """The named application as a function of its configuration and a seed; see ``exact`` for what differs from it.
 

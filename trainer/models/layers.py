@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from trainer.replicas import assign, count_here, gathered
@@ -113,7 +114,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             x=inputs, scale=scale, offset=self.beta, mean=[], variance=[], epsilon=self.epsilon, is_training=True
         )
         # the kernel reports the unbiased variance
-        count = tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)
+        count = _values_of_a_channel(inputs)
         return outputs, mean, variance * ((count - 1.0) / count)
 
     def _in_groups(self, inputs: Any, scale: Any) -> tuple[Any, Any, Any]:
@@ -136,3 +137,11 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "group_size": self.group_size}
+
+
+def _values_of_a_channel(inputs: Any) -> Any:
+    """How many numbers a mean is over, float32 ``[]``; no operations where the shape is known, as in training."""
+    shape = inputs.shape[:-1]
+    if shape.is_fully_defined():
+        return np.float32(shape.num_elements())
+    return tf.cast(tf.reduce_prod(tf.shape(inputs)[:-1]), tf.float32)

@@ -10,7 +10,7 @@ from trainer.models.stock import exact
 
 
 def build_plugin(
-    config: ModelPlugin, num_classes: int, image_size: int, seed: int, precision: Precision
+    config: ModelPlugin, num_classes: int, image_size: int, seed: int | None, precision: Precision
 ) -> keras.Model:
     """The plug-in's network as a function of its configuration and a seed, as ``exact`` makes it.
 

@@ -10,8 +10,8 @@ from trainer.models.keras_application import build_keras_application
 from trainer.models.plugin import build_plugin
 
 
-def build_model(config: ModelConfig, image_size: int, seed: int, precision: Precision) -> keras.Model:
-    """Build the configured network. Inputs and outputs are those of ``build_inception_v3``."""
+def build_model(config: ModelConfig, image_size: int, seed: int | None, precision: Precision) -> keras.Model:
+    """Build the configured network. Arguments, inputs and outputs are those of ``build_inception_v3``."""
     assert config.num_classes is not None, "complete() fills it in"
     match config:
         case InceptionV3Config():

@@ -32,13 +32,13 @@ class _Dropped:
 
 
 def exact(
-    model: keras.Model, statistics: BatchStatisticsConfig, name: str, seed: int, precision: Precision
+    model: keras.Model, statistics: BatchStatisticsConfig, name: str, seed: int | None, precision: Precision
 ) -> keras.Model:
     """``model``, from one image to logits, with the inputs and outputs of ``build_inception_v3``.
 
     - dropout, of features or of whole branches, takes its draws from the input ``dropout``;
     - batch norm over the last axis is the fused one, with the momentum and epsilon that ``model`` has;
-    - every initialiser draws from a seed that only ``seed`` and its layer's name decide;
+    - every initialiser draws from a seed that only ``seed`` and its layer's name decide; without one it makes zeros;
     - layers that Keras has numbered are numbered from the beginning of this network;
     - layers that rescale the image are left out: ``preprocess.normalize`` does it;
     - batch norm, the classifier and what follows it are float32 in any ``precision``.
@@ -133,8 +133,8 @@ def _dropped(layers: list[keras.Layer]) -> dict[int, _Dropped]:
     return dropped
 
 
-def _seeded(config: Any, seed: int, *purpose: str) -> Any:
-    """A layer's configuration with the seed of each of its initialisers; penalties are the objective's."""
+def _seeded(config: Any, seed: int | None, *purpose: str) -> Any:
+    """A layer's configuration with the seed of each of its initialisers, or with zeros; penalties are the objective's."""
     if isinstance(config, list | tuple):
         return [_seeded(entry, seed, *purpose, str(place)) for place, entry in enumerate(config)]
     if not isinstance(config, dict):
@@ -144,6 +144,9 @@ def _seeded(config: Any, seed: int, *purpose: str) -> Any:
         if name.endswith("_regularizer"):
             changed[name] = None
         elif name.endswith("_initializer") and isinstance(value, dict) and "seed" in value["config"]:
+            if seed is None:
+                changed[name] = "zeros"
+                continue
             drawn = derive_seed(seed, "initializer", *purpose, name)
             changed[name] = {**value, "config": {**value["config"], "seed": drawn}}
         else:

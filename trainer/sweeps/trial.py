@@ -18,9 +18,9 @@ from trainer.config import override, stored
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
 from trainer.metrics import read_validations
-from trainer.quiet import quiet_startup
 from trainer.run_directory import CHECKPOINTS
 from trainer.signals import StopRequest
+from trainer.startup import importing_tensorflow
 from trainer.sweeps.plan import Trial, config_of
 from trainer.untrusted.documents import parse_json
 from trainer.untrusted.errors import Unacceptable
@@ -79,7 +79,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
         init_from=None if begun else trial.init_from,
         allow=() if begun else trial.allow,
     )
-    with quiet_startup():
+    with importing_tensorflow():
         from trainer import session  # imports TensorFlow, which takes seconds
 
     session.train(invocation, config, stop)

@@ -1,0 +1,257 @@
+"""A contender of ``scripts/bench step`` or ``scale``, in a process of its own: ``step_contender.py NAME [OVERRIDES]``.
+
+All train the same arithmetic: Inception V3 at full width without auxiliary head, dropout and weight decay (which
+``keras.applications`` has none of), batch norm without scale, cross-entropy, Adam, on one batch that stays in memory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+from bench_step import BATCH, BLOCK_STEPS, CLASSES, SAVE_STEPS, SIZE, WARM_STEPS
+from workers import Turns
+
+from trainer import runtime
+from trainer.agreement import StopAgreement
+from trainer.checkpoint.retention import Retention
+from trainer.checkpoint.tensors import StateFile
+from trainer.committer import Committer, Description
+from trainer.config.complete import complete
+from trainer.config.compose import compose
+from trainer.config.schema import Config
+from trainer.gradients import Batch
+from trainer.history import History
+from trainer.loop import Run, train
+from trainer.replicas import replicas_for
+from trainer.signals import StopRequest
+from trainer.state import TrainingState, build_state, flatten
+from trainer.step import make_train_step
+from trainer.terminal import Terminal
+
+LEARNING_RATE = 0.001
+
+
+def main() -> None:
+    turns = Turns()
+    with tempfile.TemporaryDirectory() as directory:
+        place = Path(directory)
+        match sys.argv[1]:
+            case "loop":
+                _loop(turns, place, *sys.argv[2:])
+            case "graph":
+                _graph(turns)
+            case "bare":
+                _bare(turns, jit_compile=False)
+            case "bare-xla":
+                _bare(turns, jit_compile=True)
+            case "applications":
+                _applications(turns)
+            case "fit":
+                _fit(turns, place)
+            case "fit-steps":
+                _fit(turns, place, steps_per_execution=WARM_STEPS)
+            case "fit-backup":
+                _fit(turns, place, backup=True)
+
+
+def in_turns(turns: Turns) -> Iterator[None]:
+    """Once for each step: the warm-up is one turn, and every block."""
+    for size in itertools.chain([WARM_STEPS], itertools.repeat(BLOCK_STEPS)):
+        turns.wait()
+        yield from itertools.repeat(None, size)
+
+
+def _config(*overrides: str) -> Config:
+    """The threads are TensorFlow's own choice, as they are for Keras."""
+    return complete(
+        compose(
+            [
+                "experiment=images",
+                "data=synthetic",
+                "data.train_examples=100000",
+                "data.validation_examples=1000",
+                f"data.num_classes={CLASSES}",
+                f"preprocess.image_size={SIZE}",
+                f"train.global_batch_size={BATCH}",
+                "train.label_smoothing=0.0",
+                "model.aux_logits=false",
+                "model.dropout=0.0",
+                "model.weight_decay=0.0",
+                "optimizer=adam",
+                f"optimizer.learning_rate={LEARNING_RATE}",
+                "schedule=constant",
+                f"checkpoint.every_steps={SAVE_STEPS}",
+                "runtime.deterministic=false",
+                *overrides,
+            ]
+        ),
+        100_000,
+        CLASSES,
+    )
+
+
+def _images_and_labels() -> tuple[tf.Tensor, tf.Tensor]:
+    generator = np.random.Generator(np.random.PCG64(0))
+    images = generator.standard_normal((BATCH, SIZE, SIZE, 3)).astype(np.float32)
+    return tf.constant(images), tf.constant(generator.integers(0, CLASSES, BATCH))
+
+
+def _batch(state: TrainingState) -> Batch:
+    images, labels = _images_and_labels()
+    return {
+        "image": images,
+        "label": labels,
+        "dropout": tf.zeros([BATCH, state.dropout_features]),
+        "ledger": tf.zeros([BATCH], tf.int64),
+        "substituted": tf.zeros([BATCH], tf.int64),
+    }
+
+
+def _traced(turns: Turns, function: Any, *arguments: Any) -> None:
+    """Tell the CPU seconds of a trace, and the operations in the graph and in the functions that it calls."""
+    began = time.process_time()
+    definition = function.get_concrete_function(*arguments).graph.as_graph_def()
+    nodes = len(definition.node) + sum(len(each.node_def) for each in definition.library.function)
+    turns.tell(nodes=nodes, trace=time.process_time() - began)
+
+
+def _loop(turns: Turns, place: Path, *overrides: str) -> None:
+    """The loop of ``python -m trainer train`` with its log, metrics, progress bar and checkpoints."""
+    config = _config(*overrides)
+    runtime.configure(config.runtime)
+    state = build_state(config, replicas_for(config, None))
+    batch = _batch(state)
+    with _running(place, config, state, (batch for _ in in_turns(turns))) as run:
+        train(run)
+
+
+def _graph(turns: Turns) -> None:
+    """Our step without its loop, which keeps its graph to itself."""
+    config = _config()
+    runtime.configure(config.runtime)
+    state = build_state(config)
+    _traced(turns, make_train_step(state, config), _batch(state))
+    turns.wait()
+
+
+@contextlib.contextmanager
+def _running(run_dir: Path, config: Config, state: TrainingState, batches: Iterator[Batch]) -> Iterator[Run]:
+    tree = state.tree()
+    history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 10**6)
+    policy = config.checkpoint
+    committer = Committer(
+        checkpoints=run_dir / "checkpoints",
+        description=Description(config, (), (), 100_000, ()),
+        progress=state.progress,
+        state_file=StateFile(tree, flatten(tree)),
+        history=history,
+        terminal=terminal,
+        retention=Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric),
+        mirror=None,
+        last_good=None,
+        when_finished=lambda: None,
+    )
+    yield Run(
+        config=config,
+        state=state,
+        examples_per_epoch=100_000,
+        total_steps=10**6,
+        training_batches=lambda position: batches,
+        evaluation_batches=(),
+        committer=committer,
+        committed_step=None,
+        history=history,
+        terminal=terminal,
+        stop=StopAgreement(StopRequest(), state.replicas),
+    )
+
+
+def _bare(turns: Turns, *, jit_compile: bool) -> None:
+    """The same network and the same kernels, and nothing else."""
+    config = _config()
+    runtime.configure(config.runtime)
+    state = build_state(config)
+    variables, steps = list(state.trainable.values()), tf.Variable(0, dtype=tf.int64)
+    rate = tf.constant(LEARNING_RATE)
+    unused = tf.zeros([BATCH, state.dropout_features])
+
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = state.model({"image": images, "dropout": unused}, training=True)["logits"]
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        gradients = dict(zip(state.trainable, tape.gradient(loss, variables), strict=True))
+        state.optimizer.apply(gradients, rate, steps)
+        steps.assign_add(1)
+        return loss
+
+    _repeat(turns, tf.function(step, jit_compile=jit_compile, autograph=False))
+
+
+def _applications(turns: Turns) -> None:
+    """The loop as it is usually written: the network and the optimizer of Keras."""
+    model = keras.applications.InceptionV3(
+        weights=None, input_shape=(SIZE, SIZE, 3), classes=CLASSES, classifier_activation=None
+    )
+    optimizer = keras.optimizers.Adam(LEARNING_RATE)
+    optimizer.build(model.trainable_variables)
+
+    @tf.function
+    def step(images: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
+        with tf.GradientTape() as tape:
+            logits = model(images, training=True)
+            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        gradients = tape.gradient(loss, model.trainable_variables)
+        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+        return loss
+
+    _repeat(turns, step)
+
+
+def _repeat(turns: Turns, step: Callable[..., tf.Tensor]) -> None:
+    batch = _images_and_labels()
+    _traced(turns, step, *batch)
+    for _ in in_turns(turns):
+        step(*batch)
+
+
+class _InTurns(keras.callbacks.Callback):
+    """An epoch is as long as the warm-up, so that it needs no other callback between two steps."""
+
+    def __init__(self, turns: Turns) -> None:
+        super().__init__()
+        self._steps = in_turns(turns)
+
+    def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
+        for _ in range(WARM_STEPS):
+            next(self._steps)
+
+
+def _fit(turns: Turns, place: Path, *, steps_per_execution: int = 1, backup: bool = False) -> None:
+    model = keras.applications.InceptionV3(
+        weights=None, input_shape=(SIZE, SIZE, 3), classes=CLASSES, classifier_activation=None
+    )
+    model.compile(
+        keras.optimizers.Adam(LEARNING_RATE),
+        keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=["accuracy"],
+        steps_per_execution=steps_per_execution,
+    )
+    callbacks: list[keras.callbacks.Callback] = [_InTurns(turns)]
+    if backup:
+        callbacks.append(keras.callbacks.BackupAndRestore(str(place / "backup"), save_freq=SAVE_STEPS))
+    data = tf.data.Dataset.from_tensors(_images_and_labels()).repeat()
+    model.fit(data, epochs=10**6, steps_per_epoch=WARM_STEPS, callbacks=callbacks)
+
+
+if __name__ == "__main__":
+    main()

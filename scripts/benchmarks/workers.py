@@ -1,0 +1,94 @@
+"""Contenders in processes of their own, which work in turns.
+
+What cannot share a process (other devices, a peak of memory that is to be told apart, a loop that cannot be left and
+entered again) still takes part in an interleaved measurement: every worker is started, and then one works while the
+others wait for their next turn.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import resource
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from interleaved import cpu_seconds
+
+
+class Worker:
+    """The bench's end: a process of ``program``, which lies beside this file, that calls ``Turns.wait``."""
+
+    def __init__(self, program: str, *arguments: str) -> None:
+        command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self._report: dict[str, float] | None = None
+
+    @property
+    def report(self) -> Mapping[str, float]:
+        """What the worker said last; waits for it when it is at work."""
+        if self._report is None:
+            assert self._process.stdout is not None
+            line = self._process.stdout.readline()
+            assert line, f"{self._process.args} has ended"
+            self._report = json.loads(line)
+        return self._report
+
+    def turn(self) -> None:
+        """Let the worker work for one turn; ``report`` then waits for its end."""
+        assert self._process.stdin is not None
+        assert self.report is not None
+        self._report = None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+
+    def block(self) -> tuple[float, float]:
+        """Wall seconds and CPU seconds of one turn."""
+        self.turn()
+        return self.report["wall"], self.report["cpu"]
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait()
+
+
+class Turns:
+    """The worker's end. What the program prints goes to a terminal that nobody looks at, as for its user's own."""
+
+    def __init__(self) -> None:
+        self._answers = os.fdopen(os.dup(1), "w")
+        self._facts: dict[str, float] = {}
+        self._began: tuple[float, float] | None = None
+        here, terminal = pty.openpty()
+        os.dup2(terminal, 1)
+        threading.Thread(target=_drain, args=(here,), daemon=True).start()
+
+    def tell(self, **facts: float) -> None:
+        """Add to what every report says."""
+        self._facts.update(facts)
+
+    def wait(self) -> None:
+        """End the turn before, if there was one, and return when the next begins. Without a next one, the process
+        ends.
+        """
+        report: dict[str, Any] = dict(self._facts)
+        if self._began is not None:
+            wall, cpu = self._began
+            report |= {"wall": time.perf_counter() - wall, "cpu": cpu_seconds() - cpu}
+        report["peak"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # MiB; Linux counts in KiB
+        print(json.dumps(report), file=self._answers, flush=True)
+        if not sys.stdin.readline():
+            os._exit(0)
+        self._began = time.perf_counter(), cpu_seconds()
+
+
+def _drain(terminal: int) -> None:
+    while os.read(terminal, 1 << 16):
+        pass

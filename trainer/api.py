@@ -198,7 +198,7 @@ def _without_leftovers() -> Iterator[None]:
 
 def _result(run_dir: Path, ending: Ending) -> RunResult:
     from trainer.checkpoint import directory
-    from trainer.history import TRAIN, read_metrics, read_validations
+    from trainer.metrics import TRAIN, read_metrics, read_validations
     from trainer.run_directory import CHECKPOINTS, METRICS
 
     validations = read_validations(run_dir)

@@ -134,7 +134,7 @@ def _dropped(layers: list[keras.Layer]) -> dict[int, _Dropped]:
 
 
 def _seeded(config: Any, seed: int | None, *purpose: str) -> Any:
-    """A layer's configuration with the seed of each of its initialisers, or with zeros; penalties are the objective's."""
+    """A layer's configuration with the seed of each of its initialisers, or zeros; penalties are the objective's."""
     if isinstance(config, list | tuple):
         return [_seeded(entry, seed, *purpose, str(place)) for place, entry in enumerate(config)]
     if not isinstance(config, dict):

@@ -27,11 +27,14 @@ def make_gradients(state: TrainingState, config: Config) -> Callable[[Batch], Co
 
     def of_part(part: Batch) -> Computed:
         part = mixed(part)
-        with tf.GradientTape() as tape:
-            outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
-            loss = objective(outputs, part, state.trainable.values(), config) / state.replicas.count
-            minimised = loss * state.progress.loss_scale if is_scaled(config) else loss
-        gradients = tape.gradient(minimised, list(state.trainable.values()))
+        outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
+        loss = objective(outputs, part, state.trainable.values(), config) / state.replicas.count
+        minimised = loss * state.progress.loss_scale if is_scaled(config) else loss
+        # Where several branches meet, two gradients at a time are added: AddN of more begins with whichever input's
+        # memory it can reuse, so its rounding depends on which operation happened to finish first.
+        gradients = tf.gradients(
+            minimised, list(state.trainable.values()), aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE
+        )
         hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part), tf.float32))
         return gradients, loss, hits
 

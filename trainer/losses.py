@@ -24,7 +24,8 @@ def objective(
         auxiliary = tf.nn.softmax_cross_entropy_with_logits(target, outputs["aux_logits"])
         loss += config.train.aux_weight * tf.reduce_mean(auxiliary)
     if config.model.weight_decay:
-        loss += config.model.weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels if is_kernel(kernel)])
+        squares = tf.stack([tf.nn.l2_loss(kernel) for kernel in kernels if is_kernel(kernel)])
+        loss += config.model.weight_decay * tf.reduce_sum(squares)
     return loss
 
 

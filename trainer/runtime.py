@@ -72,9 +72,11 @@ def _set_up(config: RuntimeConfig) -> None:
     """Set up TensorFlow. With XLA, what it compiles is kept in the user's cache directory.
 
     What makes a run exact on a CPU: the number of threads within an operation is part of the configuration
-    (reductions are split by it), and one thread between operations, because with two the order in which they
-    finish decides sums. On a GPU, ``enable_op_determinism`` selects deterministic kernels. XLA's own code is
-    deterministic and has no kernel for max-pool gradients under op determinism, so the two exclude each other.
+    (reductions are split by it), and no operation's result depends on which other one finished first. The one that does
+    is AddN of three or more (see ``trainer.gradients``). A step has none; TensorFlow's arithmetic optimisation makes
+    them of chains of sums, so it is off. On a GPU, ``enable_op_determinism`` selects deterministic kernels, and one
+    thread runs between operations, as nothing else was proven there. XLA's own code is deterministic and has no kernel
+    for max-pool gradients under op determinism, so the two exclude each other.
     """
     assert config.threads is not None
     if config.xla:
@@ -86,12 +88,13 @@ def _set_up(config: RuntimeConfig) -> None:
         for gpu in physical_gpus():
             tf.config.experimental.set_memory_growth(gpu, True)
     if config.deterministic:
-        tf.config.threading.set_inter_op_parallelism_threads(1)
+        tf.config.threading.set_inter_op_parallelism_threads(1 if gpus else config.threads)
         if config.xla:
             flags = os.environ.get("XLA_FLAGS", "")
             os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
         else:
             tf.config.experimental.enable_op_determinism()
+            tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
 
 
 def _split_device(gpus: Sequence[tf.config.PhysicalDevice], count: int) -> None:

@@ -6,7 +6,6 @@ the same training step; the peers neither check for NaN, nor hash, nor sync what
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tempfile
 import time
@@ -20,18 +19,14 @@ import numpy as np
 import orbax.checkpoint
 import tensorflow as tf
 from interleaved import Row, measured, publish, row
+from saver import Saver, own_saver
 
-from trainer.checkpoint.retention import Retention
-from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import newest_valid
-from trainer.committer import Committer, Description
 from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
-from trainer.history import History
 from trainer.state import TrainingState, build_state, flatten
 from trainer.step import make_train_step
-from trainer.terminal import Terminal
 
 SIZE, CLASSES = 75, 1000
 SAVES = 7  # of each contender
@@ -40,15 +35,6 @@ TRAINING_BATCH = 32
 BLOCK_STEPS = 50  # a block of training has one save in it
 BLOCKS = 5
 BASELINE = "tf.train.Checkpoint.write"
-
-
-@dataclasses.dataclass(frozen=True)
-class Saver:
-    """``begin`` returns when training may go on; ``finish`` when the checkpoint is on disk."""
-
-    name: str
-    begin: Callable[[], object]
-    finish: Callable[[], object]
 
 
 def main() -> None:
@@ -94,34 +80,10 @@ def _batch(state: TrainingState, size: int) -> dict[str, tf.Tensor]:
 @contextmanager
 def _savers(place: Path, config: Config, state: TrainingState) -> Iterator[list[Saver]]:
     with (
-        _ours(place / "async", config, state, in_background=True) as ours_async,
-        _ours(place / "sync", config, state, in_background=False) as ours_sync,
+        own_saver(place / "async", config, state, in_background=True) as ours_async,
+        own_saver(place / "sync", config, state, in_background=False) as ours_sync,
     ):
         yield [ours_async, ours_sync, *_tensorflow(place, state), _orbax(place, state), _keras(place)]
-
-
-@contextmanager
-def _ours(run_dir: Path, config: Config, state: TrainingState, *, in_background: bool) -> Iterator[Saver]:
-    (run_dir / "checkpoints").mkdir(parents=True)
-    checkpoint = dataclasses.replace(config.checkpoint, async_save=in_background, keep_last=2, keep_best=0)
-    tree = state.tree()
-    history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 1)
-    committer = Committer(
-        checkpoints=run_dir / "checkpoints",
-        description=Description(dataclasses.replace(config, checkpoint=checkpoint), (), (), 1000, ()),
-        progress=state.progress,
-        state_file=StateFile(tree, flatten(tree)),
-        history=history,
-        terminal=terminal,
-        retention=Retention(checkpoint.keep_last, checkpoint.keep_best, None, checkpoint.best_metric),
-        mirror=None,
-        last_good=None,
-        when_finished=lambda: None,
-    )
-    yield Saver(f"ours, {'async' if in_background else 'sync'}", committer.save, committer.finish)
-    committer.close()
-    history.close()
-    terminal.close()
 
 
 def _tensorflow(place: Path, state: TrainingState) -> list[Saver]:

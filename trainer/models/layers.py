@@ -121,7 +121,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         count = inputs.shape[0] // self.group_size
         groups = [self._fused(group, scale) for group in tf.split(inputs, count)]
         outputs, means, variances = zip(*groups, strict=True)
-        return tf.concat(outputs, 0), tf.add_n(means) / count, tf.add_n(variances) / count
+        return tf.concat(outputs, 0), tf.reduce_mean(tf.stack(means), 0), tf.reduce_mean(tf.stack(variances), 0)
 
     def _over_replicas(self, inputs: Any, scale: Any) -> tuple[Any, Any, Any]:
         """A fused kernel sees one replica's part only; here the moments of all parts are exchanged, at once."""

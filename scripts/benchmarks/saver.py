@@ -1,0 +1,50 @@
+"""The trainer's own way to save a state, without a run around it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.checkpoint.retention import Retention
+from trainer.checkpoint.tensors import StateFile
+from trainer.committer import Committer, Description
+from trainer.config.schema import Config
+from trainer.history import History
+from trainer.state import TrainingState, flatten
+from trainer.terminal import Terminal
+
+
+@dataclasses.dataclass(frozen=True)
+class Saver:
+    """``begin`` returns when training may go on; ``finish`` when the checkpoint is on disk."""
+
+    name: str
+    begin: Callable[[], object]
+    finish: Callable[[], object]
+
+
+@contextmanager
+def own_saver(run_dir: Path, config: Config, state: TrainingState, *, in_background: bool) -> Iterator[Saver]:
+    """Saves ``state`` into ``run_dir`` as ``checkpoint.async_save=in_background`` does."""
+    (run_dir / "checkpoints").mkdir(parents=True)
+    checkpoint = dataclasses.replace(config.checkpoint, async_save=in_background, keep_last=2, keep_best=0)
+    tree = state.tree()
+    history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 1)
+    committer = Committer(
+        checkpoints=run_dir / "checkpoints",
+        description=Description(dataclasses.replace(config, checkpoint=checkpoint), (), (), 1000, ()),
+        progress=state.progress,
+        state_file=StateFile(tree, flatten(tree)),
+        history=history,
+        terminal=terminal,
+        retention=Retention(checkpoint.keep_last, checkpoint.keep_best, None, checkpoint.best_metric),
+        mirror=None,
+        last_good=None,
+        when_finished=lambda: None,
+    )
+    yield Saver(f"ours, {'async' if in_background else 'sync'}", committer.save, committer.finish)
+    committer.close()
+    history.close()
+    terminal.close()

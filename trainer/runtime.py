@@ -82,10 +82,11 @@ def _set_up(config: RuntimeConfig) -> None:
     if config.xla:
         _keep_compiled()  # first: TensorFlow reads the flags when it looks for devices
     tf.config.threading.set_intra_op_parallelism_threads(config.threads)
+    gpus = physical_gpus()
     if config.virtual_devices is not None:
-        _split_device(physical_gpus(), config.virtual_devices)
+        _split_device(gpus, config.virtual_devices)
     else:
-        for gpu in physical_gpus():
+        for gpu in gpus:
             tf.config.experimental.set_memory_growth(gpu, True)
     if config.deterministic:
         tf.config.threading.set_inter_op_parallelism_threads(1 if gpus else config.threads)

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from typing import Any
 
-ADDITIONS: tuple[tuple[str, Any], ...] = ()
+ADDITIONS: tuple[tuple[str, Any], ...] = (
+    ("train.histograms_every_steps", None),
+    ("profile", None),
+)
 
 
 def with_additions(stored: Any) -> Any:

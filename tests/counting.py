@@ -30,10 +30,11 @@ def main(root: str, *overrides: str) -> None:
     def counting(*arguments: Any) -> Any:
         step = make_train_step(*arguments)
 
-        def call(batch: Any) -> None:
-            step(batch)
+        def call(batch: Any) -> Any:
+            told = step(batch)
             seen.update(step=step, batch=batch)
             reads.append(0)
+            return told
 
         return call
 

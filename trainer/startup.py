@@ -29,7 +29,7 @@ def importing_tensorflow() -> Iterator[None]:
             yield
     finally:
         for name in absent:
-            del sys.modules[name]
+            sys.modules.pop(name, None)
         gc.freeze()
         if collecting:
             gc.enable()

@@ -144,6 +144,13 @@ def _graph(turns: Turns) -> None:
     turns.wait()
 
 
+class _NoViews:
+    """What TensorBoard shows beside the scalars is drawn at validations, of which there are none."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *arguments, **named: None
+
+
 @contextlib.contextmanager
 def _running(run_dir: Path, config: Config, state: TrainingState, batches: Iterator[Batch]) -> Iterator[Run]:
     tree = state.tree()
@@ -172,6 +179,7 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
         committed_step=None,
         history=history,
         terminal=terminal,
+        views=_NoViews(),
         stop=StopAgreement(StopRequest(), state.replicas),
     )
 

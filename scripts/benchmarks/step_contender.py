@@ -23,12 +23,14 @@ from workers import Turns
 
 from trainer import runtime
 from trainer.agreement import StopAgreement
+from trainer.checkpoint.manifest import Start
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
 from trainer.committer import Committer, Description
 from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
+from trainer.data.source import open_source
 from trainer.gradients import Batch
 from trainer.history import History
 from trainer.loop import Run, train
@@ -36,6 +38,7 @@ from trainer.replicas import replicas_for
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state, flatten
 from trainer.step import make_train_step
+from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
 
 LEARNING_RATE = 0.001
@@ -144,18 +147,12 @@ def _graph(turns: Turns) -> None:
     turns.wait()
 
 
-class _NoViews:
-    """What TensorBoard shows beside the scalars is drawn at validations, of which there are none."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *arguments, **named: None
-
-
 @contextlib.contextmanager
 def _running(run_dir: Path, config: Config, state: TrainingState, batches: Iterator[Batch]) -> Iterator[Run]:
     tree = state.tree()
     history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 10**6)
     policy = config.checkpoint
+    start = Start(started="", host="", from_step=0, checkpoint=None, changes=())
     committer = Committer(
         checkpoints=run_dir / "checkpoints",
         description=Description(config, (), (), 100_000, ()),
@@ -179,7 +176,7 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
         committed_step=None,
         history=history,
         terminal=terminal,
-        views=_NoViews(),
+        views=TensorBoard(run_dir, history.events, config, state, open_source(config.data, "validation"), [start]),
         stop=StopAgreement(StopRequest(), state.replicas),
     )
 

@@ -17,6 +17,7 @@ OURS, BASELINE, KERAS = "ours", "bare loop", "bare loop, network and Adam of Ker
 # name in the table -> arguments of step_contender.py
 CONTENDERS = {
     OURS: ("loop",),
+    "ours, deterministic": ("loop", "runtime.deterministic=true"),
     BASELINE: ("bare",),
     KERAS: ("applications",),
     "model.fit": ("fit",),

@@ -26,9 +26,14 @@ def keep_this_process(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(restored, "build_state", built_once)
 
 
-@functools.cache
-def built_once(config: Config, replicas: Replicas = ONE_DEVICE) -> TrainingState:
-    return build_state(config, replicas)
+def built_once(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:
+    """``build_state``, once for each configuration; always drawn, so that it serves those who restore and those who do
+    not.
+    """
+    return _built(config, replicas)
+
+
+_built = functools.cache(build_state)
 
 
 def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str) -> Path:

@@ -210,10 +210,10 @@ def test_a_checkpoint_that_is_retired_while_it_is_read_is_no_error(
     manifest.write_text(manifest.read_text().replace('"step": 0', '"step": 1'))
     build = restored.build_state
 
-    def build_meanwhile(config: Config) -> TrainingState:
+    def build_meanwhile(config: Config, *, drawn: bool) -> TrainingState:
         if newest.exists():
             shutil.rmtree(newest)
-        return build(config)
+        return build(config, drawn=drawn)
 
     monkeypatch.setattr(restored, "build_state", build_meanwhile)
     assert evaluate(capsys, f"run_dir={run_dir}")["step"] == 0

@@ -8,7 +8,6 @@ writing outside of the directory, nothing read from the place next to it, nothin
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
 import os
@@ -24,6 +23,7 @@ from typing import Any
 import pytest
 import tensorflow as tf
 from conftest import NARROW
+from stored_runs import built_once
 
 from trainer import session
 from trainer.__main__ import run
@@ -32,12 +32,9 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.tensors import ATTRIBUTE
 from trainer.commands import resume  # noqa: F401  imported before anything is watched
 from trainer.config.compose import compose
-from trainer.config.schema import Config
 from trainer.loop import Run
 from trainer.memory import bound, measure
-from trainer.replicas import Replicas
 from trainer.run_directory import CHECKPOINTS
-from trainer.state import TrainingState, build_state
 
 STEP = 2
 USAGE, REFUSED, INVALID = 2, 3, 4
@@ -70,11 +67,6 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     monkeypatch.setattr(session, "run_loop", reached.append)
     monkeypatch.setattr(session, "build_state", built_once)  # the cases that get so far all want the same
     return reached
-
-
-@functools.cache
-def built_once(config: Config, replicas: Replicas) -> TrainingState:
-    return build_state(config, replicas)
 
 
 # ---- what is watched

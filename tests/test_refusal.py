@@ -66,7 +66,7 @@ def shared_builds(monkeypatch: pytest.MonkeyPatch) -> None:
 BUILT: dict[object, TrainingState] = {}
 
 
-def built_once(config: Config, replicas: Replicas) -> TrainingState:
+def built_once(config: Config, replicas: Replicas, *, drawn: bool) -> TrainingState:
     wanted = (config.model, config.optimizer, config.ema, config.seed, config.preprocess.image_size)
     if wanted not in BUILT:
         BUILT[wanted] = build_state(config, replicas)

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 from trainer.classification_report import ClassificationReport
 from trainer.commands.arguments import parse_arguments
 from trainer.config.compose import compose_run
+from trainer.config.override import strategy_asked
 from trainer.config.schema import WeightsName
 from trainer.data.split import Split
 from trainer.errors import TrainerError, UsageError
@@ -98,8 +99,7 @@ def resume(
         raise UsageError(f"resume() takes a directory; python -m trainer resume run_dir={run_dir} fetches it first")
     values = parse_arguments(overrides)
     place = Path(run_dir).absolute()
-    asked = str(values["runtime.strategy"]) if "runtime.strategy" in values else "auto"
-    with _running(asked) as stop:
+    with _running(strategy_asked(values)) as stop:
         from trainer import session
 
         ending = session.resume(place, os.fspath(checkpoint), values, allow, stop)

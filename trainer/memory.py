@@ -87,12 +87,17 @@ def bound(config: Config) -> tuple[float, float]:
 
 
 def measure(config: Config) -> tuple[int, int]:
-    """The numbers that ``bound`` bounds, from the network itself: built in a graph, where no variable has a value."""
-    with tf.Graph().as_default():
-        model = build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
+    """The numbers that ``bound`` bounds, from the network itself."""
+    model = unallocated(config)
     variables = sum(math.prod(variable.shape) for variable in model.variables)
     convolutions = [layer for layer in model.layers if isinstance(layer, keras.layers.Conv2D)]
     return variables, sum(math.prod(layer.output.shape[1:]) for layer in convolutions)
+
+
+def unallocated(config: Config) -> keras.Model:
+    """The network to be counted only: built in a graph, where no variable has a value."""
+    with tf.Graph().as_default():
+        return build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
 
 
 def _refusal(what: str, needed: float, there: float, keys: str) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from trainer.checkpoint import directory
 from trainer.checkpoint.files import make_directory, replace
 from trainer.run_directory import PREDICTIONS
 from trainer.untrusted.documents import parse_json
@@ -24,7 +25,7 @@ from trainer.untrusted.files import read_text
 from trainer.untrusted.typed import build
 
 FORMAT_VERSION = 1
-NAME = re.compile(r"step-(\d{8,})\.json")
+NAME = re.compile(rf"{directory.NAME.pattern}\.json")
 SIZE_LIMIT = 16 << 20  # bytes; a confusion has about 12, a picture 20,000
 WORST = 16  # mistakes that are kept
 COLUMNS = 5  # label, predicted, confidence, loss, weight: see trainer.step.make_evaluation_step
@@ -107,7 +108,7 @@ def write(run_dir: Path, predictions: Predictions, keep: Collection[int]) -> Non
     """
     make_directory(run_dir / PREDICTIONS)
     text = json.dumps(dataclasses.asdict(predictions), allow_nan=False)
-    replace(run_dir / PREDICTIONS / f"step-{predictions.step:08d}.json", text.encode())
+    replace(run_dir / PREDICTIONS / f"{directory.name_of(predictions.step)}.json", text.encode())
     for step, path in stored(run_dir).items():
         if step not in keep:
             path.unlink()
@@ -123,10 +124,10 @@ def forget_later(run_dir: Path, step: int) -> None:
 
 def stored(run_dir: Path) -> dict[int, Path]:
     """Step → file, in ascending order."""
-    directory = run_dir / PREDICTIONS
-    if directory.is_symlink() or not directory.is_dir():
+    place = run_dir / PREDICTIONS
+    if place.is_symlink() or not place.is_dir():
         return {}
-    found = ((NAME.fullmatch(path.name), path) for path in directory.iterdir())
+    found = ((NAME.fullmatch(path.name), path) for path in place.iterdir())
     return dict(sorted((int(match[1]), path) for match, path in found if match))
 
 

@@ -20,6 +20,7 @@ from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import preprocessing_facts
 from trainer.fingerprint.facts import Fact
 from trainer.fingerprint.structure import model_facts
+from trainer.models.registry import output_names
 from trainer.state import TrainingState, build_state, flatten
 
 
@@ -35,10 +36,8 @@ class Restored:
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """A name for every output: those of the data's classes, and numbers for what the classifier has beyond."""
-        names, classes = self.manifest.class_names, self.config.model.num_classes
-        assert classes is not None
-        return (*names, *map(str, range(len(names), classes)))
+        """A name for every output of the network."""
+        return output_names(self.manifest.class_names, self.config.model.num_classes)
 
     def weights(self, asked: WeightsName | None) -> WeightsName:
         """Which weights are meant: those asked for, else those the run was evaluated with.

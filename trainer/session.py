@@ -125,9 +125,7 @@ def resume(
         NoValidCheckpoint: what was asked for does not exist or is damaged.
         RestoreRefused: a change is not one that a resume may make, or code or data are not those of the checkpoint.
     """
-    # which strategy is stored a process that is not the chief cannot know
-    asked = values["runtime.strategy"] if "runtime.strategy" in values else "auto"
-    with company(str(asked), stop) as peers:
+    with company(override.strategy_asked(values), stop) as peers:
         if peers is None or peers.is_chief:
             return _resume(run_dir, checkpoint, values, allow, Process(stop, peers))
         follow(peers, stop)

@@ -24,6 +24,7 @@ from trainer.errors import BadRecord
 from trainer.events import Events
 from trainer.gradients import Batch
 from trainer.metrics import TRAIN, VALIDATION
+from trainer.models.registry import output_names
 from trainer.predictions import Mistake
 from trainer.run_directory import TENSORBOARD
 from trainer.state import TrainingState
@@ -120,10 +121,7 @@ class TensorBoard:
 
     @property
     def _class_names(self) -> tuple[str, ...]:
-        """Of every output of the classifier; those beyond the data's classes go by their number."""
-        classes, names = self._config.model.num_classes, self._validation.class_names
-        assert classes is not None
-        return (*names, *map(str, range(len(names), classes)))
+        return output_names(self._validation.class_names, self._config.model.num_classes)
 
     def _show_inputs(self, step: int, batch: Batch) -> None:
         """The first images of the batch as the network gets them, augmented and mixed."""

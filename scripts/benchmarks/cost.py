@@ -6,10 +6,9 @@ import dataclasses
 import math
 
 import keras
-import tensorflow as tf
 
 from trainer.config.schema import Config
-from trainer.models.registry import build_model
+from trainer.memory import unallocated
 
 # the gradients with respect to the inputs and to the weights cost as much as the forward pass each
 TRAINING = 3
@@ -34,9 +33,8 @@ class Cost:
 
 
 def cost(config: Config) -> Cost:
-    """Of the network of a complete configuration, built in a graph, where no variable has a value."""
-    with tf.Graph().as_default():
-        model = build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
+    """Of the network of a complete configuration."""
+    model = unallocated(config)
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return Cost(sum(_multiply_adds(layer) for layer in model.layers), parameters)
 

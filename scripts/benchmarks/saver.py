@@ -26,25 +26,32 @@ class Saver:
 
 
 @contextmanager
-def own_saver(run_dir: Path, config: Config, state: TrainingState, *, in_background: bool) -> Iterator[Saver]:
-    """Saves ``state`` into ``run_dir`` as ``checkpoint.async_save=in_background`` does."""
-    (run_dir / "checkpoints").mkdir(parents=True)
-    checkpoint = dataclasses.replace(config.checkpoint, async_save=in_background, keep_last=2, keep_best=0)
-    tree = state.tree()
-    history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 1)
+def committing(run_dir: Path, config: Config, state: TrainingState) -> Iterator[tuple[Committer, History, Terminal]]:
+    """What commits ``state`` into ``run_dir`` as a run with ``config`` does, with its history and its terminal."""
+    policy, tree = config.checkpoint, state.tree()
+    history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 10**6)
     committer = Committer(
         checkpoints=run_dir / "checkpoints",
-        description=Description(dataclasses.replace(config, checkpoint=checkpoint), (), (), 1000, ()),
+        description=Description(config, (), (), 1000, ()),
         progress=state.progress,
         state_file=StateFile(tree, flatten(tree)),
         history=history,
         terminal=terminal,
-        retention=Retention(checkpoint.keep_last, checkpoint.keep_best, None, checkpoint.best_metric),
+        retention=Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric),
         mirror=None,
         last_good=None,
         when_finished=lambda: None,
     )
-    yield Saver(f"ours, {'async' if in_background else 'sync'}", committer.save, committer.finish)
+    yield committer, history, terminal
     committer.close()
     history.close()
     terminal.close()
+
+
+@contextmanager
+def own_saver(run_dir: Path, config: Config, state: TrainingState, *, in_background: bool) -> Iterator[Saver]:
+    """Saves ``state`` into ``run_dir`` as ``checkpoint.async_save=in_background`` does."""
+    (run_dir / "checkpoints").mkdir(parents=True)
+    checkpoint = dataclasses.replace(config.checkpoint, async_save=in_background, keep_last=2, keep_best=0)
+    with committing(run_dir, dataclasses.replace(config, checkpoint=checkpoint), state) as (committer, _, _):
+        yield Saver(f"ours, {'async' if in_background else 'sync'}", committer.save, committer.finish)

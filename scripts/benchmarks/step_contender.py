@@ -19,27 +19,23 @@ import keras
 import numpy as np
 import tensorflow as tf
 from bench_step import BATCH, BLOCK_STEPS, CLASSES, SAVE_STEPS, SIZE, WARM_STEPS
+from saver import committing
 from workers import Turns
 
 from trainer import runtime
 from trainer.agreement import StopAgreement
 from trainer.checkpoint.manifest import Start
-from trainer.checkpoint.retention import Retention
-from trainer.checkpoint.tensors import StateFile
-from trainer.committer import Committer, Description
 from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.data.source import open_source
 from trainer.gradients import Batch
-from trainer.history import History
 from trainer.loop import Run, train
 from trainer.replicas import replicas_for
 from trainer.signals import StopRequest
-from trainer.state import TrainingState, build_state, flatten
+from trainer.state import TrainingState, build_state
 from trainer.step import make_train_step
 from trainer.tensorboard import TensorBoard
-from trainer.terminal import Terminal
 
 LEARNING_RATE = 0.001
 
@@ -149,36 +145,22 @@ def _graph(turns: Turns) -> None:
 
 @contextlib.contextmanager
 def _running(run_dir: Path, config: Config, state: TrainingState, batches: Iterator[Batch]) -> Iterator[Run]:
-    tree = state.tree()
-    history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 10**6)
-    policy = config.checkpoint
     start = Start(started="", host="", from_step=0, checkpoint=None, changes=())
-    committer = Committer(
-        checkpoints=run_dir / "checkpoints",
-        description=Description(config, (), (), 100_000, ()),
-        progress=state.progress,
-        state_file=StateFile(tree, flatten(tree)),
-        history=history,
-        terminal=terminal,
-        retention=Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric),
-        mirror=None,
-        last_good=None,
-        when_finished=lambda: None,
-    )
-    yield Run(
-        config=config,
-        state=state,
-        examples_per_epoch=100_000,
-        total_steps=10**6,
-        training_batches=lambda position: batches,
-        evaluation_batches=(),
-        committer=committer,
-        committed_step=None,
-        history=history,
-        terminal=terminal,
-        views=TensorBoard(run_dir, history.events, config, state, open_source(config.data, "validation"), [start]),
-        stop=StopAgreement(StopRequest(), state.replicas),
-    )
+    with committing(run_dir, config, state) as (committer, history, terminal):
+        yield Run(
+            config=config,
+            state=state,
+            examples_per_epoch=100_000,
+            total_steps=10**6,
+            training_batches=lambda position: batches,
+            evaluation_batches=(),
+            committer=committer,
+            committed_step=None,
+            history=history,
+            terminal=terminal,
+            views=TensorBoard(run_dir, history.events, config, state, open_source(config.data, "validation"), [start]),
+            stop=StopAgreement(StopRequest(), state.replicas),
+        )
 
 
 def _bare(turns: Turns, *, jit_compile: bool) -> None:

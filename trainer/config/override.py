@@ -29,6 +29,13 @@ class Change:
         return f"{self.path}: {self.stored} -> {self.wanted}"
 
 
+def strategy_asked(values: Mapping[str, object]) -> str:
+    """The ``runtime.strategy`` of a resume with ``values``. Which one is stored a process that is not the chief cannot
+    know, so without a value it is ``auto``.
+    """
+    return str(values["runtime.strategy"]) if "runtime.strategy" in values else "auto"
+
+
 def override(stored: Config, values: Mapping[str, object]) -> Config:
     """``stored`` with ``values`` (dotted key → value) set and everything validated again.
 

@@ -119,10 +119,10 @@ class BatchStatisticsConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class KerasApplicationConfig:
-    """A network as ``keras.applications`` builds it; what is not here is what the application has."""
+class StockModelConfig:
+    """What every network has that is built of Keras's own layers and made exact afterwards."""
 
-    name: ApplicationName = key("which network of keras.applications", "fixed")
+    name: str = key("which network", "fixed")
     num_classes: int | None = key(
         "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
     )
@@ -131,15 +131,15 @@ class KerasApplicationConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class ModelPlugin(abc.ABC):
-    """Base of a network that another distribution brings, by an entry point in ``trainer.models``. It adds its keys."""
+class KerasApplicationConfig(StockModelConfig):
+    """A network as ``keras.applications`` builds it; what is not here is what the application has."""
 
-    name: str = key("which network", "fixed")
-    num_classes: int | None = key(
-        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
-    )
-    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
-    batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
+    name: ApplicationName = key("which network of keras.applications", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPlugin(StockModelConfig, abc.ABC):
+    """Base of a network that another distribution brings, by an entry point in ``trainer.models``. It adds its keys."""
 
     @abc.abstractmethod
     def build(self, image_size: int) -> keras.Model:
@@ -198,17 +198,22 @@ OptimizerConfig = AdamConfig | AdamWConfig | SGDConfig | RMSPropConfig
 
 
 @dataclasses.dataclass(frozen=True)
-class ConstantScheduleConfig:
-    name: Literal["constant"] = key("which schedule", "consent")
+class CommonScheduleConfig:
+    """What every schedule has: a warm-up."""
+
+    name: str = key("which schedule", "consent")
     warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
     warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
 
 
 @dataclasses.dataclass(frozen=True)
-class ExponentialScheduleConfig:
+class ConstantScheduleConfig(CommonScheduleConfig):
+    name: Literal["constant"] = key("which schedule", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class ExponentialScheduleConfig(CommonScheduleConfig):
     name: Literal["exponential"] = key("which schedule", "consent")
-    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
-    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
     decay_rate: float = key("factor for each decay period", "consent", above=0.0, maximum=1.0)
     decay_epochs: float = key("length of a decay period, used when decay_steps is null", "consent", above=0.0)
     decay_steps: int | None = key("length of a decay period; null: decay_epochs", "consent", minimum=1, completed=True)
@@ -217,10 +222,8 @@ class ExponentialScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineScheduleConfig:
+class CosineScheduleConfig(CommonScheduleConfig):
     name: Literal["cosine"] = key("which schedule", "consent")
-    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
-    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
     decay_steps: int | None = key(
         "step at which the floor is reached; null: the length of the run when it starts",
         "consent",
@@ -231,14 +234,11 @@ class CosineScheduleConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class SchedulePlugin(abc.ABC):
+class SchedulePlugin(CommonScheduleConfig, abc.ABC):
     """Base of a schedule that another distribution brings, by an entry point in ``trainer.schedules``. It adds its
     keys.
     """
 
-    name: str = key("which schedule", "consent")
-    warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
-    warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
     decay_steps: int | None = key(
         "step at which the schedule ends; null: the length of the run when it starts",
         "consent",

@@ -12,7 +12,7 @@ from trainer.state import build_state, flatten
 def differing_names(contents: Contents, wanted: Config) -> list[Finding]:
     """Which tensors of the state tree are on one side only or have another shape. ``wanted`` must be complete."""
     found = {tensor.key.removesuffix(ATTRIBUTE): tensor.shape for tensor in contents.tensors}
-    there = {name: tuple(variable.shape) for name, variable in flatten(build_state(wanted).tree()).items()}
+    there = {name: tuple(variable.shape) for name, variable in flatten(build_state(wanted, drawn=False).tree()).items()}
     findings = []
     for cause, names, side in (
         ("unexpected", found.keys() - there.keys(), "that the model does not have"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import keras
 
 from trainer.config.schema import InceptionV3Config, KerasApplicationConfig, ModelConfig, ModelPlugin, Precision
@@ -20,3 +22,9 @@ def build_model(config: ModelConfig, image_size: int, seed: int | None, precisio
             return build_keras_application(config, config.num_classes, image_size, seed, precision)
         case ModelPlugin():
             return build_plugin(config, config.num_classes, image_size, seed, precision)
+
+
+def output_names(class_names: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
+    """A name for every output of a network: those of the data's classes, and numbers for what it has beyond."""
+    assert num_classes is not None, "complete() fills it in"
+    return (*class_names, *map(str, range(len(class_names), num_classes)))

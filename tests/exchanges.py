@@ -1,20 +1,27 @@
-"""A program: what two replicas exchange in a train step, read from its graph, as JSON. Usage: exchanges.py OVERRIDES
+"""A program: what moves between two devices, as JSON. Usage: exchanges.py OVERRIDES
 
-The number of values of every reduction, by type, and of all gradients, moving statistics, loss and hits together.
+Of two replicas, read from the graph of a step: the number of values of every reduction, by type, and of all gradients,
+moving statistics, loss and hits together. Of an input pipeline that is to end on the second device: how many tensors
+lie elsewhere, and whether they are bit for bit those in the host's memory.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import math
 import sys
 
+import tensorflow as tf
 from test_config import compose
 from test_gpu_readiness import batch_of
 
 from trainer import runtime
 from trainer.config.complete import complete
+from trainer.config.schema import Config
+from trainer.data.batches import training_batches
+from trainer.data.source import open_source
 from trainer.replicas import replicas_for
 from trainer.state import build_state
 from trainer.step import make_train_step
@@ -33,7 +40,22 @@ def main(overrides: list[str]) -> None:
             value = operation.inputs[0]
             found[value.dtype.name].append(math.prod(value.shape))
     values = sum(math.prod(variable.shape) for variable in state.variables.values()) + 2
-    print(json.dumps({**found, "exchanged": values}))
+    print(json.dumps({**found, "exchanged": values, **prefetched(config, tf.config.list_logical_devices()[1].name)}))
+
+
+def prefetched(config: Config, device: str) -> dict[str, object]:
+    source = open_source(config.data, "train")
+    here, there = (
+        list(itertools.islice(training_batches(source, config, 8, 5, device=each), 3)) for each in (None, device)
+    )
+    return {
+        "elsewhere": sum(not tensor.device.endswith(device) for batch in there for tensor in batch.values()),
+        "equal": all(
+            (one[name].numpy() == other[name].numpy()).all()
+            for one, other in zip(here, there, strict=True)
+            for name in one
+        ),
+    }
 
 
 if __name__ == "__main__":

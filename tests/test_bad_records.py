@@ -61,9 +61,10 @@ def test_an_error_of_a_source_comes_out_of_the_pipeline_as_it_is(tmp_path: Path)
     for _ in range(2):
         with pytest.raises(UsageError, match=message):
             list(batches)
-    with pytest.raises(UsageError, match=f"{T1} record 1 has label 8"):
-        for _ in training_batches(open_source(config.data, "train"), config, 0, 5):
-            pass
+    for device in (None, "/CPU:0"):  # a thread that copies batches ahead hands errors on as well
+        with pytest.raises(UsageError, match=f"{T1} record 1 has label 8"):
+            for _ in training_batches(open_source(config.data, "train"), config, 0, 5, device=device):
+                pass
 
 
 @pytest.mark.parametrize("content", [b"not an image", jpeg(3)[:40]])

@@ -54,7 +54,9 @@ def test_a_mixed_step_convolves_in_16_bits_forward_and_backward_and_never_leaves
     assert {node.attr["data_format"].s for node in convolutions} == {b"NHWC"}
 
 
-def test_two_replicas_exchange_floats_once_a_step_packed_into_one_tensor() -> None:
+@pytest.fixture(scope="module")
+def two_devices() -> dict[str, Any]:
+    """What exchanges.py finds."""
     process = subprocess.run(
         [sys.executable, str(Path(__file__).with_name("exchanges.py")), json.dumps([*NARROW, *GROUPS])],
         capture_output=True,
@@ -63,11 +65,20 @@ def test_two_replicas_exchange_floats_once_a_step_packed_into_one_tensor() -> No
         timeout=300,
     )
     assert process.returncode == 0, process.stderr[-3000:]
-    found = json.loads(process.stdout.splitlines()[-1])
-    floats, integers = found["float32"], found["int64"]
-    assert floats == [found["exchanged"]] * 2, "one reduction on each of the two devices"
+    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    return found
+
+
+def test_two_replicas_exchange_floats_once_a_step_packed_into_one_tensor(two_devices: dict[str, Any]) -> None:
+    floats, integers = two_devices["float32"], two_devices["int64"]
+    assert floats == [two_devices["exchanged"]] * 2, "one reduction on each of the two devices"
     assert len(integers) == 2
     assert set(integers) == {2}, "ledger and substituted"
+
+
+def test_batches_wait_on_the_device_that_computes_them_and_are_the_same(two_devices: dict[str, Any]) -> None:
+    assert two_devices["elsewhere"] == 0
+    assert two_devices["equal"]
 
 
 def test_gpu_check_without_a_gpu_says_so_and_exits_with_2() -> None:

@@ -56,9 +56,9 @@ def begin(
         examples_per_epoch=sources.sampling.examples_per_epoch,
         total_steps=beginning.total_steps,
         training_batches=lambda position: training_batches(
-            sources.training, config, position, state.dropout_features, part, terminal.warn
+            sources.training, config, position, state.dropout_features, part, terminal.warn, replicas.input_device
         ),
-        evaluation_batches=evaluation_batches(sources.validation, config, part, terminal.warn),
+        evaluation_batches=evaluation_batches(sources.validation, config, part, terminal.warn, replicas.input_device),
         committer=committer,
         committed_step=beginning.committed_step,
         history=history,

@@ -26,14 +26,20 @@ Share = Callable[[Rows, int], dict[str, tf.Tensor]]
 class Replicas:
     """``count`` copies of the model's variables, ``here`` of them on the devices of this process, which is number
     ``process`` of ``processes``.
+
+    ``input_device`` is where batches are to lie before they are asked for, None for the host's memory: from there
+    every one of several replicas is sent its own rows.
     """
 
-    def __init__(self, strategy: tf.distribute.Strategy, here: int, process: int = 0) -> None:
+    def __init__(
+        self, strategy: tf.distribute.Strategy, here: int, process: int = 0, input_device: str | None = None
+    ) -> None:
         self._strategy = strategy
         self.count = int(strategy.num_replicas_in_sync)
         self.here = here
         self.process = process
         self.processes = self.count // here
+        self.input_device = input_device
         self._sum = tf.function(self._sum_of_firsts, autograph=False)
 
     def scope(self) -> AbstractContextManager[object]:
@@ -158,11 +164,12 @@ def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
         )
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
         return Replicas(strategy, here, cluster.rank)
-    devices = tf.config.list_logical_devices("GPU") or tf.config.list_logical_devices("CPU")
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = gpus or tf.config.list_logical_devices("CPU")
     count = 1 if config.runtime.strategy == "one" else len(devices)
     _refuse_unless_possible(config, count)
     if count == 1:
-        return ONE_DEVICE
+        return Replicas(tf.distribute.get_strategy(), here=1, input_device=gpus[0].name) if gpus else ONE_DEVICE
     if _mirrored:
         raise UsageError(
             f"this process has run over {_mirrored[0]} replicas already, and TensorFlow numbers what replicas exchange "

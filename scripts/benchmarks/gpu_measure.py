@@ -40,9 +40,10 @@ def main(overrides: list[str]) -> None:
     runtime.configure(runtime_ready.runtime)
     source = open_source(composed.data, "train")
     config = complete(composed, source.count, len(source.class_names))
-    state = build_state(config, replicas_for(config, None))
+    replicas = replicas_for(config, None)
+    state = build_state(config, replicas)
     step = make_train_step(state, config)
-    batches = iter(training_batches(source, config, 0, state.dropout_features))
+    batches = iter(training_batches(source, config, 0, state.dropout_features, device=replicas.input_device))
     started = time.perf_counter()
     resident = _on_device(next(batches))
     _run(step, state, itertools.repeat(resident, 2))  # traces, compiles, chooses algorithms

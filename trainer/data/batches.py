@@ -113,6 +113,7 @@ def training_batches(
     dropout_features: int,
     part: Part = WHOLE,
     warn: Callable[[str], None] = print,
+    device: str | None = None,
 ) -> Batches:
     """Endless batches that begin at the global example number ``position``.
 
@@ -121,7 +122,8 @@ def training_batches(
     ``ledger`` int64 ``[B]``, their entries in the ledger, ``substituted`` int64 ``[B]``, 1 for examples in the place
     of one that cannot be used, and where neighbours are mixed ``mixing`` float32 ``[B, 5]``, see
     ``trainer.data.mixing``. The parts together are the whole batch, in each of the ``train.accumulate_steps`` blocks
-    row for row. ``warn`` is told of every bad record once.
+    row for row. ``warn`` is told of every bad record once. The batches lie on ``device``, copied there ahead of time,
+    or in the host's memory.
     """
     sampling = Sampling(source, config)
 
@@ -144,17 +146,22 @@ def training_batches(
     batch_size = config.train.global_batch_size
     starts = range(position, LAST_POSITION, batch_size)
     rows = part.rows(batch_size, config.train.accumulate_steps)
-    return _open(source, config, starts, rows, choose, prepare, warn)
+    return _open(source, config, starts, rows, choose, prepare, warn, device)
 
 
 def evaluation_batches(
-    source: Source, config: Config, part: Part = WHOLE, warn: Callable[[str], None] = print
+    source: Source,
+    config: Config,
+    part: Part = WHOLE,
+    warn: Callable[[str], None] = print,
+    device: str | None = None,
 ) -> Batches:
     """Every record once, in order. The last batch is filled up with copies of weight 0, so that all have one shape.
 
     Each element is a dict with B examples, the part's share of ``evaluation.batch_size``: ``image`` float32
     ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``weight`` float32 ``[B]``, and ``skipped`` int64 ``[B]``, 1 for records
-    that cannot be used: their weight is 0, and the image is a blank one. ``warn`` is told of each once.
+    that cannot be used: their weight is 0, and the image is a blank one. ``warn`` is told of each once. ``device`` is
+    as for ``training_batches``.
     """
 
     def choose(positions: Numbers, bad: BadRecords) -> Choice:
@@ -174,7 +181,7 @@ def evaluation_batches(
 
     batch_size = config.evaluation.batch_size
     starts = range(0, source.count, batch_size)
-    return _open(source, config, starts, part.rows(batch_size), choose, prepare, warn)
+    return _open(source, config, starts, part.rows(batch_size), choose, prepare, warn, device)
 
 
 def _ready(config: Config) -> SyntheticConfig | None:
@@ -197,6 +204,7 @@ def _open(
     choose: Callable[[Numbers, BadRecords], Choice],
     prepare: Callable[[Example], Example],
     warn: Callable[[str], None],
+    device: str | None,
 ) -> Batches:
     """The pipeline over the batches that begin at ``starts``, of which it reads ``rows``, a whole batch at a time."""
     size = len(rows)
@@ -233,7 +241,7 @@ def _open(
         options.threading.private_threadpool_size = config.runtime.threads
         options.autotune.enabled = False
         left = starts[number:]
-        return (
+        batches = (
             tf.data.Dataset.range(left.start, left.stop, left.step)
             .map(read_batch, num_parallel_calls=CONCURRENT_READS)
             .unbatch()
@@ -242,6 +250,10 @@ def _open(
             .prefetch(PREFETCHED_BATCHES)
             .with_options(options)
         )
+        if device is None:
+            return batches
+        # a thread of its own copies, so neither the loop nor the device waits for it
+        return batches.apply(tf.data.experimental.prefetch_to_device(device, PREFETCHED_BATCHES))
 
     def find_bad(number: int) -> bool:
         choice, found = chosen(starts[number]), False

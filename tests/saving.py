@@ -62,7 +62,9 @@ class Run:
         self._terminal.warn = self.warnings.append  # type: ignore[method-assign]
         self.committer = Committer(
             checkpoints=run_dir / CHECKPOINTS,
-            description=Description(compose(overrides), [Fact("data", "here", "count", 3, (), "x.py")], ("a",), 8, ()),
+            description=Description(
+                compose(overrides), [Fact("data", "here", "count", 3, (), "x.py")], ("a",), 8, {}, ()
+            ),
             progress=self._progress,
             state_file=StateFile(tree, flatten(tree)),
             history=self._history,

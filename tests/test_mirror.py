@@ -14,6 +14,7 @@ from diagnosing import commit, composed, narrow_config, narrow_state
 from fsspec.implementations.memory import MemoryFileSystem
 
 from trainer import mirror as module
+from trainer import predictions
 from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import Start
 from trainer.checkpoint.retention import Retention, retire
@@ -162,6 +163,22 @@ def test_a_place_that_holds_another_run_is_refused_and_left_alone(run_dir: Path,
     commit(elsewhere, 2, narrow_state(), narrow_config(), (other,))
     with pytest.raises(UsageError, match="holds another run; fetch into another directory"):
         fetch(Place("memory://bucket"), elsewhere, pytest.fail)
+
+
+def test_predictions_of_the_newest_and_best_validation_are_mirrored_and_fetched(run_dir: Path, tmp_path: Path) -> None:
+    def validated(step: int, keep: set[int]) -> None:
+        predictions.write(run_dir, predictions.Predictions(1, step, 2, ((0, 1, 2),), ()), keep)
+
+    validated(2, {2})
+    validated(4, {2, 4})
+    assert mirrored("memory://bucket", run_dir) == []
+    validated(6, {2, 6})
+    assert mirrored("memory://bucket", made(run_dir, 6), step=4) == []
+    back = tmp_path / "back"
+    back.mkdir()
+    fetch(Place("memory://bucket"), back, pytest.fail)
+    assert content(back / "predictions") == content(run_dir / "predictions")
+    assert sorted(predictions.stored(back)) == [2, 6]
 
 
 def test_a_fetch_leaves_what_is_here_already(run_dir: Path, tmp_path: Path) -> None:

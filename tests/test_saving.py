@@ -64,7 +64,7 @@ class Training:
         self.terminal = Terminal(run_dir / "train.log", 0, 100)
         self.committer = Committer(
             checkpoints=self.checkpoints,
-            description=Description(config, (), ("a", "b"), 100, ()),
+            description=Description(config, (), ("a", "b"), 100, {}, ()),
             progress=self.progress,
             state_file=StateFile(tree, flatten(tree)),
             history=self.history,

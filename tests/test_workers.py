@@ -107,8 +107,11 @@ def test_a_signal_to_any_process_stops_all_at_one_step_and_the_resumed_run_equal
 @pytest.mark.long
 def test_what_one_process_has_begun_two_go_on_with(undisturbed: Path, trainer: Trainer) -> None:
     trainer.run("train", *RUN, "run_dir=run", "train.steps=5")
-    finish(start(trainer, "resume", "run_dir=run", "train.steps=12"))
+    resumed, _ = finish(start(trainer, "resume", "run_dir=run", "train.steps=12"))
+    assert "replicas was 1 and is 2 in 2 processes: training goes on, but bit-exactness is not promised" in resumed
     assert_one_curve(undisturbed, trainer.cwd / "run")
+    replayed = trainer.run("verify", "run_dir=run", "replay=true", status=2)
+    assert "step-00000012 was made by replicas: 2 in 2 processes, and here there are: 1" in replayed
 
 
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])

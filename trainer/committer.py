@@ -47,6 +47,7 @@ class Description:
     fingerprint: Sequence[Fact]
     class_names: tuple[str, ...]
     examples_per_epoch: int
+    versions: Mapping[str, str]
     lineage: tuple[Start, ...]
 
 
@@ -259,7 +260,7 @@ class Committer:
             validation=moment.validations.get(moment.step),
             class_names=self.description.class_names,
             fingerprints=self._fingerprints,
-            versions={**environment.versions(), **environment.plugin_versions(self.description.config)},
+            versions=dict(self.description.versions),
             git_commit=environment.git_commit(),
             created=environment.now(),
             lineage=self.description.lineage,

@@ -154,9 +154,9 @@ def _write_list(refused: Sequence[Change], differences: Sequence[FactDifference]
 
 
 def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Differences in numerical libraries and device kind, which end bit-exactness and nothing else."""
+    """Differences in numerical libraries, kind and number of devices, which end bit-exactness and nothing else."""
     return [
         f"{name} was {stored[name]} and is {current[name]}: training goes on, but bit-exactness is not promised"
-        for name in (*EXACTNESS_PACKAGES, "device")
-        if name in stored and stored[name] != current[name]
+        for name in (*EXACTNESS_PACKAGES, "device", "replicas")
+        if name in stored and name in current and stored[name] != current[name]
     ]

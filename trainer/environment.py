@@ -14,6 +14,7 @@ import tensorflow as tf
 from trainer.config import plugins
 from trainer.config.schema import Config, ModelPlugin, SchedulePlugin
 from trainer.devices import physical_gpus
+from trainer.replicas import Replicas
 
 REPORTED_PACKAGES = ("trainer", "tensorflow", "keras", "numpy", "hydra-core", "omegaconf")
 
@@ -27,8 +28,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **packages, "device": device}
 
 
-def plugin_versions(config: Config) -> dict[str, str]:
-    """Distribution and version of the plug-ins that a configuration names, for the manifest's versions."""
+def of_run(config: Config, replicas: Replicas) -> dict[str, str]:
+    """``versions`` and what else decides the last bits of a run: its replicas and the plug-ins that it uses."""
+    return {**versions(), "replicas": replicas.layout, **_plugin_versions(config)}
+
+
+def _plugin_versions(config: Config) -> dict[str, str]:
+    """Distribution and version of the plug-ins that a configuration names."""
     chosen = {plugins.MODELS: config.model, plugins.SCHEDULES: config.schedule}
     brought = {group: each for group, each in chosen.items() if isinstance(each, ModelPlugin | SchedulePlugin)}
     return plugins.versions(brought)

@@ -1,10 +1,10 @@
 """A copy of a run on another filesystem (s3://, gs://, a path …), through fsspec.
 
 What is mirrored lies under the URL as it lies in the run directory: ``checkpoints/step-…``, ``config.yaml``,
-``metrics.jsonl``. Every pass brings the mirror to where the run is: it copies the committed checkpoints that are
-missing there, newest first, and applies the run's retention to what it holds. So whatever one pass could not do, the
-next does. In a checkpoint the manifest is copied last, after everything else was read back and has the digests of the
-manifest, and deleted first: one that is only half there does not count.
+``metrics.jsonl``, ``predictions/``. Every pass brings the mirror to where the run is: it copies the committed
+checkpoints that are missing there, newest first, and applies the run's retention to what it holds. So whatever one pass
+could not do, the next does. In a checkpoint the manifest is copied last, after everything else was read back and has
+the digests of the manifest, and deleted first: one that is only half there does not count.
 
 Credentials are fsspec's business (environment, configuration files). A URL never carries them: it is stored in
 ``config.yaml`` and printed.
@@ -23,15 +23,16 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from trainer import predictions
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.files import replace, sync
+from trainer.checkpoint.files import make_directory, replace, sync
 from trainer.checkpoint.manifest import Manifest, ManifestError, Start
 from trainer.checkpoint.retention import Retention, Validations
 from trainer.checkpoint.verification import Vanished, newest_valid, reading, verify
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.run_directory import CHECKPOINTS, METRICS
+from trainer.run_directory import CHECKPOINTS, METRICS, PREDICTIONS
 
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
 
@@ -88,6 +89,15 @@ class Place:
         """Remove what an interrupted copy left."""
         if self._files.exists(str(path)):
             self._files.rm(str(path), recursive=True)
+
+    def predictions(self) -> set[str]:
+        """The names of the files of predictions there."""
+        self._files.invalidate_cache()
+        place = self.root / PREDICTIONS
+        if not self._files.exists(str(place)):
+            return set()
+        names = {PurePosixPath(name).name for name in self._files.ls(str(place), detail=False)}
+        return {name for name in names if predictions.NAME.fullmatch(name)}
 
     def set_aside(self, checkpoint: PurePosixPath) -> None:
         superseded = self.checkpoints / directory.SUPERSEDED
@@ -190,6 +200,7 @@ class Mirror:
         for name in (stored.FILE_NAME, METRICS):
             if (self._run_dir / name).is_file():
                 self._copy_growing(name)
+        self._bring_predictions()
         entries = sorted(self._there.items(), key=lambda entry: entry[1].step)
         held = [(self._place.checkpoints / name, manifest) for name, manifest in entries]
         kept = self._retention.kept(held, self._validations)
@@ -197,6 +208,14 @@ class Mirror:
             if checkpoint not in kept:
                 self._place.remove(checkpoint)
                 del self._there[checkpoint.name]
+
+    def _bring_predictions(self) -> None:
+        here = {path.name for path in predictions.stored(self._run_dir).values()}
+        there = self._place.predictions()
+        for name in sorted(here - there):
+            self._place.put(self._run_dir / PREDICTIONS / name, self._place.root / PREDICTIONS / name)
+        for name in sorted(there - here):
+            self._place.clear(self._place.root / PREDICTIONS / name)
 
     def _begin(self) -> dict[str, Manifest]:
         """What of the run is there already; what it is about to make again is put away."""
@@ -275,7 +294,10 @@ def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
             warn(f"skipping {path.name} of {place.url}: {error}")
             continue
         if here is None:
-            for name in (stored.FILE_NAME, METRICS):
+            with _reached(place):
+                shown = [f"{PREDICTIONS}/{name}" for name in sorted(place.predictions())]
+            make_directory(run_dir / PREDICTIONS)
+            for name in (stored.FILE_NAME, METRICS, *shown):
                 with _reached(place):
                     content = place.read(place.root / name)
                 replace(run_dir / name, content)

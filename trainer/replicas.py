@@ -42,6 +42,11 @@ class Replicas:
         self.input_device = input_device
         self._sum = tf.function(self._sum_of_firsts, autograph=False)
 
+    @property
+    def layout(self) -> str:
+        """How many there are and in how many processes, as text: with another layout the last bits differ."""
+        return str(self.count) if self.processes == 1 else f"{self.count} in {self.processes} processes"
+
     def scope(self) -> AbstractContextManager[object]:
         """Variables that are made in this block exist once on every replica's device."""
         scope: AbstractContextManager[object] = self._strategy.scope()

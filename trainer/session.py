@@ -251,7 +251,7 @@ def _rebuild(
     memory.refuse_excess(config)
     state = build_state(config, replicas, drawn=origin is None)
     fingerprint = fingerprint_of(config, state, sources)
-    accepted = () if origin is None else _judge(origin, fingerprint)
+    accepted = () if origin is None else _judge(origin, fingerprint, environment.of_run(config, replicas))
     _check_classes(config, sources.training.class_names)
     tree = state.tree()
     state_file = StateFile(tree, flatten(tree))
@@ -282,6 +282,7 @@ def _committer(
         fingerprint=rebuilt.fingerprint,
         class_names=rebuilt.sources.training.class_names,
         examples_per_epoch=rebuilt.sources.sampling.examples_per_epoch,
+        versions=environment.of_run(config, rebuilt.state.replicas),
         lineage=lineage,
     )
     return Committer(
@@ -344,9 +345,9 @@ def _is_same(here: Path, other: Manifest) -> bool:
         return False
 
 
-def _judge(origin: Origin, fingerprint: Sequence[Fact]) -> tuple[str, ...]:
+def _judge(origin: Origin, fingerprint: Sequence[Fact], versions: Mapping[str, str]) -> tuple[str, ...]:
     """What is accepted to be different from the checkpoint; raises when something is not."""
-    for warning in version_warnings(origin.manifest.versions, environment.versions()):
+    for warning in version_warnings(origin.manifest.versions, versions):
         warn(warning)
     try:
         there = facts.read(origin.path / facts.FILE_NAME)

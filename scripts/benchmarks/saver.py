@@ -32,7 +32,7 @@ def committing(run_dir: Path, config: Config, state: TrainingState) -> Iterator[
     history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 10**6)
     committer = Committer(
         checkpoints=run_dir / "checkpoints",
-        description=Description(config, (), (), 1000, ()),
+        description=Description(config, (), (), 1000, {}, ()),
         progress=state.progress,
         state_file=StateFile(tree, flatten(tree)),
         history=history,

@@ -1,4 +1,6 @@
-"""A contender of ``scripts/bench step`` or ``scale``, in a process of its own: ``step_contender.py NAME [OVERRIDES]``.
+"""A contender of ``scripts/bench step``, ``scale`` or ``calls``, in a process of its own.
+
+Usage: ``step_contender.py NAME [ARGUMENTS]``.
 
 All train the same arithmetic: Inception V3 at full width without auxiliary head, dropout and weight decay (which
 ``keras.applications`` has none of), batch norm without scale, cross-entropy, Adam, on one batch that stays in memory.
@@ -7,6 +9,7 @@ All train the same arithmetic: Inception V3 at full width without auxiliary head
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import sys
 import tempfile
@@ -49,6 +52,8 @@ def main() -> None:
                 _loop(turns, place, *sys.argv[2:])
             case "graph":
                 _graph(turns)
+            case "calls":
+                _calls(turns, int(sys.argv[2]), *sys.argv[3:])
             case "bare":
                 _bare(turns, jit_compile=False)
             case "bare-xla":
@@ -141,6 +146,31 @@ def _graph(turns: Turns) -> None:
     state = build_state(config)
     _traced(turns, make_train_step(state, config), _batch(state))
     turns.wait()
+
+
+def _calls(turns: Turns, steps: int, *overrides: str) -> None:
+    """Our step without its loop, so many of them in one call."""
+    config = _config(*overrides)
+    runtime.configure(config.runtime)
+    state = build_state(config)
+    batch = {name: tensor[: config.train.global_batch_size] for name, tensor in _batch(state).items()}
+    step = make_train_step(state, config)
+
+    @tf.function(autograph=False)
+    def several() -> None:
+        def one_more(made: tf.Tensor) -> list[tf.Tensor]:
+            with tf.control_dependencies([step(batch).loss]):
+                return [made + 1]
+
+        tf.while_loop(lambda made: made < steps, one_more, [tf.constant(0)], parallel_iterations=1)
+
+    call = several if steps > 1 else functools.partial(step, batch)
+    call()
+    while True:
+        turns.wait()
+        for _ in range(BLOCK_STEPS // steps):
+            call()
+        state.progress.step.numpy()
 
 
 @contextlib.contextmanager

@@ -174,6 +174,12 @@ def _stretch(start: Entry, end: Entry) -> Leg:
     return Leg(start.path, end.path, with_leaves(end.config, quiet), tuple(consents))
 
 
+def _replicas(checkpoint: Path) -> str | None:
+    """None where an earlier version did not record them."""
+    versions = manifests.read(checkpoint / FILE_NAME).versions
+    return versions["replicas"] if "replicas" in versions else None
+
+
 def _replay(leg: Leg) -> None:
     """Train the stretch again.
 
@@ -189,6 +195,13 @@ def _replay(leg: Leg) -> None:
         with contextlib.redirect_stdout(io.StringIO()):  # what a run says of a directory that is about to vanish
             made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
         differences = differing_tensors(leg.end, made)
+        layouts = [_replicas(path) for path in (leg.end, made)]
+    if differences and None not in layouts and layouts[0] != layouts[1]:
+        raise UsageError(
+            f"{leg.end.name} was made by replicas: {layouts[0]}, and here there are: {layouts[1]}; the last bits "
+            "differ by themselves, and nothing is shown\n"
+            "to replay it, run this where there are as many devices, in one process"
+        )
     if differences:
         raise RestoreRefused(
             "\n".join(

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
+import socket
+import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,6 +16,7 @@ import pytest
 from conftest import NARROW, Trainer, assert_same_run, checkpoint_names
 from diagnosing import commit, composed, narrow_config, narrow_state
 from fsspec.implementations.memory import MemoryFileSystem
+from test_peers import free_ports
 
 from trainer import mirror as module
 from trainer import predictions
@@ -81,8 +86,9 @@ def names(url: str) -> list[str]:
     return [path.name for path, _ in Place(url).described()]
 
 
-def content(place: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
+def content(place: Path, base: Path | None = None) -> dict[str, bytes]:
+    """The files under a place, named relative to ``base``, or to the place."""
+    return {str(path.relative_to(base or place)): path.read_bytes() for path in place.rglob("*") if path.is_file()}
 
 
 @pytest.mark.parametrize("scheme", ["memory://bucket/mine", "file"])
@@ -165,6 +171,48 @@ def test_a_place_that_holds_another_run_is_refused_and_left_alone(run_dir: Path,
         fetch(Place("memory://bucket"), elsewhere, pytest.fail)
 
 
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
+    """A bucket of a server that speaks S3 on this machine; skipped without ``s3fs`` and ``moto_server``."""
+    s3fs = pytest.importorskip("s3fs")
+    server = shutil.which("moto_server")
+    if server is None:
+        pytest.skip("moto_server is not installed: pip install 'moto[server]' in an environment of its own")
+    (port,) = free_ports(1)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    with (tmp_path / "server.log").open("w") as log:
+        process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
+        try:
+            for _ in range(300):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.1)
+            s3fs.S3FileSystem().mkdir("mine")
+            yield "s3://mine/run"
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def test_a_mirror_in_s3_follows_the_run_and_gives_it_back(bucket: str, run_dir: Path, tmp_path: Path) -> None:
+    keep_two, parent = Retention(2, 0, None, "accuracy"), run_dir / "checkpoints"
+    assert mirrored(bucket, run_dir, keep_two) == []
+    retire(parent, keep_two, {}, made(run_dir, 6) / "checkpoints" / "step-00000006")
+    assert mirrored(bucket, run_dir, keep_two, step=4) == []
+    assert names(bucket) == ["step-00000004", "step-00000006"]
+    directory.set_aside([parent / "step-00000006"])
+    assert mirrored(bucket, run_dir, keep_two, step=4) == []
+    assert names(bucket) == ["step-00000004"]
+    back = tmp_path / "back"
+    back.mkdir()
+    fetch(Place(bucket), back, pytest.fail)
+    assert content(back / "checkpoints") == content(parent / "step-00000004", parent)
+    with pytest.raises(NoValidCheckpoint, match="nowhere"):
+        fetch(Place("s3://nowhere/run"), tmp_path / "run", pytest.fail)
+
+
 def test_predictions_of_the_newest_and_best_validation_are_mirrored_and_fetched(run_dir: Path, tmp_path: Path) -> None:
     def validated(step: int, keep: set[int]) -> None:
         predictions.write(run_dir, predictions.Predictions(1, step, 2, ((0, 1, 2),), ()), keep)
@@ -205,7 +253,7 @@ def test_a_url_that_would_store_a_secret_or_depends_on_where_one_stands_is_refus
 
 
 @pytest.mark.parametrize(
-    ("url", "message"), [("s3://bucket/run", "needs a package"), ("nonsense://bucket/run", "cannot be used")]
+    ("url", "message"), [("dropbox://folder/run", "needs a package"), ("nonsense://bucket/run", "cannot be used")]
 )
 def test_a_filesystem_that_is_not_there_is_a_usage_error(url: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):

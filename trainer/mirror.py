@@ -101,11 +101,14 @@ class Place:
 
     def set_aside(self, checkpoint: PurePosixPath) -> None:
         superseded = self.checkpoints / directory.SUPERSEDED
-        self._files.makedirs(str(superseded), exist_ok=True)
         number, target = 0, superseded / checkpoint.name
         while self._files.exists(str(target)):
             number, target = number + 1, superseded / f"{checkpoint.name}.{number + 1}"
-        self._files.mv(str(checkpoint), str(target), recursive=True)
+        self._files.makedirs(str(target), exist_ok=True)
+        # file by file: fsspec moves a directory where there are directories, and an object store has none
+        for file in self._files.find(str(checkpoint)):
+            self._files.cp_file(file, str(target / PurePosixPath(file).name))
+        self.remove(checkpoint)
 
     def described(self) -> Checkpoints:
         """Every checkpoint there whose manifest is whole, oldest first."""

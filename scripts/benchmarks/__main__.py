@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 
-SUBCOMMANDS = ("step", "input", "checkpoint", "resume", "scale", "calls")
+SUBCOMMANDS = ("step", "input", "checkpoint", "resume", "scale", "calls", "torch")
 
 
 def main() -> None:

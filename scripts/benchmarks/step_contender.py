@@ -1,4 +1,4 @@
-"""A contender of ``scripts/bench step``, ``scale`` or ``calls``, in a process of its own.
+"""A contender of ``scripts/bench step``, ``scale``, ``calls`` or ``torch``, in a process of its own.
 
 Usage: ``step_contender.py NAME [ARGUMENTS]``.
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import itertools
 import sys
 import tempfile
 import time
@@ -68,13 +67,6 @@ def main() -> None:
                 _fit(turns, place, backup=True)
 
 
-def in_turns(turns: Turns) -> Iterator[None]:
-    """Once for each step: the warm-up is one turn, and every block."""
-    for size in itertools.chain([WARM_STEPS], itertools.repeat(BLOCK_STEPS)):
-        turns.wait()
-        yield from itertools.repeat(None, size)
-
-
 def _config(*overrides: str) -> Config:
     """The threads are TensorFlow's own choice, as they are for Keras."""
     return complete(
@@ -104,20 +96,21 @@ def _config(*overrides: str) -> Config:
     )
 
 
-def _images_and_labels() -> tuple[tf.Tensor, tf.Tensor]:
+def _images_and_labels(count: int = BATCH, size: int = SIZE) -> tuple[tf.Tensor, tf.Tensor]:
     generator = np.random.Generator(np.random.PCG64(0))
-    images = generator.standard_normal((BATCH, SIZE, SIZE, 3)).astype(np.float32)
-    return tf.constant(images), tf.constant(generator.integers(0, CLASSES, BATCH))
+    images = generator.standard_normal((count, size, size, 3)).astype(np.float32)
+    return tf.constant(images), tf.constant(generator.integers(0, CLASSES, count))
 
 
-def _batch(state: TrainingState) -> Batch:
-    images, labels = _images_and_labels()
+def _batch(state: TrainingState, config: Config) -> Batch:
+    count = config.train.global_batch_size
+    images, labels = _images_and_labels(count, config.preprocess.image_size)
     return {
         "image": images,
         "label": labels,
-        "dropout": tf.zeros([BATCH, state.dropout_features]),
-        "ledger": tf.zeros([BATCH], tf.int64),
-        "substituted": tf.zeros([BATCH], tf.int64),
+        "dropout": tf.zeros([count, state.dropout_features]),
+        "ledger": tf.zeros([count], tf.int64),
+        "substituted": tf.zeros([count], tf.int64),
     }
 
 
@@ -134,8 +127,8 @@ def _loop(turns: Turns, place: Path, *overrides: str) -> None:
     config = _config(*overrides)
     runtime.configure(config.runtime)
     state = build_state(config, replicas_for(config, None))
-    batch = _batch(state)
-    with _running(place, config, state, (batch for _ in in_turns(turns))) as run:
+    batch = _batch(state, config)
+    with _running(place, config, state, (batch for _ in turns.steps(WARM_STEPS, BLOCK_STEPS))) as run:
         train(run)
 
 
@@ -144,7 +137,7 @@ def _graph(turns: Turns) -> None:
     config = _config()
     runtime.configure(config.runtime)
     state = build_state(config)
-    _traced(turns, make_train_step(state, config), _batch(state))
+    _traced(turns, make_train_step(state, config), _batch(state, config))
     turns.wait()
 
 
@@ -153,7 +146,7 @@ def _calls(turns: Turns, steps: int, *overrides: str) -> None:
     config = _config(*overrides)
     runtime.configure(config.runtime)
     state = build_state(config)
-    batch = {name: tensor[: config.train.global_batch_size] for name, tensor in _batch(state).items()}
+    batch = _batch(state, config)
     step = make_train_step(state, config)
 
     @tf.function(autograph=False)
@@ -237,7 +230,7 @@ def _applications(turns: Turns) -> None:
 def _repeat(turns: Turns, step: Callable[..., tf.Tensor]) -> None:
     batch = _images_and_labels()
     _traced(turns, step, *batch)
-    for _ in in_turns(turns):
+    for _ in turns.steps(WARM_STEPS, BLOCK_STEPS):
         step(*batch)
 
 
@@ -246,7 +239,7 @@ class _InTurns(keras.callbacks.Callback):
 
     def __init__(self, turns: Turns) -> None:
         super().__init__()
-        self._steps = in_turns(turns)
+        self._steps = turns.steps(WARM_STEPS, BLOCK_STEPS)
 
     def on_epoch_begin(self, epoch: int, logs: Any = None) -> None:
         for _ in range(WARM_STEPS):

@@ -7,6 +7,7 @@ others wait for their next turn.
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import pty
@@ -15,7 +16,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +74,12 @@ class Turns:
     def tell(self, **facts: float) -> None:
         """Add to what every report says."""
         self._facts.update(facts)
+
+    def steps(self, warm: int, block: int) -> Iterator[None]:
+        """Once for each step: the first turn has ``warm`` of them, every later one ``block``."""
+        for size in itertools.chain([warm], itertools.repeat(block)):
+            self.wait()
+            yield from itertools.repeat(None, size)
 
     def wait(self) -> None:
         """End the turn before, if there was one, and return when the next begins. Without a next one, the process

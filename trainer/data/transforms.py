@@ -14,6 +14,7 @@ from trainer.config.schema import PreprocessConfig
 from trainer.data.decoding import EncodedImage, cut, decode, decode_window
 from trainer.data.draw import Draw
 from trainer.data.policies import rand_augment, trivial_augment
+from trainer.data.transform_plugin import plugged_transform
 from trainer.data.windows import WINDOWS, random_window
 
 Transform = Callable[[tf.Tensor, PreprocessConfig, Draw], tf.Tensor]
@@ -46,7 +47,8 @@ def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: Prepro
     else:
         image = decode(encoded)
     for name in rest:
-        image = TRANSFORMS[name](image, config, draw)
+        transform = TRANSFORMS[name] if name in TRANSFORMS else plugged_transform(config.plugins[name])
+        image = transform(image, config, draw)
     return image
 
 

@@ -25,6 +25,7 @@ from conftest import NARROW
 import trainer
 from trainer import evaluate, load, resume, train
 from trainer.commands import check_data
+from trainer.config import plugins
 from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.errors import Stopped, TrainerError
@@ -98,8 +99,8 @@ def refused() -> dict[str, list[str]]:
 
     apply, rule = example.Grain.apply, example.Lion.rule
 
-    def go_on(*overrides: str) -> list[str]:
-        return error_of(lambda: resume("plugin", ["train.steps=8", *overrides]))
+    def go_on(*overrides: str, allow: tuple[str, ...] = ()) -> list[str]:
+        return error_of(lambda: resume("plugin", ["train.steps=8", *overrides], allow=allow))
 
     def slower(self: Any) -> Any:
         return Rule({"momentum": 0.0}, lambda rate, step: rule(self).begin(rate * 0.5, step))
@@ -111,6 +112,8 @@ def refused() -> dict[str, list[str]]:
     }
     with edited(example.Grain, "apply", lambda self, image, draws: tf.sqrt(apply(self, image, draws))):
         found["transform"] = go_on()
+        with mock.patch.object(plugins, "_origin", return_value="trainer-example 1.1"):
+            found["transform of an accepted version"] = go_on(allow=("trainer-example",))
     with edited(example.Lion, "rule", lambda self: Rule({"momentum": 0.0, "second": 0.0}, rule(self).begin)):
         found["slots"] = go_on()
     with edited(example.Lion, "rule", slower):

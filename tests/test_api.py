@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from api_program import PLUGIN, RUN
 from conftest import SECONDS_ALLOWED, Process, wait_for_step
+from test_documents import PLUGINS, TRAINER
 
 TESTS = Path(__file__).parent
 VERSIONED = "trainer_example-1.0.dist-info"
@@ -150,6 +151,7 @@ def test_a_plug_in_that_does_something_else_is_refused_with_the_first_difference
         "list": "preprocess.train: ('decode', 'resize', 'grain',",
         "keys": "preprocess.plugins.grain.strength: 0.1 -> 0.2",
         "transform": "first: preprocess.train[2] grain: probe 0 [32, 32, 3] mean",
+        "transform of an accepted version": "look at the plug-in grain of trainer-example 1.1",
         "slots": "first: optimizer: slots ['momentum'] -> ['momentum', 'second']",
         "rule": "first: optimizer: kernel of a probe after step 1 ['0.3995'",
     }
@@ -218,9 +220,12 @@ def test_check_data_and_a_run_tell_the_record_of_a_plug_in_that_has_no_class(
 
 
 def test_a_wrong_key_of_a_plug_in_is_told_without_tensorflow_and_unused_ones_are_not_imported(site: Path) -> None:
+    written = [arguments for document, arguments in TRAINER if document == PLUGINS and arguments[0] == "train"]
+    assert len(written) == 3
     program = (
         "import sys\nfrom trainer.__main__ import run\n"
-        "run(['train', '--cfg', 'job'])\nassert 'trainer_example' not in sys.modules\n"
+        f"assert not any([run([*arguments, '--cfg', 'job']) for arguments in {written}])\n"
+        "assert 'trainer_example' not in sys.modules\n"
         "wrong = ['optimizer=lion', 'optimizer.beta_1=2'], ['optimizer=lino'], ['preprocess.train=[decode,grian]']\n"
         "statuses = [run(['train', *arguments]) for arguments in wrong]\n"
         "print(statuses, [name for name in ('tensorflow', 'keras') if name in sys.modules])\n"

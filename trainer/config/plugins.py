@@ -158,7 +158,7 @@ def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path
         now = _origin(there[name]) if name in there else "not installed"
         if now == before:
             continue
-        distribution = before.rpartition(" ")[0]
+        distribution = _distribution(before)
         if name in there and distribution in allow:
             accepted.append(f"plug-in {name}: {before} -> {now}")
         else:
@@ -167,3 +167,13 @@ def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path
     if refused:
         raise RestoreRefused("\n".join([f"{place} was made with other plug-ins; nothing was restored", *refused]))
     return accepted
+
+
+def other_names(allow: Sequence[str], recorded: Mapping[str, str]) -> list[str]:
+    """What ``allow`` names besides the distributions of plug-ins, of which ``refuse_others`` has judged."""
+    distributions = {_distribution(text) for entry, text in recorded.items() if entry.startswith(RECORDED)}
+    return [name for name in allow if name not in distributions]
+
+
+def _distribution(origin: str) -> str:
+    return origin.rpartition(" ")[0]

@@ -225,7 +225,7 @@ def test_a_wrong_key_of_a_plug_in_is_told_without_tensorflow_and_unused_ones_are
     program = (
         "import sys\nfrom trainer.__main__ import run\n"
         f"assert not any([run([*arguments, '--cfg', 'job']) for arguments in {written}])\n"
-        "assert 'trainer_example' not in sys.modules\n"
+        "from trainer.config.compose import compose\ncompose([])\nassert 'trainer_example' not in sys.modules\n"
         "wrong = ['optimizer=lion', 'optimizer.beta_1=2'], ['optimizer=lino'], ['preprocess.train=[decode,grian]']\n"
         "statuses = [run(['train', *arguments]) for arguments in wrong]\n"
         "print(statuses, [name for name in ('tensorflow', 'keras') if name in sys.modules])\n"

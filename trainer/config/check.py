@@ -63,6 +63,9 @@ def check(config: Config) -> None:
 
 
 def _check_transforms(preprocess: PreprocessConfig) -> None:
+    replaced = sorted(OWN_TRANSFORMS & preprocess.plugins.keys())
+    if replaced:
+        raise UsageError(f"preprocess.plugins has {replaced[0]}, which is a transform of the program's own")
     for name, transforms in (("train", preprocess.train), ("eval", preprocess.eval)):
         if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
             raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")

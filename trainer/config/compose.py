@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import plugins
-from trainer.config.check import check
+from trainer.config.check import OWN_TRANSFORMS, check
 from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
 from trainer.errors import TrainerError, UsageError, nearest
@@ -209,7 +209,9 @@ def _leave_out_unlisted(preprocess: object) -> None:
     lists = [names for names in (preprocess["train"], preprocess["eval"]) if isinstance(names, list)]
     listed = {name for names in lists for name in names if isinstance(name, str)}
     if isinstance(preprocess["plugins"], dict):
-        preprocess["plugins"] = {name: keys for name, keys in preprocess["plugins"].items() if name in listed}
+        preprocess["plugins"] = {
+            name: keys for name, keys in preprocess["plugins"].items() if name in listed - OWN_TRANSFORMS
+        }
 
 
 def _refuse_resolvers(node: object, place: str) -> None:

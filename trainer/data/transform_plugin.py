@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config.plugins import TRANSFORMS, blamed, title
-from trainer.config.schema import PreprocessConfig, TransformPlugin
+from trainer.config.schema import TransformPlugin
 from trainer.data.draw import Draw
 from trainer.errors import UsageError
 from trainer.hidden_state import hidden_state
@@ -20,17 +20,12 @@ Applied = Callable[[tf.Tensor, tf.Tensor], tf.Tensor]
 PROBE_SIDES = (24, 40)  # of an image whose size is not known yet
 
 
-def plugged_transform(plugin: TransformPlugin) -> Callable[[tf.Tensor, PreprocessConfig, Draw], tf.Tensor]:
-    """The plug-in as one of ``trainer.data.transforms``: float32 in, float32 out, and of a known size the same."""
-
-    def transform(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-        size = config.image_size
-        known = image.shape.as_list()[:2] == [size, size]
-        pixels = tf.image.convert_image_dtype(image, tf.float32)
-        draws = draw.uniform(f"{TRANSFORMS} {plugin.name}", _count(plugin))
-        return _applied(plugin, (size, size, 3) if known else (None, None, 3))(pixels, draws)
-
-    return transform
+def plugged(plugin: TransformPlugin, image: tf.Tensor, size: int | None, draw: Draw) -> tf.Tensor:
+    """What the plug-in makes of ``image``, float32 ``[height, width, 3]``: such an image again, of ``size`` squared where
+    it was resized to that before.
+    """
+    draws = draw.uniform(f"{TRANSFORMS} {plugin.name}", _count(plugin))
+    return _applied(plugin, (size, size, 3))(image, draws)
 
 
 def _count(plugin: TransformPlugin) -> int:

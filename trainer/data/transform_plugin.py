@@ -21,7 +21,7 @@ PROBE_SIDES = (24, 40)  # of an image whose size is not known yet
 
 
 def plugged(plugin: TransformPlugin, image: tf.Tensor, size: int | None, draw: Draw) -> tf.Tensor:
-    """What the plug-in makes of ``image``, float32 ``[height, width, 3]``: such an image again, of ``size`` squared where
+    """What the plug-in makes of ``image``, float32 ``[height, width, 3]``: an image again, of ``size`` squared where
     it was resized to that before.
     """
     draws = draw.uniform(f"{TRANSFORMS} {plugin.name}", _count(plugin))

@@ -6,13 +6,17 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
-from conftest import SECONDS_ALLOWED
+from api_program import PLUGIN, RUN
+from conftest import SECONDS_ALLOWED, Process, wait_for_step
+from test_documents import PLUGINS, TRAINER
 
 TESTS = Path(__file__).parent
 VERSIONED = "trainer_example-1.0.dist-info"
@@ -30,13 +34,36 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("notebook")
+    """Where the programs run, with the data of the example plug-in: moved, and changed in one pixel of an image that is
+    no probe. One record has no class.
+    """
+    place = tmp_path_factory.mktemp("notebook")
+    rng = np.random.Generator(np.random.PCG64(0))
+    arrays: dict[str, Any] = {"class_names": np.array(["dark", "light", "red"])}
+    for split, count in (("train", 40), ("validation", 20)):
+        labels = np.arange(count) % 3
+        images = rng.integers(0, 100, (count, 40, 40, 3)) + 60 * (labels == 1)[:, None, None, None]
+        images[labels == 2, :, :, 0] += 100
+        arrays |= {f"{split}_images": images.astype(np.uint8), f"{split}_labels": labels}
+    arrays["train_labels"][7] = 5
+    for name in ("images.npz", "moved.npz"):
+        np.savez(place / name, **arrays)
+    arrays["train_images"][1, -1, -1, -1] ^= 1
+    np.savez(place / "changed.npz", **arrays)
+    return place
 
 
 @pytest.fixture(scope="module")
 def found(place: Path, site: Path) -> dict[str, Any]:
-    """What tests/api_program.py prints. It ends within the time, without ``os._exit``."""
+    """What tests/api_program.py prints. It ends within the time, without ``os._exit``. Before it a run of the plug-ins
+    is killed.
+    """
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), str(site)])
+    command = ("-m", "trainer", "train", "run_dir=killed", *PLUGIN, *RUN, "train.steps=100000")
+    process = Process(*command, cwd=place, variables={"PYTHONPATH": path})
+    wait_for_step(process, place / "killed", 5)
+    process.signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.output
     subprocess.run(
         [sys.executable, str(TESTS / "api_program.py")],
         cwd=place,
@@ -63,9 +90,11 @@ def test_a_run_tells_how_it_ended(found: dict[str, Any], place: Path) -> None:
     assert found["complete"] == "complete"
 
 
-@pytest.mark.parametrize("run", ["application", "plugin"])
-def test_a_run_resumed_in_the_same_process_ends_in_the_same_bits(found: dict[str, Any], run: str) -> None:
-    """MobileNet has dropout of its own, moving averages are kept; network and schedule of the other are plug-ins."""
+@pytest.mark.parametrize("run", ["application", "plugin", "killed"])
+def test_a_resumed_run_ends_in_the_same_bits(found: dict[str, Any], run: str) -> None:
+    """MobileNet has dropout of its own, moving averages are kept. Of the others network, optimizer, schedule, source
+    and a transform are plug-ins; the data of one has moved, the other was killed in a process of its own.
+    """
     assert found[run]["differing"] == []
     assert (found[run]["status"], found[run]["step"]) == ("finished", 6)
 
@@ -116,6 +145,105 @@ def test_a_run_in_another_thread_works_without_handlers(found: dict[str, Any]) -
     assert found["in a thread"] == ["complete"]
 
 
+def test_a_plug_in_that_does_something_else_is_refused_with_the_first_difference(found: dict[str, Any]) -> None:
+    expected = {
+        "data": "data split train: listing digest",
+        "list": "preprocess.train: ('decode', 'resize', 'grain',",
+        "keys": "preprocess.plugins.grain.strength: 0.1 -> 0.2",
+        "transform": "first: preprocess.train[2] grain: probe 0 [32, 32, 3] mean",
+        "transform of an accepted version": "look at the plug-in grain of trainer-example 1.1",
+        "slots": "first: optimizer: slots ['momentum'] -> ['momentum', 'second']",
+        "rule": "first: optimizer: kernel of a probe after step 1 ['0.3995'",
+    }
+    for change, text in expected.items():
+        kind, message = found["refused"][change]
+        assert kind == "RestoreRefused", change
+        assert text in message, message
+    assert "look at the plug-in grain of trainer-example 1.0" in found["refused"]["transform"][1]
+
+
+def test_a_run_of_plug_ins_is_told_and_made_again_by_its_configuration(found: dict[str, Any]) -> None:
+    assert found["same command"] == "complete"
+    assert found["made again"]
+
+
+HOSTILE = {
+    # what the plug-in does: what is said of it
+    ("transforms", "stateful draw"): "it uses RandomUniform (random_uniform/RandomUniform)",
+    ("transforms", "hidden deeper"): "it uses RandomUniform (cond/random_uniform/RandomUniform)",
+    ("transforms", "variable"): "it uses a variable or table of its own",
+    ("transforms", "Python's draw"): "makes another image of the same image and draws",
+    ("transforms", "Python's code"): "it uses PyFuncStateless",
+    ("transforms", "other size"): "makes float32 (31, 32, 3) of an image float32 (32, 32, 3)",
+    ("transforms", "other type"): "makes uint8 (32, 32, 3)",
+    ("transforms", "failing"): "trainer_example/__init__.py:",
+    ("optimizers", "slash"): "has a slot 'm/v', which cannot be a name in the state tree",
+    ("optimizers", "no number"): "begins its slot m with None",
+    ("optimizers", "no rule"): "returned {'m': 0.0} as its rule",
+    ("optimizers", "new variable"): "makes a variable, which no checkpoint would hold",
+    ("optimizers", "variable"): "uses a variable or table of its own",
+    ("optimizers", "stateful draw"): "uses RandomStandardNormal",
+    ("optimizers", "Python's draw"): "makes something else of the same numbers",
+    ("optimizers", "no such slot"): "KeyError: 'v'",
+    ("sources", "other count"): "answers read() of 8 records with a list of 1 for images",
+    ("sources", "other type"): "with an array int32 [1] for labels",
+    ("sources", "no bytes"): "(train record ",
+    ("sources", "no class"): ", but has 3 classes",
+    ("sources", "no pair"): "with a list of 1, but must answer with a tuple of images and labels",
+    ("sources", "other each time"): "answers read() of 1 records twice with other images or labels",
+    ("sources", "failing"): "AttributeError: 'bytes' object has no attribute 'nothing'",
+    ("sources", "other labels"): "answers labels() with an array float64 [3] for labels",
+    ("sources", "other order"): "answers part() of 40 records",
+}
+
+
+@pytest.mark.parametrize(("kind", "what"), HOSTILE)
+def test_a_plug_in_that_breaks_its_promise_is_refused_by_name(found: dict[str, Any], kind: str, what: str) -> None:
+    name = {"transforms": "grain", "optimizers": "lion", "sources": "arrays"}[kind]
+    error, message = found["hostile"][kind][what]
+    assert error == "UsageError"
+    assert message.startswith(f"the plug-in {name} of trainer-example 1.0"), message
+    assert HOSTILE[kind, what] in message, message
+
+
+def test_a_transform_of_a_plug_in_is_in_the_saved_model(found: dict[str, Any]) -> None:
+    assert found["exported"]
+
+
+def test_check_data_and_a_run_tell_the_record_of_a_plug_in_that_has_no_class(
+    found: dict[str, Any], place: Path
+) -> None:
+    assert "train: 40 records, 39 usable: 39 PNG" in found["checked"]
+    reason = f"{place / 'images.npz'} (train record 7) has the label 5, which is no class"
+    assert reason in found["checked"]
+    assert f"{reason}; left out (data.on_bad_record=skip)" in (place / "plugin" / "train.log").read_text()
+
+
+def test_a_wrong_key_of_a_plug_in_is_told_without_tensorflow_and_unused_ones_are_not_imported(site: Path) -> None:
+    written = [arguments for document, arguments in TRAINER if document == PLUGINS and arguments[0] == "train"]
+    assert len(written) == 3
+    program = (
+        "import sys\nfrom trainer.__main__ import run\n"
+        f"assert not any([run([*arguments, '--cfg', 'job']) for arguments in {written}])\n"
+        "from trainer.config.compose import compose\ncompose([])\nassert 'trainer_example' not in sys.modules\n"
+        "wrong = ['optimizer=lion', 'optimizer.beta_1=2'], ['optimizer=lino'], ['preprocess.train=[decode,grian]']\n"
+        "statuses = [run(['train', *arguments]) for arguments in wrong]\n"
+        "print(statuses, [name for name in ('tensorflow', 'keras') if name in sys.modules])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(TESTS.parent), str(site)])},
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=SECONDS_ALLOWED,
+    )
+    assert result.stdout.endswith("[2, 2, 2] []\n")
+    assert "optimizer.beta_1 is 2.0, but must be at least 0 and below 1" in result.stderr
+    assert "did you mean lion?" in result.stderr
+    assert "did you mean grain?" in result.stderr
+
+
 def resumed(run_dir: Path, *path: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "trainer", "resume", f"run_dir={run_dir}", "train.steps=20"],
@@ -133,7 +261,16 @@ def test_a_run_with_a_plug_in_that_is_not_installed_is_refused_with_its_version(
     versions = json.loads((place / "plugin" / "checkpoints" / "step-00000006" / "manifest.json").read_text())[
         "versions"
     ]
-    assert versions["plug-in trainer.models small_net"] == "trainer-example 1.0"
+    assert {name: text for name, text in versions.items() if name.startswith("plug-in")} == {
+        f"plug-in trainer.{entry}": "trainer-example 1.0"
+        for entry in (
+            "models small_net",
+            "optimizers lion",
+            "schedules one_cycle",
+            "sources arrays",
+            "transforms grain",
+        )
+    }
     result = resumed(place / "plugin again")
     assert result.returncode == 3, result.stderr
     assert "plug-in small_net (trainer.models): trainer-example 1.0 -> not installed" in result.stderr

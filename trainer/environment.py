@@ -12,7 +12,7 @@ from pathlib import Path
 import tensorflow as tf
 
 from trainer.config import plugins
-from trainer.config.schema import Config, ModelPlugin, SchedulePlugin
+from trainer.config.schema import Config, ModelPlugin, OptimizerPlugin, SchedulePlugin, SourcePlugin
 from trainer.devices import physical_gpus
 from trainer.replicas import Replicas
 
@@ -35,9 +35,15 @@ def of_run(config: Config, replicas: Replicas) -> dict[str, str]:
 
 def _plugin_versions(config: Config) -> dict[str, str]:
     """Distribution and version of the plug-ins that a configuration names."""
-    chosen = {plugins.MODELS: config.model, plugins.SCHEDULES: config.schedule}
-    brought = {group: each for group, each in chosen.items() if isinstance(each, ModelPlugin | SchedulePlugin)}
-    return plugins.versions(brought)
+    brought = ModelPlugin | OptimizerPlugin | SchedulePlugin | SourcePlugin
+    chosen = (
+        (plugins.MODELS, config.model),
+        (plugins.OPTIMIZERS, config.optimizer),
+        (plugins.SCHEDULES, config.schedule),
+        (plugins.SOURCES, config.data),
+    )
+    named = [(group, section.name) for group, section in chosen if isinstance(section, brought)]
+    return plugins.versions([*named, *((plugins.TRANSFORMS, name) for name in config.preprocess.plugins)])
 
 
 @functools.cache

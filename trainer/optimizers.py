@@ -6,29 +6,21 @@ Keras's (tests hold them equal). There is no hidden counter: the step and the le
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainer.config.schema import AdamConfig, AdamWConfig, OptimizerConfig, RMSPropConfig, SGDConfig
+from trainer.config.schema import (
+    AdamConfig,
+    AdamWConfig,
+    OptimizerConfig,
+    OptimizerPlugin,
+    RMSPropConfig,
+    SGDConfig,
+)
+from trainer.optimizer_plugin import plugged_rule
 from trainer.replicas import assign_sub
-
-Slots = Mapping[str, tf.Variable]
-# (variable, gradient, the variable's slots)
-Update = Callable[[tf.Variable, tf.Tensor, Slots], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """An update rule: the slots each variable has, with their initial value, and what a step does.
-
-    ``begin`` makes the update of one step from its learning rate float32 ``[]`` and its number float32 ``[]``, 1 for
-    the first. What all variables share is computed there: thousands of operations fewer in the graph of a step.
-    """
-
-    slots: Mapping[str, float]
-    begin: Callable[[tf.Tensor, tf.Tensor], Update]
+from trainer.update_rule import Rule, Slots, Update
 
 
 def _adam(config: AdamConfig | AdamWConfig) -> Rule:
@@ -106,7 +98,11 @@ def _rmsprop(config: RMSPropConfig) -> Rule:
 
 
 def rule_for(config: OptimizerConfig) -> Rule:
-    """The update rule that a configuration names."""
+    """The update rule that a configuration names.
+
+    Raises:
+        UsageError: a plug-in's is none.
+    """
     match config:
         case AdamConfig() | AdamWConfig():
             return _adam(config)
@@ -114,6 +110,8 @@ def rule_for(config: OptimizerConfig) -> Rule:
             return _sgd(config)
         case RMSPropConfig():
             return _rmsprop(config)
+        case OptimizerPlugin():
+            return plugged_rule(config)
 
 
 def is_kernel(variable: tf.Variable) -> bool:

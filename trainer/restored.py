@@ -72,7 +72,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         state = build_state(config, drawn=False)
         for warning in version_warnings(found.manifest.versions, environment.versions()):
             warn(warning)
-        _check_program(path, config, state, allow)
+        _check_program(path, config, state, plugins.other_names(allow, found.manifest.versions))
         tree = state.tree()
         restore_state(state, StateFile(tree, flatten(tree)), path, found.manifest)
     return Restored(path, found.manifest, digest, config, state)

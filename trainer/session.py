@@ -353,7 +353,8 @@ def _judge(origin: Origin, fingerprint: Sequence[Fact], versions: Mapping[str, s
         there = facts.read(origin.path / facts.FILE_NAME)
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
-    accepted = judge(origin.path, origin.changes, facts.differences(there, fingerprint), origin.allow)
+    allow = plugins.other_names(origin.allow, origin.manifest.versions)
+    accepted = judge(origin.path, origin.changes, facts.differences(there, fingerprint), allow)
     return (*origin.other_plugins, *accepted)
 
 

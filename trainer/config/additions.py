@@ -11,6 +11,7 @@ from typing import Any
 ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("train.histograms_every_steps", None),
     ("profile", None),
+    ("preprocess.plugins", {}),
 )
 
 

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import math
+import typing
 
-from trainer.config.schema import CommonDataConfig, Config, InceptionV3Config, SyntheticConfig, TFRecordConfig
+from trainer.config.schema import (
+    CommonDataConfig,
+    Config,
+    InceptionV3Config,
+    PreprocessConfig,
+    SyntheticConfig,
+    TFRecordConfig,
+    TransformName,
+)
 from trainer.errors import UsageError
 
 # Below these nothing is left of an image at the end of the network; the others take 32, the least that
 # preprocess.image_size may be. trainer/models/inception_v3.py, keras/src/applications/
 SMALLEST_IMAGES = {"inception_v3": 75, "InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
+
+CROPS = ("random_area_crop", "central_crop")
+OWN_TRANSFORMS = frozenset(typing.get_args(TransformName))
 
 
 def check(config: Config) -> None:
@@ -41,21 +53,35 @@ def check(config: Config) -> None:
         _check_tfrecord(config.data)
     if isinstance(config.data, SyntheticConfig):
         _check_synthetic(config.data, config.preprocess.image_size)
-    for name, transforms in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
-        if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
-            raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")
-        if "resize" not in transforms:
-            raise UsageError(f"preprocess.{name} is {list(transforms)}, but needs resize to reach image_size")
-        after = transforms[transforms.index("resize") + 1 :]
-        cropping = [transform for transform in after if transform.endswith("_crop")]
-        if cropping:
-            raise UsageError(f"preprocess.{name} has {cropping[0]} after resize, so images would not be image_size")
+    _check_transforms(config.preprocess)
     if config.evaluation.weights == "ema" and config.ema.decay is None:
         raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")
     if config.profile is not None and config.profile[0] > config.profile[1]:
         raise UsageError(f"profile={list(config.profile)} ends before it begins; it is [first step, last step]")
     if config.checkpoint.mirror is not None:
         check_url("checkpoint.mirror", config.checkpoint.mirror)
+
+
+def _check_transforms(preprocess: PreprocessConfig) -> None:
+    replaced = sorted(OWN_TRANSFORMS & preprocess.plugins.keys())
+    if replaced:
+        raise UsageError(f"preprocess.plugins has {replaced[0]}, which is a transform of the program's own")
+    for name, transforms in (("train", preprocess.train), ("eval", preprocess.eval)):
+        if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
+            raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")
+        if "resize" not in transforms:
+            raise UsageError(f"preprocess.{name} is {list(transforms)}, but needs resize to reach image_size")
+        after = transforms[transforms.index("resize") + 1 :]
+        cropping = [transform for transform in after if transform in CROPS]
+        if cropping:
+            raise UsageError(f"preprocess.{name} has {cropping[0]} after resize, so images would not be image_size")
+        without_keys = [each for each in transforms if each not in OWN_TRANSFORMS | preprocess.plugins.keys()]
+        if without_keys:
+            raise UsageError(
+                f"preprocess.{name} has {without_keys[0]}, a transform of a plug-in, but there is no section "
+                f"preprocess.plugins.{without_keys[0]}: its package has no conf/preprocess/plugins/"
+                f"{without_keys[0]}.yaml, or the run was started without it"
+            )
 
 
 def check_shares(config: Config, replicas: int) -> None:

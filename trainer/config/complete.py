@@ -60,7 +60,11 @@ def with_leaves(config: Config, changes: Mapping[str, object]) -> Config:
         for field in dataclasses.fields(node):
             dotted = f"{path}.{field.name}" if path else field.name
             value = getattr(node, field.name)
-            values[field.name] = rebuild(value, dotted) if dataclasses.is_dataclass(value) else value
+            values[field.name] = value
+            if dataclasses.is_dataclass(value):
+                values[field.name] = rebuild(value, dotted)
+            elif isinstance(value, Mapping):
+                values[field.name] = {name: rebuild(each, f"{dotted}.{name}") for name, each in value.items()}
             if dotted in changes:
                 values[field.name] = changes[dotted]
         return dataclasses.replace(node, **values)

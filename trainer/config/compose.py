@@ -11,6 +11,7 @@ from pathlib import Path
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
@@ -20,12 +21,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import plugins
-from trainer.config.check import check
+from trainer.config.check import OWN_TRANSFORMS, check
 from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
 from trainer.errors import TrainerError, UsageError, nearest
 
 ABSENT = object()
+INSTALLED_TRANSFORMS = "installed_transforms"  # in the defaults list of conf/config.yaml
 # The resolvers that conf/ uses. Any other could put into a stored configuration what does not belong there: oc.env
 # the secrets of the environment, oc.decode and oc.create whatever a text says.
 RESOLVERS = ("now", "hydra")
@@ -49,11 +51,18 @@ class Job:
 
 
 class _PluginConfigurations(SearchPathPlugin):
-    """Lets Hydra find the values of installed plug-ins: ``model=NAME`` is ``conf/model/NAME.yaml`` of its package."""
+    """Lets Hydra find the values of installed plug-ins: ``model=NAME`` is ``conf/model/NAME.yaml`` of its package.
+
+    The keys of every installed transform are composed, each in its section, as those of our own are whether or not they
+    are listed; ``_typed`` leaves out what is not.
+    """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         for directory in plugins.configuration_directories():
             search_path.append("trainer-plugin", f"file://{directory}")
+        group = plugins.TRANSFORM_VALUES
+        sections = [{f"{group}@{group.replace('/', '.')}.{name}": name} for name in plugins.transforms_with_values()]
+        ConfigStore.instance().store(INSTALLED_TRANSFORMS, {"defaults": sections}, provider="trainer-plugin")
 
 
 Plugins.instance().register(_PluginConfigurations)
@@ -186,9 +195,23 @@ def _typed(composed: DictConfig) -> tuple[Invocation, Config]:
     container = OmegaConf.to_container(composed, resolve=True)
     assert isinstance(container, dict)
     invocation = {name: container.pop(name, None) for name in (field.name for field in dataclasses.fields(Invocation))}
+    if "preprocess" in container:
+        _leave_out_unlisted(container["preprocess"])
     config = parse(Config, container)
     check(config)
     return parse(Invocation, invocation), config
+
+
+def _leave_out_unlisted(preprocess: object) -> None:
+    """Keep the sections of those plug-ins alone that are named as transforms. What is malformed is for the parser."""
+    if not isinstance(preprocess, dict) or not {"train", "eval", "plugins"} <= preprocess.keys():
+        return
+    lists = [names for names in (preprocess["train"], preprocess["eval"]) if isinstance(names, list)]
+    listed = {name for names in lists for name in names if isinstance(name, str)}
+    if isinstance(preprocess["plugins"], dict):
+        preprocess["plugins"] = {
+            name: keys for name, keys in preprocess["plugins"].items() if name in listed - OWN_TRANSFORMS
+        }
 
 
 def _refuse_resolvers(node: object, place: str) -> None:
@@ -223,6 +246,11 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
         path = unknown_key.group(1)
+        if path == plugins.TRANSFORM_VALUES:
+            return (
+                f"{path} is no group to choose from: name the transform in preprocess.train or preprocess.eval, and "
+                f"set its keys as {path.replace('/', '.')}.NAME.KEY"
+            )
         owners = _owners(directory, path)
         if owners:
             chosen = _chosen(path.partition(".")[0], arguments, directory)
@@ -242,8 +270,19 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
     return "\n".join(lines[:3])
 
 
+def _places(directory: Path) -> list[Path]:
+    """Where configuration files are: our own, and those of installed plug-ins."""
+    return [directory, *plugins.configuration_directories()]
+
+
+def _files(directory: Path, group: str) -> dict[str, Path]:
+    """The files of a group by option; where two have one name, Hydra takes the first."""
+    found = [path for place in reversed(_places(directory)) for path in (place / group).glob("*.yaml")]
+    return {path.stem: path for path in found}
+
+
 def _options(directory: Path, group: str) -> list[str]:
-    return sorted(path.stem for path in (directory / group).glob("*.yaml"))
+    return sorted(_files(directory, group))
 
 
 def _owners(directory: Path, path: str) -> list[str]:
@@ -251,8 +290,8 @@ def _owners(directory: Path, path: str) -> list[str]:
     group, _, rest = path.partition(".")
     return [
         f"{group}={option}"
-        for option in _options(directory, group)
-        if OmegaConf.select(OmegaConf.load(directory / group / f"{option}.yaml"), rest, default=ABSENT) is not ABSENT
+        for option, file in sorted(_files(directory, group).items())
+        if OmegaConf.select(OmegaConf.load(file), rest, default=ABSENT) is not ABSENT
     ]
 
 
@@ -265,7 +304,7 @@ def _chosen(group: str, arguments: Sequence[str], directory: Path) -> str:
 
 
 def _known_keys(directory: Path) -> list[str]:
-    """Every key that a configuration file of the project defines."""
+    """Every key that a configuration file of the project or of a plug-in defines."""
 
     def keys(node: object, path: str) -> Iterator[str]:
         if isinstance(node, Mapping):
@@ -275,9 +314,12 @@ def _known_keys(directory: Path) -> list[str]:
                 yield from keys(value, dotted)
 
     known: set[str] = set()
-    for file in directory.rglob("*.yaml"):
-        container = OmegaConf.to_container(OmegaConf.load(file))
-        group = file.relative_to(directory).parts[0]
-        package = "" if file.parent == directory or group == "experiment" else group
-        known.update([package] if package else [], keys(container, package))
+    for file, group in (
+        (file, file.relative_to(place).parent) for place in _places(directory) for file in place.rglob("*.yaml")
+    ):
+        sections = [] if group.parts[:1] == ("experiment",) else list(group.parts)
+        if group.as_posix() == plugins.TRANSFORM_VALUES:
+            sections.append(file.stem)
+        package = ".".join(sections)
+        known.update([package] if package else [], keys(OmegaConf.to_container(OmegaConf.load(file)), package))
     return sorted(name for name in known if not name.startswith(("defaults", "hydra")))

@@ -17,7 +17,7 @@ class KeyFacts:
     do and have to be allowed by name, ``fixed`` keys decide which variables exist or what they mean.
     ``completed`` keys may be null in the composed configuration and are filled in once, when a run starts.
     A ``path`` may be given relative to where the command is run, and is kept absolute: a resume may run elsewhere.
-    ``plugins`` is the group of entry points that may add variants to a section.
+    ``plugins`` is the group of entry points that may add variants to a section, or names to a list.
     Bounds are inclusive unless ``above`` or ``below`` is used.
     """
 
@@ -33,9 +33,11 @@ class KeyFacts:
     plugins: str | None = None
 
 
-def key(doc: str, resume: ResumePolicy, **facts: Any) -> Any:
-    """Declare a key of a configuration dataclass. There are no defaults here: values live in ``conf/``."""
-    return dataclasses.field(metadata={FACTS: KeyFacts(doc, resume, **facts)})
+def key(doc: str, resume: ResumePolicy, *, hashable: bool = True, **facts: Any) -> Any:
+    """Declare a key of a configuration dataclass. There are no defaults here: values live in ``conf/``. A value that is
+    not ``hashable`` is compared as any other and plays no part in a hash.
+    """
+    return dataclasses.field(metadata={FACTS: KeyFacts(doc, resume, **facts)}, hash=None if hashable else False)
 
 
 def facts(field: dataclasses.Field[Any]) -> KeyFacts:

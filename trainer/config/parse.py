@@ -18,6 +18,7 @@ from trainer.errors import UsageError, nearest
 
 T = TypeVar("T")
 
+UNIONS = (Union, types.UnionType)
 INTEGER_LIMIT = 2**63  # steps and examples are int64 variables
 UNPRINTABLE = ("Cc", "Cs")  # Unicode categories: control characters and halves of surrogate pairs
 KIND_NAMES = {int: "an integer", float: "a number", bool: "true or false", str: "a text", type(None): "null"}
@@ -55,6 +56,9 @@ def leaves(config: object, path: str = "") -> Iterator[tuple[str, Any, KeyFacts]
         value = getattr(config, field.name)
         if dataclasses.is_dataclass(value):
             yield from leaves(value, _join(path, field.name))
+        elif isinstance(value, Mapping):
+            for name, section in value.items():
+                yield from leaves(section, _join(_join(path, field.name), name))
         else:
             yield _join(path, field.name), value, facts(field)
 
@@ -64,7 +68,9 @@ def _join(path: str, name: str) -> str:
 
 
 def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
-    options = typing.get_args(hint) if typing.get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if typing.get_origin(hint) is Mapping:
+        return _named_sections(typing.get_args(hint)[1], value, path, fact)
+    options = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
     sections = [option for option in options if dataclasses.is_dataclass(option)]
     if sections:
         return parse(_variant(sections, value, path, fact.plugins), value, path)
@@ -101,6 +107,24 @@ def _variant(sections: list[Any], value: object, path: str, group: str | None) -
     )
 
 
+def _named_sections(base: type, value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
+    """Sections of plug-ins, each under the name of its plug-in."""
+    if not isinstance(value, Mapping):
+        raise UsageError(f"{path} is {value!r}, but must be sections of keys, by name: {fact.doc}")
+    assert fact.plugins is not None
+    sections = {}
+    for name, section in value.items():
+        keys = plugins.keys_of(fact.plugins, str(name), base)
+        if keys is None:
+            hint = nearest(str(name), plugins.names(fact.plugins))
+            raise UsageError(f"{path} has {name}, which no installed plug-in has{hint}")
+        parsed: Any = parse(keys, section, _join(path, str(name)))
+        if parsed.name != name:
+            raise UsageError(f"{_join(path, str(name))}.name is {parsed.name!r}, but must be {name}, as its section")
+        sections[str(name)] = parsed
+    return sections
+
+
 def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
         raise UsageError(f"{path} is {value!r}, but must be a list: {fact.doc}")
@@ -110,8 +134,12 @@ def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any,
 
 
 def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bool) -> Any:
+    others: list[str] = []
+    if typing.get_origin(kind) in UNIONS:  # names of our own, and of plug-ins
+        assert fact.plugins is not None
+        kind, others = typing.get_args(kind)[0], plugins.names(fact.plugins)
     if typing.get_origin(kind) is Literal:
-        allowed = typing.get_args(kind)
+        allowed = (*typing.get_args(kind), *others)
         if value not in allowed or type(value) is not type(allowed[0]):
             listed = ", ".join(map(str, allowed))
             raise UsageError(

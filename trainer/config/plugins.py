@@ -1,25 +1,38 @@
-"""What other installed distributions add to the registries: networks and schedules, by entry point.
+"""What other installed distributions add to the registries, by entry point: networks, optimizers, schedules, sources
+and transforms.
 
 An entry point in one of ``GROUPS`` has the name that a configuration uses, and refers to the frozen dataclass of its
-keys, which says by its methods what it does (``ModelPlugin``, ``SchedulePlugin`` in ``trainer.config.schema``). Its
-values are in ``conf/GROUP/NAME.yaml`` of the package. So the registries stay closed: a stored configuration reaches
-what is installed under exactly the name it has, and imports nothing else.
+keys, which says by its methods what it does (``ModelPlugin`` and the others in ``trainer.config.schema``). Its values
+are in ``conf/`` of the package, under the path of the section (``conf/model/NAME.yaml``). So the registries stay
+closed: a stored configuration reaches what is installed under exactly the name it has, and imports nothing else.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import importlib.util
-from collections.abc import Mapping, Sequence
+import re
+import traceback
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from trainer.config.keys import FACTS
-from trainer.errors import RestoreRefused, UsageError
+from trainer.errors import RestoreRefused, TrainerError, UsageError
 
-MODELS, SCHEDULES = GROUPS = ("trainer.models", "trainer.schedules")
+MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRANSFORMS = GROUPS = (
+    "trainer.models",
+    "trainer.optimizers",
+    "trainer.schedules",
+    "trainer.sources",
+    "trainer.transforms",
+)
+# a transform is no option of a group: its keys are in a section of its name
+TRANSFORM_VALUES = "preprocess/plugins"
+NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # what can be a part of a dotted key
+REASON_SHOWN = 300  # characters of another program's message
 RECORDED = "plug-in "  # what its entries among a manifest's versions begin with
 
 
@@ -59,6 +72,8 @@ def keys_of(group: str, name: str, base: type) -> type | None:
     if name not in _installed(group):
         return None
     point = _installed(group)[name]
+    if not NAME.fullmatch(name):
+        raise UsageError(f"the plug-in {name!r} of {_origin(point)} needs a name of letters, digits and _")
     try:
         keys = point.load()
     except Exception as error:  # whatever the import of other people's code raises
@@ -83,12 +98,46 @@ def configuration_directories() -> list[Path]:
     return [Path(place) / "conf" for place in places if (Path(place) / "conf").is_dir()]
 
 
-def versions(sections: Mapping[str, Any]) -> dict[str, str]:
-    """For a manifest: where the sections of a configuration that plug-ins brought come from, by group."""
-    return {
-        f"{RECORDED}{group} {section.name}": _origin(_installed(group)[section.name])
-        for group, section in sections.items()
-    }
+def transforms_with_values() -> list[str]:
+    """The installed transforms whose values are in their packages; nothing of them is imported."""
+    places = [directory / TRANSFORM_VALUES for directory in configuration_directories()]
+    there = {path.stem for place in places for path in place.glob("*.yaml")}
+    return [name for name in names(TRANSFORMS) if name in there and NAME.fullmatch(name)]
+
+
+def title(group: str, name: str) -> str:
+    """How messages call a plug-in that is installed: ``the plug-in lion of trainer-example 1.0``."""
+    return f"the plug-in {name} of {_origin(_installed(group)[name])}"
+
+
+@contextlib.contextmanager
+def blamed(group: str, name: str) -> Iterator[None]:
+    """Name the plug-in, and the line in it, in whatever error its code raises in this block. Errors that are ours, or
+    that it raises as such (``BadRecord``), stay as they are.
+
+    Raises:
+        UsageError: its code has failed.
+    """
+    try:
+        yield
+    except TrainerError:
+        raise
+    except Exception as error:
+        package = _installed(group)[name].module.partition(".")[0]
+        places = [
+            f" at {frame.f_code.co_filename}:{line}"
+            for frame, line in traceback.walk_tb(error.__traceback__)
+            if str(frame.f_globals.get("__name__")).partition(".")[0] == package
+        ]
+        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:REASON_SHOWN]
+        raise UsageError(
+            f"{title(group, name)} failed{places[-1] if places else ''}\n  {type(error).__name__}: {reason}"
+        ) from error
+
+
+def versions(named: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """For a manifest: where the plug-ins, ``(group, name)``, come from that a configuration names."""
+    return {f"{RECORDED}{group} {name}": _origin(_installed(group)[name]) for group, name in named}
 
 
 def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path) -> list[str]:
@@ -109,7 +158,7 @@ def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path
         now = _origin(there[name]) if name in there else "not installed"
         if now == before:
             continue
-        distribution = before.rpartition(" ")[0]
+        distribution = _distribution(before)
         if name in there and distribution in allow:
             accepted.append(f"plug-in {name}: {before} -> {now}")
         else:
@@ -118,3 +167,13 @@ def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path
     if refused:
         raise RestoreRefused("\n".join([f"{place} was made with other plug-ins; nothing was restored", *refused]))
     return accepted
+
+
+def other_names(allow: Sequence[str], recorded: Mapping[str, str]) -> list[str]:
+    """What ``allow`` names besides the distributions of plug-ins, of which ``refuse_others`` has judged."""
+    distributions = {_distribution(text) for entry, text in recorded.items() if entry.startswith(RECORDED)}
+    return [name for name in allow if name not in distributions]
+
+
+def _distribution(origin: str) -> str:
+    return origin.rpartition(" ")[0]

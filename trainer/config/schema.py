@@ -8,14 +8,19 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Literal, NewType
 
 from trainer.config.keys import key
-from trainer.config.plugins import MODELS, SCHEDULES
+from trainer.config.plugins import MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRANSFORMS
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
+
+    from trainer.data.split import Split
+    from trainer.data.stored_split import StoredSplit
+    from trainer.update_rule import Rule
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
 WeightsName = Literal["raw", "ema"]
@@ -33,6 +38,7 @@ TransformName = Literal[
     "random_erasing",
     "normalize",
 ]
+PluginName = NewType("PluginName", str)  # that of an installed plug-in
 # every classifier of keras.applications in Keras 3.15; a test holds the list complete
 ApplicationName = Literal[
     "ConvNeXtTiny",
@@ -194,7 +200,26 @@ class RMSPropConfig:
     clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
 
 
-OptimizerConfig = AdamConfig | AdamWConfig | SGDConfig | RMSPropConfig
+@dataclasses.dataclass(frozen=True)
+class OptimizerPlugin(abc.ABC):
+    """Base of an optimizer that another distribution brings, by an entry point in ``trainer.optimizers``. It adds its
+    keys.
+    """
+
+    name: str = key("which optimizer", "fixed")
+    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
+    clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
+
+    @abc.abstractmethod
+    def rule(self) -> Rule:
+        """The slots that each variable has, and what a step does to a variable and its slots: ``trainer.update_rule``.
+
+        Between steps it keeps nothing but the slots. It assigns by ``trainer.replicas.assign``, ``assign_sub`` or
+        ``tf.raw_ops.ResourceApply…`` with ``variable.handle``: several replicas each change their own copy.
+        """
+
+
+OptimizerConfig = AdamConfig | AdamWConfig | SGDConfig | RMSPropConfig | OptimizerPlugin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -344,7 +369,22 @@ class SyntheticConfig(CommonDataConfig):
     decode: bool = key("JPEG files that are decoded and transformed; false: the network's input itself", "consent")
 
 
-DataConfig = DigitsConfig | ImageFolderConfig | TFRecordConfig | TFDSConfig | SyntheticConfig
+@dataclasses.dataclass(frozen=True)
+class SourcePlugin(CommonDataConfig, abc.ABC):
+    """Base of a source that another distribution brings, by an entry point in ``trainer.sources``. It adds its keys."""
+
+    @abc.abstractmethod
+    def open(self, split: Split) -> StoredSplit:
+        """All records of one split: ``trainer.data.stored_split``.
+
+        TensorFlow is not set up yet, so no operation of it may run here, in ``labels`` or in ``listing``.
+
+        Raises:
+            UsageError: the data is missing or not what is expected; names the file or folder.
+        """
+
+
+DataConfig = DigitsConfig | ImageFolderConfig | TFRecordConfig | TFDSConfig | SyntheticConfig | SourcePlugin
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,10 +441,35 @@ class NormalizeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class TransformPlugin(abc.ABC):
+    """Base of a transform that another distribution brings, by an entry point in ``trainer.transforms``. It adds its
+    keys.
+    """
+
+    name: str = key("which transform", "consent")
+
+    @abc.abstractmethod
+    def draws(self) -> int:
+        """How many random numbers an example takes; 0 for a transform that draws nothing."""
+
+    @abc.abstractmethod
+    def apply(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """The image, float32 ``[height, width, 3]``, in 0..1 if what stands before leaves it there (``normalize`` does
+        not). ``draws`` are float32 ``[draws()]`` in [0, 1), decided by (seed, example number, transform).
+
+        A function of both and of the keys alone, in TensorFlow's operations. After ``resize`` it keeps the shape.
+        """
+
+
+@dataclasses.dataclass(frozen=True)
 class PreprocessConfig:
     image_size: int = key("height and width of the network's input, pixels", "fixed", minimum=32, maximum=4096)
-    train: tuple[TransformName, ...] = key("transforms for training, in order", "consent")
-    eval: tuple[TransformName, ...] = key("transforms for evaluation, in order", "consent")
+    train: tuple[TransformName | PluginName, ...] = key(
+        "transforms for training, in order", "consent", plugins=TRANSFORMS
+    )
+    eval: tuple[TransformName | PluginName, ...] = key(
+        "transforms for evaluation, in order", "consent", plugins=TRANSFORMS
+    )
     random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
     central_crop: CentralCropConfig = key("keep the middle of the image", "consent")
     resize: ResizeConfig = key("bring the image to image_size x image_size", "consent")
@@ -412,6 +477,12 @@ class PreprocessConfig:
     rand_augment: RandAugmentConfig = key("several random image operations of one strength", "consent")
     random_erasing: RandomErasingConfig = key("set a random part to zero", "consent")
     normalize: NormalizeConfig = key("(image - mean) / std", "consent")
+    plugins: Mapping[str, TransformPlugin] = key(
+        "a section of keys for every transform of a plug-in that train or eval names",
+        "consent",
+        hashable=False,
+        plugins=TRANSFORMS,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -541,10 +612,10 @@ class Config:
     experiment: str = key("name of the experiment", "free")
     seed: int = key("every random draw is a function of it", "consent", minimum=0, maximum=2**31 - 1)
     model: ModelConfig = key("the network", "fixed", plugins=MODELS)
-    optimizer: OptimizerConfig = key("the update rule", "fixed")
+    optimizer: OptimizerConfig = key("the update rule", "fixed", plugins=OPTIMIZERS)
     schedule: ScheduleConfig = key("the learning rate over time", "consent", plugins=SCHEDULES)
     ema: EmaConfig = key("exponential moving average of the weights", "fixed")
-    data: DataConfig = key("where the images come from", "fixed")
+    data: DataConfig = key("where the images come from", "fixed", plugins=SOURCES)
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
     mixing: MixingConfig = key("blending of two neighbours in a training batch and of their labels", "consent")
     train: TrainConfig = key("the training loop", "consent")

@@ -25,7 +25,7 @@ from trainer.data.sampling import Sampling
 from trainer.data.source import Source
 from trainer.data.synthetic import ready_input
 from trainer.data.transforms import network_input
-from trainer.errors import BadRecord
+from trainer.errors import BadRecord, UsageError
 
 Numbers = npt.NDArray[np.int64]
 Example = dict[str, tf.Tensor]
@@ -209,7 +209,7 @@ def _open(
     """The pipeline over the batches that begin at ``starts``, of which it reads ``rows``, a whole batch at a time."""
     size = len(rows)
     bad = BadRecords(source, warn)
-    failures: dict[int, BadRecord] = {}
+    failures: dict[int, UsageError] = {}  # also those of a plug-in that fails with many records and not with one
     ready = _ready(config) is not None
 
     def chosen(first: int) -> Choice:
@@ -218,7 +218,7 @@ def _open(
     def read(first: np.int64) -> list[npt.NDArray[Any]]:
         try:
             columns = _read(source, chosen(int(first)), ready)
-        except BadRecord as error:
+        except UsageError as error:
             failures[int(first)] = error
             raise
         return [columns[name] for name in COLUMNS]

@@ -1,56 +1,26 @@
-"""What a source of images is, the registry of sources, and which of its records a configuration uses."""
+"""The registry of sources of images, and which of their records a configuration uses."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config.schema import CommonDataConfig, DataConfig
+from trainer.config.schema import CommonDataConfig, DataConfig, SourcePlugin
 from trainer.data.embedded import DigitsSplit
 from trainer.data.image_folder import ImageFolderSplit
 from trainer.data.labels import UNKNOWN
 from trainer.data.shards import TFRecordSplit
+from trainer.data.source_plugin import PluggedSplit
 from trainer.data.split import Split
+from trainer.data.stored_split import StoredSplit
 from trainer.data.synthetic import SyntheticSplit
 from trainer.data.tfds import TFDSSplit
 from trainer.errors import UsageError, nearest
 
 Numbers = npt.NDArray[np.int64]
-
-
-class StoredSplit(Protocol):
-    """All records of one split as they are stored, with random access. Reads may come from several threads."""
-
-    count: int
-    class_names: tuple[str, ...]
-
-    def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
-        """Encoded images and labels (int64 ``[n]``, each in [0, len(class_names))) of ``records`` (int64 ``[n]``).
-
-        Raises:
-            BadRecord: a record cannot be read or has no usable image or label; names file and record.
-        """
-
-    def labels(self) -> Numbers:
-        """The labels of all records, int64 ``[count]``; -1 where the record is bad and ``data.on_bad_record=skip``.
-
-        Raises:
-            BadRecord: as ``read``.
-        """
-
-    def place(self, record: int) -> str:
-        """Where a record lies, for messages: the file and, where it holds several, the record's number in it."""
-
-    def listing(self, records: Numbers) -> str | None:
-        """A digest of what is known of these records without reading them (names, sizes); None for data that is
-        part of the program.
-        """
-
-    def part(self, records: Numbers, count: int) -> Numbers:
-        """Which ``count`` of ``records``, in their order, are used when only so many are wanted."""
 
 
 # data.name -> what opens one split of it
@@ -156,4 +126,5 @@ def open_source(config: DataConfig, split: Split) -> Source:
         BadRecord: the classes of all records are needed, and one cannot be read.
         NoValidCheckpoint: the embedded data is damaged.
     """
-    return Source(SOURCES[config.name](config, split), config, split)
+    stored = PluggedSplit(config, split) if isinstance(config, SourcePlugin) else SOURCES[config.name](config, split)
+    return Source(stored, config, split)

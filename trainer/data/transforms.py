@@ -14,6 +14,7 @@ from trainer.config.schema import PreprocessConfig
 from trainer.data.decoding import EncodedImage, cut, decode, decode_window
 from trainer.data.draw import Draw
 from trainer.data.policies import rand_augment, trivial_augment
+from trainer.data.transform_plugin import plugged
 from trainer.data.windows import WINDOWS, random_window
 
 Transform = Callable[[tf.Tensor, PreprocessConfig, Draw], tf.Tensor]
@@ -45,8 +46,12 @@ def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: Prepro
         image = decode_window(encoded, choose(encoded.size, config, draw))
     else:
         image = decode(encoded)
-    for name in rest:
-        image = TRANSFORMS[name](image, config, draw)
+    for place, name in enumerate(rest):
+        if name in TRANSFORMS:
+            image = TRANSFORMS[name](image, config, draw)
+        else:
+            size = config.image_size if "resize" in rest[:place] else None
+            image = plugged(config.plugins[name], _as_float(image), size, draw)
     return image
 
 

@@ -12,13 +12,14 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from trainer.config import plugins
 from trainer.config.schema import Config
 from trainer.data.decoding import EncodedImage, encoded_image
 from trainer.data.draw import Draw
 from trainer.data.mixing import mixed, mixing_of
 from trainer.data.sampling import Sampling
 from trainer.data.source import Source
-from trainer.data.transforms import apply_transforms
+from trainer.data.transforms import TRANSFORMS, apply_transforms
 from trainer.errors import BadRecord
 from trainer.fingerprint.facts import Fact
 
@@ -53,9 +54,15 @@ def preprocessing_facts(config: Config) -> list[Fact]:
                 # all stages up to this one, run as they are in training: a crop is fused into decode
                 image = apply_transforms(encoded, names[: index + 1], config.preprocess, draw)
                 where = f"preprocess.{split}[{index}] {name}"
-                file = FILES[name] if name in FILES else TRANSFORMS_FILE
-                facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, file))
+                facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, _file(name)))
     return facts
+
+
+def _file(name: str) -> str:
+    """Where to look for a transform of that name."""
+    if name in FILES:
+        return FILES[name]
+    return TRANSFORMS_FILE if name in TRANSFORMS else plugins.title(plugins.TRANSFORMS, name)
 
 
 def _summary(image: tf.Tensor) -> str:

@@ -9,8 +9,10 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.config.schema import Config
+from trainer.config import plugins
+from trainer.config.schema import Config, OptimizerPlugin
 from trainer.fingerprint.facts import Fact
+from trainer.optimizer_plugin import probe
 from trainer.optimizers import rule_for
 from trainer.schedules import learning_rate_at
 
@@ -79,10 +81,21 @@ def _plain(value: Any) -> Any:
 
 
 def optimizer_facts(config: Config) -> list[Fact]:
-    """Type, slots and hyperparameters. The learning rate is the schedule's."""
+    """Type, slots and hyperparameters, and of a plug-in what it does. The learning rate is the schedule's.
+
+    Raises:
+        UsageError: a plug-in keeps something besides its slots.
+    """
     keys = {name: value for name, value in dataclasses.asdict(config.optimizer).items() if name != "learning_rate"}
     entries = {"slots": sorted(rule_for(config.optimizer).slots), **keys}
-    return _facts("optimizer", "optimizer", entries, "optimizer", "trainer/optimizers.py")
+    if not isinstance(config.optimizer, OptimizerPlugin):
+        return _facts("optimizer", "optimizer", entries, "optimizer", "trainer/optimizers.py")
+    file = plugins.title(plugins.OPTIMIZERS, config.optimizer.name)
+    found = probe(config.optimizer)
+    return [
+        *_facts("optimizer", "optimizer", entries, "optimizer", file),
+        *(Fact("optimizer", "optimizer", name, values, ("optimizer",), file) for name, values in found.items()),
+    ]
 
 
 def schedule_facts(config: Config) -> list[Fact]:

@@ -34,6 +34,9 @@ def overrides(config: Config) -> list[str]:
             if group == "data":  # some of its keys have no default
                 given = [path for path, value in values.items() if path.startswith("data.") and value is not None]
                 chosen += [f"{path}={_text(values[path])}" for path in given if path != "data.name"]
+    for path in ("preprocess.train", "preprocess.eval"):  # first: they bring the keys of the plug-ins they name
+        if values[path] != getattr(composed.preprocess, path.rpartition(".")[2]):
+            chosen.append(f"{path}={_text(values[path])}")
     already = {path: value for path, value, _ in leaves(compose(chosen))}
     return [*chosen, *(f"{path}={_text(value)}" for path, value in values.items() if already[path] != value)]
 

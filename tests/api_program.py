@@ -33,7 +33,7 @@ RUN = (
 )
 APPLICATION = ("model=keras_application", "model.name=MobileNet", "ema.decay=0.9", "evaluation.weights=ema")
 PLUGIN = ("model=small_net", "schedule=one_cycle")
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def error_of(call: Callable[[], object]) -> list[str]:

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str]) -> int:
         check_launcher(arguments)
     if sweeper != STOCK:
         return searching.run(arguments, stop)
-    jobs = run_with_hydra(without_launcher(arguments), start)
+    jobs = run_with_hydra(arguments if launcher == STOCK else without_launcher(arguments), start)
     return _sweep(jobs, arguments, launcher, stop) if jobs else 0
 
 

@@ -33,7 +33,7 @@ RESOLVERS = ("now", "hydra")
 PACKAGE = Path(__file__).resolve().parent.parent
 STOCK = "basic"  # Hydra's own launcher and sweeper
 INSTALLED_BY_SWEEPS = ("joblib", "submitit_local", "submitit_slurm", "optuna")
-CHOOSES_LAUNCHER = re.compile(r"[+~]*hydra[/.]launcher([.=]|$)")
+CONCERNS = {kind: re.compile(rf"[+~]*hydra[/.]{kind}([./=]|$)") for kind in ("launcher", "sweeper")}
 MESSAGE_SHOWN = 2000  # characters of what a launcher says
 
 
@@ -91,7 +91,7 @@ def plugin(arguments: Sequence[str], kind: str) -> str:
 
 def without_launcher(arguments: Sequence[str]) -> list[str]:
     """A command line that makes the same jobs with Hydra's own launcher."""
-    return [argument for argument in arguments if not CHOOSES_LAUNCHER.match(argument)]
+    return [argument for argument in arguments if not CONCERNS["launcher"].match(argument)]
 
 
 def check_launcher(arguments: Sequence[str]) -> None:
@@ -99,13 +99,26 @@ def check_launcher(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: the launcher is not installed, or one of its settings is wrong.
     """
-    chosen = [argument for argument in arguments if CHOOSES_LAUNCHER.match(argument)]
+    _settings(arguments, "launcher")
+
+
+def _settings(arguments: Sequence[str], kind: str) -> DictConfig:
+    """The settings of the launcher or sweeper that a command line chooses, before anything else is done with it.
+
+    Raises:
+        UsageError: it is not installed, or one of its settings is wrong.
+    """
+    chosen = [argument for argument in arguments if CONCERNS[kind].match(argument)]
     directory = configuration_directory()
+    for argument in chosen:
+        _refuse_resolvers(argument, argument)
     try:
         with hydra.initialize_config_dir(str(directory), version_base="1.3"):
-            hydra.compose("config", chosen, return_hydra_config=True)
+            settings = OmegaConf.select(hydra.compose("config", chosen, return_hydra_config=True), f"hydra.{kind}")
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(_explain(error, chosen, directory)) from error
+    assert isinstance(settings, DictConfig)
+    return settings
 
 
 def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config], None]) -> list[Job]:
@@ -182,6 +195,8 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
         raise UsageError(f"hydra/sweeper={sweeper} is not supported; allowed: {STOCK}, optuna")
     if not any(argument.startswith("hydra.sweeper.n_jobs=") for argument in arguments):
         arguments = [*arguments, "hydra.sweeper.n_jobs=1"]  # Optuna's own value is 2: chosen without the other's result
+    settings = _settings(arguments, "sweeper")
+    _check_search(settings)
     failures: list[TrainerError] = []
     results: list[float] = []
     composed_once = False
@@ -192,7 +207,7 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
         try:
             _refuse_plugins("launcher")
             proposed = _job(composed)
-            _check_search(proposed)
+            _check_direction(settings, proposed)
             result = result_of(proposed)
         except TrainerError as error:
             failures.append(error)  # as in run_with_hydra; and no sweeper is told
@@ -268,13 +283,12 @@ def _refuse_plugins(kind: str) -> None:
         raise UsageError(f"a configuration file sets hydra/{kind}={chosen}; give it on the command line instead")
 
 
-def _check_search(job: Job) -> None:
-    """Refuse settings of Optuna's sweeper with which a search could not go on, or would look for the worst trial.
+def _check_search(sweeper: DictConfig) -> None:
+    """Refuse settings of Optuna's sweeper with which a search that was stopped could not go on.
 
     Raises:
         UsageError: names the key and the value that it should have.
     """
-    sweeper = HydraConfig.get().sweeper
     if OmegaConf.select(sweeper, "sampler.seed") is None:
         raise UsageError(
             "hydra.sweeper.sampler.seed is not set: a search that was stopped goes on only where the same trials are "
@@ -284,6 +298,14 @@ def _check_search(job: Job) -> None:
         raise UsageError(f"hydra.sweeper.n_jobs is {sweeper.n_jobs}, but a search runs its trials in turn: use 1")
     if sweeper.storage is not None:
         raise UsageError("hydra.sweeper.storage cannot be set: what a search has found is kept with its trials")
+
+
+def _check_direction(sweeper: DictConfig, job: Job) -> None:
+    """Refuse to look for the worst trial.
+
+    Raises:
+        UsageError: names the key and the value that it should have.
+    """
     if job.config is None:
         return
     metric = job.config.checkpoint.best_metric

@@ -80,9 +80,12 @@ def run(
 
 def _end_pool() -> None:
     """End joblib's processes, which otherwise wait minutes for more work: this process ends without its exit hooks."""
-    from joblib.externals.loky import get_reusable_executor  # an extra, which the launcher needs itself
+    from joblib.externals.loky import get_reusable_executor  # the launcher has imported it, too
 
-    get_reusable_executor().shutdown(wait=True)
+    pool = get_reusable_executor(reuse=True)
+    if hasattr(pool, "terminate"):  # joblib's own, with a temporary directory; with n_jobs=1 it needed none
+        pool.terminate()
+    pool.shutdown(wait=True)
 
 
 class _Left(BaseException):

@@ -253,7 +253,7 @@ def _upgraded(value: object) -> object:
 def label(sweep: Sweep, trial: Trial) -> str:
     """The overrides that distinguish a trial from others of its sweep."""
     if sweep.search is not None:  # the first trial has no others yet
-        common = set(sweep.search.arguments)
+        common = {*sweep.search.arguments, "on_existing=resume"}
     else:
         common = set.intersection(*(set(other.overrides) for other in sweep.trials))
     return " ".join(text for text in trial.overrides if text not in common)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -265,7 +266,8 @@ def resume_command(sweep_dir: Path) -> str:
 
 def search_command(sweep_dir: Path, search: Search) -> str:
     """The command line with which a search goes on, for a person to read and to give again."""
-    place = QuotedString(str(sweep_dir), Quote.single).with_quotes()
+    plain = re.fullmatch(r"[\w/.-]+", str(sweep_dir), re.ASCII) is not None
+    place = str(sweep_dir) if plain else QuotedString(str(sweep_dir), Quote.single).with_quotes()
     return shlex.join(
         ["python", "-m", "trainer", "train", *search.arguments, f"hydra.sweep.dir={place}", "on_existing=resume"]
     )

@@ -143,7 +143,22 @@ def test_a_search_that_has_ended_is_left_alone_and_another_one_refused(trainer: 
     output = trainer.run(*seeded, "on_existing=resume", status=2)
     assert re.search(r"has another search: trial 0: optimizer\.learning_rate: 0\.0\d+ -> 0\.0\d+", output)
     assert "train --multirun" in output
-    assert "report.html" in trainer.run("report", "sweep_dir=sweep")
+
+
+@pytest.mark.long
+def test_a_sweeper_hears_of_failures_and_chooses_the_same_again_after_them(trainer: Trainer) -> None:
+    """Every trial is a configuration that is none, which needs no TensorFlow to be found out."""
+    need("optuna_sweeper")
+    command = ("train", "--multirun", *SEARCH, "seed=-1", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=sweep")
+    output = trainer.run(*command, status=1)
+    assert outcomes(output) == {0: "invalid"}, "the first failure ends a search"
+    assert "0 of 1 trials are finished; the search goes on with:" in output
+    for outcome in ("invalid", "failed"):
+        output = trainer.run(*command, "on_existing=resume", "hydra.sweeper.max_failure_rate=1", status=1)
+        assert outcomes(output) == dict.fromkeys(range(2), outcome)
+        search = plan.read(trainer.cwd / "sweep").search
+        assert search is not None
+        assert (search.failed, search.ended) == ((0, 1), True)
 
 
 @pytest.mark.long
@@ -169,6 +184,7 @@ def test_a_search_stopped_in_its_third_trial_goes_on_as_if_undisturbed(trainer: 
     assert proposals(sweep) == proposals(reference)
     for name in "0123":
         assert_same_run(reference / name, sweep / name)
+    assert "report.html" in trainer.run("report", f"sweep_dir={sweep}")
     best = [yaml.safe_load((place / "optimization_results.yaml").read_text()) for place in (reference, sweep)]
     assert best[0] == best[1]
 

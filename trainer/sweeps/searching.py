@@ -41,6 +41,8 @@ class _Search:
         self._arguments = tuple(
             each for each in arguments if each.split("=")[0] not in ("hydra.sweep.dir", "on_existing")
         )
+        # as text, because the first trial may be one that has no valid configuration
+        self._on_existing = "resume" if "on_existing=resume" in arguments else "fail"
         self._stop = stop
         self._outcomes = Outcomes(stop)
         self._failed: tuple[int, ...] = ()
@@ -55,8 +57,7 @@ class _Search:
         """
         if self._stop.signal is not None:
             raise Suspended
-        on_existing = "fail" if job.invocation is None else job.invocation.on_existing
-        sweep = plan.propose(job.sweep_dir, job, self._arguments, self._failed, on_existing)
+        sweep = plan.propose(job.sweep_dir, job, self._arguments, self._failed, self._on_existing)
         self._at = job.sweep_dir, sweep
         trial = sweep.trials[job.number]
         assert sweep.search is not None

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from trainer.config.compose import launch_with_hydra
-from trainer.errors import LaunchFailed, Stopped, printable
+from trainer.errors import Stopped, TrainerError, printable
 from trainer.signals import StopRequest, exit_status
 from trainer.sweeps import launched
 from trainer.sweeps.launched import Launch
@@ -40,7 +40,6 @@ def run(
 
     Raises:
         Stopped: a signal ended this process, and the trials where they are ``LOCAL``.
-        LaunchFailed: the launcher did.
     """
     outcomes = Outcomes(stop)
     before = [trial for trial in sweep.trials if is_finished(sweep_dir, trial)]
@@ -49,13 +48,13 @@ def run(
     def leave() -> NoReturn:
         raise _Left
 
-    failure: LaunchFailed | None = None
+    failure: TrainerError | None = None
     try:
         with stop.answered_by(functools.partial(launched.ask_to_stop, launch) if launch.local else leave):
             launch_with_hydra(arguments, sweep_dir, functools.partial(launched.run, launch))
         if launcher == "joblib":
             _end_pool()
-    except LaunchFailed as error:
+    except TrainerError as error:  # what was begun counts, and is in the table
         failure = error
     except _Left:
         assert stop.signal is not None
@@ -70,6 +69,8 @@ def run(
             outcomes.finished_before(trial)
         elif status is not None:
             outcomes.ended(trial, status)
+        elif is_finished(sweep_dir, trial):  # and its process was lost before it could say so
+            outcomes.ended(trial, 0)
         elif stop.signal is None:
             outcomes.nothing_known(trial)
     shutil.rmtree(launch.place)

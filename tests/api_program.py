@@ -52,7 +52,7 @@ PLUGIN = (
     "preprocess.eval=[decode,resize,grain,normalize]",
     "preprocess.plugins.grain.strength=0.1",
 )
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def error_of(call: Callable[[], object]) -> list[str]:

@@ -81,6 +81,11 @@ class Process:
         os.killpg(self._popen.pid, number)
 
     @property
+    def group(self) -> int:
+        """The process group that the process and those that it started belong to."""
+        return self._popen.pid
+
+    @property
     def running(self) -> bool:
         return self._popen.poll() is None
 

@@ -128,6 +128,17 @@ class Slurm:
         assert process.returncode == 0, f"{command}: {process.stdout}{process.stderr}"
         return process.stdout.strip()
 
+    def spawn(self, *command: str, cwd: Path, log: Path) -> subprocess.Popen[bytes]:
+        """Start a process where the clients are; it dies with this one."""
+        with log.open("wb") as output:
+            return subprocess.Popen(
+                [*self._inside, "env", f"--chdir={cwd}", "setpriv", "--pdeathsig", "KILL", *command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=self._environment,
+            )
+
     def job(self, number: int) -> Job:
         answer = self.client("scontrol", "--oneliner", "show", "job", str(number))
         facts = dict(fact.partition("=")[::2] for fact in answer.split())

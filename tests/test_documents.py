@@ -64,9 +64,11 @@ def test_the_configuration_of_every_train_command_composes(document: str, argume
     overrides = [argument for argument in arguments[1:] if argument not in flags]
     if "--multirun" in arguments:  # of several values the first; hydra.* says where trials go
         overrides = [
-            re.sub(r"=(?:choice|range)\((\d+).*\)$", r"=\1", each) if "(" in each else each.split(",")[0]
+            re.sub(r"=(?:tag\(\w+,)?(?:choice|range|interval)\(([\d.]+).*\)$", r"=\1", each)
+            if "(" in each
+            else each.split(",")[0]
             for each in overrides
-            if not each.startswith("hydra.")
+            if not each.startswith(("hydra.", "hydra/"))
         ]
     assert all("=" in override for override in overrides), overrides
     compose([override for override in overrides if override.split("=")[0] not in Invocation.__annotations__])

@@ -80,7 +80,12 @@ def test_clean_stop_and_resume_equals_uninterrupted_run(
 
 @pytest.mark.parametrize(
     ("number", "status", "after"),
-    [(signal.SIGTERM, 75, 4), (signal.SIGUSR1, 75, 6), (signal.SIGINT, 130, 2)],
+    [
+        (signal.SIGTERM, 75, 4),
+        (signal.SIGUSR1, 75, 6),
+        (signal.SIGINT, 130, 2),
+        pytest.param(signal.SIGUSR2, 75, 8, marks=pytest.mark.long),
+    ],
 )
 def test_resume_after_a_signal_equals_uninterrupted_run(
     number: signal.Signals, status: int, after: int, references: dict[str, Path], trainer: Trainer

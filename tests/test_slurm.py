@@ -31,6 +31,7 @@ pytestmark = pytest.mark.slurm
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
 STEPS = 80
+SECONDS_FOR_A_SWEEP = 300
 ARGUMENTS = (
     *NARROW,
     "model.aux_logits=false",
@@ -403,3 +404,93 @@ def test_host_names_are_those_that_scontrol_prints(cluster: Slurm) -> None:
     found = discover(environ)
     assert found is not None
     assert [worker.rpartition(":")[0] for worker in found.workers] == expected
+
+
+# Sweeps whose trials are jobs
+
+
+class LaunchedSweep:
+    """``train --multirun hydra/launcher=submitit_slurm`` in the controller's place, with one trial."""
+
+    def __init__(self, cluster: Slurm, sweep_dir: Path, *arguments: str) -> None:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        self.cluster = cluster
+        self.sweep_dir = sweep_dir
+        self.run_dir = sweep_dir / "0"
+        self.log = sweep_dir.with_suffix(".log")
+        launcher = (
+            "hydra/launcher=submitit_slurm",
+            "hydra.launcher.timeout_min=30",
+            "hydra.launcher.max_num_timeout=3",
+        )
+        command = (sys.executable, "-m", "trainer", "train", "--multirun", *launcher, f"hydra.sweep.dir={sweep_dir}")
+        self.process = cluster.spawn(*command, *arguments, cwd=sweep_dir.parent, log=self.log)
+
+    @property
+    def newest_step(self) -> int:
+        path = self.run_dir / "metrics.jsonl"
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+    @property
+    def job_output(self) -> str:
+        logs = self.sweep_dir.glob(".submitit/*/*_log.*")
+        return "\n".join(path.read_text(errors="replace") for path in sorted(logs))
+
+    def wait_for_step(self, step: int) -> int:
+        """Returns the number of the job."""
+
+        def reached() -> bool:
+            assert self.process.poll() is None, self.log.read_text() + self.job_output
+            return self.newest_step >= step
+
+        self.cluster.wait(reached, f"step {step}")
+        return int(self.cluster.client("squeue", "--noheader", "--format=%A").splitlines()[0])
+
+    def end(self) -> None:
+        status = self.process.wait(SECONDS_FOR_A_SWEEP)
+        assert status == 0, self.log.read_text() + self.job_output
+        assert "1 of 1 trials are finished" in self.log.read_text()
+        assert list(self.sweep_dir.glob(".launch-*")) == []
+
+
+@pytest.mark.long
+def test_a_trial_that_is_a_job_is_requeued_by_submitit_and_by_slurm_and_ends_as_if_undisturbed(
+    cluster: Slurm, undisturbed: Path, tmp_path: Path
+) -> None:
+    sweep = LaunchedSweep(cluster, tmp_path / "sweep", *ARGUMENTS)
+    job = sweep.wait_for_step(4)
+    cluster.client("scancel", "--signal=USR2", str(job))  # as ahead of a time limit: submitit asks for its job again
+    cluster.wait(lambda: cluster.job(job).restarts == 1, "submitit's requeue")
+    committed = int(checkpoint_names(sweep.run_dir)[-1][5:])
+    assert 4 <= committed < STEPS
+    assert sweep.wait_for_step(committed + 4) == job
+    cluster.client("scontrol", "requeue", str(job))
+    sweep.end()
+    assert cluster.job(job).restarts == 2
+    assert sweep.job_output.count("resuming") == 2
+    assert "Caught signal SIGUSR2" in sweep.job_output
+    assert_same_run(undisturbed, sweep.run_dir)
+
+
+@pytest.mark.long
+def test_the_tasks_of_a_job_on_two_nodes_run_one_trial_together(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    nodes = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1")
+    sweep = LaunchedSweep(cluster, tmp_path / "sweep", *SHARED, *nodes)
+    sweep.end()
+    assert "2 replicas in 2 processes" in sweep.job_output
+    assert_same_run(undisturbed_pair, sweep.run_dir)
+
+
+@pytest.mark.long
+def test_jobs_go_on_without_the_process_that_launched_them(cluster: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+    sweep = LaunchedSweep(cluster, tmp_path / "sweep", *ARGUMENTS)
+    job = sweep.wait_for_step(4)
+    sweep.process.terminate()
+    assert sweep.process.wait(SECONDS_FOR_A_SWEEP) == 75
+    assert "the jobs that submitit_slurm has started go on by themselves" in sweep.log.read_text()
+    assert cluster.wait_for_end(job).state == "COMPLETED"
+    assert_same_run(undisturbed, sweep.run_dir)

@@ -15,6 +15,7 @@ from conftest import NARROW, Trainer, assert_same_run, checkpoint_names, wait_fo
 from trainer.checkpoint import manifest
 from trainer.config import stored
 from trainer.config.complete import with_leaves
+from trainer.config.compose import Job, compose_run
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.signals import StopRequest
 from trainer.sweeps import plan, trial
@@ -128,6 +129,39 @@ def test_a_sweep_stores_every_configuration_before_its_first_trial(stored_sweep:
         plan.config_of(sweep.trials[2])
 
 
+def test_a_sweep_of_format_1_is_read(stored_sweep: Path, tmp_path: Path) -> None:
+    """As it was written before there were searches."""
+    text = (stored_sweep / plan.FILE_NAME).read_text()
+    old = text.replace("format_version: 2\nsearch: null\n", "format_version: 1\n")
+    assert old != text
+    (tmp_path / plan.FILE_NAME).write_text(old)
+    assert plan.read(tmp_path) == plan.read(stored_sweep)
+
+
+def job(number: int, *values: str) -> Job:
+    """What Hydra composes for one proposal of a sweeper, in place of a sweeper."""
+    invocation, config = compose_run(["on_existing=resume", *values])
+    return Job(number, Path(), str(number), values, invocation, config, None)
+
+
+def test_a_search_is_written_trial_by_trial_and_remembers_failures_that_others_follow(tmp_path: Path) -> None:
+    words = ("--multirun", "seed=choice(1,2,3)", "hydra/sweeper=optuna")
+    plan.propose(tmp_path, job(0, "seed=1"), words, (), "fail")
+    plan.propose(tmp_path, job(1, "seed=2"), words, (), "fail")
+    sweep = plan.propose(tmp_path, job(2, "seed=3"), words, (1,), "fail")
+    assert plan.read(tmp_path) == sweep
+    assert [plan.label(sweep, each) for each in sweep.trials] == ["seed=1", "seed=2", "seed=3"]
+    assert sweep.search == plan.Search(words, (1,), ended=False)
+    assert plan.propose(tmp_path, job(1, "seed=2"), words, (), "resume") == sweep, "told again, and nothing is written"
+    with pytest.raises(UsageError, match=r"another search: trial 1: seed: 2 -> 9"):
+        plan.propose(tmp_path, job(1, "seed=9"), words, (), "resume")
+    with pytest.raises(UsageError, match="has a sweep already"):
+        plan.propose(tmp_path, job(0, "seed=1"), words, (), "fail")
+    ended = plan.end_search(tmp_path, (1, 2))
+    assert plan.read(tmp_path) == ended
+    assert ended.search == plan.Search(words, (1, 2), ended=True)
+
+
 def test_the_same_command_continues_a_sweep_and_another_does_not(stored_sweep: Path, tmp_path: Path) -> None:
     sweep = plan.read(stored_sweep)
     plan.begin(tmp_path, sweep, "fail")
@@ -152,8 +186,10 @@ HOSTILE = {
     "two trials in one place": ("directory: '1'", "directory: '0'", "trials 0 and 1 share a directory"),
     "a trial in a trial": ("directory: '1'", "directory: 0/checkpoints", "trials 0 and 1 share a directory"),
     "a number twice": ("number: 1", "number: 0", "trial 0 is at the place of trial 1"),
-    "another version": ("format_version: 1", "format_version: 2", "format_version is 2"),
+    "another version": ("format_version: 2", "format_version: 3", "format_version is 3"),
     "an object": ("directory: '1'", "directory: !!python/object:os.system 1", "tags"),
+    "a failure of no trial": ("search: null", "search: {arguments: [], failed: [7], ended: false}", "trial 7 failed"),
+    "a search that runs something": ("search: null", "search: {command: rm}", "the sweep.search lacks arguments"),
     "an unknown key": ("  allow: []", "  allow: []\n  command: rm", "command"),
     "an interpolation": ("name: digits", "name: ${oc.env:HOME}", "data.name"),
     "a number for a text": ("directory: '1'", "directory: 1", "directory is 1, but must be a text"),

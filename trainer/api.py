@@ -1,7 +1,8 @@
 """The commands as functions, for notebooks and programs: the same runs, the same directories, the same errors.
 
-Errors are those of ``trainer.errors``; nothing here ends the process. Ctrl-C, SIGTERM and SIGUSR1 end a run after a
-checkpoint, as in the commands, when it was started in the main thread; the handlers that were there are put back.
+Errors are those of ``trainer.errors``; nothing here ends the process. Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end a run
+after a checkpoint, as in the commands, when it was started in the main thread; the handlers that were there are put
+back.
 
 TensorFlow takes its threads, devices and determinism once in a process. A second run in the same process works when its
 ``runtime.{threads,virtual_devices,deterministic,xla}`` are those of the first, and is refused otherwise.

@@ -58,6 +58,12 @@ class RunDirectoryInUse(TrainerError):
     exit_status = 5
 
 
+class LaunchFailed(TrainerError):
+    """A launcher plug-in of Hydra could not run the trials of a sweep, or lost one of its processes."""
+
+    exit_status = 1
+
+
 class PeerLost(TrainerError):
     """Another process of the run is gone; the status is its own where it said so, else that of "run it again"."""
 

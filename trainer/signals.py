@@ -1,17 +1,18 @@
-"""Stop requests: SIGTERM, SIGUSR1 and SIGINT ask for a checkpoint and an end; the loop looks when it is safe."""
+"""Stop requests: some signals ask for a checkpoint and an end; the loop looks when it is safe."""
 
 from __future__ import annotations
 
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+# SIGUSR1 is what our Slurm script asks for ahead of a time limit, SIGUSR2 what submitit asks for
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
 class StopRequest:
@@ -21,6 +22,7 @@ class StopRequest:
         self.signal: signal.Signals | None = None
         # a second Ctrl-C ends the process at once, even inside an operation
         self._on_second_interrupt: signal.Handlers | Any = signal.SIG_DFL
+        self._answer: Callable[[], None] = _only_noted
 
     def install(self) -> None:
         for number in STOP_SIGNALS:
@@ -43,10 +45,28 @@ class StopRequest:
             for number, handler in before.items():
                 signal.signal(number, handler)
 
+    @contextlib.contextmanager
+    def answered_by(self, answer: Callable[[], None]) -> Iterator[None]:
+        """For as long as the block runs, a request calls ``answer`` at once, in the main thread, for a block that does
+        not look by itself; a request from before calls it, too. What ``answer`` raises leaves the block.
+        """
+        self._answer = answer
+        try:
+            if self.signal is not None:
+                answer()
+            yield
+        finally:
+            self._answer = _only_noted
+
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._on_second_interrupt)
+        self._answer()
+
+
+def _only_noted() -> None:
+    """The answer to a request where someone will look for it."""
 
 
 def exit_status(number: signal.Signals) -> int:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.config.compose import Job, run_with_hydra
+from trainer.config.compose import (
+    STOCK,
+    Job,
+    check_launcher,
+    is_multirun,
+    plugin,
+    run_with_hydra,
+    without_launcher,
+)
 from trainer.config.schema import Config, Invocation
+from trainer.errors import UsageError
 from trainer.signals import StopRequest
 from trainer.startup import importing_tensorflow
-from trainer.sweeps import plan, running
+from trainer.sweeps import launching, plan, running, searching
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -21,12 +30,28 @@ def main(arguments: Sequence[str]) -> int:
 
         session.train(invocation, config, stop)
 
-    jobs = run_with_hydra(arguments, start)
-    return _sweep(jobs, stop) if jobs else 0
+    if not is_multirun(arguments):
+        run_with_hydra(arguments, start)
+        return 0
+    launcher, sweeper = plugin(arguments, "launcher"), plugin(arguments, "sweeper")
+    if launcher != STOCK:
+        if sweeper != STOCK:
+            raise UsageError(
+                f"hydra/sweeper={sweeper} with hydra/launcher={launcher}: each trial of a search is chosen by the "
+                "results of those before, so they run one after another; leave the launcher out"
+            )
+        check_launcher(arguments)
+    if sweeper != STOCK:
+        return searching.run(arguments, stop)
+    jobs = run_with_hydra(arguments if launcher == STOCK else without_launcher(arguments), start)
+    return _sweep(jobs, arguments, launcher, stop) if jobs else 0
 
 
-def _sweep(jobs: Sequence[Job], stop: StopRequest) -> int:
+def _sweep(jobs: Sequence[Job], arguments: Sequence[str], launcher: str, stop: StopRequest) -> int:
     sweep, sweep_dir = plan.plan(jobs), jobs[0].sweep_dir
     on_existing = next(job.invocation.on_existing for job in jobs if job.invocation is not None)
     plan.begin(sweep_dir, sweep, on_existing)
-    return running.run(sweep_dir, sweep, stop)
+    if launcher == STOCK:
+        return running.run(sweep_dir, sweep, stop)
+    overrides = tuple(trial.overrides for trial in sweep.trials)
+    return launching.run(sweep_dir, sweep, overrides, arguments, launcher, stop)

@@ -13,6 +13,7 @@ import hydra
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.search_path_plugin import SearchPathPlugin
@@ -24,7 +25,7 @@ from trainer.config import plugins
 from trainer.config.check import OWN_TRANSFORMS, check
 from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
-from trainer.errors import TrainerError, UsageError, nearest
+from trainer.errors import LaunchFailed, TrainerError, UsageError, nearest
 
 ABSENT = object()
 INSTALLED_TRANSFORMS = "installed_transforms"  # in the defaults list of conf/config.yaml
@@ -32,6 +33,10 @@ INSTALLED_TRANSFORMS = "installed_transforms"  # in the defaults list of conf/co
 # the secrets of the environment, oc.decode and oc.create whatever a text says.
 RESOLVERS = ("now", "hydra")
 PACKAGE = Path(__file__).resolve().parent.parent
+STOCK = "basic"  # Hydra's own launcher and sweeper
+INSTALLED_BY_SWEEPS = ("joblib", "submitit_local", "submitit_slurm", "optuna")
+CONCERNS = {kind: re.compile(rf"[+~]*hydra[/.]{kind}([./=]|$)") for kind in ("launcher", "sweeper")}
+MESSAGE_SHOWN = 2000  # characters of what a launcher says
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,57 @@ def configuration_directory() -> Path:
     return installed if installed.is_dir() else PACKAGE.parent / "conf"
 
 
+class Suspended(BaseException):
+    """Ends a search for which there is no result to go on with. Hydra and sweepers answer to an ordinary exception."""
+
+
+class _TrialFailed(Exception):
+    """How a sweeper hears of a trial without a result."""
+
+
+def is_multirun(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for several jobs."""
+    return bool({"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(arguments))
+
+
+def plugin(arguments: Sequence[str], kind: str) -> str:
+    """The ``launcher`` or ``sweeper`` that a command line chooses; ``STOCK`` when it chooses none."""
+    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"hydra/{kind}=")]
+    return [STOCK, *chosen][-1]
+
+
+def without_launcher(arguments: Sequence[str]) -> list[str]:
+    """A command line that makes the same jobs with Hydra's own launcher."""
+    return [argument for argument in arguments if not CONCERNS["launcher"].match(argument)]
+
+
+def check_launcher(arguments: Sequence[str]) -> None:
+    """
+    Raises:
+        UsageError: the launcher is not installed, or one of its settings is wrong.
+    """
+    _settings(arguments, "launcher")
+
+
+def _settings(arguments: Sequence[str], kind: str) -> DictConfig:
+    """The settings of the launcher or sweeper that a command line chooses, before anything else is done with it.
+
+    Raises:
+        UsageError: it is not installed, or one of its settings is wrong.
+    """
+    chosen = [argument for argument in arguments if CONCERNS[kind].match(argument)]
+    directory = configuration_directory()
+    for argument in chosen:
+        _refuse_resolvers(argument, argument)
+    try:
+        with hydra.initialize_config_dir(str(directory), version_base="1.3"):
+            settings = OmegaConf.select(hydra.compose("config", chosen, return_hydra_config=True), f"hydra.{kind}")
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UsageError(_explain(error, chosen, directory)) from error
+    assert isinstance(settings, DictConfig)
+    return settings
+
+
 def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config], None]) -> list[Job]:
     """Compose the configuration from ``arguments`` and call ``run``; of a ``--multirun``, return the jobs instead.
 
@@ -91,7 +147,8 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
         composed_once = True
         is_trial = HydraConfig.get().mode == RunMode.MULTIRUN
         if is_trial:
-            _refuse_plugins()  # raised through Hydra: this may be a process of the plug-in's
+            for kind in ("launcher", "sweeper"):
+                _refuse_plugins(kind)  # raised through Hydra: this may be a process of the plug-in's
         try:
             if is_trial:
                 jobs.append(_job(composed))
@@ -100,21 +157,98 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
         except TrainerError as error:
             failures.append(error)  # raised below: on its way through Hydra it would gain lines of Hydra's
 
-    # Hydra prints its own errors and exits with 1 unless this is set; ours go through the contract's statuses.
-    os.environ["HYDRA_FULL_ERROR"] = "1"
-    sys.argv = ["python -m trainer train", *arguments]
-    directory = configuration_directory()
-    for argument in arguments:
-        _refuse_resolvers(argument, argument)
     try:
-        hydra.main(version_base="1.3", config_path=str(directory), config_name="config")(job)()
+        _hydra(arguments, job)
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if composed_once and isinstance(error, ValueError):
             raise  # from the run itself; Hydra raises it for overrides such as optimizer=null
-        raise UsageError(_explain(error, arguments, directory)) from error
+        raise UsageError(_explain(error, arguments, configuration_directory())) from error
     if failures:
         raise failures[0]
     return jobs
+
+
+def launch_with_hydra(arguments: Sequence[str], sweep_dir: Path, run: Callable[[int, tuple[str, ...]], None]) -> None:
+    """Have the launcher call ``run`` with number and overrides of each job of a ``--multirun``, in processes of its
+    own: ``run`` is pickled, and what it returns is lost. ``sweep_dir`` is where Hydra and the launcher leave records.
+
+    Raises:
+        LaunchFailed: the launcher could not, or lost a process.
+        TrainerError: ``run`` raised it.
+    """
+
+    def job(composed: DictConfig) -> None:
+        run(HydraConfig.get().job.num, tuple(HydraConfig.get().overrides.task))
+
+    place = QuotedString(str(sweep_dir), Quote.single).with_quotes()
+    try:
+        _hydra([*arguments, f"hydra.sweep.dir={place}"], job)
+    except TrainerError:
+        raise
+    except Exception as error:  # whatever a plug-in, a cluster or a pool of processes raises
+        said = f"{type(error).__name__}: {error}"[:MESSAGE_SHOWN].rstrip()
+        raise LaunchFailed(f"hydra/launcher={plugin(arguments, 'launcher')} failed: {said}") from error
+
+
+def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float | None]) -> bool:
+    """Have the sweeper choose jobs by the results of those before; returns whether it wants no more.
+
+    ``result_of`` runs a job; None is a failure, of which the sweeper is told. It may raise ``Suspended``.
+
+    Raises:
+        UsageError: the settings of the sweeper make no search that can be stopped and go on, or as ``run_with_hydra``.
+        TrainerError: ``result_of`` raised it.
+    """
+    sweeper = plugin(arguments, "sweeper")
+    if sweeper != "optuna":
+        raise UsageError(f"hydra/sweeper={sweeper} is not supported; allowed: {STOCK}, optuna")
+    if not any(argument.startswith("hydra.sweeper.n_jobs=") for argument in arguments):
+        arguments = [*arguments, "hydra.sweeper.n_jobs=1"]  # Optuna's own value is 2: chosen without the other's result
+    settings = _settings(arguments, "sweeper")
+    _check_search(settings)
+    failures: list[TrainerError] = []
+    results: list[float] = []
+    composed_once = False
+
+    def job(composed: DictConfig) -> float:
+        nonlocal composed_once
+        composed_once = True
+        try:
+            _refuse_plugins("launcher")
+            proposed = _job(composed)
+            _check_direction(settings, proposed)
+            result = result_of(proposed)
+        except TrainerError as error:
+            failures.append(error)  # as in run_with_hydra; and no sweeper is told
+            raise Suspended from error
+        if result is None:
+            raise _TrialFailed("the trial failed; above is why")
+        results.append(result)
+        return result
+
+    try:
+        _hydra(arguments, job)
+    except (Suspended, _TrialFailed):  # the latter when more have failed than the sweeper was told to accept
+        if failures:
+            raise failures[0] from None
+        return False
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if composed_once and not results and isinstance(error, ValueError):
+            return True  # every trial has failed, and Optuna finds no best one
+        if composed_once and isinstance(error, ValueError):
+            raise
+        raise UsageError(_explain(error, arguments, configuration_directory())) from error
+    return True
+
+
+def _hydra(arguments: Sequence[str], job: Callable[[DictConfig], object]) -> None:
+    """Run ``job`` as a Hydra application with this command line."""
+    # Hydra prints its own errors and exits with 1 unless this is set; ours go through the contract's statuses.
+    os.environ["HYDRA_FULL_ERROR"] = "1"
+    sys.argv = ["python -m trainer train", *arguments]
+    for argument in arguments:
+        _refuse_resolvers(argument, argument)
+    hydra.main(version_base="1.3", config_path=str(configuration_directory()), config_name="config")(job)()
 
 
 def compose(overrides: Sequence[str]) -> Config:
@@ -147,20 +281,50 @@ def option_groups() -> list[str]:
     return sorted(path.name for path in configuration_directory().iterdir() if path.is_dir())
 
 
-def _refuse_plugins() -> None:
-    """Refuse a launcher or a sweeper other than Hydra's own.
+def _refuse_plugins(kind: str) -> None:
+    """Refuse a launcher or a sweeper that a configuration file chose: the command line is what is looked at first.
 
     Raises:
         UsageError: names it.
     """
-    for kind in ("launcher", "sweeper"):
-        chosen = HydraConfig.get().runtime.choices[f"hydra/{kind}"]
-        if chosen != "basic":
-            raise UsageError(
-                f"hydra/{kind}={chosen} is not supported: a sweep says what its trials are before the first begins, "
-                "and runs them itself\n"
-                "several processes may work on one sweep: python -m trainer resume sweep_dir=DIR [trial=N]"
-            )
+    chosen = HydraConfig.get().runtime.choices[f"hydra/{kind}"]
+    if chosen != STOCK:
+        raise UsageError(f"a configuration file sets hydra/{kind}={chosen}; give it on the command line instead")
+
+
+def _check_search(sweeper: DictConfig) -> None:
+    """Refuse settings of Optuna's sweeper with which a search that was stopped could not go on.
+
+    Raises:
+        UsageError: names the key and the value that it should have.
+    """
+    if OmegaConf.select(sweeper, "sampler.seed") is None:
+        raise UsageError(
+            "hydra.sweeper.sampler.seed is not set: a search that was stopped goes on only where the same trials are "
+            "chosen again\nadd hydra.sweeper.sampler.seed=1; a grid needs no sweeper: key=1,2"
+        )
+    if sweeper.n_jobs != 1:
+        raise UsageError(f"hydra.sweeper.n_jobs is {sweeper.n_jobs}, but a search runs its trials in turn: use 1")
+    if sweeper.storage is not None:
+        raise UsageError("hydra.sweeper.storage cannot be set: what a search has found is kept with its trials")
+
+
+def _check_direction(sweeper: DictConfig, job: Job) -> None:
+    """Refuse to look for the worst trial.
+
+    Raises:
+        UsageError: names the key and the value that it should have.
+    """
+    if job.config is None:
+        return
+    metric = job.config.checkpoint.best_metric
+    wanted = "minimize" if metric == "loss" else "maximize"
+    direction = getattr(sweeper.direction, "name", sweeper.direction)
+    if direction != wanted:
+        raise UsageError(
+            f"hydra.sweeper.direction is {direction}, and checkpoint.best_metric is {metric}\n"
+            f"add hydra.sweeper.direction={wanted}, or choose the other checkpoint.best_metric"
+        )
 
 
 def _job(composed: DictConfig) -> Job:
@@ -260,6 +424,9 @@ def _explain(error: Exception, arguments: Sequence[str], directory: Path) -> str
     unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     if unknown_option:
         group, option = unknown_option.groups()
+        if group in ("hydra/launcher", "hydra/sweeper"):
+            hint = ": pip install 'trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
+            return f"{group}={option} is not installed{hint}"
         options = _options(directory, group)
         allowed = ", ".join(options) if options else "nothing: there is no such group"
         return f"{group}={option} does not exist; allowed: {allowed}{nearest(option, options)}"

@@ -2,17 +2,21 @@
 
 It holds the complete configuration of every trial, so finishing a sweep needs neither the command line that started it
 nor Hydra, and means the same when defaults have changed meanwhile.
+
+Of a search, whose trials are chosen by the results of those before, it grows: each trial is added before it begins.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import yaml
+from hydra.core.override_parser.types import Quote, QuotedString
 
 from trainer.checkpoint.files import make_directory, replace
 from trainer.config import override, stored
@@ -25,7 +29,7 @@ from trainer.untrusted.files import read_text
 from trainer.untrusted.typed import build
 
 FILE_NAME = "sweep.yaml"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SIZE_LIMIT = 32 << 20  # bytes; a trial has about 3 KB
 NODE_LIMIT = 500_000  # scalars and containers; a trial has about 30
 REASON_SHOWN = 300  # characters
@@ -50,11 +54,26 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
+class Search:
+    """What makes a sweep a search.
+
+    ``arguments`` are those of the ``train`` that it was begun with, less directory and ``on_existing``: they are shown
+    to people and never given to a program. ``failed`` are the trials of which the sweeper was told that they failed
+    before it chose the next ones, so that they cannot succeed any more. ``ended``: the sweeper wants no more trials.
+    """
+
+    arguments: tuple[str, ...]
+    failed: tuple[int, ...]
+    ended: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The contents of ``sweep.yaml``."""
+    """The contents of ``sweep.yaml``; ``search`` is None where the trials were known before the first began."""
 
     format_version: int
     trials: tuple[Trial, ...]
+    search: Search | None
 
 
 def plan(jobs: Sequence[Job]) -> Sweep:
@@ -65,7 +84,14 @@ def plan(jobs: Sequence[Job]) -> Sweep:
     """
     if all(job.problem is not None for job in jobs):
         raise UsageError(f"no trial of this sweep has a valid configuration; of the first: {jobs[0].problem}")
-    sweep = Sweep(FORMAT_VERSION, tuple(_trial(job) for job in jobs))
+    return _sound(Sweep(FORMAT_VERSION, tuple(trial_of(job) for job in jobs), None))
+
+
+def _sound(sweep: Sweep) -> Sweep:
+    """
+    Raises:
+        UsageError: two trials would share a directory.
+    """
     try:
         _check(sweep)
     except Unacceptable as error:
@@ -73,7 +99,8 @@ def plan(jobs: Sequence[Job]) -> Sweep:
     return sweep
 
 
-def _trial(job: Job) -> Trial:
+def trial_of(job: Job) -> Trial:
+    """The trial that one of Hydra's jobs makes."""
     invocation, config = job.invocation, job.config
     init_from = None if invocation is None else invocation.init_from
     return Trial(
@@ -94,36 +121,100 @@ def begin(sweep_dir: Path, sweep: Sweep, on_existing: str) -> None:
         UsageError: there is a sweep already, or the directory cannot be written.
     """
     if not os.path.lexists(sweep_dir / FILE_NAME):
-        try:
-            make_directory(sweep_dir)
-            replace(sweep_dir / FILE_NAME, _to_text(sweep).encode())
-        except OSError as error:
-            raise UsageError(f"the sweep directory {sweep_dir} cannot be written: {error.strerror}") from error
-    elif on_existing != "resume":
+        _write(sweep_dir, sweep)
+        return
+    there = _existing(sweep_dir, on_existing)
+    difference = _difference(there, sweep)
+    if difference is not None:
+        raise UsageError(f"{sweep_dir} has another sweep: {difference}\nchoose another hydra.sweep.dir")
+
+
+def propose(sweep_dir: Path, job: Job, arguments: tuple[str, ...], failed: tuple[int, ...], on_existing: str) -> Sweep:
+    """The search with the trial that ``job`` makes, which is written into ``sweep.yaml`` unless it is there already.
+
+    Trials come in their order, from 0. ``failed`` are those before this one of whose failure the sweeper was told:
+    they are so for ever once a trial was chosen with that knowledge.
+
+    Raises:
+        UsageError: there is a sweep already, or the trial is not the one that the search had at this place, or the
+            directory cannot be written.
+    """
+    trial = trial_of(job)
+    if trial.number == 0 and not os.path.lexists(sweep_dir / FILE_NAME):
+        sweep = _sound(Sweep(FORMAT_VERSION, (trial,), Search(arguments, (), ended=False)))
+        _write(sweep_dir, sweep)
+        return sweep
+    there = _existing(sweep_dir, on_existing) if trial.number == 0 else read(sweep_dir)
+    if there.search is None:
+        raise UsageError(f"{sweep_dir} has a sweep that is no search\nchoose another hydra.sweep.dir")
+    if trial.number < len(there.trials):
+        difference = _trial_difference(there.trials[trial.number], trial)
+        if difference is not None:
+            raise UsageError(
+                f"{sweep_dir} has another search: {difference}\n"
+                "a search goes on with the command it was begun with, and the same versions of its packages:\n"
+                f"  {search_command(sweep_dir, there.search)}\nor choose another hydra.sweep.dir"
+            )
+        return there
+    search = dataclasses.replace(there.search, failed=failed, ended=False)
+    sweep = _sound(dataclasses.replace(there, trials=(*there.trials, trial), search=search))
+    _write(sweep_dir, sweep)
+    return sweep
+
+
+def end_search(sweep_dir: Path, failed: tuple[int, ...]) -> Sweep:
+    """Write down, and return, that the sweeper wants no more trials; ``failed`` as in ``propose``."""
+    sweep = read(sweep_dir)
+    assert sweep.search is not None
+    search = dataclasses.replace(sweep.search, failed=failed, ended=True)
+    if search != sweep.search:
+        sweep = dataclasses.replace(sweep, search=search)
+        _write(sweep_dir, sweep)
+    return sweep
+
+
+def _write(sweep_dir: Path, sweep: Sweep) -> None:
+    try:
+        make_directory(sweep_dir)
+        replace(sweep_dir / FILE_NAME, _to_text(sweep).encode())
+    except OSError as error:
+        raise UsageError(f"the sweep directory {sweep_dir} cannot be written: {error.strerror}") from error
+
+
+def _existing(sweep_dir: Path, on_existing: str) -> Sweep:
+    """The sweep that is there already.
+
+    Raises:
+        UsageError: this command may not go on with it.
+    """
+    if on_existing != "resume":
         raise UsageError(
             f"{sweep_dir} has a sweep already; to finish it:\n"
             f"  {resume_command(sweep_dir)}\n"
             "or add on_existing=resume to this command, or choose another hydra.sweep.dir"
         )
-    else:
-        difference = _difference(read(sweep_dir), sweep)
-        if difference is not None:
-            raise UsageError(f"{sweep_dir} has another sweep: {difference}\nchoose another hydra.sweep.dir")
+    return read(sweep_dir)
 
 
 def _difference(there: Sweep, wanted: Sweep) -> str | None:
     """The first thing in which two sweeps differ, as text; that they were asked for in other words is none."""
+    if there.search is not None:
+        return "it is a search, and this command names its trials"
     if len(there.trials) != len(wanted.trials):
         return f"it has {len(there.trials)} trials, and this command makes {len(wanted.trials)}"
-    for old, new in zip(there.trials, wanted.trials, strict=True):
-        if old.config is not None and new.config is not None:
-            changes = override.changes(stored.from_text(old.config), stored.from_text(new.config))
-            if changes:
-                return f"trial {new.number}: {changes[0]}"
-        for name in ("directory", "init_from", "allow", "config", "problem"):
-            before, after = getattr(old, name), getattr(new, name)
-            if before != after:
-                return f"trial {new.number}: {name}: {shown(before)} -> {shown(after)}"
+    differences = (_trial_difference(old, new) for old, new in zip(there.trials, wanted.trials, strict=True))
+    return next((difference for difference in differences if difference is not None), None)
+
+
+def _trial_difference(old: Trial, new: Trial) -> str | None:
+    if old.config is not None and new.config is not None:
+        changes = override.changes(stored.from_text(old.config), stored.from_text(new.config))
+        if changes:
+            return f"trial {new.number}: {changes[0]}"
+    for name in ("directory", "init_from", "allow", "config", "problem"):
+        before, after = getattr(old, name), getattr(new, name)
+        if before != after:
+            return f"trial {new.number}: {name}: {shown(before)} -> {shown(after)}"
     return None
 
 
@@ -137,7 +228,7 @@ def read(sweep_dir: Path) -> Sweep:
     path = sweep_dir / FILE_NAME
     try:
         value = parse_yaml(read_text(path, SIZE_LIMIT), NODE_LIMIT)
-        sweep = build(Sweep, value, "the sweep")
+        sweep = build(Sweep, _upgraded(value), "the sweep")
         _check(sweep)
         for trial in sweep.trials:
             if trial.config is not None:
@@ -153,14 +244,33 @@ def read(sweep_dir: Path) -> Sweep:
     return sweep
 
 
+def _upgraded(value: object) -> object:
+    """A document of version 1, which knew no searches, as one of this version; any other as it is."""
+    if isinstance(value, dict) and "format_version" in value and value["format_version"] == 1 and "search" not in value:
+        return {**value, "format_version": FORMAT_VERSION, "search": None}
+    return value
+
+
 def label(sweep: Sweep, trial: Trial) -> str:
     """The overrides that distinguish a trial from others of its sweep."""
-    common = set.intersection(*(set(other.overrides) for other in sweep.trials))
+    if sweep.search is not None:  # the first trial has no others yet
+        common = {*sweep.search.arguments, "on_existing=resume"}
+    else:
+        common = set.intersection(*(set(other.overrides) for other in sweep.trials))
     return " ".join(text for text in trial.overrides if text not in common)
 
 
 def resume_command(sweep_dir: Path) -> str:
     return shlex.join(["python", "-m", "trainer", "resume", f"sweep_dir={sweep_dir}"])
+
+
+def search_command(sweep_dir: Path, search: Search) -> str:
+    """The command line with which a search goes on, for a person to read and to give again."""
+    plain = re.fullmatch(r"[\w/.-]+", str(sweep_dir), re.ASCII) is not None
+    place = str(sweep_dir) if plain else QuotedString(str(sweep_dir), Quote.single).with_quotes()
+    return shlex.join(
+        ["python", "-m", "trainer", "train", *search.arguments, f"hydra.sweep.dir={place}", "on_existing=resume"]
+    )
 
 
 def config_of(trial: Trial) -> Config:
@@ -191,6 +301,9 @@ def _check(sweep: Sweep) -> None:
             if place.is_relative_to(other) or other.is_relative_to(place):
                 raise Unacceptable(f"trials {number} and {position} share a directory: {other} and {place}")
         taken[place] = position
+    for number in () if sweep.search is None else sweep.search.failed:
+        if not 0 <= number < len(sweep.trials):
+            raise Unacceptable(f"trial {number} failed, and there are the trials 0 to {len(sweep.trials) - 1}")
 
 
 class _Dumper(yaml.SafeDumper):
@@ -205,5 +318,8 @@ _Dumper.add_representer(
 
 def _to_text(sweep: Sweep) -> str:
     trials = [{**vars(trial), "overrides": [*trial.overrides], "allow": [*trial.allow]} for trial in sweep.trials]
-    document = {"format_version": sweep.format_version, "trials": trials}
+    search = None
+    if sweep.search is not None:
+        search = {**vars(sweep.search), "arguments": [*sweep.search.arguments], "failed": [*sweep.search.failed]}
+    document = {"format_version": sweep.format_version, "search": search, "trials": trials}
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)

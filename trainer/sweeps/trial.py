@@ -82,7 +82,8 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     with importing_tensorflow():
         from trainer import session  # imports TensorFlow, which takes seconds
 
-    session.train(invocation, config, stop)
+    if session.train(invocation, config, stop) is None:
+        return  # the chief of the processes that run it together notes it
     step, metric = newest_step(run_dir), config.checkpoint.best_metric
     assert step is not None, "a run that ended has a checkpoint"
     values = [validation[metric] for validation in read_validations(run_dir).values()]

@@ -1,0 +1,97 @@
+"""How the trials of a sweep ended, and what that means for the sweep: its table, last lines and exit status."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+
+from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, Stopped, UsageError, printable
+from trainer.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest, exit_status
+from trainer.sweeps.plan import Sweep, Trial, label, resume_command, search_command
+from trainer.sweeps.summary import print_summary
+from trainer.sweeps.trial import is_finished
+
+FINISHED, FINISHED_BEFORE, IN_USE, FAILED = "finished", "finished before", "in use", "failed"
+OUTCOMES = {  # exit status of a trial's process -> what the table says
+    0: FINISHED,
+    UsageError.exit_status: "invalid",
+    RestoreRefused.exit_status: "refused",
+    NoValidCheckpoint.exit_status: "no checkpoint",
+    RunDirectoryInUse.exit_status: IN_USE,
+    EXIT_STOPPED: "stopped",
+    EXIT_INTERRUPTED: "stopped",
+}
+STOPPED_STATUSES = (EXIT_STOPPED, EXIT_INTERRUPTED)
+# what a sweep exits with when it is all that is wrong with its trials; with anything else it is 1
+SHARED_STATUSES = (RestoreRefused.exit_status, NoValidCheckpoint.exit_status, RunDirectoryInUse.exit_status)
+
+
+class Outcomes:
+    """What became of the trials that were looked at, by their numbers."""
+
+    def __init__(self, stop: StopRequest) -> None:
+        self._stop = stop
+        self._outcomes: dict[int, str] = {}
+        self._statuses: dict[int, int] = {}  # of those that are not finished and were not stopped
+
+    def finished_before(self, trial: Trial) -> None:
+        self._outcomes[trial.number] = FINISHED_BEFORE
+
+    def failed_before(self, trial: Trial) -> None:
+        """It failed, and the trials after it were chosen with that knowledge."""
+        self._outcomes[trial.number] = FAILED
+        self._statuses[trial.number] = 1
+
+    def ended(self, trial: Trial, status: int) -> None:
+        """The process of the trial ended with this exit status."""
+        self._outcomes[trial.number] = _outcome(status)
+        if status in STOPPED_STATUSES:
+            self._stop.signal = self._stop.signal or signal.SIGTERM  # only the trial's process was told
+        elif status != 0:
+            self._statuses[trial.number] = status
+
+    def nothing_known(self, trial: Trial) -> None:
+        """Nobody said how its process ended, or that there was one."""
+        self._statuses[trial.number] = 1
+
+    def conclude(self, sweep_dir: Path, sweep: Sweep) -> int:
+        """Print the table and what to do next; returns the exit status of the sweep.
+
+        Raises:
+            Stopped: a signal ended the sweep, or a trial of it.
+        """
+        for trial in sweep.trials:  # those that another process had may be finished by now
+            if self._outcome_of(trial) == IN_USE and is_finished(sweep_dir, trial):
+                self.ended(trial, 0)
+                del self._statuses[trial.number]
+        print_summary(sweep_dir, sweep, self._outcomes)
+        finished = sum(self._outcome_of(trial) in (FINISHED, FINISHED_BEFORE) for trial in sweep.trials)
+        counted = f"{finished} of {len(sweep.trials)} trials are finished"
+        goes_on = sweep.search is not None and not sweep.search.ended
+        if sweep.search is not None and goes_on:
+            next_step = f"; the search goes on with:\n  {printable(search_command(sweep_dir, sweep.search))}"
+        else:
+            verb = "for the others" if self._stop.signal is not None else "to try the others again"
+            next_step = f"; {verb}:\n  {resume_command(sweep_dir)}"
+        if self._stop.signal is not None and (goes_on or finished < len(sweep.trials)):
+            raise Stopped(f"{self._stop.signal.name}; {counted}{next_step}", exit_status(self._stop.signal))
+        print(counted + (next_step if goes_on or finished < len(sweep.trials) else ""))
+        if not self._statuses:
+            return 0
+        shared, *others = set(self._statuses.values())
+        return shared if not others and shared in SHARED_STATUSES else 1
+
+    def _outcome_of(self, trial: Trial) -> str | None:
+        return self._outcomes[trial.number] if trial.number in self._outcomes else None
+
+
+def announce(sweep: Sweep, trial: Trial) -> None:
+    """Say which trial begins; how many there will be is not known of a search."""
+    counted = "" if sweep.search is not None else f" ({trial.number + 1} of {len(sweep.trials)})"
+    print(f"trial {trial.number}{counted}  {printable(label(sweep, trial))}", flush=True)
+
+
+def _outcome(status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return OUTCOMES[status] if status in OUTCOMES else FAILED

@@ -15,7 +15,8 @@ from conftest import NARROW, Trainer, assert_same_run, checkpoint_names, wait_fo
 from trainer.checkpoint import manifest
 from trainer.config import stored
 from trainer.config.complete import with_leaves
-from trainer.config.compose import Job, compose_run
+from trainer.config.compose import compose_run
+from trainer.config.multirun import Job
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.signals import StopRequest
 from trainer.sweeps import plan, trial

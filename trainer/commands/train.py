@@ -4,15 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from trainer.config.compose import (
-    STOCK,
-    Job,
-    check_launcher,
-    is_multirun,
-    plugin,
-    run_with_hydra,
-    without_launcher,
-)
+from trainer.config.compose import run_with_hydra
+from trainer.config.multirun import STOCK, Job, check_launcher, is_multirun, jobs_of, plugin, without_launcher
 from trainer.config.schema import Config, Invocation
 from trainer.errors import UsageError
 from trainer.signals import StopRequest
@@ -43,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         check_launcher(arguments)
     if sweeper != STOCK:
         return searching.run(arguments, stop)
-    jobs = run_with_hydra(arguments if launcher == STOCK else without_launcher(arguments), start)
+    jobs = jobs_of(arguments if launcher == STOCK else without_launcher(arguments))
     return _sweep(jobs, arguments, launcher, stop) if jobs else 0
 
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from trainer.config.compose import launch_with_hydra
+from trainer.config.multirun import launch_with_hydra
 from trainer.errors import Stopped, TrainerError, printable
 from trainer.signals import StopRequest, exit_status
 from trainer.sweeps import launched

@@ -20,7 +20,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from trainer.checkpoint.files import make_directory, replace
 from trainer.config import override, stored
-from trainer.config.compose import Job
+from trainer.config.multirun import Job
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.untrusted.documents import parse_yaml, shown

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.config.compose import Job, Suspended, search_with_hydra
+from trainer.config.multirun import Job, Suspended, search_with_hydra
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, UsageError
 from trainer.signals import StopRequest
 from trainer.sweeps import plan

@@ -1,0 +1,109 @@
+"""Hydra's errors in the words of this program: what is wrong, and the nearest key or option that exists."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from trainer.config import plugins
+from trainer.errors import nearest
+
+ABSENT = object()
+INSTALLED_BY_SWEEPS = ("joblib", "submitit_local", "submitit_slurm", "optuna")
+
+
+def explain(error: Exception, arguments: Sequence[str], directory: Path) -> str:
+    """The message for an error that Hydra raised for ``arguments``, one to three lines; ``directory`` is ``conf/``."""
+    text = str(error)
+    unknown_key = re.search(r"Could not override '([^']+)'", text)
+    if unknown_key:
+        return _unknown_key(unknown_key[1], arguments, directory)
+    unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
+    if unknown_option:
+        return _unknown_option(unknown_option[1], unknown_option[2], directory)
+    no_group = re.search(r"Could not override '?([^'\n]+)'?\.?\s+No match in the defaults list", text, re.IGNORECASE)
+    if no_group:
+        return f"unknown group {no_group.group(1)}{nearest(no_group.group(1), _options(directory, ''))}"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return "\n".join(lines[:3])
+
+
+def _unknown_key(path: str, arguments: Sequence[str], directory: Path) -> str:
+    if path == plugins.TRANSFORM_VALUES:
+        return (
+            f"{path} is no group to choose from: name the transform in preprocess.train or preprocess.eval, and "
+            f"set its keys as {path.replace('/', '.')}.NAME.KEY"
+        )
+    owners = _owners(directory, path)
+    if owners:
+        chosen = _chosen(path.partition(".")[0], arguments, directory)
+        return f"{path} is not a key of {chosen}; it is one of {', '.join(owners)}"
+    given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
+    return f"unknown key {given}{nearest(path, _known_keys(directory))}"
+
+
+def _unknown_option(group: str, option: str, directory: Path) -> str:
+    if group in ("hydra/launcher", "hydra/sweeper"):
+        hint = ": pip install 'trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
+        return f"{group}={option} is not installed{hint}"
+    options = _options(directory, group)
+    allowed = ", ".join(options) if options else "nothing: there is no such group"
+    return f"{group}={option} does not exist; allowed: {allowed}{nearest(option, options)}"
+
+
+def _places(directory: Path) -> list[Path]:
+    """Where configuration files are: our own, and those of installed plug-ins."""
+    return [directory, *plugins.configuration_directories()]
+
+
+def _files(directory: Path, group: str) -> dict[str, Path]:
+    """The files of a group by option; where two have one name, Hydra takes the first."""
+    found = [path for place in reversed(_places(directory)) for path in (place / group).glob("*.yaml")]
+    return {path.stem: path for path in found}
+
+
+def _options(directory: Path, group: str) -> list[str]:
+    return sorted(_files(directory, group))
+
+
+def _owners(directory: Path, path: str) -> list[str]:
+    """The options (``data=image_folder``) that define a key which the chosen option of the group lacks."""
+    group, _, rest = path.partition(".")
+    return [
+        f"{group}={option}"
+        for option, file in sorted(_files(directory, group).items())
+        if OmegaConf.select(OmegaConf.load(file), rest, default=ABSENT) is not ABSENT
+    ]
+
+
+def _chosen(group: str, arguments: Sequence[str], directory: Path) -> str:
+    """``group=option`` as given, or as in the defaults list."""
+    given = [argument for argument in arguments if argument.startswith(f"{group}=")]
+    defaults = OmegaConf.select(OmegaConf.load(directory / "config.yaml"), "defaults")
+    entries = [f"{group}={entry[group]}" for entry in defaults if isinstance(entry, DictConfig) and group in entry]
+    return [*entries, *given][-1]
+
+
+def _known_keys(directory: Path) -> list[str]:
+    """Every key that a configuration file of the project or of a plug-in defines."""
+
+    def keys(node: object, path: str) -> Iterator[str]:
+        if isinstance(node, Mapping):
+            for name, value in node.items():
+                dotted = f"{path}.{name}" if path else str(name)
+                yield dotted
+                yield from keys(value, dotted)
+
+    known: set[str] = set()
+    for file, group in (
+        (file, file.relative_to(place).parent) for place in _places(directory) for file in place.rglob("*.yaml")
+    ):
+        sections = [] if group.parts[:1] == ("experiment",) else list(group.parts)
+        if group.as_posix() == plugins.TRANSFORM_VALUES:
+            sections.append(file.stem)
+        package = ".".join(sections)
+        known.update([package] if package else [], keys(OmegaConf.to_container(OmegaConf.load(file)), package))
+    return sorted(name for name in known if not name.startswith(("defaults", "hydra")))

@@ -1,0 +1,258 @@
+"""The jobs of a ``--multirun``: which they are, launched by a plug-in of Hydra, or chosen by one."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.types import Quote, QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from trainer.config.compose import application, configuration_directory, refuse_resolvers, run_application, typed
+from trainer.config.explain import explain
+from trainer.config.schema import Config, Invocation
+from trainer.errors import LaunchFailed, TrainerError, UsageError
+
+STOCK = "basic"  # Hydra's own launcher and sweeper
+CONCERNS = {kind: re.compile(rf"[+~]*hydra[/.]{kind}([./=]|$)") for kind in ("launcher", "sweeper")}
+MESSAGE_SHOWN = 2000  # characters of what a launcher says
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One combination of a ``--multirun``, as Hydra composed it: what to run, or the ``problem`` with it.
+
+    ``directory`` is what Hydra calls ``hydra.sweep.subdir``, under ``sweep_dir``.
+    """
+
+    number: int
+    sweep_dir: Path
+    directory: str
+    overrides: tuple[str, ...]
+    invocation: Invocation | None
+    config: Config | None
+    problem: str | None
+
+
+class Suspended(BaseException):
+    """Ends a search for which there is no result to go on with. Hydra and sweepers answer to an ordinary exception."""
+
+
+class _TrialFailed(Exception):
+    """How a sweeper hears of a trial without a result."""
+
+
+def is_multirun(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for several jobs."""
+    return bool({"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(arguments))
+
+
+def plugin(arguments: Sequence[str], kind: str) -> str:
+    """The ``launcher`` or ``sweeper`` that a command line chooses; ``STOCK`` when it chooses none."""
+    chosen = [argument.partition("=")[2] for argument in arguments if argument.startswith(f"hydra/{kind}=")]
+    return [STOCK, *chosen][-1]
+
+
+def without_launcher(arguments: Sequence[str]) -> list[str]:
+    """A command line that makes the same jobs with Hydra's own launcher."""
+    return [argument for argument in arguments if not CONCERNS["launcher"].match(argument)]
+
+
+def check_launcher(arguments: Sequence[str]) -> None:
+    """
+    Raises:
+        UsageError: the launcher is not installed, or one of its settings is wrong.
+    """
+    _settings(arguments, "launcher")
+
+
+def _settings(arguments: Sequence[str], kind: str) -> DictConfig:
+    """The settings of the launcher or sweeper that a command line chooses, before anything else is done with it.
+
+    Raises:
+        UsageError: it is not installed, or one of its settings is wrong.
+    """
+    chosen = [argument for argument in arguments if CONCERNS[kind].match(argument)]
+    directory = configuration_directory()
+    for argument in chosen:
+        refuse_resolvers(argument, argument)
+    try:
+        with hydra.initialize_config_dir(str(directory), version_base="1.3"):
+            settings = OmegaConf.select(hydra.compose("config", chosen, return_hydra_config=True), f"hydra.{kind}")
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UsageError(explain(error, chosen, directory)) from error
+    assert isinstance(settings, DictConfig)
+    return settings
+
+
+def jobs_of(arguments: Sequence[str]) -> list[Job]:
+    """The jobs of a ``--multirun`` with Hydra's own launcher and sweeper.
+
+    Raises:
+        UsageError: the command line is wrong; for a single job, only where Hydra itself cannot compose it.
+    """
+    jobs: list[Job] = []
+
+    def job(composed: DictConfig) -> None:
+        for kind in ("launcher", "sweeper"):
+            _refuse_plugins(kind)
+        jobs.append(_job(composed))
+
+    run_application(arguments, job)
+    return jobs
+
+
+def launch_with_hydra(arguments: Sequence[str], sweep_dir: Path, run: Callable[[int, tuple[str, ...]], None]) -> None:
+    """Have the launcher call ``run`` with number and overrides of each job of a ``--multirun``, in processes of its
+    own: ``run`` is pickled, and what it returns is lost. ``sweep_dir`` is where Hydra and the launcher leave records.
+
+    Raises:
+        LaunchFailed: the launcher could not, or lost a process.
+        TrainerError: ``run`` raised it.
+    """
+
+    def job(composed: DictConfig) -> None:
+        run(HydraConfig.get().job.num, tuple(HydraConfig.get().overrides.task))
+
+    place = QuotedString(str(sweep_dir), Quote.single).with_quotes()
+    try:
+        application([*arguments, f"hydra.sweep.dir={place}"], job)
+    except TrainerError:
+        raise
+    except Exception as error:  # whatever a plug-in, a cluster or a pool of processes raises
+        said = f"{type(error).__name__}: {error}"[:MESSAGE_SHOWN].rstrip()
+        raise LaunchFailed(f"hydra/launcher={plugin(arguments, 'launcher')} failed: {said}") from error
+
+
+def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float | None]) -> bool:
+    """Have the sweeper choose jobs by the results of those before; returns whether it wants no more.
+
+    ``result_of`` runs a job; None is a failure, of which the sweeper is told. It may raise ``Suspended``.
+
+    Raises:
+        UsageError: the settings of the sweeper make no search that can be stopped and go on, or as ``jobs_of``.
+        TrainerError: ``result_of`` raised it.
+    """
+    sweeper = plugin(arguments, "sweeper")
+    if sweeper != "optuna":
+        raise UsageError(f"hydra/sweeper={sweeper} is not supported; allowed: {STOCK}, optuna")
+    if not any(argument.startswith("hydra.sweeper.n_jobs=") for argument in arguments):
+        arguments = [*arguments, "hydra.sweeper.n_jobs=1"]  # Optuna's own value is 2: chosen without the other's result
+    settings = _settings(arguments, "sweeper")
+    _check_search(settings)
+    failures: list[TrainerError] = []
+    results: list[float] = []
+    composed_once = False
+
+    def job(composed: DictConfig) -> float:
+        nonlocal composed_once
+        composed_once = True
+        try:
+            _refuse_plugins("launcher")
+            proposed = _job(composed)
+            _check_direction(settings, proposed)
+            result = result_of(proposed)
+        except TrainerError as error:
+            failures.append(error)  # as in run_application; and no sweeper is told
+            raise Suspended from error
+        if result is None:
+            raise _TrialFailed("the trial failed; above is why")
+        results.append(result)
+        return result
+
+    try:
+        application(arguments, job)
+    except (Suspended, _TrialFailed):  # the latter when more have failed than the sweeper was told to accept
+        if failures:
+            raise failures[0] from None
+        return False
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        if composed_once and not results and isinstance(error, ValueError):
+            return True  # every trial has failed, and Optuna finds no best one
+        if composed_once and isinstance(error, ValueError):
+            raise
+        raise UsageError(explain(error, arguments, configuration_directory())) from error
+    return True
+
+
+def _refuse_plugins(kind: str) -> None:
+    """Refuse a launcher or a sweeper that a configuration file chose: the command line is what is looked at first.
+
+    Raises:
+        UsageError: names it.
+    """
+    chosen = HydraConfig.get().runtime.choices[f"hydra/{kind}"]
+    if chosen != STOCK:
+        raise UsageError(f"a configuration file sets hydra/{kind}={chosen}; give it on the command line instead")
+
+
+def _check_search(sweeper: DictConfig) -> None:
+    """Refuse settings of Optuna's sweeper with which a search that was stopped could not go on.
+
+    Raises:
+        UsageError: names the key and the value that it should have.
+    """
+    if OmegaConf.select(sweeper, "sampler.seed") is None:
+        raise UsageError(
+            "hydra.sweeper.sampler.seed is not set: a search that was stopped goes on only where the same trials are "
+            "chosen again\nadd hydra.sweeper.sampler.seed=1; a grid needs no sweeper: key=1,2"
+        )
+    if sweeper.n_jobs != 1:
+        raise UsageError(f"hydra.sweeper.n_jobs is {sweeper.n_jobs}, but a search runs its trials in turn: use 1")
+    if sweeper.storage is not None:
+        raise UsageError("hydra.sweeper.storage cannot be set: what a search has found is kept with its trials")
+
+
+def _check_direction(sweeper: DictConfig, job: Job) -> None:
+    """Refuse to look for the worst trial.
+
+    Raises:
+        UsageError: names the key and the value that it should have.
+    """
+    if job.config is None:
+        return
+    metric = job.config.checkpoint.best_metric
+    wanted = "minimize" if metric == "loss" else "maximize"
+    direction = getattr(sweeper.direction, "name", sweeper.direction)
+    if direction != wanted:
+        raise UsageError(
+            f"hydra.sweeper.direction is {direction}, and checkpoint.best_metric is {metric}\n"
+            f"add hydra.sweeper.direction={wanted}, or choose the other checkpoint.best_metric"
+        )
+
+
+def _job(composed: DictConfig) -> Job:
+    """
+    Raises:
+        UsageError: all jobs are to share one directory.
+    """
+    settings = HydraConfig.get()
+    if _overrides("run_dir"):
+        raise UsageError(
+            "run_dir is one directory, and a sweep needs one for each trial\n"
+            "hydra.sweep.dir=DIR sets that of the sweep, hydra.sweep.subdir those of the trials in it"
+        )
+    invocation, config, problem = None, None, None
+    try:
+        invocation, config = typed(composed)
+    except UsageError as error:
+        problem = str(error)
+    return Job(
+        number=settings.job.num,
+        sweep_dir=Path(settings.sweep.dir).absolute(),
+        directory=str(settings.sweep.subdir),
+        overrides=tuple(settings.overrides.task),
+        invocation=invocation,
+        config=config,
+        problem=problem,
+    )
+
+
+def _overrides(name: str) -> bool:
+    return any(override.split("=")[0] == name for override in HydraConfig.get().overrides.task)

@@ -18,7 +18,8 @@ from trainer import restored, run_directory
 from trainer.__main__ import run
 from trainer.checkpoint import manifest as manifests
 from trainer.config.complete import with_leaves
-from trainer.config.schema import Config, DigitsConfig
+from trainer.config.schema import Config
+from trainer.config.schema.sources import DigitsConfig
 from trainer.data import transforms
 from trainer.data.batches import evaluation_batches
 from trainer.data.embedded import DigitsSplit

@@ -17,7 +17,7 @@ from stored_runs import keep_this_process, lively, store_run
 from trainer import restored, warm_start
 from trainer.__main__ import run
 from trainer.config import stored as config_file
-from trainer.config.schema import DigitsConfig
+from trainer.config.schema.sources import DigitsConfig
 from trainer.data.batches import evaluation_batches
 from trainer.data.embedded import DigitsSplit
 from trainer.data.source import open_source

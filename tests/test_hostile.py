@@ -25,7 +25,7 @@ import tensorflow as tf
 from conftest import NARROW
 from stored_runs import built_once
 
-from trainer import session
+from trainer import rebuilding, session
 from trainer.__main__ import run
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
@@ -53,7 +53,7 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run directory with one checkpoint, made and resumable by the program itself."""
     run_dir = tmp_path_factory.mktemp("whole") / "run"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(session.runtime, "configure", lambda config: None)
+        patch.setattr(rebuilding.runtime, "configure", lambda config: None)
         patch.setattr(session, "run_loop", one_step)
         assert run(["train", f"run_dir={run_dir}", *NARROW]) == 0
     return run_dir
@@ -63,9 +63,9 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     """This process has used TensorFlow already, so its threads stay; and where training begins, the test ends."""
     reached: list[Run] = []
-    monkeypatch.setattr(session.runtime, "configure", lambda config: None)
+    monkeypatch.setattr(rebuilding.runtime, "configure", lambda config: None)
     monkeypatch.setattr(session, "run_loop", reached.append)
-    monkeypatch.setattr(session, "build_state", built_once)  # the cases that get so far all want the same
+    monkeypatch.setattr(rebuilding, "build_state", built_once)  # the cases that get so far all want the same
     return reached
 
 

@@ -14,7 +14,8 @@ from conftest import NARROW, Trainer, assert_same_run
 from trainer.config.check import SMALLEST_IMAGES, check
 from trainer.config.complete import complete
 from trainer.config.compose import compose
-from trainer.config.schema import ApplicationName, BatchStatisticsConfig, Config, KerasApplicationConfig
+from trainer.config.schema import Config
+from trainer.config.schema.networks import ApplicationName, BatchStatisticsConfig, KerasApplicationConfig
 from trainer.errors import UsageError
 from trainer.export.stock_model import stock_model
 from trainer.fingerprint.structure import model_facts

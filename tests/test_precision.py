@@ -10,7 +10,8 @@ from conftest import NARROW, Trainer, assert_same_run, metrics
 from test_config import compose
 
 from trainer.config.complete import complete
-from trainer.config.schema import Config, LossScaleConfig
+from trainer.config.schema import Config
+from trainer.config.schema.training import LossScaleConfig
 from trainer.loss_scale import update_loss_scale
 from trainer.state import Progress, TrainingState, build_state, flatten
 from trainer.step import make_train_step

@@ -20,7 +20,7 @@ import tensorflow as tf
 from conftest import NARROW, Trainer, metrics
 from diagnosing import forge
 
-from trainer import session, sources
+from trainer import environment, rebuilding, session, sources
 from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
 from trainer.config.schema import Config
@@ -52,7 +52,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """This process has used TensorFlow already, so its threads stay; and where training begins, the test ends."""
     reached: list[Any] = []
-    monkeypatch.setattr(session.runtime, "configure", lambda config: None)
+    monkeypatch.setattr(rebuilding.runtime, "configure", lambda config: None)
     monkeypatch.setattr(session, "run_loop", reached.append)
     return reached
 
@@ -60,7 +60,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 @pytest.fixture
 def shared_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build a network once for all cases that want the same one. Not for cases that edit the code that builds it."""
-    monkeypatch.setattr(session, "build_state", built_once)
+    monkeypatch.setattr(rebuilding, "build_state", built_once)
 
 
 BUILT: dict[object, TrainingState] = {}
@@ -490,8 +490,8 @@ def test_another_library_or_device_is_a_warning_about_exactness(
 ) -> None:  # fmt: skip
     run_dir = tmp_path / "run"
     shutil.copytree(original, run_dir)
-    found = session.environment.versions()
-    monkeypatch.setattr(session.environment, "versions", lambda: {**found, package: version})
+    found = environment.versions()
+    monkeypatch.setattr(environment, "versions", lambda: {**found, package: version})
     resume(run_dir, "train.steps=9")
     assert f"warning: {package} was {found[package]} and is {version}" in capsys.readouterr().err
     assert len(no_training) == 1

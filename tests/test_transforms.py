@@ -14,7 +14,8 @@ from PIL import Image, ImageEnhance, ImageOps
 from test_config import compose
 
 from trainer.config.complete import complete, with_leaves
-from trainer.config.schema import Config, PreprocessConfig
+from trainer.config.schema import Config
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data import image_operations, policies
 from trainer.data.batches import training_batches
 from trainer.data.draw import Draw

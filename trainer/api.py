@@ -22,7 +22,7 @@ from trainer.classification_report import ClassificationReport
 from trainer.commands.arguments import parse_arguments
 from trainer.config.compose import compose_run
 from trainer.config.override import strategy_asked
-from trainer.config.schema import WeightsName
+from trainer.config.schema.training import WeightsName
 from trainer.data.split import Split
 from trainer.errors import TrainerError, UsageError
 from trainer.mirror import is_url

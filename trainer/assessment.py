@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.classification_report import ClassificationReport
-from trainer.config.schema import Config, WeightsName
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
 from trainer.data.batches import evaluation_batches
 from trainer.data.source import open_source
 from trainer.data.split import Split

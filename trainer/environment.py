@@ -12,7 +12,10 @@ from pathlib import Path
 import tensorflow as tf
 
 from trainer.config import plugins
-from trainer.config.schema import Config, ModelPlugin, OptimizerPlugin, SchedulePlugin, SourcePlugin
+from trainer.config.schema import Config
+from trainer.config.schema.networks import ModelPlugin
+from trainer.config.schema.optimization import OptimizerPlugin, SchedulePlugin
+from trainer.config.schema.sources import SourcePlugin
 from trainer.devices import physical_gpus
 from trainer.replicas import Replicas
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from trainer.config.schema import LossScaleConfig
+from trainer.config.schema.training import LossScaleConfig
 from trainer.state import Progress
 
 FACTOR = 2.0  # a power of two: scaling is exact

@@ -12,7 +12,8 @@ import os
 import keras
 import tensorflow as tf
 
-from trainer.config.schema import Config, InceptionV3Config, ModelPlugin
+from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config, ModelPlugin
 from trainer.devices import physical_gpus
 from trainer.errors import UsageError
 from trainer.models.registry import build_model

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.config.plugins import NAME, OPTIMIZERS, blamed, title
-from trainer.config.schema import OptimizerPlugin
+from trainer.config.schema.optimization import OptimizerPlugin
 from trainer.errors import UsageError
 from trainer.hidden_state import hidden_state
 from trainer.update_rule import Rule, Slots, Update

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainer.config.schema import (
+from trainer.config.schema.optimization import (
     AdamConfig,
     AdamWConfig,
     OptimizerConfig,

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.config.schema import Config, WeightsName
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
 from trainer.data.decoding import EncodedImage, encoded_image, fault
 from trainer.data.draw import Draw
 from trainer.data.transforms import network_input

@@ -14,7 +14,8 @@ from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import reading
 from trainer.compatibility import judge, version_warnings
 from trainer.config import plugins, stored
-from trainer.config.schema import Config, WeightsName
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
 from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import preprocessing_facts

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
-from trainer.config.schema import RuntimeConfig
+from trainer.config.schema.training import RuntimeConfig
 from trainer.devices import physical_gpus
 from trainer.errors import UsageError
 

@@ -6,7 +6,7 @@ import math
 
 import tensorflow as tf
 
-from trainer.config.schema import (
+from trainer.config.schema.optimization import (
     ConstantScheduleConfig,
     CosineScheduleConfig,
     ExponentialScheduleConfig,

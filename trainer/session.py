@@ -10,24 +10,20 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from trainer import environment, memory, predictions, run_directory, runtime, selection, warm_start
+from trainer import environment, predictions, run_directory, selection, warm_start
 from trainer.beginning import Beginning, begin
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
-from trainer.checkpoint.manifest import Manifest, ManifestError, RecordedMetrics, Start
+from trainer.checkpoint.manifest import Manifest, Start
 from trainer.checkpoint.retention import Retention
-from trainer.checkpoint.tensors import StateFile
-from trainer.checkpoint.verification import Damage, Depth, Found, newest_valid, verify
+from trainer.checkpoint.verification import Depth, Found, newest_valid, verify
 from trainer.committer import Committer, Description
-from trainer.company import build_replicas, company
-from trainer.compatibility import judge, version_warnings
+from trainer.company import company
 from trainer.config import override, plugins, stored
 from trainer.config.complete import complete, total_steps
-from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
 from trainer.errors import NoValidCheckpoint, TrainerError, UsageError, warn
 from trainer.fingerprint import facts
-from trainer.fingerprint.facts import Fact
 from trainer.following import follow
 from trainer.history import History, keep_readable
 from trainer.lease import Fence
@@ -35,32 +31,16 @@ from trainer.loop import train as run_loop
 from trainer.metrics import best_step, read_validations
 from trainer.mirror import Mirror, Place
 from trainer.peers import Message, Peers
-from trainer.restored import restore_state
+from trainer.rebuilding import Origin, Rebuilt, rebuild
 from trainer.signals import StopRequest
-from trainer.sources import Sources, fingerprint_of, open_sources
-from trainer.state import TrainingState, build_state, flatten
+from trainer.sources import open_sources
+from trainer.state import TrainingState
 from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
 from trainer.warm_start import WarmStart
 
 # how a run ended: at its length, because validation no longer improved, or nothing was left to do
 Ending = Literal["finished", "stopped_early", "complete"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Origin:
-    """The checkpoint a run continues from, the newer ones that are damaged, and what is asked to be different."""
-
-    path: Path
-    manifest: Manifest
-    damaged: Sequence[Damage]
-    changes: Sequence[Change]
-    allow: Sequence[str]
-    other_plugins: Sequence[str]  # versions that are accepted to be others
-
-    def metrics(self, checkpoints: Path) -> RecordedMetrics | None:
-        """What the checkpoint says of metrics.jsonl in its run directory; None when it was taken from elsewhere."""
-        return self.manifest.metrics if self.path.parent.absolute() == checkpoints.absolute() else None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -182,24 +162,6 @@ def _continue(
     return _run(run_dir, config, origin, process, None)
 
 
-@dataclasses.dataclass(frozen=True)
-class Rebuilt:
-    """What a run works with, rebuilt from its configuration, with the state it begins with."""
-
-    config: Config
-    total_steps: int
-    sources: Sources
-    state: TrainingState
-    state_file: StateFile
-    fingerprint: list[Fact]
-    accepted: tuple[str, ...]  # differences to the checkpoint
-    notes: Sequence[str]
-
-    @property
-    def step(self) -> int:
-        return int(self.state.progress.step.numpy())
-
-
 def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process, start: WarmStart | None) -> Ending:
     sources = open_sources(config)
     config = complete(config, sources.sampling.examples_per_epoch, len(sources.training.class_names))
@@ -210,7 +172,7 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process,
         print(f"to train on: {_resume_command(run_dir, f'train.steps={2 * total}')}")
         return "complete"
     process.tell({"config": stored.to_text(config)})
-    rebuilt = _rebuild(config, total, sources, origin, process, start)
+    rebuilt = rebuild(config, total, sources, origin, start, process.peers, process.stop)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     Fence(run_dir / run_directory.LOCK).look_now()
     checkpoints = run_dir / run_directory.CHECKPOINTS
@@ -241,26 +203,6 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process,
         history.close()
         terminal.close()
     return "finished" if rebuilt.step >= total else "stopped_early"
-
-
-def _rebuild(
-    config: Config, total: int, sources: Sources, origin: Origin | None, process: Process, start: WarmStart | None
-) -> Rebuilt:
-    runtime.configure(config.runtime)
-    replicas = build_replicas(config, process.peers, process.stop)
-    memory.refuse_excess(config)
-    state = build_state(config, replicas, drawn=origin is None)
-    fingerprint = fingerprint_of(config, state, sources)
-    accepted = () if origin is None else _judge(origin, fingerprint, environment.of_run(config, replicas))
-    _check_classes(config, sources.training.class_names)
-    tree = state.tree()
-    state_file = StateFile(tree, flatten(tree))
-    notes: list[str] = []
-    if origin is not None:
-        restore_state(state, state_file, origin.path, origin.manifest)
-    elif start is not None:
-        notes = warm_start.load(start, config, state, sources.training.class_names)
-    return Rebuilt(config, total, sources, state, state_file, fingerprint, accepted, notes)
 
 
 def _committer(
@@ -345,19 +287,6 @@ def _is_same(here: Path, other: Manifest) -> bool:
         return False
 
 
-def _judge(origin: Origin, fingerprint: Sequence[Fact], versions: Mapping[str, str]) -> tuple[str, ...]:
-    """What is accepted to be different from the checkpoint; raises when something is not."""
-    for warning in version_warnings(origin.manifest.versions, versions):
-        warn(warning)
-    try:
-        there = facts.read(origin.path / facts.FILE_NAME)
-    except ManifestError as error:
-        raise NoValidCheckpoint(str(error)) from error
-    allow = plugins.other_names(origin.allow, origin.manifest.versions)
-    accepted = judge(origin.path, origin.changes, facts.differences(there, fingerprint), allow)
-    return (*origin.other_plugins, *accepted)
-
-
 def _opening(run_dir: Path, rebuilt: Rebuilt, origin: Origin | None) -> list[str]:
     step, total = rebuilt.step, rebuilt.total_steps
     replicas = rebuilt.state.replicas
@@ -367,15 +296,6 @@ def _opening(run_dir: Path, rebuilt: Rebuilt, origin: Origin | None) -> list[str
         return [f"training in {run_dir}: {total} steps, {count} training images", *shared]
     changed = [f"changed on resume: {change}" for change in rebuilt.accepted]
     return [f"resuming {run_dir} at step {step} of {total} from {origin.path}", *shared, *changed]
-
-
-def _check_classes(config: Config, class_names: tuple[str, ...]) -> None:
-    assert config.model.num_classes is not None
-    if config.model.num_classes < len(class_names):
-        raise UsageError(
-            f"model.num_classes is {config.model.num_classes}, but the data has {len(class_names)} classes; "
-            "leave it null to follow the data"
-        )
 
 
 def _is_complete(run_dir: Path, origin: Origin, total: int) -> bool:

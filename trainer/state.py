@@ -17,7 +17,8 @@ from typing import Any
 import keras
 import tensorflow as tf
 
-from trainer.config.schema import Config, WeightsName
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
 from trainer.models.registry import build_model
 from trainer.optimizers import Optimizer
 from trainer.replicas import ONE_DEVICE, Replicas

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from trainer.config.schema import Config, WeightsName
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
 from trainer.data.ledger import CHAIN_FACTOR
 from trainer.diagnosis.architecture import HEADS, unit_of
 from trainer.gradients import Batch, is_scaled, make_gradients

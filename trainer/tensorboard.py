@@ -17,7 +17,8 @@ from trainer import pictures, predictions
 from trainer.checkpoint.manifest import Start
 from trainer.config import stored
 from trainer.config.parse import leaves
-from trainer.config.schema import Config, SyntheticConfig
+from trainer.config.schema import Config
+from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.mixing import mixed
 from trainer.data.source import Source
 from trainer.errors import BadRecord

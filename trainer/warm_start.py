@@ -17,7 +17,9 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.verification import verify
 from trainer.config import stored
-from trainer.config.schema import Config, InceptionV3Config, NormalizeConfig
+from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
+from trainer.config.schema.preprocessing import NormalizeConfig
 from trainer.diagnosis import own_names, torch_names
 from trainer.diagnosis.architecture import AUX, HEADS, unit_of
 from trainer.diagnosis.bundles import read_bundle

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from trainer.commands.arguments import parse_arguments
 from trainer.config.compose import compose
-from trainer.config.schema import DataConfig, SyntheticConfig, TFRecordConfig
+from trainer.config.schema.sources import DataConfig, SyntheticConfig, TFRecordConfig
 from trainer.errors import UsageError
 from trainer.startup import importing_tensorflow
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import parse_arguments, take_text
 from trainer.commands.newest import read_newest
-from trainer.config.schema import InceptionV3Config
+from trainer.config.schema.networks import InceptionV3Config
 from trainer.diagnosis.wanted import check_overrides
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.startup import importing_tensorflow

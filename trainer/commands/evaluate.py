@@ -15,7 +15,7 @@ from rich.text import Text
 
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice, take_list, take_text
 from trainer.commands.newest import read_newest
-from trainer.config.schema import WeightsName
+from trainer.config.schema.training import WeightsName
 from trainer.data.split import Split
 from trainer.errors import RestoreRefused
 from trainer.startup import importing_tensorflow

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice, take_list, take_text
-from trainer.config.schema import WeightsName
+from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError
 from trainer.startup import importing_tensorflow
 

@@ -5,15 +5,10 @@ from __future__ import annotations
 import math
 import typing
 
-from trainer.config.schema import (
-    CommonDataConfig,
-    Config,
-    InceptionV3Config,
-    PreprocessConfig,
-    SyntheticConfig,
-    TFRecordConfig,
-    TransformName,
-)
+from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
+from trainer.config.schema.preprocessing import PreprocessConfig, TransformName
+from trainer.config.schema.sources import CommonDataConfig, SyntheticConfig, TFRecordConfig
 from trainer.errors import UsageError
 
 # Below these nothing is left of an image at the end of the network; the others take 32, the least that

@@ -8,7 +8,8 @@ import os
 from collections.abc import Mapping
 
 from trainer.config.parse import leaves
-from trainer.config.schema import Config, ConstantScheduleConfig, ExponentialScheduleConfig
+from trainer.config.schema import Config
+from trainer.config.schema.optimization import ConstantScheduleConfig, ExponentialScheduleConfig
 
 
 def total_steps(config: Config, examples_per_epoch: int) -> int:

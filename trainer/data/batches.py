@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.config.schema import Config, SyntheticConfig
+from trainer.config.schema import Config
+from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.bad_records import BadRecords
 from trainer.data.decoding import LAYOUT_FIELDS, EncodedImage, fault, readable
 from trainer.data.draw import Draw

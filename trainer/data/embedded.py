@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config.schema import DigitsConfig
+from trainer.config.schema.sources import DigitsConfig
 from trainer.data.example import ExampleReader
 from trainer.data.split import Split
 from trainer.data.tfrecord import TFRecordReader, index_records

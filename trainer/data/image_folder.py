@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config.schema import ImageFolderConfig
+from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.split import Split
 from trainer.errors import BadRecord, UsageError
 

@@ -14,7 +14,8 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from trainer.config.schema import Config, CutMixConfig, MixupConfig, NoMixingConfig
+from trainer.config.schema import Config
+from trainer.config.schema.preprocessing import CutMixConfig, MixupConfig, NoMixingConfig
 from trainer.data.draw import Draw
 
 DRAWN = 5  # kept, then the box: top, left, bottom, right

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
-from trainer.config.schema import PreprocessConfig
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data import image_operations
 from trainer.data.draw import Draw
 from trainer.data.image_operations import ImageOperation

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config.schema import TFRecordConfig
+from trainer.config.schema.sources import TFRecordConfig
 from trainer.data.cache import load_or_make
 from trainer.data.class_names import numbered, read_labels_file
 from trainer.data.example import ExampleReader

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config.schema import CommonDataConfig, DataConfig, SourcePlugin
+from trainer.config.schema.sources import CommonDataConfig, DataConfig, SourcePlugin
 from trainer.data.embedded import DigitsSplit
 from trainer.data.image_folder import ImageFolderSplit
 from trainer.data.labels import UNKNOWN

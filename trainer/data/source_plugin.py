@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config.plugins import SOURCES, blamed, title
-from trainer.config.schema import SourcePlugin
+from trainer.config.schema.sources import SourcePlugin
 from trainer.data.labels import UNKNOWN
 from trainer.data.split import Split
 from trainer.errors import UsageError

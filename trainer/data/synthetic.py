@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.config.schema import SyntheticConfig
+from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.class_names import numbered
 from trainer.data.split import Split
 from trainer.randomness import derive_seed

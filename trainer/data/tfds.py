@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.config.schema import TFDSConfig
+from trainer.config.schema.sources import TFDSConfig
 from trainer.data.cache import load_or_make
 from trainer.data.example import ExampleReader
 from trainer.data.labels import read_labels

@@ -9,7 +9,7 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config.plugins import TRANSFORMS, blamed, title
-from trainer.config.schema import TransformPlugin
+from trainer.config.schema.preprocessing import TransformPlugin
 from trainer.data.draw import Draw
 from trainer.errors import UsageError
 from trainer.hidden_state import hidden_state

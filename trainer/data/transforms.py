@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
-from trainer.config.schema import PreprocessConfig
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.decoding import EncodedImage, cut, decode, decode_window
 from trainer.data.draw import Draw
 from trainer.data.policies import rand_augment, trivial_augment

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from trainer.config.schema import PreprocessConfig
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.draw import Draw
 
 # from the size of an image, int32 ``[2]`` as height and width

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from trainer.checkpoint.verification import reading
 from trainer.config import stored as config_file
-from trainer.config.schema import Config, InceptionV3Config
+from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
 from trainer.diagnosis.bundles import damage
 from trainer.diagnosis.by_name import differing_names
 from trainer.diagnosis.comparison import differing

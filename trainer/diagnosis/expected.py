@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Mapping
 
 from trainer.config.complete import complete
-from trainer.config.schema import Config, InceptionV3Config
+from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
 from trainer.data.sampling import Sampling
 from trainer.data.source import open_source
 from trainer.state import TrainingState, build_state, flatten

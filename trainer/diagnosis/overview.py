@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.verification import reading
-from trainer.config.schema import Config, InceptionV3Config
+from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
 from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
 from trainer.diagnosis.formats import locate

@@ -15,7 +15,8 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.config import stored
-from trainer.config.schema import Config, WeightsName
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
 from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG
 from trainer.diagnosis.origin import Origin
 from trainer.diagnosis.safetensors_files import write_safetensors

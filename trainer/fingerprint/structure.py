@@ -10,7 +10,8 @@ import keras
 import tensorflow as tf
 
 from trainer.config import plugins
-from trainer.config.schema import Config, OptimizerPlugin
+from trainer.config.schema import Config
+from trainer.config.schema.optimization import OptimizerPlugin
 from trainer.fingerprint.facts import Fact
 from trainer.optimizer_plugin import probe
 from trainer.optimizers import rule_for

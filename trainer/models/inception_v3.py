@@ -15,7 +15,8 @@ import dataclasses
 
 import keras
 
-from trainer.config.schema import InceptionV3Config, Precision
+from trainer.config.schema.networks import InceptionV3Config
+from trainer.config.schema.training import Precision
 from trainer.models.layers import FusedBatchNormalization, KeyedDropout
 from trainer.randomness import derive_seed
 

@@ -6,7 +6,8 @@ import typing
 
 import keras
 
-from trainer.config.schema import ApplicationName, KerasApplicationConfig, Precision
+from trainer.config.schema.networks import ApplicationName, KerasApplicationConfig
+from trainer.config.schema.training import Precision
 from trainer.models.stock import exact
 
 # the closed list of the schema: a stored configuration reaches nothing else

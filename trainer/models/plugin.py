@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import keras
 
-from trainer.config.schema import ModelPlugin, Precision
+from trainer.config.schema.networks import ModelPlugin
+from trainer.config.schema.training import Precision
 from trainer.errors import UsageError
 from trainer.models.stock import exact
 

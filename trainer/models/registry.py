@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import keras
 
-from trainer.config.schema import InceptionV3Config, KerasApplicationConfig, ModelConfig, ModelPlugin, Precision
+from trainer.config.schema.networks import InceptionV3Config, KerasApplicationConfig, ModelConfig, ModelPlugin
+from trainer.config.schema.training import Precision
 from trainer.models.inception_v3 import build_inception_v3
 from trainer.models.keras_application import build_keras_application
 from trainer.models.plugin import build_plugin

@@ -14,7 +14,8 @@ from typing import Any
 
 import keras
 
-from trainer.config.schema import BatchStatisticsConfig, Precision
+from trainer.config.schema.networks import BatchStatisticsConfig
+from trainer.config.schema.training import Precision
 from trainer.errors import UsageError
 from trainer.models.layers import Draws, FusedBatchNormalization, KeyedDropout
 from trainer.randomness import derive_seed

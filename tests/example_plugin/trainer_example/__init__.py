@@ -10,7 +10,10 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
-from trainer.config.schema import ModelPlugin, OptimizerPlugin, SchedulePlugin, SourcePlugin, TransformPlugin
+from trainer.config.schema.networks import ModelPlugin
+from trainer.config.schema.optimization import OptimizerPlugin, SchedulePlugin
+from trainer.config.schema.preprocessing import TransformPlugin
+from trainer.config.schema.sources import SourcePlugin
 
 if TYPE_CHECKING:
     import keras

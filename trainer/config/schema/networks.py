@@ -1,0 +1,129 @@
+"""Keys of ``model``: which network, and its shape."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from trainer.config.keys import key
+from trainer.config.schema.bounds import LARGEST_BATCH, LARGEST_CLASSIFIER
+
+if TYPE_CHECKING:
+    import keras
+
+Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
+
+# every classifier of keras.applications in Keras 3.15; a test holds the list complete
+ApplicationName = Literal[
+    "ConvNeXtTiny",
+    "ConvNeXtSmall",
+    "ConvNeXtBase",
+    "ConvNeXtLarge",
+    "ConvNeXtXLarge",
+    "DenseNet121",
+    "DenseNet169",
+    "DenseNet201",
+    "EfficientNetB0",
+    "EfficientNetB1",
+    "EfficientNetB2",
+    "EfficientNetB3",
+    "EfficientNetB4",
+    "EfficientNetB5",
+    "EfficientNetB6",
+    "EfficientNetB7",
+    "EfficientNetV2B0",
+    "EfficientNetV2B1",
+    "EfficientNetV2B2",
+    "EfficientNetV2B3",
+    "EfficientNetV2S",
+    "EfficientNetV2M",
+    "EfficientNetV2L",
+    "InceptionResNetV2",
+    "InceptionV3",
+    "MobileNet",
+    "MobileNetV2",
+    "MobileNetV3Small",
+    "MobileNetV3Large",
+    "NASNetMobile",
+    "NASNetLarge",
+    "ResNet50",
+    "ResNet50V2",
+    "ResNet101",
+    "ResNet101V2",
+    "ResNet152",
+    "ResNet152V2",
+    "VGG16",
+    "VGG19",
+    "Xception",
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchNormConfig:
+    momentum: float = key("share of the old moving statistics kept at each step", "fixed", minimum=0.0, below=1.0)
+    epsilon: float = key("added to the variance before the root", "fixed", above=0.0, maximum=1.0)
+    scale: bool = key("learn a multiplier (gamma); the published network has none", "fixed")
+    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
+    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionV3Config:
+    name: Literal["inception_v3"] = key("which network", "fixed")
+    num_classes: int | None = key(
+        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
+    )
+    width: float = key("filters = max(int(published x width), min_depth)", "fixed", above=0.0, maximum=8.0)
+    min_depth: int = key("smallest number of filters a narrow network keeps", "fixed", minimum=1, maximum=4096)
+    aux_logits: bool = key("build the auxiliary classifier", "fixed")
+    dropout: float = key("share of the last features dropped in training", "consent", minimum=0.0, below=1.0)
+    activation: Activation = key("after every batch norm", "fixed")
+    count_include_pad: bool = key(
+        "average pools at a border divide by their whole window, as torchvision's do; TensorFlow leaves padding out",
+        "fixed",
+    )
+    initializer: Literal["variance_scaling", "glorot_uniform", "truncated_normal"] = key(
+        "distribution the kernels start from", "fixed"
+    )
+    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    batch_norm: BatchNormConfig = key("batch normalisation", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchStatisticsConfig:
+    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
+    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class StockModelConfig:
+    """What every network has that is built of Keras's own layers and made exact afterwards."""
+
+    name: str = key("which network", "fixed")
+    num_classes: int | None = key(
+        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
+    )
+    weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class KerasApplicationConfig(StockModelConfig):
+    """A network as ``keras.applications`` builds it; what is not here is what the application has."""
+
+    name: ApplicationName = key("which network of keras.applications", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelPlugin(StockModelConfig, abc.ABC):
+    """Base of a network that another distribution brings, by an entry point in ``trainer.models``. It adds its keys."""
+
+    @abc.abstractmethod
+    def build(self, image_size: int) -> keras.Model:
+        """The network in Keras's own layers, from images float32 ``[n, image_size, image_size, 3]`` to logits float32
+        ``[n, num_classes]``. It is made exact afterwards, see ``trainer.models.stock.exact``.
+        """
+
+
+ModelConfig = InceptionV3Config | KerasApplicationConfig | ModelPlugin

@@ -1,0 +1,111 @@
+"""Keys of ``data``: where the images come from."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from typing import TYPE_CHECKING, Literal
+
+from trainer.config.keys import key
+from trainer.config.schema.bounds import LARGEST_CLASSIFIER
+
+if TYPE_CHECKING:
+    from trainer.data.split import Split
+    from trainer.data.stored_split import StoredSplit
+
+
+@dataclasses.dataclass(frozen=True)
+class CommonDataConfig:
+    """What every source understands: which of its records are used, and what happens to one that is not usable."""
+
+    name: str = key("which data", "fixed")
+    classes: tuple[str, ...] | None = key(
+        "use only the records of these classes, in this order of labels; null: all, as stored", "fixed"
+    )
+    class_weights: tuple[float, ...] | None = key(
+        "times an epoch shows each record of a class, one number a class: n records have round(weight x n) places; "
+        "null: every record once",
+        "consent",
+        above=0.0,
+        maximum=1e6,
+    )
+    train_examples: int | None = key("use only so many records; null: all", "consent", minimum=1)
+    validation_examples: int | None = key("use only so many records; null: all", "consent", minimum=1)
+    on_bad_record: Literal["fail", "skip"] = key(
+        "a record that cannot be used: end with its name, or train on another in its place and count it", "free"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class DigitsConfig(CommonDataConfig):
+    name: Literal["digits"] = key("which data: the embedded UCI handwritten digits", "fixed")
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageFolderConfig(CommonDataConfig):
+    name: Literal["image_folder"] = key("which data: image files in a folder for each class", "fixed")
+    root: str = key("directory of the class folders, or of train/ and val/ with the class folders", "free", path=True)
+    validation_share: float = key(
+        "share of the images, by a hash of their path, that validates; unused when there is a val/ folder",
+        "consent",
+        above=0.0,
+        below=1.0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class TFRecordConfig(CommonDataConfig):
+    name: Literal["tfrecord"] = key("which data: tf.train.Example records in TFRecord files", "fixed")
+    root: str = key("directory of the files", "free", path=True)
+    train_pattern: str = key("which files below root are for training (glob)", "consent")
+    validation_pattern: str = key("which files below root are for validation (glob)", "consent")
+    image_key: str = key("feature that holds the encoded image", "consent")
+    label_key: str = key("feature that holds the label, an integer", "consent")
+    label_offset: int = key("stored label of the first class: 1 where 0 means background", "consent")
+    labels_file: str | None = key(
+        "file, relative to root, with one class name a line, in label order; null: num_classes", "free"
+    )
+    num_classes: int | None = key(
+        "number of classes, when labels_file is null", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER
+    )
+    verify_crc: bool = key("compare the CRC of every record that is read", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class TFDSConfig(CommonDataConfig):
+    name: Literal["tfds"] = key("which data: a data set that tensorflow-datasets has prepared", "fixed")
+    root: str = key("tensorflow-datasets' data_dir", "free", path=True)
+    dataset: str = key("name[/config][:version], as tensorflow-datasets writes it", "consent")
+    train_split: str = key("split for training, in tensorflow-datasets' notation (train, train[:80%])", "consent")
+    validation_split: str = key("split for validation, in tensorflow-datasets' notation", "consent")
+    image_key: str = key("feature that holds the image", "consent")
+    label_key: str = key("feature that holds the label, a ClassLabel", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class SyntheticConfig(CommonDataConfig):
+    name: Literal["synthetic"] = key("which data: made up, for benchmarks", "fixed")
+    train_examples: int = key("number of records for training", "consent", minimum=1)
+    validation_examples: int = key("number of records for validation", "consent", minimum=1)
+    num_classes: int = key("number of classes", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER)
+    height: int = key("of the images, pixels", "consent", minimum=1, maximum=4096)
+    width: int = key("of the images, pixels", "consent", minimum=1, maximum=4096)
+    decode: bool = key("JPEG files that are decoded and transformed; false: the network's input itself", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class SourcePlugin(CommonDataConfig, abc.ABC):
+    """Base of a source that another distribution brings, by an entry point in ``trainer.sources``. It adds its keys."""
+
+    @abc.abstractmethod
+    def open(self, split: Split) -> StoredSplit:
+        """All records of one split: ``trainer.data.stored_split``.
+
+        TensorFlow is not set up yet, so no operation of it may run here, in ``labels`` or in ``listing``.
+
+        Raises:
+            UsageError: the data is missing or not what is expected; names the file or folder.
+        """
+
+
+DataConfig = DigitsConfig | ImageFolderConfig | TFRecordConfig | TFDSConfig | SyntheticConfig | SourcePlugin

@@ -1,0 +1,106 @@
+"""Keys of the loop and of what it runs on: ``train``, ``fine_tuning``, ``evaluation``, ``early_stopping``,
+``checkpoint``, ``loss_scale`` and ``runtime``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Literal
+
+from trainer.config.keys import key
+from trainer.config.schema.bounds import LARGEST_BATCH
+
+WeightsName = Literal["raw", "ema"]
+
+Precision = Literal["float32", "mixed_bfloat16", "mixed_float16"]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    epochs: float = key("length of the run, used when steps is null", "free", above=0.0)
+    steps: int | None = key("length of the run in optimizer steps; null: epochs", "free", minimum=0)
+    global_batch_size: int = key(
+        "examples per optimizer step, over all devices", "consent", minimum=1, maximum=LARGEST_BATCH
+    )
+    accumulate_steps: int = key(
+        "parts a batch is computed in, to save memory", "consent", minimum=1, maximum=LARGEST_BATCH
+    )
+    label_smoothing: float = key("share of the target spread over all classes", "consent", minimum=0.0, below=1.0)
+    aux_weight: float = key("weight of the auxiliary classifier's loss", "consent", minimum=0.0)
+    log_every_steps: int = key("steps per logged training record", "free", minimum=1)
+    histograms_every_steps: int | None = key(
+        "steps between histograms of all weights in TensorBoard; null: none", "free", minimum=1
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class FineTuningConfig:
+    freeze_until_step: int = key(
+        "before this step only the classifiers are trained, and batch norm statistics stay; 0: never",
+        "consent",
+        minimum=0,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class EvaluationConfig:
+    every_epochs: float = key("cadence, used when every_steps is null", "free", above=0.0)
+    every_steps: int | None = key("cadence in steps; null: every_epochs", "free", minimum=1, completed=True)
+    batch_size: int = key(
+        "examples per evaluation batch; does not change the result", "free", minimum=1, maximum=LARGEST_BATCH
+    )
+    weights: WeightsName = key("which weights are evaluated", "consent")
+
+
+@dataclasses.dataclass(frozen=True)
+class EarlyStoppingConfig:
+    metric: Literal["accuracy", "loss"] = key("validation metric that is watched", "consent")
+    patience: int | None = key("evaluations without improvement before stopping; null: never", "consent", minimum=1)
+    min_change: float = key("smallest change that counts as improvement", "consent", minimum=0.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointConfig:
+    every_steps: int = key("cadence of checkpoints", "free", minimum=1)
+    keep_last: int = key("how many of the newest are kept", "free", minimum=1)
+    keep_best: int = key("how many of the best by best_metric are kept", "free", minimum=0)
+    keep_every_steps: int | None = key("also keep those at multiples of this; null: none", "free", minimum=1)
+    best_metric: Literal["accuracy", "loss"] = key("validation metric that ranks checkpoints", "consent")
+    async_save: bool = key("write in the background while training goes on; the result is the same", "free")
+    verify: Literal["full", "fast", "off"] = key(
+        "what a resume checks: SHA-256 of every file; of all but the tensors' values; the manifest alone", "free"
+    )
+    on_error: Literal["continue", "stop"] = key(
+        "when the disk refuses a save: try again at the next, three times in a row, or stop", "free"
+    )
+    mirror: str | None = key("URL (s3://…, gs://…) or absolute path to copy each checkpoint to; null: nowhere", "free")
+
+
+@dataclasses.dataclass(frozen=True)
+class LossScaleConfig:
+    initial: float = key("what a run starts with", "consent", minimum=1.0, maximum=2.0**100)
+    growth_steps: int = key("steps with finite gradients after which the scale is doubled", "consent", minimum=1)
+
+
+@dataclasses.dataclass(frozen=True)
+class RuntimeConfig:
+    strategy: Literal["auto", "one", "mirrored", "multi_worker"] = key(
+        "compute on one device, on all of this process, or on those of all processes that TF_CONFIG or Slurm names; "
+        "auto: whichever there are",
+        "free",
+    )
+    virtual_devices: int | None = key(
+        "split the CPU, or the only GPU, into so many devices; null: leave it whole", "free", minimum=1, maximum=64
+    )
+    precision: Precision = key(
+        "type of activations; variables, batch norm, classifiers and loss are float32 in each", "consent"
+    )
+    deterministic: bool = key("bit-exact from run to run, on the same kind of device", "consent")
+    xla: bool = key("compile forward and backward pass with XLA", "consent")
+    threads: int | None = key(
+        "threads within an operation; null: the cores of the machine the run starts on",
+        "consent",
+        minimum=1,
+        maximum=1024,
+        completed=True,
+    )

@@ -172,7 +172,7 @@ def test_several_runs_are_compared_with_the_keys_in_which_they_differ(run_dir: P
     trials = tuple(
         Trial(number, name, (f"seed={number}",), None, (), config, None) for number, name in enumerate(names)
     )
-    plan.begin(tmp_path / "sweep", Sweep(plan.FORMAT_VERSION, trials), "fail")
+    plan.begin(tmp_path / "sweep", Sweep(plan.FORMAT_VERSION, trials, None), "fail")
     for name in names[:2]:
         shutil.copytree(run_dir, tmp_path / "sweep" / name)
     report(f"sweep_dir={tmp_path / 'sweep'}")

@@ -12,7 +12,7 @@ from bench_step import BLOCK_STEPS
 from interleaved import Contender, publish, rates
 from workers import Worker
 
-ROUNDS = 7
+ROUNDS = 5
 SIZES = ((75, 32), (299, 8))  # image size, batch
 
 

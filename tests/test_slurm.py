@@ -80,6 +80,13 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return place / "run"
 
 
+def newest_step(run_dir: Path) -> int:
+    """The step of the last training record that is complete."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
 class Submitted:
     """One job and its run directory, as they are seen from outside."""
 
@@ -113,10 +120,7 @@ class Submitted:
 
     @property
     def newest_step(self) -> int:
-        """The step of the last training record that is complete."""
-        path = self.run_dir / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+        return newest_step(self.run_dir)
 
     @property
     def committed_step(self) -> int:
@@ -429,9 +433,7 @@ class LaunchedSweep:
 
     @property
     def newest_step(self) -> int:
-        path = self.run_dir / "metrics.jsonl"
-        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
-        return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+        return newest_step(self.run_dir)
 
     @property
     def job_output(self) -> str:

@@ -92,12 +92,14 @@ class Place:
 
     def predictions(self) -> set[str]:
         """The names of the files of predictions there."""
+        return {name for name in self._names(self.root / PREDICTIONS) if predictions.NAME.fullmatch(name)}
+
+    def _names(self, place: PurePosixPath) -> list[str]:
+        """What a directory holds now; nothing when there is none."""
         self._files.invalidate_cache()
-        place = self.root / PREDICTIONS
         if not self._files.exists(str(place)):
-            return set()
-        names = {PurePosixPath(name).name for name in self._files.ls(str(place), detail=False)}
-        return {name for name in names if predictions.NAME.fullmatch(name)}
+            return []
+        return [PurePosixPath(name).name for name in self._files.ls(str(place), detail=False)]
 
     def set_aside(self, checkpoint: PurePosixPath) -> None:
         superseded = self.checkpoints / directory.SUPERSEDED
@@ -112,12 +114,8 @@ class Place:
 
     def described(self) -> Checkpoints:
         """Every checkpoint there whose manifest is whole, oldest first."""
-        self._files.invalidate_cache()
-        if not self._files.exists(str(self.checkpoints)):
-            return []
-        names = [PurePosixPath(name).name for name in self._files.ls(str(self.checkpoints), detail=False)]
         found = []
-        for name in names:
+        for name in self._names(self.checkpoints):
             path = self.checkpoints / name
             if directory.NAME.fullmatch(name) and self._files.exists(str(path / manifests.FILE_NAME)):
                 try:
@@ -142,7 +140,9 @@ class Mirror:
         self._retention = retention
         self._start = start
         self._step = step
+        # what the place holds, known after the first pass: later ones need not ask
         self._there: dict[str, Manifest] | None = None
+        self._shown: set[str] | None = None
         self._validations: Validations = {}
         self._thread = ThreadPoolExecutor(1, "mirror")
         self._next: Future[None] | None = None
@@ -214,11 +214,14 @@ class Mirror:
 
     def _bring_predictions(self) -> None:
         here = {path.name for path in predictions.stored(self._run_dir).values()}
-        there = self._place.predictions()
-        for name in sorted(here - there):
+        if self._shown is None:
+            self._shown = self._place.predictions()
+        for name in sorted(here - self._shown):
             self._place.put(self._run_dir / PREDICTIONS / name, self._place.root / PREDICTIONS / name)
-        for name in sorted(there - here):
+            self._shown.add(name)
+        for name in sorted(self._shown - here):
             self._place.clear(self._place.root / PREDICTIONS / name)
+            self._shown.remove(name)
 
     def _begin(self) -> dict[str, Manifest]:
         """What of the run is there already; what it is about to make again is put away."""

@@ -53,6 +53,7 @@ class Rebuilt:
     state_file: StateFile
     fingerprint: list[Fact]
     accepted: tuple[str, ...]  # differences to the checkpoint
+    versions: Mapping[str, str]  # for manifests
     notes: Sequence[str]
 
     @property
@@ -83,7 +84,8 @@ def rebuild(
     memory.refuse_excess(config)
     state = build_state(config, replicas, drawn=origin is None)
     fingerprint = fingerprint_of(config, state, sources)
-    accepted = () if origin is None else _judge(origin, fingerprint, environment.of_run(config, replicas))
+    versions = environment.of_run(config, replicas)
+    accepted = () if origin is None else _judge(origin, fingerprint, versions)
     _check_classes(config, sources.training.class_names)
     tree = state.tree()
     state_file = StateFile(tree, flatten(tree))
@@ -92,7 +94,7 @@ def rebuild(
         restore_state(state, state_file, origin.path, origin.manifest)
     elif start is not None:
         notes = warm_start.load(start, config, state, sources.training.class_names)
-    return Rebuilt(config, total, sources, state, state_file, fingerprint, accepted, notes)
+    return Rebuilt(config, total, sources, state, state_file, fingerprint, accepted, versions, notes)
 
 
 def _judge(origin: Origin, fingerprint: Sequence[Fact], versions: Mapping[str, str]) -> tuple[str, ...]:

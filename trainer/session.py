@@ -224,7 +224,7 @@ def _committer(
         fingerprint=rebuilt.fingerprint,
         class_names=rebuilt.sources.training.class_names,
         examples_per_epoch=rebuilt.sources.sampling.examples_per_epoch,
-        versions=environment.of_run(config, rebuilt.state.replicas),
+        versions=rebuilt.versions,
         lineage=lineage,
     )
     return Committer(

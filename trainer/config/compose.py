@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import hydra
@@ -127,12 +128,23 @@ def compose_run(overrides: Sequence[str]) -> tuple[Invocation, Config]:
     Raises:
         UsageError: an override or the configuration is wrong.
     """
+    with composing(overrides):
+        return typed(hydra.compose("config", list(overrides)))
+
+
+@contextlib.contextmanager
+def composing(overrides: Sequence[str]) -> Iterator[None]:
+    """``hydra.compose`` finds ``conf/`` in this block; its errors are raised in our words.
+
+    Raises:
+        UsageError: ``overrides`` cannot be composed, or what they make cannot be resolved.
+    """
     directory = configuration_directory()
     for override in overrides:
         refuse_resolvers(override, override)
     try:
         with hydra.initialize_config_dir(str(directory), version_base="1.3"):
-            return typed(hydra.compose("config", list(overrides)))
+            yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise UsageError(explain(error, overrides, directory)) from error
 

@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config.compose import application, configuration_directory, refuse_resolvers, run_application, typed
+from trainer.config.compose import application, composing, configuration_directory, run_application, typed
 from trainer.config.explain import explain
 from trainer.config.schema import Config, Invocation
 from trainer.errors import LaunchFailed, TrainerError, UsageError
@@ -79,14 +79,8 @@ def _settings(arguments: Sequence[str], kind: str) -> DictConfig:
         UsageError: it is not installed, or one of its settings is wrong.
     """
     chosen = [argument for argument in arguments if CONCERNS[kind].match(argument)]
-    directory = configuration_directory()
-    for argument in chosen:
-        refuse_resolvers(argument, argument)
-    try:
-        with hydra.initialize_config_dir(str(directory), version_base="1.3"):
-            settings = OmegaConf.select(hydra.compose("config", chosen, return_hydra_config=True), f"hydra.{kind}")
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(explain(error, chosen, directory)) from error
+    with composing(chosen):
+        settings = OmegaConf.select(hydra.compose("config", chosen, return_hydra_config=True), f"hydra.{kind}")
     assert isinstance(settings, DictConfig)
     return settings
 
@@ -233,7 +227,7 @@ def _job(composed: DictConfig) -> Job:
         UsageError: all jobs are to share one directory.
     """
     settings = HydraConfig.get()
-    if _overrides("run_dir"):
+    if any(override.split("=")[0] == "run_dir" for override in settings.overrides.task):
         raise UsageError(
             "run_dir is one directory, and a sweep needs one for each trial\n"
             "hydra.sweep.dir=DIR sets that of the sweep, hydra.sweep.subdir those of the trials in it"
@@ -252,7 +246,3 @@ def _job(composed: DictConfig) -> Job:
         config=config,
         problem=problem,
     )
-
-
-def _overrides(name: str) -> bool:
-    return any(override.split("=")[0] == name for override in HydraConfig.get().overrides.task)

@@ -253,7 +253,7 @@ def _open(
         )
         if device is None:
             return batches
-        # a thread of its own copies, so neither the loop nor the device waits for it
+        # a thread of its own copies, so that the loop need not wait for it
         return batches.apply(tf.data.experimental.prefetch_to_device(device, PREFETCHED_BATCHES))
 
     def find_bad(number: int) -> bool:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 
 from trainer.config import stored
 from trainer.config.complete import complete, total_steps, with_leaves
-from trainer.config.compose import configuration_directory, run_with_hydra
+from trainer.config.compose import compose_run, configuration_directory, run_with_hydra
 from trainer.config.keys import facts
 from trainer.config.override import adopt, changes, override
 from trainer.config.parse import leaves, parse
@@ -256,6 +256,13 @@ def test_a_secret_of_the_environment_cannot_get_into_a_stored_configuration(
     with pytest.raises(UsageError, match="is not allowed, because what it answers would be stored") as refused:
         compose(*override.split())
     assert "hunter2" not in str(refused.value)
+
+
+def test_an_interpolation_that_leads_nowhere_is_a_usage_error_of_every_command() -> None:
+    """It is found when the configuration is resolved, after Hydra has composed it."""
+    for by in (compose, lambda *arguments: compose_run(arguments)):
+        with pytest.raises(UsageError, match="seed cannot be resolved: Interpolation key 'nowhere' not found"):
+            by("seed=${nowhere}")
 
 
 @pytest.mark.parametrize(("text", "message"), [("${seed}", "interpolations"), ("a\tb", "control characters")])

@@ -161,7 +161,10 @@ def typed(composed: DictConfig) -> tuple[Invocation, Config]:
         UsageError: it is no configuration.
     """
     refuse_resolvers(OmegaConf.to_container(composed, resolve=False), "")
-    container = OmegaConf.to_container(composed, resolve=True)
+    try:
+        container = OmegaConf.to_container(composed, resolve=True)
+    except OmegaConfBaseException as error:
+        raise UsageError(f"{error.full_key} cannot be resolved: {str(error).splitlines()[0]}") from error
     assert isinstance(container, dict)
     invocation = {name: container.pop(name, None) for name in (field.name for field in dataclasses.fields(Invocation))}
     if "preprocess" in container:

@@ -6,8 +6,8 @@ At full width, 75x75, batches of 32, and with a narrow network and batches of 4,
 from __future__ import annotations
 
 from bench_step import BATCH, BLOCK_STEPS, SIZE
-from interleaved import Contender, publish, rates
-from workers import Worker
+from interleaved import publish
+from workers import Worker, rates_of
 
 ROUNDS = 10
 SMALL = ("model.width=0.01", "model.min_depth=4", "train.global_batch_size=4")
@@ -20,12 +20,6 @@ def main() -> None:
     rows = []
     for network, overrides in NETWORKS.items():
         names = {count: f"{network}, {count} in a call" for count in COUNTS}
-        workers = {count: Worker("step_contender.py", "calls", str(count), *overrides) for count in COUNTS}
-        for worker in workers.values():
-            worker.turn()  # to warm up
-            assert worker.report
-        contenders = [Contender(names[count], worker.block, BLOCK_STEPS) for count, worker in workers.items()]
-        rows += rates(contenders, names[COUNTS[0]], ROUNDS, "steps")
-        for worker in workers.values():
-            worker.close()
+        workers = {names[count]: Worker("step_contender.py", "calls", str(count), *overrides) for count in COUNTS}
+        rows += rates_of(workers, names[COUNTS[0]], ROUNDS, BLOCK_STEPS)
     publish("calls", f"Inception V3, {SIZE}x{SIZE}, batches of {BATCH}, and narrow; ten steps a block", rows)

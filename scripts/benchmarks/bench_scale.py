@@ -7,8 +7,8 @@ the batch, adding up the gradients, statistics that are exchanged, and one more 
 from __future__ import annotations
 
 from bench_step import BATCH, BLOCK_STEPS, SIZE
-from interleaved import Contender, publish, rates
-from workers import Worker
+from interleaved import publish
+from workers import Worker, rates_of
 
 ROUNDS = 7
 BASELINE = "1 replica"
@@ -27,12 +27,5 @@ CONTENDERS = {
 
 def main() -> None:
     workers = {name: Worker("step_contender.py", "loop", *overrides) for name, overrides in CONTENDERS.items()}
-    for worker in workers.values():
-        worker.turn()  # to warm up, all at once
-    for worker in workers.values():
-        assert worker.report
-    contenders = [Contender(name, worker.block, BLOCK_STEPS) for name, worker in workers.items()]
-    rows = rates(contenders, BASELINE, ROUNDS, "steps")
-    for worker in workers.values():
-        worker.close()
+    rows = rates_of(workers, BASELINE, ROUNDS, BLOCK_STEPS)
     publish("scale", f"Inception V3, {SIZE}x{SIZE}, batches of {BATCH} shared out to replicas on the same cores", rows)

@@ -9,8 +9,8 @@ import importlib.util
 import sys
 
 from bench_step import BLOCK_STEPS
-from interleaved import Contender, publish, rates
-from workers import Worker
+from interleaved import publish
+from workers import Worker, rates_of
 
 ROUNDS = 5
 SIZES = ((75, 32), (299, 8))  # image size, batch
@@ -27,11 +27,5 @@ def main() -> None:
             ours: Worker("step_contender.py", "loop", *keys),
             theirs: Worker("torch_contender.py", str(size), str(batch)),
         }
-        for worker in workers.values():
-            worker.turn()  # to warm up
-            assert worker.report
-        contenders = [Contender(name, worker.block, BLOCK_STEPS) for name, worker in workers.items()]
-        rows += rates(contenders, theirs, ROUNDS, "steps")
-        for worker in workers.values():
-            worker.close()
+        rows += rates_of(workers, theirs, ROUNDS, BLOCK_STEPS)
     publish("torch", "Inception V3, Adam, one step", rows)

@@ -20,7 +20,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from interleaved import cpu_seconds
+from interleaved import Contender, Row, cpu_seconds, rates
 
 
 class Worker:
@@ -58,6 +58,18 @@ class Worker:
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
+
+
+def rates_of(workers: Mapping[str, Worker], baseline: str, rounds: int, steps: int) -> list[Row]:
+    """The ``rates`` of workers by name, all warmed up at once, each turn of ``steps`` steps; they are ended."""
+    for worker in workers.values():
+        worker.turn()
+    for worker in workers.values():
+        assert worker.report
+    rows = rates([Contender(name, worker.block, steps) for name, worker in workers.items()], baseline, rounds, "steps")
+    for worker in workers.values():
+        worker.close()
+    return rows
 
 
 class Turns:

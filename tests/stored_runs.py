@@ -14,7 +14,7 @@ from test_config import compose
 
 from trainer import restored, runtime, session
 from trainer.config.schema import Config, Invocation
-from trainer.loop import Run
+from trainer.interfaces import Run
 from trainer.replicas import ONE_DEVICE, Replicas
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state

@@ -32,7 +32,7 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.tensors import ATTRIBUTE
 from trainer.commands import resume  # noqa: F401  imported before anything is watched
 from trainer.config.compose import compose
-from trainer.loop import Run
+from trainer.interfaces import Run
 from trainer.memory import bound, measure
 from trainer.run_directory import CHECKPOINTS
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from trainer.agreement import StopAgreement
 from trainer.config.schema import Config
 from trainer.data.batches import Part, evaluation_batches, training_batches
-from trainer.loop import Display, Records, Run, Saves, Views
+from trainer.interfaces import Display, Records, Run, Saves, Views
 from trainer.peers import Message
 from trainer.signals import StopRequest
 from trainer.sources import Sources

@@ -4,219 +4,116 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import signal
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import tensorflow as tf
 
-from trainer.agreement import StopAgreement
-from trainer.config.schema import Config
+from trainer.due import Cadence, Standing, due
 from trainer.errors import Stopped, TrainingFailed
-from trainer.evaluation import evaluate
 from trainer.gradients import Batch
+from trainer.interfaces import Run
 from trainer.loss_scale import MINIMUM
-from trainer.metrics import TRAIN, VALIDATION, Record, best_step
+from trainer.metrics import TRAIN, Record
 from trainer.schedules import learning_rate_at
 from trainer.signals import exit_status
-from trainer.state import Progress, TrainingState
+from trainer.state import Progress
 from trainer.step import Told, make_evaluation_step, make_train_step
-
-
-class Saves(Protocol):
-    """See Committer."""
-
-    def check(self) -> None: ...
-    def save(self) -> None: ...
-    def finish(self) -> None: ...
-    def last_good(self) -> str: ...
-
-
-class Records(Protocol):
-    """See History."""
-
-    validations: dict[int, dict[str, float]]
-
-    def add(self, record: Record) -> None: ...
-
-
-class Display(Protocol):
-    """See Terminal."""
-
-    def step(self, step: int) -> None: ...
-    def training(
-        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float
-    ) -> None: ...
-    def line(self, text: str) -> None: ...
-    def warn(self, text: str) -> None: ...
-
-
-class Views(Protocol):
-    """See TensorBoard."""
-
-    def before(self, step: int, batch: Batch) -> None: ...
-    def after(self, step: int) -> None: ...
-    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None: ...
-    def graph(self, graph: Callable[[], tf.Graph]) -> None: ...
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """What the loop works with."""
-
-    config: Config
-    state: TrainingState
-    examples_per_epoch: int
-    total_steps: int
-    training_batches: Callable[[int], Iterable[Batch]]  # from a position on
-    evaluation_batches: Iterable[Batch]
-    committer: Saves
-    committed_step: int | None  # the step of the checkpoint the run was restored from
-    history: Records
-    terminal: Display
-    views: Views
-    stop: StopAgreement
-
-    def epoch(self, examples: int) -> float:
-        return examples / self.examples_per_epoch
+from trainer.validation import patience_is_exhausted, validate
 
 
 def train(run: Run) -> None:
     """Train until ``total_steps`` or early stopping.
 
-    What is due at a step is decided from the state alone (has this step been evaluated? committed?), so a run that
-    was interrupted between two of these does the missing ones first when it goes on.
+    What is due at a step is decided from the state alone (``trainer.due``), so a run that was interrupted between a
+    validation and a save does the missing one first when it goes on.
 
     Raises:
         Stopped: a signal asked for it; the current step is committed.
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
         NotSaved: the disk refused a save and the policy is not to go on, or it refused the last one.
     """
-    progress, config = run.state.progress, run.config
-    assert config.evaluation.every_steps is not None
+    config = run.config
     train_step = make_train_step(run.state, config)
     evaluation_step = make_evaluation_step(run.state, config)
-    step = int(progress.step.numpy())
-    noted = int(progress.evaluated_step.numpy())
-    committed = run.committed_step
-    out_of_patience = _patience_is_exhausted(progress, config)
+    cadence = _cadence(run)
+    standing = _standing(run)
     batches = _iterate(run)
     stretch = _Stretch()
     while True:
         run.committer.check()
-        finished = step >= run.total_steps or out_of_patience
-        on_cadence = step > 0 and step % config.evaluation.every_steps == 0
-        closing = finished and step > 0 and not on_cadence
-        pending = (on_cadence and noted != step) or (closing and step not in run.history.validations)
-        improved = False
         stopping = run.stop.poll()
-        if pending and stopping is None:
+        now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
+        if now.validate:
             with stretch.paused():
-                validation, seen = _validate(run, evaluation_step)
-            stopping = run.stop.poll()  # one that arrives now is seen after the next step
-            if validation is not None:
-                pending = False
-                improved = _record_validation(run, step, validation, seen, closing)
-            if validation is not None and on_cadence:
-                noted = step
-                _note_validation(progress, step, validation, config)
-                out_of_patience = _patience_is_exhausted(progress, config)
-                finished = finished or out_of_patience
-        due = step > 0 and step % config.checkpoint.every_steps == 0
-        best = improved and config.checkpoint.keep_best > 0
-        if (finished or due or best or stopping) and committed != step:
+                standing = validate(run, standing, evaluation_step, closing=now.closing)
+            stopping = run.stop.poll()  # one that arrives later is seen after the next step
+            now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
+        if now.save:
             with stretch.paused():
                 run.committer.save()
-            committed = step
-        if finished or stopping:
+            standing = dataclasses.replace(standing, committed=standing.step)
+        if now.end:
             run.committer.finish()
-        if stopping is not None and (pending or not finished):
-            raise Stopped(
-                f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping)
-            )
-        if finished:
+        if now.stop:
+            raise _stopped(stopping, standing.step)
+        if now.finish:
             return
         batch = stretch.next(batches)
-        run.views.before(step + 1, batch)
+        standing = _after_step(run, standing)
+        run.views.before(standing.step, batch)
         stretch.add(train_step(batch))
-        step += 1
-        run.terminal.step(step)
-        if step % config.train.log_every_steps == 0 or step == run.total_steps:
-            _log_training(run, step, stretch)
-        run.views.after(step)
+        _show_step(run, standing.step, stretch)
+
+
+def _cadence(run: Run) -> Cadence:
+    config = run.config
+    assert config.evaluation.every_steps is not None
+    return Cadence(
+        total=run.total_steps,
+        validate_every=config.evaluation.every_steps,
+        save_every=config.checkpoint.every_steps,
+        saves_best=config.checkpoint.keep_best > 0,
+    )
+
+
+def _standing(run: Run) -> Standing:
+    """Where the run begins in this process."""
+    progress = run.state.progress
+    step = int(progress.step.numpy())
+    return Standing(
+        step=step,
+        noted=int(progress.evaluated_step.numpy()),
+        committed=run.committed_step,
+        recorded=step in run.history.validations,
+        improved=False,
+        out_of_patience=patience_is_exhausted(progress, run.config),
+        stop_asked=False,
+    )
+
+
+def _after_step(run: Run, standing: Standing) -> Standing:
+    step = standing.step + 1
+    return dataclasses.replace(standing, step=step, recorded=step in run.history.validations, improved=False)
+
+
+def _stopped(stopping: signal.Signals | None, step: int) -> Stopped:
+    assert stopping is not None
+    return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
+
+
+def _show_step(run: Run, step: int, stretch: _Stretch) -> None:
+    run.terminal.step(step)
+    if step % run.config.train.log_every_steps == 0 or step == run.total_steps:
+        _log_training(run, step, stretch)
+    run.views.after(step)
 
 
 def _iterate(run: Run) -> Iterator[Batch]:
     """The batches from the current position on; opened when the first is asked for."""
     yield from run.training_batches(int(run.state.progress.examples.numpy()))
-
-
-def _validate(
-    run: Run, evaluation_step: tf.types.experimental.PolymorphicFunction
-) -> tuple[dict[str, float] | None, list[tf.Tensor]]:
-    """The means over the validation split, None when a request to stop came in between; and what was predicted."""
-    seen: list[tf.Tensor] = []
-
-    def watched(batch: Batch) -> tf.Tensor:
-        sums, examples = evaluation_step(batch)
-        if not seen and not run.history.validations:
-            run.views.graph(lambda: evaluation_step.get_concrete_function(batch).graph)
-        seen.append(examples)
-        return sums
-
-    return evaluate(run.evaluation_batches, watched, lambda: run.stop.poll() is not None), seen
-
-
-def _record_validation(
-    run: Run, step: int, validation: dict[str, float], seen: Sequence[tf.Tensor], closing: bool
-) -> bool:
-    """Write a validation to the history; whether it is the best so far.
-
-    ``closing`` marks one made only because the run ends here: it leaves no trace in the state, so that a longer run
-    that continues from here is the same as one that never stopped.
-    """
-    metric = run.config.checkpoint.best_metric
-    earlier = [values[metric] for values in run.history.validations.values()]
-    improved = all(_better(validation[metric], value, metric, 0.0) for value in earlier)
-    epoch = run.epoch(int(run.state.progress.examples.numpy()))
-    run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
-    best = best_step(run.history.validations, metric)
-    assert best is not None
-    run.views.validated(step, seen, (step, best))
-    skipped = f"  {validation['skipped']} bad records left out" if validation["skipped"] else ""
-    run.terminal.line(
-        f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "
-        f"accuracy {validation['accuracy']:.4f}{'  best so far' if improved else ''}{skipped}"
-    )
-    return improved
-
-
-def _note_validation(progress: Progress, step: int, validation: dict[str, float], config: Config) -> None:
-    """Move the state that depends on validation: best so far, and early stopping's patience."""
-    first = int(progress.evaluations.numpy()) == 0
-    metric, stopping = config.checkpoint.best_metric, config.early_stopping
-    if first or _better(validation[metric], float(progress.best_value.numpy()), metric, 0.0):
-        progress.best_value.assign(validation[metric])
-        progress.best_step.assign(step)
-    watched = validation[stopping.metric]
-    reference = float(progress.patience_value.numpy())
-    if first or _better(watched, reference, stopping.metric, stopping.min_change):
-        progress.patience_value.assign(watched)
-        progress.patience_used.assign(0)
-    else:
-        progress.patience_used.assign_add(1)
-    progress.evaluations.assign_add(1)
-    progress.evaluated_step.assign(step)
-
-
-def _better(value: float, reference: float, metric: str, min_change: float) -> bool:
-    return reference - value > min_change if metric == "loss" else value - reference > min_change
-
-
-def _patience_is_exhausted(progress: Progress, config: Config) -> bool:
-    patience = config.early_stopping.patience
-    return patience is not None and int(progress.patience_used.numpy()) >= patience
 
 
 def _log_training(run: Run, step: int, stretch: _Stretch) -> None:

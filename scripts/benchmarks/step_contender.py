@@ -32,7 +32,8 @@ from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.data.source import open_source
 from trainer.gradients import Batch
-from trainer.loop import Run, train
+from trainer.interfaces import Run
+from trainer.loop import train
 from trainer.replicas import replicas_for
 from trainer.signals import StopRequest
 from trainer.state import TrainingState, build_state

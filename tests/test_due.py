@@ -22,7 +22,9 @@ def cadences() -> Iterator[Cadence]:
 def situations() -> Iterator[tuple[Standing, Cadence]]:
     for cadence in cadences():
         for step in range(TOTAL + 2):
-            known = itertools.product({0, max(step - 1, 0), step}, {None, max(step - 1, 0), step}, FLAGS, FLAGS, FLAGS, FLAGS)
+            known = itertools.product(
+                {0, max(step - 1, 0), step}, {None, max(step - 1, 0), step}, FLAGS, FLAGS, FLAGS, FLAGS
+            )
             for noted, committed, *flags in known:
                 yield Standing(step, noted, committed, *flags), cadence
 

@@ -1,0 +1,207 @@
+"""A pipeline of batches that can be opened at any of them, and that names the record that made one fail."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.data.bad_records import BadRecords
+from trainer.data.decoding import LAYOUT_FIELDS, fault, readable
+from trainer.data.headers import ImageFault
+from trainer.data.ledger import entries
+from trainer.data.source import Source
+from trainer.errors import BadRecord, UsageError
+
+Numbers = npt.NDArray[np.int64]
+Example = dict[str, tf.Tensor]
+
+PREFETCHED_BATCHES = 2
+CONCURRENT_READS = 2
+
+# what stands for a record that cannot be used, where nothing may be read in its place: one black pixel
+BLANK = base64.b64decode("iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGNgYGAAAAAEAAH2FzhVAAAAAElFTkSuQmCC")
+
+COLUMNS = {
+    "position": tf.int64,
+    "record": tf.int64,
+    "data": tf.string,
+    "layout": tf.int32,
+    "label": tf.int64,
+    "ledger": tf.int64,
+    "substituted": tf.int64,
+    "usable": tf.bool,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """The records to read at ``positions`` (int64 ``[n]`` both), and what is known of them (bool ``[n]``)."""
+
+    positions: Numbers
+    records: Numbers
+    substituted: npt.NDArray[np.bool_]
+    usable: npt.NDArray[np.bool_]
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the batches of one split are made of.
+
+    They begin at the positions ``starts``; of each, ``rows`` are read, a whole batch at a time. ``choose`` gives the
+    records of positions, ``prepare`` turns one example with ``COLUMNS`` into what the network takes. ``ready``: the
+    records are no encoded images. ``threads`` prepare examples. The
+    batches lie on ``device``, or in the host's memory.
+    """
+
+    source: Source
+    starts: range
+    rows: Numbers
+    choose: Callable[[Numbers, BadRecords], Choice]
+    prepare: Callable[[Example], Example]
+    ready: bool
+    threads: int | None
+    device: str | None
+
+
+class Batches:
+    """A pipeline that can be iterated any number of times.
+
+    TensorFlow turns whatever fails into an error of its own, without the record; here the record is named, or, with
+    ``data.on_bad_record=skip``, left out. That is found out only after a batch failed, and costs nothing before: its
+    bad records are noted, and the pipeline is opened again at this batch.
+    """
+
+    def __init__(self, plan: Plan, warn: Callable[[str], None]) -> None:
+        """``warn`` is told of every bad record once."""
+        self._plan = plan
+        self._bad = BadRecords(plan.source, warn)
+        # by where the batch begins; also those of a plug-in that fails with many records and not with one
+        self._failures: dict[int, UsageError] = {}
+        # traced once, however often the pipeline is opened again
+        self._prepared = tf.autograph.experimental.do_not_convert(tf.function(plan.prepare, autograph=False))
+
+    def __iter__(self) -> Iterator[Example]:
+        number = 0
+        while True:
+            try:
+                for batch in self._open_at(number):
+                    yield batch
+                    number += 1
+                return
+            except tf.errors.OpError:
+                if not self._find_bad(number):
+                    raise
+
+    def _open_at(self, number: int) -> tf.data.Dataset:
+        """The pipeline from the batch of that number on, 0 for the first."""
+        plan = self._plan
+        options = tf.data.Options()
+        options.deterministic = True
+        # Decoding must not share the single inter-op thread that deterministic execution leaves.
+        options.threading.private_threadpool_size = plan.threads
+        options.autotune.enabled = False
+        left = plan.starts[number:]
+        read_batch = tf.autograph.experimental.do_not_convert(self._read_batch)
+        batches = (
+            tf.data.Dataset.range(left.start, left.stop, left.step)
+            .map(read_batch, num_parallel_calls=CONCURRENT_READS)
+            .unbatch()
+            .map(self._prepared, num_parallel_calls=plan.threads)
+            .batch(len(plan.rows), drop_remainder=True)
+            .prefetch(PREFETCHED_BATCHES)
+            .with_options(options)
+        )
+        if plan.device is None:
+            return batches
+        # a thread of its own copies, so that the loop need not wait for it
+        return batches.apply(tf.data.experimental.prefetch_to_device(plan.device, PREFETCHED_BATCHES))
+
+    def _read_batch(self, first: tf.Tensor) -> Example:
+        tensors = tf.numpy_function(self._read, [first], list(COLUMNS.values()), stateful=False)
+        columns = dict(zip(COLUMNS, tensors, strict=True))
+        size = len(self._plan.rows)
+        for name, tensor in columns.items():
+            tensor.set_shape([size, LAYOUT_FIELDS] if name == "layout" else [size])
+        return columns
+
+    def _read(self, first: np.int64) -> list[npt.NDArray[Any]]:
+        try:
+            columns = _read(self._plan.source, self._chosen(int(first)), self._plan.ready)
+        except UsageError as error:
+            self._failures[int(first)] = error
+            raise
+        return [columns[name] for name in COLUMNS]
+
+    def _chosen(self, first: int) -> Choice:
+        return self._plan.choose(first + self._plan.rows, self._bad)
+
+    def _find_bad(self, number: int) -> bool:
+        """Note the bad records in the batch of that number, if they may be skipped; whether there are any.
+
+        Raises:
+            BadRecord: they may not.
+        """
+        first = self._plan.starts[number]
+        choice, found = self._chosen(first), False
+        for row in np.flatnonzero(choice.usable):
+            error = self._unusable(choice, row)
+            if error is None:
+                continue
+            if not self._plan.source.skip_bad:
+                raise error
+            self._bad.note(int(choice.positions[row]), int(choice.records[row]), error)
+            found = True
+        if not found and first in self._failures:
+            raise self._failures[first]  # it passed: the records can be read now
+        return found
+
+    def _unusable(self, choice: Choice, row: np.int64) -> BadRecord | None:
+        """Why one example of a batch cannot be used, or None when it can."""
+        plan = self._plan
+        one = Choice(*(values[row : row + 1] for values in vars(choice).values()))
+        try:
+            columns = _read(plan.source, one, plan.ready)
+        except BadRecord as error:
+            return error
+        reason = None if plan.ready else fault(columns["data"][0])
+        if reason is None:
+            return None
+        try:  # the window that this position looks at may be whole
+            plan.prepare({name: tf.constant(values[0], COLUMNS[name]) for name, values in columns.items()})
+        except tf.errors.InvalidArgumentError:
+            return _cannot_be_decoded(plan.source, choice.records[row], reason)
+        return None
+
+
+def _read(source: Source, choice: Choice, ready: bool) -> dict[str, npt.NDArray[Any]]:
+    """The columns of the examples of a batch; a blank image of class 0 for those that are not usable."""
+    images = np.full(len(choice.records), BLANK, object)
+    labels = np.zeros(len(choice.records), np.int64)
+    read, labels[choice.usable] = source.read(choice.records[choice.usable])
+    images[choice.usable] = np.array(read, object)
+    data, layouts = images, np.zeros([len(images), LAYOUT_FIELDS], np.int32)
+    for row, image in enumerate(() if ready else images):
+        try:
+            data[row], layouts[row] = readable(image)
+        except ImageFault as error:
+            raise _cannot_be_decoded(source, choice.records[row], str(error)) from error
+    return {
+        "position": choice.positions,
+        "record": choice.records,
+        "data": data,
+        "layout": layouts,
+        "label": labels,
+        "ledger": entries(choice.positions, choice.records),
+        "substituted": choice.substituted.astype(np.int64),
+        "usable": choice.usable,
+    }
+
+
+def _cannot_be_decoded(source: Source, record: np.int64, reason: str) -> BadRecord:
+    return BadRecord(f"{source.place(int(record))} cannot be decoded: {reason}\nreplace or remove it")

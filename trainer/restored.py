@@ -65,7 +65,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
     found = selection.find(run_dir, checkpoint, "full", warn)
     path = found.path
     with reading(path):
-        digest = files.digest(path / manifests.FILE_NAME)
+        digest = files.stored_digest(path / manifests.FILE_NAME)
         plugins.refuse_others(found.manifest.versions, allow, path)
         config = stored.read(path / stored.FILE_NAME)
         memory.refuse_excess(config)

@@ -70,7 +70,7 @@ def find(path: Path) -> Contents:
         if located.kind is not Kind.OWN:
             return read_contents(located)
         manifest = verify(located.path, "full")
-        digest = files.digest(located.path / manifests.FILE_NAME)
+        digest = files.stored_digest(located.path / manifests.FILE_NAME)
         origin = Origin(located.path.name, digest, manifest.step, "raw", manifest.class_names)
         config = (located.path / stored.FILE_NAME).read_text(encoding="utf-8")
         contents = read_bundle(located.path / PREFIX, Kind.BUNDLE)

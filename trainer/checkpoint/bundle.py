@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import re
 import shutil
@@ -20,7 +21,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from trainer.errors import UsageError
@@ -57,16 +57,21 @@ class BundleReader:
         weakref.finalize(self, stack.close)  # the files of values are opened when a value is asked for
         with self._translated():
             self._reader = tf.compat.v1.train.NewCheckpointReader(name)
-            self.shapes: dict[str, list[int]] = self._reader.get_variable_to_shape_map()
-            self.types: dict[str, tf.DType] = self._reader.get_variable_to_dtype_map()
+
+    @functools.cached_property
+    def shapes(self) -> dict[str, list[int]]:
+        with self._translated():
+            return dict(self._reader.get_variable_to_shape_map())
+
+    @functools.cached_property
+    def types(self) -> dict[str, tf.DType]:
+        with self._translated():
+            return dict(self._reader.get_variable_to_dtype_map())
 
     def get(self, key: str) -> Any:
         """The value of one tensor as a NumPy array (a scalar for rank 0, ``bytes`` for a text)."""
         with self._translated():
             return self._reader.get_tensor(key)
-
-    def array(self, key: str) -> np.ndarray:
-        return np.asarray(self.get(key))
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
@@ -96,10 +101,11 @@ def translated(prefix: Path, name: str) -> Iterator[None]:
 
 def system_error(message: str, place: Path) -> OSError | None:
     """The error of the operating system that one of TensorFlow's carries as text only; None when there is none."""
-    for number in errno.errorcode:
-        if f"; {os.strerror(number)}" in message:  # "PATH; No space left on device"
-            return OSError(number, os.strerror(number), str(place))
-    return None
+    found = [number for number in errno.errorcode if f"; {os.strerror(number)}" in message]  # "PATH; No such device"
+    if not found:
+        return None
+    number = max(found, key=lambda number: len(os.strerror(number)))  # one text may begin as another
+    return OSError(number, os.strerror(number), str(place))
 
 
 @contextmanager
@@ -141,8 +147,8 @@ def _temporary() -> Path | None:
 def _through_descriptor(prefix: Path, stack: ExitStack) -> str:
     if PATTERN.search(prefix.name) or not DESCRIPTORS.is_dir():
         raise UsageError(
-            f"TensorFlow takes {prefix} for a pattern, and no directory for temporary files can be written, where links to "
-            "it would be\nname one that can with TMPDIR=…, or give a path without * ? [ \\"
+            f"TensorFlow takes {prefix} for a pattern, and there is no temporary directory where a link could be\n"
+            "name one with TMPDIR=…, or give a path without * ? [ \\"
         )
     descriptor = os.open(prefix.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     stack.callback(os.close, descriptor)

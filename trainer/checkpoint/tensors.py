@@ -189,15 +189,27 @@ def stored_tensors(directory: Path) -> dict[str, str]:
     """
     try:
         reader = BundleReader(directory / PREFIX)
+        shapes, types = reader.shapes, reader.types
     except BundleError as error:
         raise NoValidCheckpoint(f"{directory / PREFIX}.index cannot be read: {error}") from error
     return {
-        key.removesuffix(ATTRIBUTE): f"{reader.types[key].name}{list(reader.shapes[key])}"
-        for key in sorted(reader.shapes)
+        key.removesuffix(ATTRIBUTE): f"{types[key].name}{list(shapes[key])}"
+        for key in sorted(shapes)
         if key.endswith(ATTRIBUTE)
     }
 
 
+class StoredValues:
+    """The values in a checkpoint directory, each read when it is asked for by its name in the state tree."""
+
+    def __init__(self, directory: Path) -> None:
+        self._reader = BundleReader(directory / PREFIX)
+
+    def __getitem__(self, name: str) -> Any:
+        """A NumPy array, a scalar for rank 0."""
+        return self._reader.get(name + ATTRIBUTE)
+
+
 def read_tensor(directory: Path, name: str) -> Any:
     """The value of one tensor as a NumPy array (a scalar for rank 0)."""
-    return BundleReader(directory / PREFIX).get(name + ATTRIBUTE)
+    return StoredValues(directory)[name]

@@ -11,7 +11,7 @@ from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.directory import committed, manifest_of, put_away
-from trainer.checkpoint.files import digest
+from trainer.checkpoint.files import stored_digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.command_line import argument, command_line
@@ -141,16 +141,11 @@ def _problems(path: Path, manifest: Manifest, depth: Depth) -> list[str]:
         elif depth == "full" or not _holds_values(name):
             whole.append(name)
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
-        for name, found in zip(whole, pool.map(lambda name: _digest(path / name), whole), strict=True):
+        for name, found in zip(whole, pool.map(lambda name: stored_digest(path / name), whole), strict=True):
             if found != manifest.files[name]:
                 wanted = manifest.files[name][:16]
                 problems.append(f"{path / name} is damaged: its SHA-256 is {found[:16]}…, the manifest says {wanted}…")
     return problems
-
-
-def _digest(file: Path) -> str:
-    with readable(file):
-        return digest(file)
 
 
 def _holds_values(name: str) -> bool:
@@ -164,7 +159,7 @@ def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> lis
     """
     index = path / f"{PREFIX}.index"
     damaged = [name for name in manifest.files if _holds_values(name) and any(str(path / name) in p for p in problems)]
-    if not damaged or not index.is_file() or _digest(index) != manifest.files[index.name]:
+    if not damaged or not index.is_file() or stored_digest(index) != manifest.files[index.name]:
         return []
     with importing_tensorflow():
         from trainer.checkpoint.tensors import damaged_tensors  # imports TensorFlow, which is slow

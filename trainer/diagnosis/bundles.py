@@ -33,9 +33,9 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
         raise Unusable(Finding("missing_index", DAMAGE, f"{index} is missing", details))
     try:
         reader = BundleReader(prefix)
+        shapes, types = reader.shapes, reader.types
     except BundleError as error:
         raise Unusable(_damaged_index(prefix if kind is Kind.V1 else index, error)) from error
-    shapes, types = reader.shapes, reader.types
 
     def read(tensor: Tensor) -> Any:
         try:

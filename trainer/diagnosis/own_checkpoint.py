@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.files import digest
+from trainer.checkpoint.files import stored_digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.verification import foreign_note
@@ -113,7 +113,7 @@ def _add_missing(findings: list[Finding], path: Path) -> None:
 
 def _add_digest(findings: list[Finding], path: Path, wanted: str, *, tensors_read: bool) -> None:
     """Compare a file with its digest; damage that is known already gets the digests as a detail."""
-    found = digest(path)
+    found = stored_digest(path)
     if found == wanted:
         return
     text = f"SHA-256 of {path.name} is {found[:16]}…, the manifest says {wanted[:16]}…"

@@ -264,7 +264,7 @@ def test_foreign_files_beside_intact_ones_are_a_note(run_dir: Path, capsys: pyte
     assert (found.path, found.damaged) == (path, ())
     (warning,) = warnings
     assert warning.startswith("step-00000006 also has .DS_Store, .config.yaml.swp, .lock, .nfs")
-    assert warning.endswith(" and 5 more, which its manifest does not name and nothing reads")
+    assert warning.endswith(" and 4 more, which its manifest does not name and nothing reads")
     assert selection.find(run_dir, "step-6", "full", warnings.append).path == path
     assert warnings == [warning, warning]
     assert read_tensor(path, KERNEL).tobytes() == before, "a foreign directory was read in place of the tensors"
@@ -282,7 +282,7 @@ def test_foreign_files_do_not_stand_in_for_what_is_missing(run_dir: Path, capsys
     path = run_dir / "checkpoints" / "step-00000006"
     add_foreign(path)
     (path / DATA).rename(path / "state.data-00000-of-00001.bak")
-    with pytest.raises(NoValidCheckpoint, match=f"{DATA} is missing\n  step-00000006 also has "):
+    with pytest.raises(NoValidCheckpoint, match=rf"{DATA} is missing\n(.*\n)?  step-00000006 also has "):
         verify(path, "full")
     assert run(["doctor", f"checkpoint={path}"]) == 4
     assert f"missing_shard: {path / DATA} is missing" in capsys.readouterr().out
@@ -320,10 +320,9 @@ def test_what_cannot_be_deleted_yet_stops_neither_retention_nor_the_next_start(
     assert capsys.readouterr().err.count("cannot be deleted: .nfs1: Device or resource busy; it is no checkpoint") == 2
     assert not (parent / ".writing-step-00000008").exists(), "a writer that comes back could make it a checkpoint"
     commit(run_dir, 2, narrow_state(), narrow_config())
-    with pytest.raises(OSError, match="busy"):
-        retire_again = Retention(1, 0, None, "accuracy")
-        (parent / "step-00000002" / ".nfs1").touch()
-        retention.retire(parent, retire_again, {}, parent / "step-00000006")
+    (parent / "step-00000002" / ".nfs1").touch()
+    with pytest.raises(OSError, match="busy"):  # and not that its name is taken
+        retention.retire(parent, Retention(1, 0, None, "accuracy"), {}, parent / "step-00000006")
     monkeypatch.setattr(os, "unlink", real)
     directory.remove_leftovers(parent)
     assert [path.name for path in parent.iterdir()] == ["step-00000006"]

@@ -38,6 +38,7 @@ from trainer.sources import open_sources
 from trainer.state import TrainingState
 from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
+from trainer.unreadable import is_directory
 from trainer.warm_start import WarmStart
 
 # how a run ended: at its length, because validation no longer improved, or nothing was left to do
@@ -116,7 +117,7 @@ def resume(
 def _resume(
     run_dir: Path, checkpoint: str, values: Mapping[str, object], allow: Sequence[str], process: Process
 ) -> Ending:
-    if not run_dir.is_dir() and not Path(checkpoint).is_dir():
+    if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
         found = selection.find(run_dir, checkpoint, _depth(run_dir, values), warn)

@@ -17,7 +17,7 @@ from trainer.errors import UsageError
 from trainer.metrics import best_step, read_metrics, read_validations
 from trainer.predictions import Predictions
 from trainer.run_directory import CHECKPOINTS, METRICS
-from trainer.unreadable import Unreadable
+from trainer.unreadable import Unreadable, is_directory
 from trainer.untrusted.errors import Unacceptable
 
 POINTS = 2000  # of a curve; more cannot be told apart on a screen
@@ -62,7 +62,7 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
         UsageError: there is no such directory.
         NoValidCheckpoint: it holds no configuration of this version.
     """
-    if not run_dir.is_dir():
+    if not is_directory(run_dir):
         raise UsageError(f"run_dir={run_dir} does not exist")
     config = stored.read(run_dir / stored.FILE_NAME)
     checkpoints = _checkpoints(run_dir / CHECKPOINTS, warn)

@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from diagnosing import commit, composed, narrow_config, narrow_state
+from image_data import folder_source, make_shards, make_splits, shard_source
 
 from trainer import mirror, selection, session
 from trainer.__main__ import run
@@ -25,7 +27,7 @@ from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile, stored_tensors
 from trainer.checkpoint.verification import newest_valid
 from trainer.config.schema import Invocation
-from trainer.errors import NoValidCheckpoint
+from trainer.errors import BadRecord, NoValidCheckpoint, UsageError
 from trainer.history import keep_readable
 from trainer.mirror import Mirror, Place, fetch
 from trainer.signals import StopRequest
@@ -313,3 +315,21 @@ def test_a_process_that_a_mode_binds_is_told_so(run_dir: Path) -> None:
     assert "2 whole, 0 damaged, 1 cannot be read" in process.stdout
     assert f"{manifest} is of user {os.geteuid()} with mode 0000, and this process is of user" in process.stdout
     assert process.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("number", "left_out"), [(errno.EIO, True), (errno.EACCES, True), (errno.ESTALE, False), (errno.EMFILE, False)]
+)
+def test_an_image_is_not_left_out_as_bad_while_its_filesystem_is_away(
+    number: int, left_out: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def failing(*arguments: Any) -> Any:
+        raise OSError(number, os.strerror(number))
+
+    folder, shards = folder_source(make_splits(tmp_path / "folder")), shard_source(make_shards(tmp_path / "shards"))
+    monkeypatch.setattr(Path, "read_bytes", failing)
+    monkeypatch.setattr(os, "pread", failing)
+    for source in (folder, shards):
+        with pytest.raises(UsageError, match="cannot be read: ") as found:
+            source.read(np.array([0]))
+        assert isinstance(found.value, BadRecord) == left_out

@@ -14,12 +14,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer.errors import TrainerError
+from trainer.errors import BadRecord, TrainerError, UsageError
 
 # these say what is there, and no later attempt would find anything else
 FOUND_OTHERWISE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 DISK = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EREMOTEIO)
 RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+AWAY = (errno.ESTALE, errno.ETIMEDOUT, errno.ENOTCONN, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENETDOWN)
 PERMISSION = (errno.EACCES, errno.EPERM)
 
 
@@ -69,6 +70,17 @@ def is_directory(path: Path) -> bool:
             return stat.S_ISDIR(os.stat(path).st_mode)
     except OSError:
         return False
+
+
+def unusable_record(place: str, error: OSError) -> UsageError:
+    """The error for a record of the data that cannot be read: a bad one, which may be left out, or, where the error
+    would have met any record at that moment, one that ends the run. Else a mount that is away for a minute would leave
+    out good images.
+    """
+    text = f"{place} cannot be read: {error.strerror}"
+    if error.errno in (*AWAY, *RESOURCES):
+        return UsageError(f"{text}; the record may be good\n{_advice(Path(), error.errno)}")
+    return BadRecord(text)
 
 
 def _advice(place: Path, number: int) -> str:

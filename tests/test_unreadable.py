@@ -290,8 +290,10 @@ def test_tensorflow_is_refused_as_python_is(run_dir: Path) -> None:
     path = run_dir / "checkpoints" / "step-00000006"
     tree = narrow_state().tree()
     state_file = StateFile(tree, flatten(tree))
-    with without_rights(path), pytest.raises(Unreadable, match="Permission denied"):
-        stored_tensors(path)
+    brackets = Path(shutil.copytree(path, run_dir / "[1]"))
+    for place in (path, brackets):
+        with without_rights(place), pytest.raises(Unreadable, match="Permission denied"):
+            stored_tensors(place)
     stored_tensors(path)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("trainer.checkpoint.tensors.stored_tensors", lambda place: stored)

@@ -24,7 +24,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.errors import UsageError
-from trainer.unreadable import refuse_unreadable
+from trainer.unreadable import is_directory, readable, refuse_unreadable
 
 # what tsl::Env::GetMatchingPaths does not take literally, and bytes that are no UTF-8, which TensorFlow is not given
 PATTERN = re.compile("[*?\\[\\\\\udc80-\udcff]")
@@ -116,6 +116,7 @@ def without_patterns(prefix: Path) -> Iterator[str]:
 
     Raises:
         UsageError: there is no such way.
+        Unreadable: the directory of the files cannot be listed now.
     """
     if not PATTERN.search(str(prefix)):
         yield str(prefix)
@@ -126,11 +127,18 @@ def without_patterns(prefix: Path) -> Iterator[str]:
             yield _through_descriptor(prefix, stack)
             return
         stack.callback(shutil.rmtree, place, ignore_errors=True)
-        for file in prefix.parent.absolute().iterdir():
+        for file in _siblings(prefix):
             rest = file.name.removeprefix(prefix.name)
             if file.name.startswith(prefix.name) and (not rest or rest.startswith((".index", ".data-"))):
                 (place / f"{PLAIN}{rest}").symlink_to(file)
         yield str(place / PLAIN)
+
+
+def _siblings(prefix: Path) -> list[Path]:
+    """What lies beside it, if anything does: what is missing is TensorFlow's to say."""
+    place = prefix.parent.absolute()
+    with readable(place):
+        return list(place.iterdir()) if is_directory(place) else []
 
 
 def _temporary() -> Path | None:

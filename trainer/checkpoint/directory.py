@@ -39,6 +39,7 @@ from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_directory
 
 NAME = re.compile(r"step-(\d{8,})")
+ANY = re.compile(r".*", re.DOTALL)
 UNFINISHED = ".writing-"
 NAME_UNFINISHED = re.compile(rf"{re.escape(UNFINISHED)}{NAME.pattern}(?:\.[0-9a-f]+)?")
 RETIRED = ".deleting-"
@@ -126,11 +127,11 @@ def committed(parent: Path) -> list[Path]:
     Raises:
         Unreadable: ``parent`` cannot be listed now.
     """
-    return sorted((path for path in _directories(parent) if NAME.fullmatch(path.name)), key=step_of)
+    return sorted(_directories(parent, NAME), key=step_of)
 
 
-def _directories(place: Path) -> list[Path]:
-    """The directories in ``place``; none where it does not exist.
+def _directories(place: Path, name: re.Pattern[str]) -> list[Path]:
+    """The directories in ``place`` whose name is a ``name``; none where it does not exist.
 
     Raises:
         Unreadable: the system cannot tell, so that none would mean nothing.
@@ -138,8 +139,8 @@ def _directories(place: Path) -> list[Path]:
     if not is_directory(place):
         return []
     with readable(place):
-        names = list(place.iterdir())
-    return [path for path in names if is_directory(path)]
+        there = list(place.iterdir())
+    return [path for path in there if name.fullmatch(path.name) and is_directory(path)]
 
 
 def is_name(name: str) -> bool:
@@ -201,7 +202,7 @@ def quarantine(path: Path, reason: str) -> Path:
 def put_away(parent: Path) -> list[Path]:
     """The checkpoints in quarantine and those set aside: a run was here, even if it has no other checkpoint."""
     places = [parent / QUARANTINE, parent / SUPERSEDED]
-    return sorted(path for place in places for path in _directories(place))
+    return sorted(path for place in places for path in _directories(place, ANY))
 
 
 def free(place: Path, name: str) -> Path:

@@ -533,7 +533,6 @@ CASES: dict[str, tuple[Hostility, int, str]] = {
         INVALID,
         "is a directory",
     ),
-    "file that does not belong there": (replaced("CKPT/weights.h5", sparse(10)), INVALID, "does not belong there"),
     # a run directory that leads elsewhere
     "checkpoints elsewhere": (replaced(CHECKPOINTS, link_to_moved), USAGE, "is a symbolic link"),
     "checkpoints that are a file": (replaced(CHECKPOINTS, sparse(3)), USAGE, "must be a directory"),

@@ -14,6 +14,7 @@ import pytest
 from conftest import NARROW, Trainer, checkpoint_names
 from elsewhere import build_elsewhere
 
+from trainer import lease
 from trainer.checkpoint.verification import verify
 
 PROGRAM = Path(__file__).with_name("writing.py")
@@ -107,6 +108,44 @@ def test_after_a_crash_on_the_same_host_nobody_waits(start: StartHost) -> None:
     second = start("a")
     second.hear("holding")
     assert "waiting" not in second.heard
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("", "unknown-host"),
+        ("my box", r"my\x20box"),
+        ("a\tb\nc", r"a\x09b\x0ac"),
+        (os.fsdecode(b"b\xfccher"), r"b\xfccher"),
+        ("bücher", "bücher"),
+        ("x" * 64, "x" * 64),
+    ],
+)
+def test_a_host_of_any_name_holds_its_lease_and_is_told_from_others(
+    name: str, shown: str, start: StartHost, tmp_path: Path
+) -> None:
+    first = start(name)
+    first.hear("holding")
+    text = (tmp_path / "run" / ".lock").read_text()
+    writer = lease.parse(text)
+    assert writer is not None
+    assert writer.host == shown
+    first.tell("commit 1")
+    first.hear("committed 1")
+    first.signal(signal.SIGKILL)
+    again = start(name)  # on this host nobody waits, whatever it is called
+    again.hear("holding")
+    assert "waiting" not in again.heard
+    again.tell("commit 2")
+    again.hear("committed 2")
+    assert again.end() == 0
+
+
+@pytest.mark.parametrize("host", ["node-17.cluster", "my box", ""])
+def test_lock_files_of_earlier_versions_are_understood(host: str) -> None:
+    text = f"process 7\nhost {host}\nboot 1-2\nstarted 2026-01-01T00:00:00+00:00\ntoken 0af\nrenewals 00000003\n"
+    assert lease.parse(text) == lease.Writer(7, host, "1-2", "2026-01-01T00:00:00+00:00", "0af")
+    assert lease.parse(text.replace("token", "mark")) is None
 
 
 def test_after_an_end_on_another_host_nobody_waits(start: StartHost) -> None:

@@ -106,6 +106,29 @@ def test_a_run_comes_back_from_its_mirror_as_it_was(scheme: str, run_dir: Path, 
     assert default_directory(Place(url)) == Path("outputs/digits/mine")
 
 
+@pytest.mark.parametrize("scheme", ["memory://bucket", "file"])
+def test_a_place_whose_name_is_a_pattern_is_itself_alone(scheme: str, run_dir: Path, tmp_path: Path) -> None:
+    base = f"file://{tmp_path}/far" if scheme == "file" else scheme
+    for other in ("lr=1", "lr=[1]"):
+        assert mirrored(f"{base}/{other}", run_dir) == []
+    made(run_dir, 6)
+    url = f"{base}/lr=[1]"
+    assert mirrored(url, run_dir, Retention(1, 0, None, "accuracy"), step=4) == []
+    assert names(url) == ["step-00000006"]
+    assert names(f"{base}/lr=1") == ["step-00000002", "step-00000004"], "another run's mirror was deleted"
+    assert mirrored(url, run_dir, step=4) == []
+    back = tmp_path / "back [1]"
+    back.mkdir()
+    fetch(Place(url), back, pytest.fail)
+    assert content(back / "checkpoints" / "step-00000006") == content(run_dir / "checkpoints" / "step-00000006")
+
+
+def test_files_that_a_manifest_does_not_name_are_not_copied(run_dir: Path) -> None:
+    (run_dir / "checkpoints" / "step-00000004" / ".config.yaml.swp").touch()
+    assert mirrored("memory://bucket", run_dir) == []
+    assert not [name for name in MemoryFileSystem.store if "swp" in name]
+
+
 @pytest.mark.parametrize("failure", ["network", "changed"])
 def test_a_copy_that_fails_is_made_again_and_one_that_arrives_changed_does_not_count(
     failure: str, run_dir: Path

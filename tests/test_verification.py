@@ -15,7 +15,7 @@ import pytest
 from conftest import Trainer
 from diagnosing import commit, composed, narrow_config, narrow_state
 
-from trainer import run_directory, session
+from trainer import run_directory, selection, session
 from trainer.__main__ import run
 from trainer.checkpoint import directory, retention, verification
 from trainer.checkpoint import manifest as manifests
@@ -157,8 +157,8 @@ def test_a_checkpoint_that_retention_deletes_under_a_reader_is_no_damage(
                 retention.retire(parent, Retention(1, 0, None, "accuracy"), {}, parent / "step-00000008")
         return files_digest(path)
 
-    files_digest, one_at_a_time = verification.digest, threading.Lock()
-    monkeypatch.setattr(verification, "digest", while_hashing)
+    files_digest, one_at_a_time = verification.stored_digest, threading.Lock()
+    monkeypatch.setattr(verification, "stored_digest", while_hashing)
     warnings: list[str] = []
     assert newest_valid(parent, "full", warnings.append).path.name == "step-00000008"
     assert not newest.is_dir(), "nothing was deleted under the reader: nothing was proven"
@@ -225,6 +225,107 @@ def test_an_error_of_the_disk_on_a_file_of_the_run_is_a_message(tmp_path: Path) 
     run_dir = tmp_path / "run"
     with pytest.raises(NotSaved, match="No such file or directory"), run_directory.writing(run_dir):
         (run_dir / "gone" / "config.yaml").write_text("")
+
+
+FOREIGN = (
+    ".config.yaml.swp",
+    ".DS_Store",
+    ".nfs000000000000123400000001",
+    "notes.txt",
+    ".lock",
+    "config.yaml~",
+    "état",
+)
+
+
+def add_foreign(checkpoint: Path) -> list[str]:
+    """What editors, desktops, network filesystems and users leave, and what TensorFlow could take for its own."""
+    for name in FOREIGN:
+        (checkpoint / name).write_text("not ours")
+    (checkpoint / "state").mkdir()
+    shutil.copy(checkpoint / DATA, checkpoint / "state" / "other.data-00000-of-00001")
+    shutil.copy(checkpoint / INDEX, checkpoint / "state" / "other.index")
+    (checkpoint / "state" / "checkpoint").write_text('model_checkpoint_path: "other"\n')
+    values = bytearray((checkpoint / DATA).read_bytes())
+    values[:] = bytes(len(values))
+    for name in ("state.data-00001-of-00002", "state.data-00000-of-00002", "state/other.data-00000-of-00001"):
+        (checkpoint / name).write_bytes(values)
+    (checkpoint / "link").symlink_to("/dev/zero")
+    os.mkfifo(checkpoint / "fifo")
+    return sorted(path.name for path in checkpoint.iterdir())
+
+
+def test_foreign_files_beside_intact_ones_are_a_note(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_dir / "checkpoints" / "step-00000006"
+    before = read_tensor(path, KERNEL).tobytes()
+    add_foreign(path)
+    warnings: list[str] = []
+    found = newest_valid(path.parent, "full", warnings.append)
+    assert (found.path, found.damaged) == (path, ())
+    (warning,) = warnings
+    assert warning.startswith("step-00000006 also has .DS_Store, .config.yaml.swp, .lock, .nfs")
+    assert warning.endswith(" and 4 more, which its manifest does not name and nothing reads")
+    assert selection.find(run_dir, "step-6", "full", warnings.append).path == path
+    assert warnings == [warning, warning]
+    assert read_tensor(path, KERNEL).tobytes() == before, "a foreign directory was read in place of the tensors"
+    assert run(["verify", f"run_dir={run_dir}"]) == 0
+    said = capsys.readouterr().out
+    assert f"\n  {warning}\n" in said
+    assert "3 whole, 0 damaged" in said
+    assert run(["inspect", f"run_dir={run_dir}"]) == 0
+    assert warning in capsys.readouterr().out
+    assert run(["doctor", f"checkpoint={path}"]) == 0
+    assert f"note: foreign_file: {warning}" in capsys.readouterr().out
+
+
+def test_foreign_files_do_not_stand_in_for_what_is_missing(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = run_dir / "checkpoints" / "step-00000006"
+    add_foreign(path)
+    (path / DATA).rename(path / "state.data-00000-of-00001.bak")
+    with pytest.raises(NoValidCheckpoint, match=rf"{DATA} is missing\n(.*\n)?  step-00000006 also has "):
+        verify(path, "full")
+    assert run(["doctor", f"checkpoint={path}"]) == 4
+    assert f"missing_shard: {path / DATA} is missing" in capsys.readouterr().out
+
+
+def test_foreign_files_move_and_go_with_their_checkpoint(run_dir: Path) -> None:
+    parent = run_dir / "checkpoints"
+    there = add_foreign(parent / "step-00000004")
+    place = directory.quarantine(parent / "step-00000004", "to see")
+    assert sorted(path.name for path in place.iterdir()) == there
+    add_foreign(parent / "step-00000002")
+    retention.retire(parent, Retention(1, 0, None, "accuracy"), {}, parent / "step-00000006")
+    assert sorted(path.name for path in parent.iterdir()) == ["quarantine", "step-00000006"]
+
+
+def test_what_cannot_be_deleted_yet_stops_neither_retention_nor_the_next_start(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    parent = run_dir / "checkpoints"
+    for name in ("step-00000002", ".writing-step-00000008"):
+        (parent / name).mkdir(exist_ok=True)
+        (parent / name / ".nfs1").touch()
+    real = os.unlink
+
+    def busy(path: str | Path, *arguments: int, **named: int) -> None:
+        if Path(path).name == ".nfs1":
+            raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(path))
+        real(path, *arguments, **named)
+
+    monkeypatch.setattr(os, "unlink", busy)
+    with pytest.raises(OSError, match="busy"):
+        retention.retire(parent, Retention(1, 0, None, "accuracy"), {}, parent / "step-00000006")
+    assert [path.name for path in directory.committed(parent)] == ["step-00000006"], "the other one was deleted"
+    directory.remove_leftovers(parent)
+    assert capsys.readouterr().err.count("cannot be deleted: .nfs1: Device or resource busy; it is no checkpoint") == 2
+    assert not (parent / ".writing-step-00000008").exists(), "a writer that comes back could make it a checkpoint"
+    commit(run_dir, 2, narrow_state(), narrow_config())
+    (parent / "step-00000002" / ".nfs1").touch()
+    with pytest.raises(OSError, match="busy"):  # and not that its name is taken
+        retention.retire(parent, Retention(1, 0, None, "accuracy"), {}, parent / "step-00000006")
+    monkeypatch.setattr(os, "unlink", real)
+    directory.remove_leftovers(parent)
+    assert [path.name for path in parent.iterdir()] == ["step-00000006"]
 
 
 def test_a_manifest_with_another_sizes_entry_is_told_from_one_that_was_written(run_dir: Path) -> None:

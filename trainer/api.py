@@ -93,6 +93,7 @@ def resume(
     Raises:
         UsageError: a directory or key does not exist, or this process cannot run it.
         NoValidCheckpoint: there is no checkpoint to go on from, or it is damaged.
+        Unreadable: a file of it cannot be read now.
         RestoreRefused: configuration, code or data are not those of the checkpoint.
         TrainingFailed, NotSaved, RunDirectoryInUse, Stopped: as in ``train``.
     """

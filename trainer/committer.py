@@ -34,6 +34,7 @@ from trainer.mirror import Mirror
 from trainer.run_directory import LOCK
 from trainer.state import Progress
 from trainer.terminal import Terminal
+from trainer.unreadable import Unreadable
 
 FAILURES_TOLERATED = 2  # in a row, with checkpoint.on_error=continue: the third stops the run
 WAIT_WORTH_A_LINE = 1.0  # seconds that the loop stood still for the save before
@@ -242,6 +243,8 @@ class Committer:
             retire(self._checkpoints, self._retention, moment.validations, path)
         except OSError as error:
             self._notices.put(f"an old checkpoint was not deleted: {_reason(error)}")
+        except Unreadable as error:
+            self._notices.put(f"no old checkpoint was deleted: {error}")
         if self._mirror is not None:
             self._mirror.follow(moment.validations)
 

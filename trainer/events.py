@@ -78,7 +78,7 @@ class Events:
         with self._lock:
             try:
                 if self._writer is None:
-                    self._writer = tf.summary.create_file_writer(str(self._directory))
+                    self._writer = tf.summary.create_file_writer(os.fsencode(self._directory))
                 with self._writer.as_default(step):
                     yield self._writer
             except tf.errors.OpError as error:
@@ -100,7 +100,7 @@ def truncate_events(directory: Path, step: int) -> None:
             continue
         temporary = path.with_name(f".{path.name}")  # TensorBoard reads every name that contains "tfevents"
         temporary = temporary.with_name(temporary.name.replace("tfevents", "rewriting"))
-        with tf.io.TFRecordWriter(str(temporary)) as writer:
+        with tf.io.TFRecordWriter(os.fsencode(temporary)) as writer:
             for event in kept:
                 writer.write(event.SerializeToString())
         sync(temporary)
@@ -108,7 +108,8 @@ def truncate_events(directory: Path, step: int) -> None:
 
 
 def _events(path: Path) -> Iterable[Event]:
-    records = tf.data.TFRecordDataset(str(path)).take(_whole_events(path)).as_numpy_iterator()
+    # TensorFlow puts the name of the host into that of the file, and that may be no UTF-8
+    records = tf.data.TFRecordDataset(os.fsencode(path)).take(_whole_events(path)).as_numpy_iterator()
     while True:
         try:
             yield Event.FromString(next(records))

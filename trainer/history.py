@@ -19,6 +19,7 @@ from trainer.events import Events, truncate_events
 from trainer.lease import Fence
 from trainer.metrics import TRAIN, VALIDATION, Record, lines, read_metrics, read_validations, record_of
 from trainer.run_directory import LOCK, METRICS, TENSORBOARD
+from trainer.unreadable import readable
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import open_regular
 
@@ -116,6 +117,9 @@ def keep_readable(run_dir: Path, recorded: RecordedMetrics | None, warn: Callabl
     ``recorded`` is what the checkpoint to resume from says of the file; None when it is of another run directory.
     Only how the run is shown and which checkpoint counts as the best depend on this file, so damage does not stop a
     resume.
+
+    Raises:
+        Unreadable: it cannot be read now, so nothing is known of damage.
     """
     path = run_dir / METRICS
     if not path.exists():
@@ -146,7 +150,7 @@ def keep_readable(run_dir: Path, recorded: RecordedMetrics | None, warn: Callabl
 
 
 def _begins_with(path: Path, recorded: RecordedMetrics) -> bool:
-    with open_regular(path) as file:
+    with readable(path), open_regular(path) as file:
         content = file.read(min(recorded.size, path.stat().st_size))
     return len(content) == recorded.size and hashlib.sha256(content).hexdigest() == recorded.sha256
 

@@ -27,7 +27,6 @@ import math
 import os
 import re
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -35,6 +34,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import RunDirectoryInUse
+from trainer.host import host_name
 
 RENEWED_EVERY = 3.0  # seconds
 TAKEN_AFTER = 20.0  # seconds without a renewal
@@ -65,7 +65,8 @@ class Writer:
         return f"{fields}\nrenewals {renewals:08}\n"
 
 
-FIELDS = re.compile(r"process (\d+)\nhost (\S+)\nboot (\S+)\nstarted (\S+)\ntoken ([0-9a-f]+)\nrenewals \d+\n")
+# the host of a lock file of an earlier version may be empty or hold blanks
+FIELDS = re.compile(r"process (\d+)\nhost (.*)\nboot (\S+)\nstarted (\S+)\ntoken ([0-9a-f]+)\nrenewals \d+\n")
 
 
 def parse(text: str) -> Writer | None:
@@ -85,7 +86,7 @@ def _writer(process: int) -> Writer:
     except OSError:  # another system
         boot = "unknown"
     started = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    return Writer(process, socket.gethostname(), boot, started, secrets.token_hex(8))
+    return Writer(process, host_name(), boot, started, secrets.token_hex(8))
 
 
 @contextmanager

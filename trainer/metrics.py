@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.run_directory import METRICS
+from trainer.unreadable import readable
 from trainer.untrusted.documents import parse_json, shown
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import open_regular
@@ -45,8 +46,12 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of the file, and the parts of one that is too long to be a record."""
-    with open_regular(path) as file:
+    """The complete lines of the file, and the parts of one that is too long to be a record.
+
+    Raises:
+        Unreadable: the system cannot read it now.
+    """
+    with readable(path), open_regular(path) as file:
         while line := file.readline(LINE_LIMIT):
             if not line.endswith(b"\n") and len(line) < LINE_LIMIT:
                 return

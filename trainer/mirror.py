@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import queue
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +34,9 @@ from trainer.checkpoint.verification import Vanished, newest_valid, reading, ver
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.run_directory import CHECKPOINTS, METRICS, PREDICTIONS
+from trainer.unreadable import Unreadable
 
+PATTERN = re.compile(r"[*?\[]")  # what fsspec's ``has_magic`` finds
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
 
 Checkpoints = list[tuple[PurePosixPath, Manifest]]  # oldest first
@@ -56,6 +59,8 @@ class Place:
             raise UsageError(f"{url} needs a package for {scheme}:// that is not installed: {error}") from error
         except ValueError as error:
             raise UsageError(f"{url} cannot be used: {error}") from error
+        protocol = self._files.protocol
+        self._protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
         self.url = url
         self.root = PurePosixPath(root)
         self.checkpoints = self.root / CHECKPOINTS
@@ -83,11 +88,23 @@ class Place:
 
     def remove(self, checkpoint: PurePosixPath) -> None:
         self._files.rm_file(str(checkpoint / manifests.FILE_NAME))
-        self._files.rm(str(checkpoint), recursive=True)
+        self._remove(checkpoint)
 
     def clear(self, path: PurePosixPath) -> None:
         """Remove what an interrupted copy left."""
         if self._files.exists(str(path)):
+            self._remove(path)
+
+    def _remove(self, path: PurePosixPath) -> None:
+        """Remove a file, or a directory with all that is in it, and nothing else.
+
+        fsspec's ``rm`` takes a path for a pattern wherever that is not the local filesystem's: of ``lr=[1]`` it would
+        delete what lies in ``lr=1``, of another run.
+        """
+        if PATTERN.search(str(path)) and "file" not in self._protocols:
+            for name in self._files.find(str(path)):
+                self._files.rm_file(name)
+        else:
             self._files.rm(str(path), recursive=True)
 
     def predictions(self) -> set[str]:
@@ -266,6 +283,7 @@ def default_directory(place: Place) -> Path:
 
     Raises:
         NoValidCheckpoint: there is no configuration at the URL.
+        Unreadable: it cannot be read now.
     """
     with _reached(place):
         text = place.read(place.root / stored.FILE_NAME)
@@ -284,6 +302,7 @@ def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
     Raises:
         UsageError: ``run_dir`` holds another run.
         NoValidCheckpoint: there is no valid checkpoint at the URL.
+        Unreadable: the mirror, or what ``run_dir`` has already, cannot be read now.
     """
     checkpoints = run_dir / CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
@@ -313,12 +332,20 @@ def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
 
 @contextmanager
 def _reached(place: Place) -> Iterator[None]:
-    """Make one message of whatever the network or library behind a URL raises when it cannot be read."""
+    """Make one message of whatever the network or library behind a URL raises when it cannot be read.
+
+    Raises:
+        NoValidCheckpoint: a file is missing there.
+        Unreadable: anything else, which says nothing about what is there.
+    """
     try:
         yield
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
-        raise NoValidCheckpoint(f"{place.url} cannot be read: {type(error).__name__}: {reason}") from error
+        text = f"{place.url} cannot be read: {type(error).__name__}: {reason}"
+        if isinstance(error, FileNotFoundError):
+            raise NoValidCheckpoint(text) from error
+        raise Unreadable(f"{text}\nnothing older was taken in its place; run the same command again") from error
 
 
 def _newest_step(checkpoints: Path, there: Checkpoints) -> int | None:

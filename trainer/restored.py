@@ -23,6 +23,7 @@ from trainer.fingerprint.facts import Fact
 from trainer.fingerprint.structure import model_facts
 from trainer.models.registry import output_names
 from trainer.state import TrainingState, build_state, flatten
+from trainer.unreadable import is_directory
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,12 +61,12 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         Vanished: the run that is training there has deleted it meanwhile.
         RestoreRefused: the program builds another network or evaluates images otherwise than the one that wrote it.
     """
-    if not run_dir.is_dir() and not Path(checkpoint).is_dir():
+    if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
         raise UsageError(f"run_dir={run_dir} does not exist")
     found = selection.find(run_dir, checkpoint, "full", warn)
     path = found.path
     with reading(path):
-        digest = files.digest(path / manifests.FILE_NAME)
+        digest = files.stored_digest(path / manifests.FILE_NAME)
         plugins.refuse_others(found.manifest.versions, allow, path)
         config = stored.read(path / stored.FILE_NAME)
         memory.refuse_excess(config)

@@ -8,10 +8,11 @@ from pathlib import Path
 from trainer import run_directory
 from trainer.checkpoint import directory
 from trainer.checkpoint.retention import described, ranked
-from trainer.checkpoint.verification import Depth, Found, newest_valid, verify
+from trainer.checkpoint.verification import Depth, Found, foreign_note, newest_valid, verify
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint
 from trainer.metrics import read_validations
+from trainer.unreadable import is_directory
 
 
 def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], None]) -> Found:
@@ -19,6 +20,7 @@ def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], Non
 
     Raises:
         NoValidCheckpoint: it does not exist or is damaged.
+        Unreadable: it, or one that may be meant, cannot be read now.
     """
     parent = run_dir / run_directory.CHECKPOINTS
     if checkpoint == "latest":
@@ -29,11 +31,18 @@ def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], Non
         best = ranked(described(parent, warn), read_validations(run_dir), metric)
         if not best:
             raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
-        return Found(best[0], verify(best[0], depth), ())
+        return _verified(best[0], depth, warn)
     step = checkpoint.removeprefix("step-")
     # a path is the user's own, so it may lead through links; what lies in a run directory may not
     path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint).resolve()
-    if not path.is_dir():
+    if not is_directory(path):
         there = ", ".join(found.name for found in directory.committed(parent))
         raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {there or 'none'}")
-    return Found(path, verify(path, depth), ())
+    return _verified(path, depth, warn)
+
+
+def _verified(path: Path, depth: Depth, warn: Callable[[str], None]) -> Found:
+    manifest = verify(path, depth)
+    for note in foreign_note(path, manifest):
+        warn(note)
+    return Found(path, manifest, ())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import shlex
-import socket
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, Start
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.verification import Depth, Found, newest_valid, verify
+from trainer.command_line import argument, command_line
 from trainer.committer import Committer, Description
 from trainer.company import company
 from trainer.config import override, plugins, stored
@@ -26,6 +26,7 @@ from trainer.errors import NoValidCheckpoint, TrainerError, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.following import follow
 from trainer.history import History, keep_readable
+from trainer.host import host_name
 from trainer.lease import Fence
 from trainer.loop import train as run_loop
 from trainer.metrics import best_step, read_validations
@@ -37,6 +38,7 @@ from trainer.sources import open_sources
 from trainer.state import TrainingState
 from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
+from trainer.unreadable import is_directory
 from trainer.warm_start import WarmStart
 
 # how a run ended: at its length, because validation no longer improved, or nothing was left to do
@@ -115,7 +117,7 @@ def resume(
 def _resume(
     run_dir: Path, checkpoint: str, values: Mapping[str, object], allow: Sequence[str], process: Process
 ) -> Ending:
-    if not run_dir.is_dir() and not Path(checkpoint).is_dir():
+    if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
         raise UsageError(f"run_dir={run_dir} does not exist")
     with run_directory.writing(run_dir):
         found = selection.find(run_dir, checkpoint, _depth(run_dir, values), warn)
@@ -266,14 +268,16 @@ def _retention(config: Config) -> Retention:
 
 def _make_way(checkpoints: Path, origin: Origin, terminal: Terminal) -> None:
     """Put away what the run that continues from ``origin`` has no use for. Nothing is deleted."""
-    for damage in origin.damaged:
-        place = directory.quarantine(damage.path, damage.reason)
-        terminal.line(f"moved the damaged {damage.path.name} to {place}")
     step = origin.manifest.step
-    later = [path for path in directory.committed(checkpoints) if directory.step_of(path) > step]
+    damaged = [damage.path for damage in origin.damaged]
+    there = [path for path in directory.committed(checkpoints) if path not in damaged]
+    later = [path for path in there if directory.step_of(path) > step]
     here = checkpoints / directory.name_of(step)
     if here.is_dir() and here.resolve() != origin.path.resolve() and not _is_same(here, origin.manifest):
         later.insert(0, here)  # another state of the same step
+    for damage in origin.damaged:
+        place = directory.quarantine(damage.path, damage.reason)
+        terminal.line(f"moved the damaged {damage.path.name} to {place}")
     directory.set_aside(later)
     for path in later:
         terminal.line(f"set aside {path.name}, which this run will make again")
@@ -309,7 +313,7 @@ def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], warm: Wa
     came_from = origin.path if origin is not None else warm.contents.path if warm is not None else None
     start = Start(
         started=environment.now(),
-        host=socket.gethostname(),
+        host=host_name(),
         from_step=step,
         checkpoint=None if came_from is None else str(came_from),
         changes=tuple(accepted),
@@ -327,10 +331,10 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
             values = history.validations[at]
             scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"
             rows.append((name, f"{scores}  checkpoints/{directory.name_of(at)}"))
-    place = f"run_dir={run_dir}"
+    place = argument("run_dir", run_dir)
     rows += [
         ("run", str(run_dir)),
-        ("report", shlex.join(["python", "-m", "trainer", "report", place])),
+        ("report", command_line("report", place)),
         ("look", shlex.join(["tensorboard", "--logdir", str(run_dir / run_directory.TENSORBOARD)])),
         ("more", _resume_command(run_dir, f"train.steps={2 * step}")),
     ]
@@ -338,4 +342,4 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
 
 
 def _resume_command(run_dir: Path, *arguments: str) -> str:
-    return shlex.join(["python", "-m", "trainer", "resume", f"run_dir={run_dir}", *arguments])
+    return command_line("resume", argument("run_dir", run_dir), *arguments)

@@ -16,6 +16,7 @@ from trainer.checkpoint import files
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.verification import verify
+from trainer.command_line import argument, command_line
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
@@ -69,7 +70,7 @@ def find(path: Path) -> Contents:
         if located.kind is not Kind.OWN:
             return read_contents(located)
         manifest = verify(located.path, "full")
-        digest = files.digest(located.path / manifests.FILE_NAME)
+        digest = files.stored_digest(located.path / manifests.FILE_NAME)
         origin = Origin(located.path.name, digest, manifest.step, "raw", manifest.class_names)
         config = (located.path / stored.FILE_NAME).read_text(encoding="utf-8")
         contents = read_bundle(located.path / PREFIX, Kind.BUNDLE)
@@ -156,7 +157,7 @@ def _check_body(
     raise RestoreRefused(
         f"init_from={contents.path} is not this network\n"
         + "\n".join(lines)
-        + f"\nmore: python -m trainer doctor checkpoint={contents.path}"
+        + f"\nmore: {command_line('doctor', argument('checkpoint', contents.path))}"
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from trainer.checkpoint.tensors import read_tensor, stored_tensors
+from trainer.checkpoint.tensors import StoredValues, stored_tensors
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,6 +24,7 @@ class Difference:
 def differing_tensors(left: Path, right: Path) -> list[Difference]:
     """Every difference between the states of two checkpoint directories, in name order; NaNs compare by bits."""
     left_tensors, right_tensors = stored_tensors(left), stored_tensors(right)
+    left_values, right_values = StoredValues(left), StoredValues(right)
     differences = []
     for name in sorted(left_tensors.keys() | right_tensors.keys()):
         if name not in left_tensors or name not in right_tensors:
@@ -31,7 +32,7 @@ def differing_tensors(left: Path, right: Path) -> list[Difference]:
         elif left_tensors[name] != right_tensors[name]:
             differences.append(Difference(name, f"{left_tensors[name]} against {right_tensors[name]}"))
         else:
-            how = _how_values_differ(np.asarray(read_tensor(left, name)), np.asarray(read_tensor(right, name)))
+            how = _how_values_differ(np.asarray(left_values[name]), np.asarray(right_values[name]))
             if how is not None:
                 differences.append(Difference(name, how))
     return differences

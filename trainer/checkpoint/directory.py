@@ -32,11 +32,14 @@ from pathlib import Path
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.files import digest, make_directory, sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.errors import warn
 from trainer.lease import Fence
+from trainer.unreadable import is_directory, readable
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_directory
 
 NAME = re.compile(r"step-(\d{8,})")
+ANY = re.compile(r".*", re.DOTALL)
 UNFINISHED = ".writing-"
 NAME_UNFINISHED = re.compile(rf"{re.escape(UNFINISHED)}{NAME.pattern}(?:\.[0-9a-f]+)?")
 RETIRED = ".deleting-"
@@ -98,23 +101,46 @@ def commit(
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove what a dead writer left unfinished. Only the holder of the run directory may call this."""
+    """Remove what a dead writer left unfinished. Only the holder of the run directory may call this.
+
+    What is in use or another user's cannot be deleted, as foreign files in it may be. It stays, under a name that
+    nobody renames to that of a checkpoint.
+    """
     if parent.is_dir():
         for path in parent.iterdir():
             if not path.name.startswith((UNFINISHED, RETIRED)):
                 continue
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
+            if not path.is_dir() or path.is_symlink():
                 path.unlink()
+                continue
+            try:
+                shutil.rmtree(path)
+            except OSError as error:
+                warn(f"{path} cannot be deleted: {error.filename}: {error.strerror}; it is no checkpoint any more")
+                if path.name.startswith(UNFINISHED):
+                    path.rename(free(parent, f"{RETIRED}{path.name.removeprefix(UNFINISHED)}"))
 
 
 def committed(parent: Path) -> list[Path]:
-    """Every directory that carries a checkpoint's name, oldest first; what is in it has not been looked at."""
-    if not parent.is_dir():
+    """Every directory that carries a checkpoint's name, oldest first; what is in it has not been looked at.
+
+    Raises:
+        Unreadable: ``parent`` cannot be listed now.
+    """
+    return sorted(_directories(parent, NAME), key=step_of)
+
+
+def _directories(place: Path, name: re.Pattern[str]) -> list[Path]:
+    """The directories in ``place`` whose name is a ``name``; none where it does not exist.
+
+    Raises:
+        Unreadable: the system cannot tell, so that none would mean nothing.
+    """
+    if not is_directory(place):
         return []
-    found = [path for path in parent.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
-    return sorted(found, key=step_of)
+    with readable(place):
+        there = list(place.iterdir())
+    return [path for path in there if name.fullmatch(path.name) and is_directory(path)]
 
 
 def is_name(name: str) -> bool:
@@ -133,9 +159,11 @@ def manifest_of(path: Path) -> Manifest:
 
     Raises:
         ManifestError: it cannot be understood, is of another step, or ``path`` leads to another place.
+        Unreadable: the system cannot read it now.
     """
     try:
-        refuse_unless_directory(path)
+        with readable(path):
+            refuse_unless_directory(path)
     except Unacceptable as error:
         raise ManifestError(str(error)) from error
     manifest = manifests.read(path / manifests.FILE_NAME)
@@ -149,7 +177,7 @@ def set_aside(paths: Sequence[Path]) -> None:
     for path in paths:
         place = path.parent / SUPERSEDED
         make_directory(place)
-        path.rename(_free(place, path.name))
+        path.rename(free(place, path.name))
         sync(place)
         sync(path.parent)
 
@@ -161,7 +189,7 @@ def quarantine(path: Path, reason: str) -> Path:
     """
     place = path.parent / QUARANTINE
     make_directory(place)
-    target = _free(place, path.name)
+    target = free(place, path.name)
     explanation = place / f"{target.name}{REASON}"
     explanation.write_text(f"{reason}\n", encoding="utf-8")
     sync(explanation)
@@ -174,10 +202,11 @@ def quarantine(path: Path, reason: str) -> Path:
 def put_away(parent: Path) -> list[Path]:
     """The checkpoints in quarantine and those set aside: a run was here, even if it has no other checkpoint."""
     places = [parent / QUARANTINE, parent / SUPERSEDED]
-    return sorted(path for place in places if place.is_dir() for path in place.iterdir() if path.is_dir())
+    return sorted(path for place in places for path in _directories(place, ANY))
 
 
-def _free(place: Path, name: str) -> Path:
+def free(place: Path, name: str) -> Path:
+    """``name`` in ``place``, with a number where that is taken."""
     return next(
         candidate
         for number in range(10**6)

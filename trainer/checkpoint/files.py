@@ -6,6 +6,7 @@ import hashlib
 import os
 from pathlib import Path
 
+from trainer.unreadable import readable
 from trainer.untrusted.files import open_regular
 
 
@@ -41,6 +42,18 @@ def digest(path: Path) -> str:
     """SHA-256 of a file, hexadecimal; raises ``Unacceptable`` for anything that is not a regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stored_digest(path: Path) -> str:
+    """``digest`` of a file that is to be judged, and not of one that was just written.
+
+    Raises:
+        Unacceptable: as ``digest``.
+        Unreadable: the system cannot read it now.
+        FileNotFoundError: it is missing.
+    """
+    with readable(path):
+        return digest(path)
 
 
 def replace(path: Path, content: bytes) -> None:

@@ -14,6 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+from trainer.unreadable import readable
 from trainer.untrusted.documents import parse_json, shown
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import read_text
@@ -88,9 +89,12 @@ def read(path: Path) -> Manifest:
     Raises:
         ManifestError: it does not exist, is no plain file, was changed after it was written, or does not have exactly
             the expected fields with values that a checkpoint can have.
+        Unreadable: the system cannot read it now.
     """
     try:
-        return from_text(read_text(path, SIZE_LIMIT), str(path))
+        with readable(path):
+            text = read_text(path, SIZE_LIMIT)
+        return from_text(text, str(path))
     except FileNotFoundError:
         raise ManifestError(f"{path} is missing") from None
     except OSError as error:

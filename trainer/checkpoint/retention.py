@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from trainer.checkpoint.directory import RETIRED, committed, manifest_of
+from trainer.checkpoint.directory import RETIRED, committed, free, manifest_of
 from trainer.checkpoint.files import sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.unreadable import Unreadable
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
 P = TypeVar("P", bound=PurePath)  # a checkpoint's directory, here or on a mirror
@@ -47,13 +48,19 @@ def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, 
     return sorted(values, key=lambda path: values[path] if metric == "loss" else -values[path])
 
 
-def described(parent: Path, warn: Callable[[str], None]) -> list[tuple[Path, Manifest]]:
-    """Every checkpoint whose manifest can be read, with it, oldest first; ``warn`` hears of the others."""
+def described(
+    parent: Path, warn: Callable[[str], None], passed_over: tuple[type[Exception], ...] = (ManifestError,)
+) -> list[tuple[Path, Manifest]]:
+    """Every checkpoint whose manifest is whole, with it, oldest first; ``warn`` hears of the others.
+
+    Raises:
+        Unreadable: a manifest cannot be read now, and that is not among the errors ``passed_over``.
+    """
     found = []
     for path in committed(parent):
         try:
             found.append((path, manifest_of(path)))
-        except ManifestError as error:
+        except passed_over as error:
             warn(f"{path.name} does not count: {error}")
     return found
 
@@ -62,13 +69,23 @@ def retire(parent: Path, retention: Retention, validations: Validations, verifie
     """Delete what the policy does not keep, so that a crash leaves no half-deleted checkpoint under its name.
 
     ``verified`` is the checkpoint that is known to be whole, and stays whatever the policy says.
+
+    Raises:
+        OSError: the first that was met; what is not deleted lost its name, and goes at the next start.
+        Unreadable: ``parent`` cannot be listed now.
     """
     # a damaged checkpoint is evidence: it is neither counted nor deleted, and the next resume reports it
-    checkpoints = described(parent, lambda reason: None)
+    checkpoints = described(parent, lambda reason: None, (ManifestError, Unreadable))
     retired = sorted({path for path, _ in checkpoints} - retention.kept(checkpoints, validations) - {verified})
+    failure: OSError | None = None
     for path in retired:
-        doomed = parent / f"{RETIRED}{path.name}"
+        doomed = free(parent, f"{RETIRED}{path.name}")
         path.rename(doomed)
         sync(parent)  # or a power failure may undo the new name and keep the deletions
-        shutil.rmtree(doomed)
+        try:
+            shutil.rmtree(doomed)
+        except OSError as error:  # a foreign file in it that is in use or another user's; the others can still go
+            failure = failure or error
+    if failure is not None:
+        raise failure
     return retired

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import os
 from collections.abc import Mapping
@@ -14,6 +13,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from trainer.checkpoint.bundle import BundleError, BundleReader, system_error, translated, without_patterns
 from trainer.checkpoint.layout import PREFIX
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 
@@ -75,7 +75,7 @@ class StateFile:
         values = [snapshot.values[key.removesuffix(ATTRIBUTE)] for key in self._graph.keys]
         try:
             tf.raw_ops.SaveV2(
-                prefix=str(directory / PREFIX),
+                prefix=os.fsencode(directory / PREFIX),
                 tensor_names=keys,
                 shape_and_slices=[""] * len(keys),
                 tensors=[*values, tf.constant(self._graph.serialized)],
@@ -94,6 +94,7 @@ class StateFile:
         Raises:
             RestoreRefused: names, shapes or types differ in either direction; nothing was assigned.
             NoValidCheckpoint: a tensor is damaged. Some variables may have been assigned.
+            Unreadable: the system cannot read a file now. As above.
         """
         stored = stored_tensors(directory)
         differences = []
@@ -110,11 +111,12 @@ class StateFile:
                 + more
             )
         try:
-            status = self._checkpoint.read(str(directory / PREFIX))
-        except (tf.errors.OpError, IndexError) as error:
+            with without_patterns(directory / PREFIX) as prefix, translated(directory / PREFIX, prefix):
+                status = self._checkpoint.read(prefix)
+        except BundleError as error:
             names = ", ".join(damaged_tensors(directory)[:SHOWN])
             raise NoValidCheckpoint(
-                f"{directory} is damaged ({names}): {str(error).splitlines()[0]}\n"
+                f"{directory} is damaged ({names}): {error}\n"
                 "resume again with checkpoint.verify=full, which falls back to the newest good checkpoint"
             ) from error
         status.assert_consumed()
@@ -156,20 +158,20 @@ def os_error(error: tf.errors.OpError, place: Path) -> OSError:
     Raises:
         tf.errors.OpError: there is none behind it.
     """
-    for number in errno.errorcode:
-        if f"; {os.strerror(number)}" in error.message:  # "PATH; No space left on device"
-            return OSError(number, os.strerror(number), str(place))
-    raise error
+    found = system_error(error.message, place)
+    if found is None:
+        raise error
+    return found
 
 
 def damaged_tensors(directory: Path) -> list[str]:
     """Names of the tensors whose bytes do not have the checksum that the index has of them. Reads every value."""
-    reader = tf.train.load_checkpoint(str(directory / PREFIX))
+    reader = BundleReader(directory / PREFIX)
     names = []
-    for key in sorted(reader.get_variable_to_shape_map()):
+    for key in sorted(reader.shapes):
         try:
-            reader.get_tensor(key)
-        except (tf.errors.OpError, IndexError):  # IndexError: the file ends before the tensor does
+            reader.get(key)
+        except BundleError:
             names.append("the object graph" if key == OBJECT_GRAPH else key.removesuffix(ATTRIBUTE))
     return names
 
@@ -182,13 +184,14 @@ def stored_tensors(directory: Path) -> dict[str, str]:
     """Name in the state tree → type and shape, as ``float32[3, 3, 3, 32]``, of every tensor in a checkpoint.
 
     Raises:
-        NoValidCheckpoint: the index cannot be read.
+        NoValidCheckpoint: the index is damaged.
+        Unreadable: the system cannot read it now.
     """
     try:
-        reader = tf.train.load_checkpoint(str(directory / PREFIX))
-        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    except (tf.errors.OpError, IndexError, ValueError) as error:
-        raise NoValidCheckpoint(f"{directory / PREFIX}.index cannot be read: {str(error).splitlines()[0]}") from error
+        reader = BundleReader(directory / PREFIX)
+        shapes, types = reader.shapes, reader.types
+    except BundleError as error:
+        raise NoValidCheckpoint(f"{directory / PREFIX}.index cannot be read: {error}") from error
     return {
         key.removesuffix(ATTRIBUTE): f"{types[key].name}{list(shapes[key])}"
         for key in sorted(shapes)
@@ -196,6 +199,17 @@ def stored_tensors(directory: Path) -> dict[str, str]:
     }
 
 
+class StoredValues:
+    """The values in a checkpoint directory, each read when it is asked for by its name in the state tree."""
+
+    def __init__(self, directory: Path) -> None:
+        self._reader = BundleReader(directory / PREFIX)
+
+    def __getitem__(self, name: str) -> Any:
+        """A NumPy array, a scalar for rank 0."""
+        return self._reader.get(name + ATTRIBUTE)
+
+
 def read_tensor(directory: Path, name: str) -> Any:
     """The value of one tensor as a NumPy array (a scalar for rank 0)."""
-    return tf.train.load_checkpoint(str(directory / PREFIX)).get_tensor(name + ATTRIBUTE)
+    return StoredValues(directory)[name]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,11 +11,13 @@ from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.directory import committed, manifest_of, put_away
-from trainer.checkpoint.files import digest
+from trainer.checkpoint.files import stored_digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.command_line import argument, command_line
 from trainer.errors import NoValidCheckpoint
 from trainer.startup import importing_tensorflow
+from trainer.unreadable import Unreadable, is_directory, readable
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_file
 
@@ -53,7 +55,7 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         Vanished: the directory was there before the block and is not after it, however the block ended.
     """
-    there = path.is_dir()
+    there = _is_there(path)
     failure: Exception | None = None
     try:
         yield
@@ -61,58 +63,88 @@ def reading(path: Path) -> Iterator[None]:
         failure = error
         raise
     finally:
-        if there and not path.is_dir():
+        if there and not _is_there(path):
             raise Vanished(f"{path} was deleted while it was being read: its run keeps newer ones") from failure
 
 
+def _is_there(path: Path) -> bool:
+    """A directory that cannot be reached is not one that was deleted."""
+    try:
+        return is_directory(path)
+    except Unreadable:
+        return True
+
+
 def verify(path: Path, depth: Depth) -> Manifest:
-    """Check a checkpoint against its manifest.
+    """Check a checkpoint against its manifest. What the manifest does not name is not looked at (``foreign``).
 
     Raises:
-        NoValidCheckpoint: names every file that is missing, unexpected or changed, and the tensors that are damaged.
+        NoValidCheckpoint: names every file that is missing or changed, and the tensors that are damaged.
+        Unreadable: the system cannot read a file now, so that nothing is known of it.
         Vanished: the checkpoint was deleted meanwhile.
     """
-    with reading(path):
+    with reading(path), readable(path):
         try:
             manifest = manifest_of(path)
         except ManifestError as error:
             raise NoValidCheckpoint(str(error)) from error
         problems = _problems(path, manifest, depth)
         if problems:
-            raise NoValidCheckpoint("\n  ".join([*problems[:SHOWN], *_damaged_tensors(path, manifest, problems)]))
+            tensors = _damaged_tensors(path, manifest, problems)
+            raise NoValidCheckpoint("\n  ".join([*problems[:SHOWN], *tensors, *foreign_note(path, manifest)]))
         return manifest
 
 
-def _problems(path: Path, manifest: Manifest, depth: Depth) -> list[str]:
-    """What is wrong with each file, largest doubts first: missing, foreign, of another size, changed."""
-    present = {file.name: file for file in path.iterdir() if file.name != manifests.FILE_NAME}
-    problems = [f"{path / name} is missing" for name in manifest.files if name not in present]
-    problems += [
-        f"{file} does not belong there: the manifest does not name it"
-        for name, file in sorted(present.items())
-        if name not in manifest.files
+def foreign(path: Path, manifest: Manifest) -> list[str]:
+    """Names in the directory that the manifest does not have, sorted.
+
+    Editors, desktops and network filesystems leave such files. Nothing reads them, so they cannot change what the
+    checkpoint is; they move with it, are deleted with it, and are not copied to a mirror.
+    """
+    return sorted(file.name for file in path.iterdir() if file.name not in (*manifest.files, manifests.FILE_NAME))
+
+
+def foreign_note(path: Path, manifest: Manifest) -> list[str]:
+    """A line about what is in the directory and the manifest does not name; none where there is nothing, or where it
+    cannot be listed.
+    """
+    try:
+        names = foreign(path, manifest)
+    except OSError:
+        return []
+    if not names:
+        return []
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return [
+        f"{path.name} also has {', '.join(names[:SHOWN])}{more}, which its manifest does not name and nothing reads"
     ]
-    whole = []
-    for name in manifest.files.keys() & present.keys():
-        file = present[name]
+
+
+def _problems(path: Path, manifest: Manifest, depth: Depth) -> list[str]:
+    """What is wrong with each file, largest doubts first: missing, of another size, changed."""
+    problems: list[str] = []
+    whole: list[str] = []
+    for name in manifest.files:
+        file = path / name
         try:
-            refuse_unless_file(file)
+            size = refuse_unless_file(file).st_size
+        except FileNotFoundError:
+            problems.insert(0, f"{file} is missing")
+            continue
         except Unacceptable as error:
             problems.append(str(error))
             continue
         if depth == "off":
             continue
-        if file.stat().st_size != manifest.sizes[name]:
-            problems.append(f"{file} is damaged: {file.stat().st_size} bytes, and it was {manifest.sizes[name]}")
+        if size != manifest.sizes[name]:
+            problems.append(f"{file} is damaged: {size} bytes, and it was {manifest.sizes[name]}")
         elif depth == "full" or not _holds_values(name):
             whole.append(name)
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
-        for name, found in zip(whole, pool.map(lambda name: digest(present[name]), whole), strict=True):
+        for name, found in zip(whole, pool.map(lambda name: stored_digest(path / name), whole), strict=True):
             if found != manifest.files[name]:
                 wanted = manifest.files[name][:16]
-                problems.append(
-                    f"{present[name]} is damaged: its SHA-256 is {found[:16]}…, the manifest says {wanted}…"
-                )
+                problems.append(f"{path / name} is damaged: its SHA-256 is {found[:16]}…, the manifest says {wanted}…")
     return problems
 
 
@@ -127,7 +159,7 @@ def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> lis
     """
     index = path / f"{PREFIX}.index"
     damaged = [name for name in manifest.files if _holds_values(name) and any(str(path / name) in p for p in problems)]
-    if not damaged or not index.is_file() or digest(index) != manifest.files[index.name]:
+    if not damaged or not index.is_file() or stored_digest(index) != manifest.files[index.name]:
         return []
     with importing_tensorflow():
         from trainer.checkpoint.tensors import damaged_tensors  # imports TensorFlow, which is slow
@@ -140,12 +172,15 @@ def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> lis
 
 
 def newest_valid(parent: Path, depth: Depth, warn: Callable[[str], None]) -> Found:
-    """The newest checkpoint that verifies; ``warn`` hears of each that does not.
+    """The newest checkpoint that verifies; ``warn`` hears of each that does not, and of foreign files in the one that
+    does.
 
     A checkpoint that retention deletes meanwhile is no damage: what replaced it is looked for instead.
 
     Raises:
         NoValidCheckpoint: there is none.
+        Unreadable: the newest that is not damaged cannot be read now. What it holds is not known, so none that is
+            older is taken in its place.
     """
     damaged: dict[Path, str] = {}
     while candidates := [path for path in committed(parent) if path not in damaged]:
@@ -154,10 +189,14 @@ def newest_valid(parent: Path, depth: Depth, warn: Callable[[str], None]) -> Fou
             manifest = verify(newest, depth)
         except Vanished:
             continue
+        except Unreadable as error:
+            raise Unreadable(f"{error}{_older(candidates[:-1], depth)}") from error
         except NoValidCheckpoint as error:
             damaged[newest] = str(error)
             warn(f"skipping {newest.name}: {error}")
         else:
+            for note in foreign_note(newest, manifest):
+                warn(note)
             newer = [Damage(path, reason) for path, reason in damaged.items() if path.is_dir()]
             return Found(newest, manifest, tuple(newer))
     away = put_away(parent)
@@ -171,3 +210,15 @@ def newest_valid(parent: Path, depth: Depth, warn: Callable[[str], None]) -> Fou
             "resume from one of them with checkpoint=PATH, or start a new run in another run_dir"
         )
     raise NoValidCheckpoint(f"{parent} holds no checkpoint; start the run with train")
+
+
+def _older(candidates: Sequence[Path], depth: Depth) -> str:
+    """Words that name the newest of some checkpoints that is whole, for a user who would rather take that one."""
+    for path in reversed(candidates):
+        try:
+            step = verify(path, depth).step
+        except (NoValidCheckpoint, Unreadable):
+            continue
+        command = command_line("resume", argument("run_dir", path.parent.parent), f"checkpoint=step-{step}")
+        return f"\nan older checkpoint is taken only by name:\n  {command}"
+    return ""

@@ -20,6 +20,7 @@ from trainer.fingerprint import facts
 from trainer.fingerprint.facts import KINDS, FactDifference
 from trainer.run_directory import CHECKPOINTS
 from trainer.startup import importing_tensorflow
+from trainer.unreadable import readable
 
 SHOWN = 10
 HELP = f"""Compare two checkpoints: configuration, structure, optimizer, data, then every tensor, bit for bit.
@@ -52,9 +53,11 @@ def main(arguments: Sequence[str]) -> int:
 
 def _side(path: Path) -> Side:
     """What ``path`` means; a checkpoint is verified."""
-    if path.is_file():
+    with readable(path):
+        is_file, is_run = path.is_file(), (path / CHECKPOINTS).is_dir()
+    if is_file:
         return Side(path, stored.read(path), None)
-    if (path / CHECKPOINTS).is_dir():
+    if is_run:
         warn = functools.partial(print, "warning:", file=sys.stderr)
         path = newest_valid(path / CHECKPOINTS, "full", warn).path
     elif not (path / FILE_NAME).is_file():

@@ -12,7 +12,7 @@ from pathlib import Path
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.manifest import FILE_NAME, Manifest
-from trainer.checkpoint.verification import Vanished, reading, verify
+from trainer.checkpoint.verification import Vanished, foreign_note, reading, verify
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_text
 from trainer.config import stored
 from trainer.config.complete import with_leaves
@@ -21,6 +21,7 @@ from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.run_directory import CHECKPOINTS
 from trainer.startup import importing_tensorflow
+from trainer.unreadable import Unreadable, is_directory
 
 SHOWN = 5
 KNOWN = ("run_dir", "checkpoint", "replay")
@@ -28,11 +29,12 @@ HELP = f"""Check the checkpoints of a run, and with replay=true that training le
 
   python -m trainer verify run_dir=DIR [checkpoint=step-N|PATH] [replay=true]
 
-Every file is held against its SHA-256; what is damaged is named, down to the tensor. checkpoint= checks one. The run
-may be training meanwhile: nothing is locked and nothing is written into it, and a checkpoint that it deletes is no
-error. replay=true trains again, in a temporary directory, from a checkpoint (the last but one, or checkpoint=) to the
-next that was kept, and compares every tensor, bit for bit: corruption, nondeterminism and a changed environment all
-show. Exit status 0, {NoValidCheckpoint.exit_status} when a checkpoint is damaged or there is none,
+Every file is held against its SHA-256; what is damaged is named, down to the tensor. Files that the manifest does not
+name are listed, and are no damage. checkpoint= checks one. The run may be training meanwhile: nothing is locked and
+nothing is written into it, and a checkpoint that it deletes is no error. replay=true trains again, in a temporary
+directory, from a checkpoint (the last but one, or checkpoint=) to the next that was kept, and compares every tensor,
+bit for bit: corruption, nondeterminism and a changed environment all
+show. Exit status 0, {NoValidCheckpoint.exit_status} when a checkpoint is damaged or cannot be read, or there is none,
 {RestoreRefused.exit_status} when the replay ends elsewhere."""
 
 
@@ -66,7 +68,7 @@ def main(arguments: Sequence[str]) -> int:
     refuse_rest(values, KNOWN, "verify")
     if not isinstance(replay, bool):
         raise UsageError(f"replay={replay} must be true or false")
-    if not run_dir.is_dir():
+    if not is_directory(run_dir):
         raise UsageError(f"run_dir={run_dir} does not exist")
     parent = run_dir / CHECKPOINTS
     if not _check(parent, chosen):
@@ -79,7 +81,7 @@ def main(arguments: Sequence[str]) -> int:
 def _check(parent: Path, chosen: str | None) -> bool:
     """Verify and print a line for each checkpoint; whether all that are still there are whole."""
     paths = directory.committed(parent) if chosen is None else [_named(parent, chosen)]
-    whole, damaged = 0, 0
+    whole, damaged, unreadable = 0, 0, 0
     for path in paths:
         try:
             manifest = verify(path, "full")
@@ -88,10 +90,15 @@ def _check(parent: Path, chosen: str | None) -> bool:
         except NoValidCheckpoint as error:
             damaged += 1
             print(f"{path.name}  DAMAGED\n  {error}")
+        except Unreadable as error:
+            unreadable += 1
+            print(f"{path.name}  CANNOT BE READ\n  {error}")
         else:
             whole += 1
             size = sum(manifest.sizes.values()) / 1e6
             print(f"{path.name}  ok  {len(manifest.files)} files, {size:.1f} MB, made {manifest.created}")
+            for note in foreign_note(path, manifest):
+                print(f"  {note}")
     away = directory.put_away(parent)
     if away:
         print(
@@ -99,14 +106,14 @@ def _check(parent: Path, chosen: str | None) -> bool:
         )
     if not paths:
         raise NoValidCheckpoint(f"{parent} holds no checkpoint")
-    print(f"{whole} whole, {damaged} damaged")
-    return damaged == 0
+    print(f"{whole} whole, {damaged} damaged{f', {unreadable} cannot be read' if unreadable else ''}")
+    return damaged == unreadable == 0
 
 
 def _named(parent: Path, chosen: str) -> Path:
     step = chosen.removeprefix("step-")
     path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(chosen)
-    if not path.is_dir():
+    if not is_directory(path):
         there = ", ".join(found.name for found in directory.committed(parent))
         raise NoValidCheckpoint(f"checkpoint={chosen} does not exist; in {parent}: {there or 'none'}")
     return path

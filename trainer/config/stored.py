@@ -14,6 +14,7 @@ from trainer.config.check import check
 from trainer.config.parse import parse
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.unreadable import readable
 from trainer.untrusted.documents import parse_yaml
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import read_text
@@ -34,9 +35,12 @@ def read(path: Path) -> Config:
     Raises:
         NoValidCheckpoint: the file is missing, is no plain file, is not YAML of plain data, or is not a complete
             configuration of this version.
+        Unreadable: the system cannot read it now.
     """
     try:
-        return from_text(read_text(path, SIZE_LIMIT))
+        with readable(path):
+            text = read_text(path, SIZE_LIMIT)
+        return from_text(text)
     except FileNotFoundError:
         raise NoValidCheckpoint(f"{path} does not exist, so the experiment cannot be rebuilt") from None
     except OSError as error:

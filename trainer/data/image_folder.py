@@ -20,6 +20,7 @@ import numpy.typing as npt
 from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.split import Split
 from trainer.errors import BadRecord, UsageError
+from trainer.unreadable import unusable_record
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TRAIN_FOLDER = "train"
@@ -90,7 +91,7 @@ class ImageFolderSplit:
         try:
             data = path.read_bytes()
         except OSError as error:
-            raise BadRecord(f"{self.place(record)} cannot be read: {error.strerror}") from error
+            raise unusable_record(self.place(record), error) from error
         if not data:
             raise BadRecord(f"{self.place(record)} is empty (0 bytes)\nreplace or remove it")
         if len(data) != size:

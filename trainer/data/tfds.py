@@ -7,6 +7,7 @@ the image is passed on as it is encoded there.
 from __future__ import annotations
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -119,7 +120,8 @@ def _prepared(config: TFDSConfig) -> Any:
 
 
 def _how(config: TFDSConfig) -> str:
-    return f"to prepare it: tfds build {config.dataset} --file_format={FORMAT} --data_dir={config.root}"
+    command = ["tfds", "build", config.dataset, f"--file_format={FORMAT}", f"--data_dir={config.root}"]
+    return f"to prepare it: {shlex.join(command)}"
 
 
 def _files(builder: Any, key: str, name: str) -> list[Any]:

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.errors import BadRecord, UsageError
+from trainer.unreadable import unusable_record
 
 HEADER = struct.Struct("<QI")
 FOOTER = struct.Struct("<I")
@@ -126,7 +127,7 @@ class TFRecordReader:
         try:
             data = os.pread(self._files[file], wanted, int(begin) + HEADER.size)
         except OSError as error:
-            raise BadRecord(f"{self.place(record)} cannot be read: {error.strerror}") from error
+            raise unusable_record(self.place(record), error) from error
         if len(data) != wanted:
             raise BadRecord(
                 f"{self.place(record)} ends after {len(data)} of {wanted} bytes, although its file was longer when it "

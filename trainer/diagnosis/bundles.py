@@ -9,11 +9,12 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
+from trainer.checkpoint.bundle import BundleError, BundleReader
 from trainer.checkpoint.tensors import ATTRIBUTE, OBJECT_GRAPH
 from trainer.diagnosis import own_names
 from trainer.diagnosis.contents import Contents, Kind, Tensor
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
-from trainer.diagnosis.formats import TABLE_MAGIC, shards
+from trainer.diagnosis.formats import TABLE_MAGIC, Shards, shards
 
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
 
@@ -23,6 +24,7 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
 
     Raises:
         Unusable: the index is missing or damaged, so nothing can be listed.
+        Unreadable: the system cannot read it now.
     """
     index = Path(f"{prefix}.index")
     if kind is not Kind.V1 and not index.is_file():
@@ -30,15 +32,15 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
         details = (f"{there} hold values without names and shapes, which only the index has",) if there else ()
         raise Unusable(Finding("missing_index", DAMAGE, f"{index} is missing", details))
     try:
-        reader = tf.train.load_checkpoint(str(prefix))
-        shapes, types = reader.get_variable_to_shape_map(), reader.get_variable_to_dtype_map()
-    except (tf.errors.OpError, IndexError, ValueError) as error:
+        reader = BundleReader(prefix)
+        shapes, types = reader.shapes, reader.types
+    except BundleError as error:
         raise Unusable(_damaged_index(prefix if kind is Kind.V1 else index, error)) from error
 
     def read(tensor: Tensor) -> Any:
         try:
-            return reader.get_tensor(tensor.key)
-        except (tf.errors.OpError, IndexError, ValueError) as error:
+            return reader.get(tensor.key)
+        except BundleError as error:
             raise Unusable(Finding("tensor", DAMAGE, _reason(error), (tensor.label,))) from error
 
     names = _full_names(reader) if OBJECT_GRAPH in shapes else {}
@@ -60,12 +62,12 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
     )
 
 
-def _full_names(reader: Any) -> dict[str, str]:
+def _full_names(reader: BundleReader) -> dict[str, str]:
     """Key → the variable's own name, as the object graph tells it; empty when the graph is damaged."""
     graph = TrackableObjectGraph()
     try:
-        graph.ParseFromString(reader.get_tensor(OBJECT_GRAPH))
-    except (tf.errors.OpError, IndexError, DecodeError):
+        graph.ParseFromString(reader.get(OBJECT_GRAPH))
+    except (BundleError, DecodeError):
         return {}
     return {
         attribute.checkpoint_key: attribute.full_name if "/" in attribute.full_name else _plain(attribute)
@@ -79,27 +81,30 @@ def _plain(attribute: Any) -> str:
     return str(attribute.checkpoint_key).removesuffix(ATTRIBUTE)
 
 
-def _reason(error: Exception) -> str:
-    text = str(error)
-    if isinstance(error, IndexError) or "OutOfRange" in text:
+def _reason(error: BundleError) -> str:
+    if error.truncated:
         return TRUNCATED
-    return FLIPPED if "Checksum" in text else text.splitlines()[0]
+    return FLIPPED if "Checksum" in str(error) else str(error)
 
 
-def _damaged_index(path: Path, error: Exception) -> Finding:
+def _damaged_index(path: Path, error: BundleError) -> Finding:
     with path.open("rb") as file:
         file.seek(max(0, path.stat().st_size - len(TABLE_MAGIC)))
         cut = file.read() != TABLE_MAGIC
     size = path.stat().st_size
-    reason = str(error).splitlines()[0].rpartition("): ")[2]
+    reason = str(error).rpartition("): ")[2]
     if cut:
         title = f"{path} ends too early: its {size} bytes do not end in the mark that closes such a file"
         return Finding("truncated_index", DAMAGE, title, (f"TensorFlow: {reason}",))
     return Finding("damaged_index", DAMAGE, f"{path} has changed bytes: {reason}")
 
 
-def damage(contents: Contents) -> list[Finding]:
-    """Read every tensor and reduce what fails to its cause: a missing shard, a file cut short, changed bytes."""
+def damage(contents: Contents, present: Shards | None = None) -> list[Finding]:
+    """Read every tensor and reduce what fails to its cause: a missing shard, a file cut short, changed bytes.
+
+    ``present`` are the files of values that belong to it, where that is known better than by their names.
+    """
+    present = shards(contents.path) if present is None else present
     unreadable: dict[str, list[str]] = {}
     tensors = contents.tensors
     if contents.kind is not Kind.V1 and not contents.name_based:
@@ -109,30 +114,29 @@ def damage(contents: Contents) -> list[Finding]:
             contents.read(tensor)
         except Unusable as error:
             unreadable.setdefault(error.finding.title, []).append(tensor.label)
-    missing = _missing_shard(contents, [label for labels in unreadable.values() for label in labels])
+    missing = _missing_shard(contents, present, [label for labels in unreadable.values() for label in labels])
     if missing is not None:
         return [missing]
     findings = []
     for reason, labels in unreadable.items():
         count = f"{len(labels)} of {len(tensors)} tensors"
         if reason == TRUNCATED:
-            findings.append(_truncated(contents, labels, count))
+            findings.append(_truncated(contents, present, labels, count))
         elif reason == FLIPPED:
             title = f"{count} {'has' if len(labels) == 1 else 'have'} changed bytes, {reason}: {listed(labels)}"
-            findings.append(Finding("flipped", DAMAGE, title, (f"in {_data_names(contents)}",)))
+            findings.append(Finding("flipped", DAMAGE, title, (f"in {_data_names(contents, present)}",)))
         else:
             findings.append(Finding("unreadable", DAMAGE, f"{count} cannot be read: {reason}", (listed(labels),)))
     return findings
 
 
-def _data_names(contents: Contents) -> str:
-    return listed(map(str, shards(contents.path))) or str(contents.path)
+def _data_names(contents: Contents, present: Shards) -> str:
+    return listed(map(str, present)) or str(contents.path)
 
 
-def _missing_shard(contents: Contents, unreadable: list[str]) -> Finding | None:
+def _missing_shard(contents: Contents, present: Shards, unreadable: list[str]) -> Finding | None:
     if contents.kind is Kind.V1:
         return None
-    present = shards(contents.path)
     wanted = max((total for _, total in present.values()), default=0)
     absent = sorted(set(range(wanted)) - {number for number, _ in present.values()})
     if present and not absent:
@@ -145,9 +149,9 @@ def _missing_shard(contents: Contents, unreadable: list[str]) -> Finding | None:
     return Finding("missing_shard", DAMAGE, f"{title} in {contents.path.parent}", tuple(details))
 
 
-def _truncated(contents: Contents, labels: list[str], count: str) -> Finding:
+def _truncated(contents: Contents, present: Shards, labels: list[str], count: str) -> Finding:
     numeric = [tensor for tensor in contents.tensors if tensor.dtype != "string"]
     needed = sum(tensor.size * tf.as_dtype(tensor.dtype).size for tensor in numeric)
-    found = sum(path.stat().st_size for path in shards(contents.path))
-    title = f"{_data_names(contents)} {TRUNCATED}: {found} bytes, and the tensors alone need {needed}"
+    found = sum(path.stat().st_size for path in present)
+    title = f"{_data_names(contents, present)} {TRUNCATED}: {found} bytes, and the tensors alone need {needed}"
     return Finding("truncated", DAMAGE, title, (f"{count} are cut off: {listed(labels)}",))

@@ -25,6 +25,7 @@ from trainer.diagnosis.untraced import Setting, differing_settings
 from trainer.diagnosis.wanted import setting_differences, wanted_config
 from trainer.diagnosis.widths import Width
 from trainer.errors import UsageError
+from trainer.unreadable import readable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +53,12 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
     Raises:
         UsageError: an override is wrong (``check_overrides`` says so earlier), or asks for a network of which files of
             other programs are not understood.
+        Unreadable: the system cannot read it now.
         Vanished: the checkpoint was deleted by its run while it was being read.
     """
     try:
-        located = locate(path)
+        with readable(path):
+            located = locate(path)
         if located.kind is Kind.OWN:
             with reading(located.path):
                 return _own(located, overrides)

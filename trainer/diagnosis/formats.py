@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from trainer.checkpoint import directory
@@ -50,6 +51,9 @@ def locate(path: Path) -> Located:
     near = [str(prefix) for prefix in prefixes(path.parent)] if path.parent.is_dir() else []
     details = (f"TensorFlow checkpoints in {path.parent}: {listed(near)}",) if near else ()
     raise Unusable(Finding("missing", DAMAGE, f"{path} does not exist", details))
+
+
+Shards = Mapping[Path, tuple[int, int]]  # file → its number, and the number there should be
 
 
 def shards(prefix: Path) -> dict[Path, tuple[int, int]]:

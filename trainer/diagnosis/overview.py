@@ -13,10 +13,11 @@ from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
 from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
 from trainer.diagnosis.formats import locate
 from trainer.diagnosis.origin import Origin, origin_config, origin_of
-from trainer.diagnosis.own_checkpoint import OwnCheckpoint, open_own
+from trainer.diagnosis.own_checkpoint import OwnCheckpoint, foreign_files, open_own
 from trainer.diagnosis.readers import read_contents
 from trainer.diagnosis.translation import translate
 from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.unreadable import readable
 
 
 def overview(path: Path) -> dict[str, Any]:
@@ -26,16 +27,19 @@ def overview(path: Path) -> dict[str, Any]:
     Raises:
         NoValidCheckpoint: it is missing or damaged so that its tensors cannot be listed.
         Vanished: it was deleted by its run while it was being read.
+        Unreadable: the system cannot read it now.
         RestoreRefused: it is of a kind that is not opened.
     """
     try:
-        located = locate(path)
+        with readable(path):
+            located = locate(path)
         if located.kind is Kind.OWN:
             with reading(located.path):
                 own = open_own(located.path)
                 if own.contents is None:
                     raise NoValidCheckpoint(_text(own.findings[-1]))
-                return _facts(own.contents, located.path, [*located.findings, *own.findings], own)
+                foreign = [] if own.manifest is None else foreign_files(located.path, own.manifest)
+                return _facts(own.contents, located.path, [*located.findings, *own.findings, *foreign], own)
         return _facts(read_contents(located), located.path, list(located.findings), None)
     except Unusable as error:
         refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused

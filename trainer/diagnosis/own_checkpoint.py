@@ -7,14 +7,16 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.files import digest
+from trainer.checkpoint.files import stored_digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.checkpoint.verification import foreign_note
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.diagnosis.bundles import damage, read_bundle
 from trainer.diagnosis.contents import Contents, Kind
-from trainer.diagnosis.findings import DAMAGE, Finding, Unusable
+from trainer.diagnosis.findings import DAMAGE, NOTE, Finding, Unusable
+from trainer.diagnosis.formats import Shards, shards
 from trainer.errors import NoValidCheckpoint
 from trainer.run_directory import CHECKPOINTS
 
@@ -69,20 +71,31 @@ def examine(checkpoint: OwnCheckpoint) -> list[Finding]:
     findings = list(checkpoint.findings)
     if checkpoint.contents is not None:
         # the readers of bundles know the prefix, not what our directories are
-        findings += damage(dataclasses.replace(checkpoint.contents, kind=Kind.BUNDLE))
+        findings += damage(dataclasses.replace(checkpoint.contents, kind=Kind.BUNDLE), _shards(checkpoint))
     if checkpoint.manifest is None:
         return findings
     place, files = checkpoint.place, checkpoint.manifest.files
-    present = {path.name for path in place.iterdir()} - {manifests.FILE_NAME}
-    for name in sorted(files.keys() | present):
-        if name not in present:
+    for name in sorted(files):
+        if not (place / name).exists():
             _add_missing(findings, place / name)
-        elif name not in files:
-            title = f"{place / name} does not belong there: the manifest does not name it"
-            findings.append(Finding("foreign_file", DAMAGE, title))
         else:
             _add_digest(findings, place / name, files[name], tensors_read=checkpoint.contents is not None)
-    return findings
+    return [*findings, *foreign_files(place, checkpoint.manifest)]
+
+
+def _shards(checkpoint: OwnCheckpoint) -> Shards:
+    """The files of values, without foreign ones whose names look like it."""
+    named = None if checkpoint.manifest is None else checkpoint.manifest.files
+    return {
+        file: numbers
+        for file, numbers in shards(checkpoint.place / PREFIX).items()
+        if named is None or file.name in named
+    }
+
+
+def foreign_files(place: Path, manifest: Manifest) -> list[Finding]:
+    """A remark about what else lies in the directory."""
+    return [Finding("foreign_file", NOTE, note) for note in foreign_note(place, manifest)]
 
 
 def _add_missing(findings: list[Finding], path: Path) -> None:
@@ -100,7 +113,7 @@ def _add_missing(findings: list[Finding], path: Path) -> None:
 
 def _add_digest(findings: list[Finding], path: Path, wanted: str, *, tensors_read: bool) -> None:
     """Compare a file with its digest; damage that is known already gets the digests as a detail."""
-    found = digest(path)
+    found = stored_digest(path)
     if found == wanted:
         return
     text = f"SHA-256 of {path.name} is {found[:16]}…, the manifest says {wanted[:16]}…"

@@ -8,10 +8,12 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
+from trainer.command_line import argument, command_line
 from trainer.diagnosis.findings import DAMAGE, MISMATCH, Finding
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint
 from trainer.errors import NoValidCheckpoint
 from trainer.run_directory import CHECKPOINTS
+from trainer.unreadable import Unreadable
 
 # the file fits or will fit once it is converted
 CONVERTED = ("name_based", "foreign_format", "channel_order", "ema_only", "optimizer")
@@ -28,16 +30,16 @@ def next_command(
         return _own(path, own, damaged, [f for f in mismatches if f.cause != "prefix_for_directory"], overrides)
     if damaged:
         near = directory_of(path)
-        return _line(["ls", "-l", str(near)]) + "   # then fetch or copy the file again and run doctor once more"
+        return shlex.join(["ls", "-l", str(near)]) + "   # then fetch or copy the file again and run doctor once more"
     open_causes = [finding for finding in mismatches if finding.cause not in (*CONVERTED, *MISPLACED)]
     suggested = [override for finding in open_causes for override in finding.overrides]
     if suggested and all(finding.overrides for finding in open_causes):
         given = {override.partition("=")[0] for override in suggested}
         kept = [override for override in overrides if override.partition("=")[0] not in given]
-        return _trainer("doctor", f"checkpoint={path}", *kept, *suggested)
+        return command_line("doctor", argument("checkpoint", path), *kept, *suggested)
     if open_causes:
         return look_command(path)
-    return _trainer("train", f"init_from={path}", *overrides)
+    return command_line("train", argument("init_from", path), *overrides)
 
 
 def _own(path: Path, own: OwnCheckpoint, damaged: bool, mismatches: Sequence[Finding], overrides: Sequence[str]) -> str:
@@ -46,16 +48,18 @@ def _own(path: Path, own: OwnCheckpoint, damaged: bool, mismatches: Sequence[Fin
     if damaged:
         good = _sibling(path)
         if good is not None and run_dir is not None:
-            return _trainer("resume", f"run_dir={run_dir}", f"checkpoint={directory.name_of(directory.step_of(good))}")
-        return _line(["ls", "-l", str(path.parent)]) + "   # then restore this checkpoint from a copy"
+            return command_line(
+                "resume", argument("run_dir", run_dir), f"checkpoint={directory.name_of(directory.step_of(good))}"
+            )
+        return shlex.join(["ls", "-l", str(path.parent)]) + "   # then restore this checkpoint from a copy"
     if mismatches and not overrides:
         return look_command(path)
-    return _trainer("resume", f"run_dir={target}", f"checkpoint={path}")
+    return command_line("resume", argument("run_dir", target), argument("checkpoint", path))
 
 
 def look_command(path: Path) -> str:
     """The command that lists what a file holds."""
-    return _trainer("inspect", f"checkpoint={path}")
+    return command_line("inspect", argument("checkpoint", path))
 
 
 def _sibling(path: Path) -> Path | None:
@@ -64,18 +68,10 @@ def _sibling(path: Path) -> Path | None:
         return None
     try:
         return newest_valid(path.parent, "full", lambda text: None).path
-    except NoValidCheckpoint:
+    except (NoValidCheckpoint, Unreadable):
         return None
 
 
 def directory_of(path: Path) -> Path:
     """The nearest directory that exists at or above ``path``."""
     return next(place for place in (path, *path.absolute().parents) if place.is_dir())
-
-
-def _trainer(command: str, *arguments: str) -> str:
-    return _line(["python", "-m", "trainer", command, *arguments])
-
-
-def _line(words: Sequence[str]) -> str:
-    return " ".join(map(shlex.quote, words))

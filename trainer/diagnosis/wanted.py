@@ -16,6 +16,7 @@ from trainer.diagnosis.contents import Kind
 from trainer.diagnosis.findings import MISMATCH, Finding, Unusable
 from trainer.diagnosis.formats import locate
 from trainer.errors import NoValidCheckpoint
+from trainer.unreadable import readable
 
 EXPERIMENT = "experiment"
 
@@ -52,7 +53,8 @@ def check_overrides(path: Path, overrides: Sequence[str]) -> None:
     """
     config = None
     with contextlib.suppress(Unusable, NoValidCheckpoint):  # the diagnosis will tell
-        located = locate(path)
+        with readable(path):
+            located = locate(path)
         if located.kind is Kind.OWN:
             config = stored.read(located.path / stored.FILE_NAME)
     wanted_config(config, overrides)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.manifest import ManifestError
+from trainer.unreadable import readable
 from trainer.untrusted.documents import parse_json, shown
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import read_text
@@ -96,9 +97,12 @@ def read(path: Path) -> list[Fact]:
 
     Raises:
         ManifestError: it does not exist or cannot be understood.
+        Unreadable: the system cannot read it now.
     """
     try:
-        return from_text(read_text(path, SIZE_LIMIT))
+        with readable(path):
+            text = read_text(path, SIZE_LIMIT)
+        return from_text(text)
     except OSError as error:
         raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
     except Unacceptable as error:

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer import predictions
 from trainer.checkpoint import directory
-from trainer.checkpoint.manifest import Manifest
+from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.retention import described, ranked
 from trainer.config import stored
 from trainer.config.schema import Config
@@ -17,6 +17,7 @@ from trainer.errors import UsageError
 from trainer.metrics import best_step, read_metrics, read_validations
 from trainer.predictions import Predictions
 from trainer.run_directory import CHECKPOINTS, METRICS
+from trainer.unreadable import Unreadable, is_directory
 from trainer.untrusted.errors import Unacceptable
 
 POINTS = 2000  # of a curve; more cannot be told apart on a screen
@@ -61,7 +62,7 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
         UsageError: there is no such directory.
         NoValidCheckpoint: it holds no configuration of this version.
     """
-    if not run_dir.is_dir():
+    if not is_directory(run_dir):
         raise UsageError(f"run_dir={run_dir} does not exist")
     config = stored.read(run_dir / stored.FILE_NAME)
     checkpoints = _checkpoints(run_dir / CHECKPOINTS, warn)
@@ -84,14 +85,14 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
 
 def _checkpoints(parent: Path, warn: Callable[[str], None]) -> list[tuple[Path, Manifest]]:
     there = [path for path in directory.committed(parent) if not path.is_symlink()]
-    found = described(parent, warn)
+    found = described(parent, warn, (ManifestError, Unreadable))
     return [(path, manifest) for path, manifest in found if path in there]
 
 
 def _validations(run_dir: Path, warn: Callable[[str], None]) -> Mapping[int, dict[str, float]]:
     try:
         return read_validations(run_dir)
-    except (Unacceptable, OSError) as error:
+    except (Unacceptable, OSError, Unreadable) as error:
         warn(f"the validations cannot be read: {error}")
         return {}
 
@@ -102,7 +103,7 @@ def _records(run_dir: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]
     try:
         for record in read_metrics(path) if path.exists() else ():
             by_split.setdefault(record["split"], _Thinned()).add(record)
-    except (Unacceptable, OSError) as error:
+    except (Unacceptable, OSError, Unreadable) as error:
         warn(f"the curves cannot be read: {error}")
     return [record for thinned in by_split.values() for record in thinned.records()]
 
@@ -133,6 +134,6 @@ def _predictions(run_dir: Path, warn: Callable[[str], None]) -> list[Predictions
     for path in predictions.stored(run_dir).values():
         try:
             found.append(predictions.read(path))
-        except (Unacceptable, OSError) as error:
+        except (Unacceptable, OSError, Unreadable) as error:
             warn(f"predictions cannot be read: {error}")
     return found

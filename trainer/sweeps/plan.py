@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
-import shlex
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 import yaml
-from hydra.core.override_parser.types import Quote, QuotedString
 
 from trainer.checkpoint.files import make_directory, replace
+from trainer.command_line import argument, command_line
 from trainer.config import override, stored
 from trainer.config.multirun import Job
 from trainer.config.schema import Config
@@ -261,16 +259,12 @@ def label(sweep: Sweep, trial: Trial) -> str:
 
 
 def resume_command(sweep_dir: Path) -> str:
-    return shlex.join(["python", "-m", "trainer", "resume", f"sweep_dir={sweep_dir}"])
+    return command_line("resume", argument("sweep_dir", sweep_dir))
 
 
 def search_command(sweep_dir: Path, search: Search) -> str:
     """The command line with which a search goes on, for a person to read and to give again."""
-    plain = re.fullmatch(r"[\w/.-]+", str(sweep_dir), re.ASCII) is not None
-    place = str(sweep_dir) if plain else QuotedString(str(sweep_dir), Quote.single).with_quotes()
-    return shlex.join(
-        ["python", "-m", "trainer", "train", *search.arguments, f"hydra.sweep.dir={place}", "on_existing=resume"]
-    )
+    return command_line("train", *search.arguments, argument("hydra.sweep.dir", sweep_dir), "on_existing=resume")
 
 
 def config_of(trial: Trial) -> Config:

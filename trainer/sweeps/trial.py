@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
 from trainer.checkpoint.verification import newest_valid
+from trainer.command_line import argument, command_line
 from trainer.config import override, stored
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
@@ -22,6 +23,7 @@ from trainer.run_directory import CHECKPOINTS
 from trainer.signals import StopRequest
 from trainer.startup import importing_tensorflow
 from trainer.sweeps.plan import Trial, config_of
+from trainer.unreadable import Unreadable
 from trainer.untrusted.documents import parse_json
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import read_text, refuse_unless_directory
@@ -107,7 +109,7 @@ def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
         listed = "\n".join(f"  {change.path} is {change.stored}, in the sweep {change.wanted}" for change in changes)
         raise RestoreRefused(
             f"trial {trial.number} in {run_dir} has another configuration than this sweep:\n{listed}\n"
-            f"as what it is now, it is continued by: python -m trainer resume run_dir={run_dir}\n"
+            f"as what it is now, it is continued by: {command_line('resume', argument('run_dir', run_dir))}\n"
             "to have the sweep run this trial again, move its directory away"
         )
 
@@ -121,7 +123,7 @@ def is_finished(sweep_dir: Path, trial: Trial) -> bool:
             return False
         refuse_changed(sweep_dir, trial)
         last = newest_valid(run_dir / CHECKPOINTS, config_of(trial).checkpoint.verify, warn)
-    except (UsageError, RestoreRefused, NoValidCheckpoint):
+    except (UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
         return False  # running it says what it is
     return last.manifest.step == note.step
 

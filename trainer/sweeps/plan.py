@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import yaml
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from trainer import places
 from trainer.checkpoint.files import make_directory, replace
 from trainer.config import override, stored
 from trainer.config.multirun import Job
@@ -90,8 +91,16 @@ def plan(jobs: Sequence[Job]) -> Sweep:
 def _sound(sweep: Sweep) -> Sweep:
     """
     Raises:
-        UsageError: two trials would share a directory.
+        UsageError: two trials would share a directory, or a mirror.
     """
+    mirrors: dict[str, int] = {}
+    for trial in sweep.trials:
+        mirror = None if trial.config is None else stored.from_text(trial.config).checkpoint.mirror
+        if mirror is not None and mirrors.setdefault(mirror, trial.number) != trial.number:
+            raise UsageError(
+                f"trials {mirrors[mirror]} and {trial.number} have one checkpoint.mirror={mirror}, and a mirror "
+                "belongs to one run\ngive each its own: checkpoint.mirror='…/${hydra:job.num}'"
+            )
     try:
         _check(sweep)
     except Unacceptable as error:
@@ -174,6 +183,9 @@ def end_search(sweep_dir: Path, failed: tuple[int, ...]) -> Sweep:
 
 
 def _write(sweep_dir: Path, sweep: Sweep) -> None:
+    places.refuse_in_checkpoint(sweep_dir, f"hydra.sweep.dir={sweep_dir}")
+    if not os.path.lexists(sweep_dir / FILE_NAME):
+        places.refuse_nested(sweep_dir / FILE_NAME, f"hydra.sweep.dir={sweep_dir}")
     try:
         make_directory(sweep_dir)
         replace(sweep_dir / FILE_NAME, _to_text(sweep).encode())

@@ -29,7 +29,7 @@ BYSTANDERS = re.compile(
     rf"|(?!{re.escape(LOG)}$).*\.(log|out|err|o\d+|e\d+|sh|sbatch|slurm)|multirun\.yaml"
 )
 RUN = (CHECKPOINTS, METRICS, LOG, TENSORBOARD, PREDICTIONS, "report.html", "finished.json", stored.FILE_NAME)
-ADVICE = "to begin again at step 0, add on_existing=restart to this command"
+ADVICE = "to begin again at step 0, add on_existing=restart (for a trial of a sweep, move its directory away)"
 TAIL = 1 << 20  # bytes of metrics.jsonl in which its last record is looked for
 SHOWN = 3
 

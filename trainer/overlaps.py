@@ -36,6 +36,9 @@ def refuse_for_new(run_dir: Path, config: Config) -> None:
     """
     given = f"run_dir={run_dir}"
     places.refuse_nested(run_dir, given)
+    local = _local_mirror(config)
+    if local is not None:
+        places.refuse_nested(local, f"checkpoint.mirror={config.checkpoint.mirror}")
     if not isinstance(config.data, ImageFolderConfig | TFRecordConfig | TFDSConfig):
         return
     root = Path(config.data.root)
@@ -54,8 +57,7 @@ def refuse_mirror(run_dir: Path, config: Config) -> None:
     Raises:
         UsageError: names both places.
     """
-    mirror = config.checkpoint.mirror
-    local = None if mirror is None else Place(mirror).local
+    mirror, local = config.checkpoint.mirror, _local_mirror(config)
     if local is None:
         return
     if places.overlap(local, run_dir):
@@ -68,6 +70,11 @@ def refuse_mirror(run_dir: Path, config: Config) -> None:
     places.refuse_in_checkpoint(local, f"checkpoint.mirror={mirror}")
     if isinstance(config.data, ImageFolderConfig):
         _refuse_in_classes(local, f"checkpoint.mirror={mirror}", Path(config.data.root))
+
+
+def _local_mirror(config: Config) -> Path | None:
+    """The directory of the mirror, when it is one of this machine."""
+    return None if config.checkpoint.mirror is None else Place(config.checkpoint.mirror).local
 
 
 def refuse_init_from(run_dir: Path, init_from: str) -> None:

@@ -586,7 +586,7 @@ def test_what_cannot_be_moved_stays_and_is_named(run_dir: Path, monkeypatch: pyt
     monkeypatch.setattr(Path, "rename", refuse)
     with pytest.raises(UsageError, match=r"checkpoints cannot be moved to .*before-1: Device or resource busy"):
         occupancy.begin(run_dir, continues=False, restart=True)
-    assert {name: data for name, data in content(run_dir).items() if name != "before-1"} == before
+    assert content(run_dir) == before
 
 
 def test_resume_gives_the_command_that_begins_again(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -108,9 +108,10 @@ class Mirror:
                 f"checkpoint.mirror={self._place.url} is the run directory {self._run_dir} itself, by another way\n"
                 "give a place on another filesystem, or checkpoint.mirror=null"
             )
-        there = self._place.described()
-        self._require_own(there)
-        if not there and self._place.owner() is None:
+        owner, there = self._place.owner(), self._place.described()
+        self._require_owner(owner)
+        self._require_lineage(there)
+        if not there and owner is None:
             for name in (stored.FILE_NAME, METRICS):
                 if self._place.read_if_there(self._place.root / name) is not None:
                     raise UsageError(
@@ -118,13 +119,14 @@ class Mirror:
                         "place"
                     )
 
-    def _require_own(self, checkpoints: Checkpoints) -> None:
-        owner = self._place.owner()
+    def _require_owner(self, owner: Start | None) -> None:
         if owner is not None and owner != self._start:
             raise UsageError(
                 f"checkpoint.mirror={self._place.url} holds another run, begun {owner.started} on {owner.host}; choose "
                 "another place"
             )
+
+    def _require_lineage(self, checkpoints: Checkpoints) -> None:
         for path, manifest in checkpoints:
             if manifest.lineage[:1] != (self._start,):
                 raise UsageError(
@@ -137,11 +139,13 @@ class Mirror:
         Raises:
             UsageError: it belongs to another.
         """
-        if self._place.owner() is None:
-            self._require_own(self._place.described())  # before there were owners
+        owner = self._place.owner()
+        if owner is None:
+            self._require_lineage(self._place.described())  # of a version that wrote no owner
             self._place.write_owner(self._start)
             time.sleep(SETTLED)
-        self._require_own([])
+            owner = self._place.owner()
+        self._require_owner(owner)
 
     def _foreign(self, path: PurePosixPath) -> PurePosixPath:
         """``path`` on the mirror, which is about to be changed.
@@ -190,7 +194,7 @@ class Mirror:
     def _begin(self) -> dict[str, Manifest]:
         """What of the run is there already; what it is about to make again is put away."""
         there = self._place.described()
-        self._require_own(there)
+        self._require_lineage(there)
         kept = {}
         for path, manifest in there:
             local = self._run_dir / CHECKPOINTS / path.name

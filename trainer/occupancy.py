@@ -208,6 +208,8 @@ def _put_aside(run_dir: Path) -> list[str]:
         try:
             (run_dir / name).rename(aside / name)
         except OSError as error:
+            if _is_empty(aside):
+                aside.rmdir()
             raise UsageError(
                 f"{run_dir / name} cannot be moved to {aside}: {error.strerror}; move it elsewhere by hand, and run "
                 "the same command again"

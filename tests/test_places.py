@@ -252,9 +252,8 @@ def test_a_mirror_never_changes_its_own_source(run_dir: Path, monkeypatch: pytes
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(Mirror, "_require_free", lambda self: None)
             mirror.__init__(place, run_dir, KEEP_ONE, START, 4)  # type: ignore[misc]
-        mirror.follow({})
-        mirror.finish()
-        assert "is in the run directory" in mirror.notices.get()
+        (notice,) = brought(mirror)
+        assert "is in the run directory" in notice
         assert {name: data for name, data in content(run_dir).items() if name != OWNER} == before
 
 

@@ -23,6 +23,7 @@ from interposed import Call, read_trace, run
 from saving import ATTEMPTS, SHAPES, value_of
 from test_checkpoints import describe
 
+from trainer import commit_mark
 from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.tensors import read_tensor
@@ -114,9 +115,12 @@ def check(run_dir: Path, trace: Trace, end: int) -> Survivor | None:
     """What holds after every crash: nothing that was committed is lost, nothing half is taken for a checkpoint."""
     floor = must_survive(trace, end)
     found = survivor(run_dir)
+    mark = commit_mark.read(run_dir)
     if found is None:
         assert floor is None, f"step {floor} was committed, and nothing is left"
+        assert mark is not True, "nothing was committed, and the mark says so: the run could not begin again"
         return None
+    assert floor is None or mark is True, f"step {floor} was committed, and the mark does not say so"
     step = found.manifest.step
     assert floor is None or step >= floor, f"step {floor} was committed, but a resume finds step {step}"
     values = content(tuple(sorted(found.manifest.files.items())), found.path)

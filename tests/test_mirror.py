@@ -24,7 +24,8 @@ from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import Start
 from trainer.checkpoint.retention import Retention, retire
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.mirror import Mirror, Place, default_directory, fetch
+from trainer.mirror import Mirror, default_directory, fetch
+from trainer.mirror_place import Place
 
 START = Start("2026-01-01T00:00:00+00:00", "host", 0, None, ())
 KEEP_ALL = Retention(100, 0, None, "accuracy")
@@ -54,6 +55,7 @@ fsspec.register_implementation("flaky", Flaky)
 @pytest.fixture(autouse=True)
 def quick_and_clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(module, "DELAYS", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(module, "SETTLED", 0.0)
     yield
     for store in (MemoryFileSystem, Flaky):
         store.store.clear()

@@ -54,13 +54,16 @@ class RunResult:
 
 
 def train(overrides: Sequence[str] = ()) -> RunResult:
-    """``python -m trainer train``: start a run; with ``on_existing=resume``, continue the one that is there.
+    """``python -m trainer train``: start a run; with ``on_existing=resume``, continue the one that is there; with
+    ``on_existing=restart``, keep it aside and begin again.
 
     ``overrides`` are the command's arguments in Hydra's grammar: ``["optimizer=sgd", "train.epochs=3"]``; ``run_dir``,
     ``init_from``, ``allow`` and ``on_existing`` are among them. One run, no ``--multirun``.
 
     Raises:
-        UsageError: an override or the data is wrong, the directory has a run already, or this process cannot run it.
+        UsageError: an override or the data is wrong, the directory has a run already or somebody else's files, places
+            overlap, or this process cannot run it.
+        NoValidCheckpoint: the run that is there has lost its checkpoints.
         RestoreRefused: the run that is there, or the weights that ``init_from`` names, do not match.
         TrainingFailed, NotSaved, RunDirectoryInUse: as their names say.
         Stopped: a signal ended the run after a checkpoint; ``resume`` goes on from there.

@@ -18,7 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
-from trainer import environment
+from trainer import commit_mark, environment
 from trainer.checkpoint import directory, manifest
 from trainer.checkpoint.manifest import Manifest, RecordedMetrics, Start
 from trainer.checkpoint.retention import Retention, retire
@@ -239,6 +239,10 @@ class Committer:
             self._fence,
         )
         self._last_good = path
+        try:
+            commit_mark.write(self._checkpoints.parent, committed=True)
+        except OSError as error:
+            self._notices.put(f"that a checkpoint was committed was not noted: {_reason(error)}")
         try:
             retire(self._checkpoints, self._retention, moment.validations, path)
         except OSError as error:

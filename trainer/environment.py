@@ -68,3 +68,8 @@ def git_commit() -> str | None:
 def now() -> str:
     """The time, UTC, ISO 8601 to the second."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+
+
+def moment() -> str:
+    """As ``now``, to the microsecond: two runs on one host do not begin at the same one."""
+    return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -6,15 +6,17 @@ checkpoints that are missing there, newest first, and applies the run's retentio
 could not do, the next does. In a checkpoint the manifest is copied last, after everything else was read back and has
 the digests of the manifest, and deleted first: one that is only half there does not count.
 
+A mirror belongs to one run, known by the first start in its lineage. ``owner.json`` there says so from before the first
+copy on. Two runs that begin at the same moment find no owner, and both write themselves down; each waits for longer
+than that takes and reads it again, so that only the later one copies. Every pass reads it again.
+
 Credentials are fsspec's business (environment, configuration files). A URL never carries them: it is stored in
 ``config.yaml`` and printed.
 """
 
 from __future__ import annotations
 
-import hashlib
 import queue
-import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from trainer import predictions
+from trainer import lease, places, predictions
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.files import make_directory, replace, sync
@@ -33,114 +35,12 @@ from trainer.checkpoint.retention import Retention, Validations
 from trainer.checkpoint.verification import Vanished, newest_valid, reading, verify
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.run_directory import CHECKPOINTS, METRICS, PREDICTIONS
+from trainer.mirror_place import Checkpoints, Place
+from trainer.run_directory import CHECKPOINTS, LOCK, METRICS, PREDICTIONS
 from trainer.unreadable import Unreadable
 
-PATTERN = re.compile(r"[*?\[]")  # what fsspec's ``has_magic`` finds
+SETTLED = 2.0  # seconds after which another that found no owner has written itself down
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
-
-Checkpoints = list[tuple[PurePosixPath, Manifest]]  # oldest first
-
-
-class Place:
-    """A directory on any filesystem that fsspec knows.
-
-    Raises:
-        UsageError: the scheme is unknown, or the package of its filesystem is not installed.
-    """
-
-    def __init__(self, url: str) -> None:
-        import fsspec  # takes a tenth of a second, which only those who mirror pay
-
-        scheme = url.partition("://")[0]
-        try:
-            self._files, root = fsspec.url_to_fs(url)
-        except ImportError as error:
-            raise UsageError(f"{url} needs a package for {scheme}:// that is not installed: {error}") from error
-        except ValueError as error:
-            raise UsageError(f"{url} cannot be used: {error}") from error
-        protocol = self._files.protocol
-        self._protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
-        self.url = url
-        self.root = PurePosixPath(root)
-        self.checkpoints = self.root / CHECKPOINTS
-
-    def read(self, path: PurePosixPath) -> bytes:
-        content = self._files.cat_file(str(path))
-        assert isinstance(content, bytes)
-        return content
-
-    def put(self, source: Path, target: PurePosixPath) -> None:
-        """Copy a file there.
-
-        Raises:
-            OSError: what can be read back there is not what is here.
-        """
-        self._files.makedirs(str(target.parent), exist_ok=True)
-        self._files.put_file(str(source), str(target))
-        self._files.invalidate_cache()
-        with source.open("rb") as here, self._files.open(str(target), "rb") as there:
-            if hashlib.file_digest(here, "sha256").digest() != hashlib.file_digest(there, "sha256").digest():
-                raise OSError(f"{target} is not what was copied to it")
-
-    def get(self, source: PurePosixPath, target: Path) -> None:
-        self._files.get_file(str(source), str(target))
-
-    def remove(self, checkpoint: PurePosixPath) -> None:
-        self._files.rm_file(str(checkpoint / manifests.FILE_NAME))
-        self._remove(checkpoint)
-
-    def clear(self, path: PurePosixPath) -> None:
-        """Remove what an interrupted copy left."""
-        if self._files.exists(str(path)):
-            self._remove(path)
-
-    def _remove(self, path: PurePosixPath) -> None:
-        """Remove a file, or a directory with all that is in it, and nothing else.
-
-        fsspec's ``rm`` takes a path for a pattern wherever that is not the local filesystem's: of ``lr=[1]`` it would
-        delete what lies in ``lr=1``, of another run.
-        """
-        if PATTERN.search(str(path)) and "file" not in self._protocols:
-            for name in self._files.find(str(path)):
-                self._files.rm_file(name)
-        else:
-            self._files.rm(str(path), recursive=True)
-
-    def predictions(self) -> set[str]:
-        """The names of the files of predictions there."""
-        return {name for name in self._names(self.root / PREDICTIONS) if predictions.NAME.fullmatch(name)}
-
-    def _names(self, place: PurePosixPath) -> list[str]:
-        """What a directory holds now; nothing when there is none."""
-        self._files.invalidate_cache()
-        if not self._files.exists(str(place)):
-            return []
-        return [PurePosixPath(name).name for name in self._files.ls(str(place), detail=False)]
-
-    def set_aside(self, checkpoint: PurePosixPath) -> None:
-        superseded = self.checkpoints / directory.SUPERSEDED
-        number, target = 0, superseded / checkpoint.name
-        while self._files.exists(str(target)):
-            number, target = number + 1, superseded / f"{checkpoint.name}.{number + 1}"
-        self._files.makedirs(str(target), exist_ok=True)
-        # file by file: fsspec moves a directory where there are directories, and an object store has none
-        for file in self._files.find(str(checkpoint)):
-            self._files.cp_file(file, str(target / PurePosixPath(file).name))
-        self.remove(checkpoint)
-
-    def described(self) -> Checkpoints:
-        """Every checkpoint there whose manifest is whole, oldest first."""
-        found = []
-        for name in self._names(self.checkpoints):
-            path = self.checkpoints / name
-            if directory.NAME.fullmatch(name) and self._files.exists(str(path / manifests.FILE_NAME)):
-                try:
-                    text = self.read(path / manifests.FILE_NAME).decode(errors="replace")
-                    found.append((path, manifests.from_text(text, f"{name}/{manifests.FILE_NAME}")))
-                except ManifestError:
-                    continue  # evidence, as in the run directory
-        return sorted(found, key=lambda entry: entry[1].step)
 
 
 class Mirror:
@@ -150,7 +50,7 @@ class Mirror:
         """``start`` is the first in the run's lineage, by which it is known; ``step`` is where it goes on.
 
         Raises:
-            UsageError: the place holds another run.
+            UsageError: the place holds another run or somebody else's files, or is the run directory itself.
         """
         self._place = place
         self._run_dir = run_dir
@@ -165,7 +65,7 @@ class Mirror:
         self._next: Future[None] | None = None
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         try:
-            self._require_own(place.described())
+            self._require_free()
         except UsageError:
             raise
         except Exception as error:  # of whatever network or library is behind the URL
@@ -200,15 +100,67 @@ class Mirror:
         what = str(error).splitlines()[0] if str(error) else type(error).__name__
         self.notices.put(f"the mirror {self._place.url} is not up to date: {what}")
 
-    def _require_own(self, checkpoints: Checkpoints) -> None:
+    def _require_free(self) -> None:
+        """Judge the place before anything is written there or here."""
+        lock = self._place.read_if_there(self._place.root / LOCK)
+        holder = None if lock is None else lease.parse(lock.decode(errors="replace"))
+        if holder == lease.this_process():
+            raise UsageError(
+                f"checkpoint.mirror={self._place.url} is the run directory {self._run_dir} itself, by another way\n"
+                "give a place on another filesystem, or checkpoint.mirror=null"
+            )
+        owner, there = self._place.owner(), self._place.described()
+        self._require_owner(owner)
+        self._require_lineage(there)
+        if not there and owner is None:
+            for name in (stored.FILE_NAME, METRICS):
+                if self._place.read_if_there(self._place.root / name) is not None:
+                    raise UsageError(
+                        f"checkpoint.mirror={self._place.url} holds {name}, which is not of this run; choose another "
+                        "place"
+                    )
+
+    def _require_owner(self, owner: Start | None) -> None:
+        if owner is not None and owner != self._start:
+            raise UsageError(
+                f"checkpoint.mirror={self._place.url} holds another run, begun {owner.started} on {owner.host}; choose "
+                "another place"
+            )
+
+    def _require_lineage(self, checkpoints: Checkpoints) -> None:
         for path, manifest in checkpoints:
             if manifest.lineage[:1] != (self._start,):
                 raise UsageError(
                     f"checkpoint.mirror={self._place.url} holds another run ({path.name}); choose another place"
                 )
 
+    def _own(self) -> None:
+        """Write this run down as the owner, unless it is.
+
+        Raises:
+            UsageError: it belongs to another.
+        """
+        owner = self._place.owner()
+        if owner is None:
+            self._require_lineage(self._place.described())  # of a version that wrote no owner
+            self._place.write_owner(self._start)
+            time.sleep(SETTLED)
+            owner = self._place.owner()
+        self._require_owner(owner)
+
+    def _foreign(self, path: PurePosixPath) -> PurePosixPath:
+        """``path`` on the mirror, which is about to be changed.
+
+        Raises:
+            UsageError: it is the run's own.
+        """
+        if self._place.local is not None and places.within(Path(path), self._run_dir):
+            raise UsageError(f"{path} is in the run directory {self._run_dir} itself, and was left alone")
+        return path
+
     def _bring_up_to_date(self) -> None:
         checkpoints = self._run_dir / CHECKPOINTS
+        self._own()
         if self._there is None:
             self._there = self._begin()
         for path in reversed(directory.committed(checkpoints)):
@@ -226,7 +178,7 @@ class Mirror:
         kept = self._retention.kept(held, self._validations)
         for checkpoint, _ in held:
             if checkpoint not in kept:
-                self._place.remove(checkpoint)
+                self._place.remove(self._foreign(checkpoint))
                 del self._there[checkpoint.name]
 
     def _bring_predictions(self) -> None:
@@ -237,13 +189,13 @@ class Mirror:
             self._place.put(self._run_dir / PREDICTIONS / name, self._place.root / PREDICTIONS / name)
             self._shown.add(name)
         for name in sorted(self._shown - here):
-            self._place.clear(self._place.root / PREDICTIONS / name)
+            self._place.clear(self._foreign(self._place.root / PREDICTIONS / name))
             self._shown.remove(name)
 
     def _begin(self) -> dict[str, Manifest]:
         """What of the run is there already; what it is about to make again is put away."""
         there = self._place.described()
-        self._require_own(there)
+        self._require_lineage(there)
         kept = {}
         for path, manifest in there:
             local = self._run_dir / CHECKPOINTS / path.name
@@ -252,7 +204,7 @@ class Mirror:
             except ManifestError:
                 other = False
             if manifest.step > self._step or other:
-                self._place.set_aside(path)
+                self._place.set_aside(self._foreign(path))
             else:
                 kept[path.name] = manifest
         return kept
@@ -260,7 +212,7 @@ class Mirror:
     def _copy(self, path: Path) -> Manifest:
         with reading(path):
             manifest = manifests.read(path / manifests.FILE_NAME)
-            target = self._place.checkpoints / path.name
+            target = self._foreign(self._place.checkpoints / path.name)
             self._place.clear(target)
             for name in (*manifest.files, manifests.FILE_NAME):
                 self._place.put(path / name, target / name)

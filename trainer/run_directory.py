@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer import lease
+from trainer import commit_mark, lease, places
+from trainer.checkpoint import layout
 from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED, remove_leftovers
 from trainer.checkpoint.files import make_directory
 from trainer.config import stored
@@ -18,13 +19,13 @@ from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_directory, refuse_unless_file
 
 LOCK = ".lock"
-CHECKPOINTS = "checkpoints"
+CHECKPOINTS = layout.CHECKPOINTS
 METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 PREDICTIONS = "predictions"
 LOG = "train.log"
 
-FILES = (LOCK, METRICS, LOG, stored.FILE_NAME)
+FILES = (LOCK, METRICS, LOG, stored.FILE_NAME, commit_mark.FILE_NAME)
 DIRECTORIES = (
     CHECKPOINTS,
     f"{CHECKPOINTS}/{SUPERSEDED}",
@@ -34,6 +35,8 @@ DIRECTORIES = (
     f"{TENSORBOARD}/val",
     PREDICTIONS,
 )
+# at the top of a run directory, what the run alone writes to
+OWN = (*FILES, CHECKPOINTS, TENSORBOARD, PREDICTIONS)
 
 
 @contextmanager
@@ -46,10 +49,11 @@ def writing(run_dir: Path) -> Iterator[None]:
 
     Raises:
         RunDirectoryInUse: another process holds it, or has taken it over meanwhile; names host and process.
-        UsageError: the directory cannot be written, what is written there would end up elsewhere, or its filesystem
-            has no locks.
+        UsageError: the directory cannot be written, it is or lies in a checkpoint, what is written there would end up
+            elsewhere, or its filesystem has no locks.
         NotSaved: the block met an error of the disk on a file of the run.
     """
+    places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
     made = not run_dir.exists()
     try:
         make_directory(run_dir)

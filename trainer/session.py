@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import shlex
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from trainer import environment, predictions, run_directory, selection, warm_start
+from trainer import environment, occupancy, overlaps, predictions, run_directory, selection, warm_start
 from trainer.beginning import Beginning, begin
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, Start
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.verification import Depth, Found, newest_valid, verify
-from trainer.command_line import argument, command_line
 from trainer.committer import Committer, Description
 from trainer.company import company
 from trainer.config import override, plugins, stored
@@ -29,13 +27,14 @@ from trainer.history import History, keep_readable
 from trainer.host import host_name
 from trainer.lease import Fence
 from trainer.loop import train as run_loop
-from trainer.metrics import best_step, read_validations
-from trainer.mirror import Mirror, Place
+from trainer.metrics import read_validations
+from trainer.mirror import Mirror
+from trainer.mirror_place import Place
 from trainer.peers import Message, Peers
 from trainer.rebuilding import Origin, Rebuilt, rebuild
 from trainer.signals import StopRequest
 from trainer.sources import open_sources
-from trainer.state import TrainingState
+from trainer.summary import resume_command, summarize
 from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
 from trainer.unreadable import is_directory
@@ -58,12 +57,15 @@ class Process:
 
 
 def train(invocation: Invocation, config: Config, stop: StopRequest) -> Ending | None:
-    """Start a run in ``run_dir``; with ``on_existing="resume"``, continue the one that is there.
+    """Start a run in ``run_dir``; with ``on_existing="resume"``, continue the one that is there, with ``"restart"``
+    keep it aside and begin again.
 
     None is returned where another process is the chief, which knows how the run ended.
 
     Raises:
-        UsageError: there are checkpoints already, or the configuration does not fit the data.
+        UsageError: there are checkpoints already, or somebody else's files, places overlap, or the configuration does
+            not fit the data.
+        NoValidCheckpoint: a run was there and its checkpoints are gone.
         RestoreRefused: ``config`` differs from the run that is there in a key that changes the result.
     """
     with company(config.runtime.strategy, stop) as peers:
@@ -74,23 +76,25 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> Ending |
 
 
 def _train(invocation: Invocation, config: Config, process: Process) -> Ending:
-    run_dir = Path(invocation.run_dir)
+    run_dir, restart = Path(invocation.run_dir), invocation.on_existing == "restart"
+    overlaps.refuse(run_dir, config, invocation.init_from)
     with run_directory.writing(run_dir):
         checkpoints = run_dir / run_directory.CHECKPOINTS
-        if not directory.committed(checkpoints) and not directory.put_away(checkpoints):
+        if restart or occupancy.is_vacant(run_dir, occupancy.ADVICE):
             start = None
             if invocation.init_from is not None:
                 warm_start.check_model(config)
                 contents = warm_start.find(Path(invocation.init_from))
                 start = WarmStart(contents, invocation.allow, classes_follow_data=config.model.num_classes is None)
-            return _run(run_dir, config, None, process, start)
+            return _run(run_dir, config, None, process, start, restart=restart)
         if invocation.on_existing == "resume":
             found = newest_valid(checkpoints, config.checkpoint.verify, warn)
             return _continue(run_dir, found, lambda there: config, invocation.allow, process)
         raise UsageError(
             f"{run_dir} has checkpoints already; to continue that run:\n"
-            f"  {_resume_command(run_dir)}\n"
-            "or add on_existing=resume to this command, or choose another run_dir"
+            f"  {resume_command(run_dir)}\n"
+            "or add on_existing=resume to this command, or choose another run_dir; on_existing=restart keeps that run "
+            "aside and begins again"
         )
 
 
@@ -119,7 +123,10 @@ def _resume(
 ) -> Ending:
     if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
         raise UsageError(f"run_dir={run_dir} does not exist")
+    occupancy.refuse_foreign(run_dir)
     with run_directory.writing(run_dir):
+        if not Path(checkpoint).is_dir():
+            occupancy.is_vacant(run_dir, occupancy.begin_again(run_dir))
         found = selection.find(run_dir, checkpoint, _depth(run_dir, values), warn)
         return _continue(run_dir, found, lambda there: override.override(there, values), allow, process)
 
@@ -160,44 +167,55 @@ def _continue(
     wanted = want(there)
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
+    overlaps.refuse(run_dir, config, None)
     origin = Origin(found.path, found.manifest, found.damaged, changes, allow, others)
-    return _run(run_dir, config, origin, process, None)
+    return _run(run_dir, config, origin, process, None, restart=False)
 
 
-def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process, start: WarmStart | None) -> Ending:
+def _run(
+    run_dir: Path,
+    config: Config,
+    origin: Origin | None,
+    process: Process,
+    start: WarmStart | None,
+    *,
+    restart: bool,
+) -> Ending:
     sources = open_sources(config)
     config = complete(config, sources.sampling.examples_per_epoch, len(sources.training.class_names))
     total = total_steps(config, sources.sampling.examples_per_epoch)
     if origin is not None and _is_complete(run_dir, origin, total):
         process.tell({"config": None})
         print(f"{run_dir} is complete at step {origin.manifest.step} of {total}")
-        print(f"to train on: {_resume_command(run_dir, f'train.steps={2 * total}')}")
+        print(f"to train on: {resume_command(run_dir, f'train.steps={2 * total}')}")
         return "complete"
     process.tell({"config": stored.to_text(config)})
     rebuilt = rebuild(config, total, sources, origin, start, process.peers, process.stop)
+    lineage = _lineage(rebuilt.step, origin, rebuilt.accepted, start)
+    mirror = _mirror(run_dir, rebuilt, lineage)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     Fence(run_dir / run_directory.LOCK).look_now()
     checkpoints = run_dir / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
+    said = occupancy.begin(run_dir, continues=origin is not None, restart=restart)
     replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
     keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), warn)
     history = History(run_dir, rebuilt.step)
     terminal = Terminal(run_dir / run_directory.LOG, rebuilt.step, total)
     try:
-        for line in [*_opening(run_dir, rebuilt, origin), *rebuilt.notes]:
+        for line in [*said, *_opening(run_dir, rebuilt, origin), *rebuilt.notes]:
             terminal.line(line)
         if origin is not None:
             _make_way(checkpoints, origin, terminal)
         predictions.forget_later(run_dir, rebuilt.step)
-        lineage = _lineage(rebuilt.step, origin, rebuilt.accepted, start)
         views = TensorBoard(run_dir, history.events, config, rebuilt.state, sources.validation, lineage)
-        committer = _committer(run_dir, rebuilt, origin, lineage, history, terminal, process)
+        committer = _committer(run_dir, rebuilt, origin, lineage, mirror, history, terminal, process)
         try:
             _loop(rebuilt, checkpoints, committer, history, terminal, views, process)
         finally:
             views.close()
             committer.close()
-        _summarize(run_dir, config, rebuilt.state, history, terminal)
+        summarize(run_dir, config, rebuilt.state, history, terminal)
     except TrainerError as error:
         terminal.log(f"{type(error).__name__}: {error}")
         raise
@@ -212,15 +230,12 @@ def _committer(
     rebuilt: Rebuilt,
     origin: Origin | None,
     lineage: tuple[Start, ...],
+    mirror: Mirror | None,
     history: History,
     terminal: Terminal,
     process: Process,
 ) -> Committer:
     config, progress = rebuilt.config, rebuilt.state.progress
-    retention = _retention(config)
-    mirror = None
-    if config.checkpoint.mirror is not None:
-        mirror = Mirror(Place(config.checkpoint.mirror), run_dir, retention, lineage[0], rebuilt.step)
     description = Description(
         config=config,
         fingerprint=rebuilt.fingerprint,
@@ -236,11 +251,16 @@ def _committer(
         state_file=rebuilt.state_file,
         history=history,
         terminal=terminal,
-        retention=retention,
+        retention=_retention(config),
         mirror=mirror,
         last_good=None if origin is None else origin.path,
         when_finished=lambda: process.tell({"committed": int(progress.step.numpy())}),
     )
+
+
+def _mirror(run_dir: Path, rebuilt: Rebuilt, lineage: tuple[Start, ...]) -> Mirror | None:
+    url = rebuilt.config.checkpoint.mirror
+    return None if url is None else Mirror(Place(url), run_dir, _retention(rebuilt.config), lineage[0], rebuilt.step)
 
 
 def _loop(
@@ -312,34 +332,10 @@ def _is_complete(run_dir: Path, origin: Origin, total: int) -> bool:
 def _lineage(step: int, origin: Origin | None, accepted: Sequence[str], warm: WarmStart | None) -> tuple[Start, ...]:
     came_from = origin.path if origin is not None else warm.contents.path if warm is not None else None
     start = Start(
-        started=environment.now(),
+        started=environment.moment(),
         host=host_name(),
         from_step=step,
         checkpoint=None if came_from is None else str(came_from),
         changes=tuple(accepted),
     )
     return (start,) if origin is None else (*origin.manifest.lineage, start)
-
-
-def _summarize(run_dir: Path, config: Config, state: TrainingState, history: History, terminal: Terminal) -> None:
-    progress = state.progress
-    step = int(progress.step.numpy())
-    rows: list[tuple[str, str]] = []
-    best = best_step(history.validations, config.checkpoint.best_metric)
-    if best is not None:
-        for name, at in (("last", max(history.validations)), ("best", best)):
-            values = history.validations[at]
-            scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"
-            rows.append((name, f"{scores}  checkpoints/{directory.name_of(at)}"))
-    place = argument("run_dir", run_dir)
-    rows += [
-        ("run", str(run_dir)),
-        ("report", command_line("report", place)),
-        ("look", shlex.join(["tensorboard", "--logdir", str(run_dir / run_directory.TENSORBOARD)])),
-        ("more", _resume_command(run_dir, f"train.steps={2 * step}")),
-    ]
-    terminal.closing(f"done at step {step}", rows)
-
-
-def _resume_command(run_dir: Path, *arguments: str) -> str:
-    return command_line("resume", argument("run_dir", run_dir), *arguments)

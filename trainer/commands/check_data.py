@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from trainer import places, run_directory
 from trainer.commands.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema.sources import DataConfig, SyntheticConfig, TFRecordConfig
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _opened(path: Path) -> TextIO:
     """The report, opened before anything is read, and not after an hour of reading."""
+    places.refuse_output(path, f"report={path}", run_directory.OWN)
     try:
         return path.open("w", encoding="utf-8", errors="backslashreplace")
     except OSError as error:

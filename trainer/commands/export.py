@@ -6,6 +6,7 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer import places, run_directory
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice, take_list, take_text
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError
@@ -40,6 +41,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
+    places.refuse_output(output, f"output={output}", run_directory.OWN)
     with importing_tensorflow():
         from trainer.export.formats import check_output, write  # imports TensorFlow, which is slow
         from trainer.restored import restore

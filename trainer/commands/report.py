@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer import run_directory
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_list
 from trainer.errors import UsageError, warn
+from trainer.places import refuse_output
 from trainer.report import contents, page
 from trainer.report.contents import Contents
 from trainer.sweeps import plan
@@ -45,6 +47,7 @@ def main(arguments: Sequence[str]) -> int:
         title = f"{len(places)} runs"
         runs, directory = [contents.read(place, str(place), warn) for place in places], Path()
     path = Path(output[0]) if output else directory / FILE_NAME
+    refuse_output(path, f"output={path}" if output else f"the report {path}", run_directory.OWN)
     page.write(path, title, runs)
     print(path)
     return 0

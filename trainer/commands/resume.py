@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer import occupancy, places
 from trainer.commands.arguments import parse_arguments, refuse_rest, take_list, take_text
 from trainer.config.check import check_url
 from trainer.errors import UsageError, warn
-from trainer.mirror import Place, default_directory, fetch, is_url
+from trainer.mirror import default_directory, fetch, is_url
+from trainer.mirror_place import Place
 from trainer.run_directory import writing
 from trainer.signals import StopRequest
 from trainer.startup import importing_tensorflow
@@ -71,6 +73,14 @@ def _fetched(url: str, values: dict[str, object]) -> str:
     check_url("run_dir", url)
     place = Place(url)
     into = Path(str(values.pop("into"))) if "into" in values else default_directory(place)
+    if place.local is not None and places.overlap(place.local, into):
+        raise UsageError(
+            f"run_dir={url} and into={into} overlap: a run cannot be fetched into the place it is fetched from\n"
+            "choose another directory: into=DIR"
+        )
+    if not occupancy.has_checkpoints(into):
+        places.refuse_nested(into, f"into={into}")
+    occupancy.refuse_foreign(into)
     with writing(into):
         fetch(place, into, warn)
     print(f"fetched {url} into {into}")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
+from trainer.commands.arguments import parse_arguments
 from trainer.config.compose import run_with_hydra
 from trainer.config.multirun import STOCK, Job, check_launcher, is_multirun, jobs_of, plugin, without_launcher
 from trainer.config.schema import Config, Invocation
@@ -26,6 +28,7 @@ def main(arguments: Sequence[str]) -> int:
     if not is_multirun(arguments):
         run_with_hydra(arguments, start)
         return 0
+    plan.refuse_place(_sweep_place(arguments))  # Hydra writes there before it calls any job
     launcher, sweeper = plugin(arguments, "launcher"), plugin(arguments, "sweeper")
     if launcher != STOCK:
         if sweeper != STOCK:
@@ -38,6 +41,13 @@ def main(arguments: Sequence[str]) -> int:
         return searching.run(arguments, stop)
     jobs = jobs_of(arguments if launcher == STOCK else without_launcher(arguments))
     return _sweep(jobs, arguments, launcher, stop) if jobs else 0
+
+
+def _sweep_place(arguments: Sequence[str]) -> Path:
+    """The directory of a sweep as far as the command line says it: up to the first interpolation."""
+    given = [argument for argument in arguments if argument.startswith("hydra.sweep.dir=")]
+    value = str(*parse_arguments(given[-1:]).values()) if given else ""
+    return Path(value.partition("${")[0])
 
 
 def _sweep(jobs: Sequence[Job], arguments: Sequence[str], launcher: str, stop: StopRequest) -> int:

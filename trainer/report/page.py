@@ -133,7 +133,7 @@ def _run(run: Contents, *, alone: bool) -> Run:
 
 def _command(run: Contents) -> str:
     try:
-        return reproduction.command(run.config)
+        return reproduction.command(run.config, Path("NEW"))
     except UsageError as error:  # the configurations of an older version, or of a plug-in that is not installed
         return f"# this version cannot compose it: {str(error).splitlines()[0]}"
 

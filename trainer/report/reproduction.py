@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -17,9 +18,11 @@ GROUPS = ("model", "optimizer", "schedule", "data", "mixing")  # a section's nam
 NEEDS_NO_QUOTES = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_][a-z_0-9]*", re.ASCII)
 
 
-def command(config: Config) -> str:
+def command(config: Config, run_dir: Path, *more: str) -> str:
     """``python -m trainer train …`` with everything in which ``config`` is not what this version has by default."""
-    return shlex.join(["python", "-m", "trainer", "train", "run_dir=NEW", *overrides(config)])
+    plain = re.fullmatch(r"[\w/.-]+", str(run_dir), re.ASCII) is not None
+    place = str(run_dir) if plain else _text(str(run_dir))
+    return shlex.join(["python", "-m", "trainer", "train", f"run_dir={place}", *more, *overrides(config)])
 
 
 def overrides(config: Config) -> list[str]:

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
+from trainer import places
 from trainer.checkpoint.files import make_directory, replace
 from trainer.command_line import argument, command_line
 from trainer.config import override, stored
@@ -78,10 +79,18 @@ def plan(jobs: Sequence[Job]) -> Sweep:
     """The sweep that Hydra's ``jobs`` make.
 
     Raises:
-        UsageError: no job has a valid configuration, or two would share a directory.
+        UsageError: no job has a valid configuration, or two would share a directory or a mirror.
     """
     if all(job.problem is not None for job in jobs):
         raise UsageError(f"no trial of this sweep has a valid configuration; of the first: {jobs[0].problem}")
+    mirrors: dict[str, int] = {}
+    for job in jobs:
+        mirror = None if job.config is None else job.config.checkpoint.mirror
+        if mirror is not None and mirrors.setdefault(mirror, job.number) != job.number:
+            raise UsageError(
+                f"trials {mirrors[mirror]} and {job.number} have one checkpoint.mirror={mirror}, and a mirror belongs "
+                "to one run\ngive each its own: 'checkpoint.mirror=…/${hydra:job.num}'"
+            )
     return _sound(Sweep(FORMAT_VERSION, tuple(trial_of(job) for job in jobs), None))
 
 
@@ -171,7 +180,20 @@ def end_search(sweep_dir: Path, failed: tuple[int, ...]) -> Sweep:
     return sweep
 
 
+def refuse_place(sweep_dir: Path) -> None:
+    """Refuse a directory for a sweep that is or lies in a checkpoint or a run.
+
+    Raises:
+        UsageError: names both.
+    """
+    given = f"hydra.sweep.dir={sweep_dir}"
+    places.refuse_in_checkpoint(sweep_dir, given)
+    if not os.path.lexists(sweep_dir / FILE_NAME):
+        places.refuse_nested(sweep_dir / FILE_NAME, given)
+
+
 def _write(sweep_dir: Path, sweep: Sweep) -> None:
+    refuse_place(sweep_dir)
     try:
         make_directory(sweep_dir)
         replace(sweep_dir / FILE_NAME, _to_text(sweep).encode())

@@ -56,6 +56,8 @@ class Invocation:
     """What belongs to one command line and not to the experiment; never stored."""
 
     run_dir: str = key("where the run lives", "free")
-    on_existing: Literal["fail", "resume"] = key("what train does in a directory that has checkpoints", "free")
+    on_existing: Literal["fail", "resume", "restart"] = key(
+        "what train does in a directory that has a run: refuse, continue it, keep it aside and begin again", "free"
+    )
     init_from: str | None = key("checkpoint whose weights a new run starts from; null: none", "free")
     allow: tuple[str, ...] = key("changes that a resume may make although they change the result", "free")

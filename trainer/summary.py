@@ -1,0 +1,40 @@
+"""The last lines of a run, and the command that continues it."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+from trainer import run_directory
+from trainer.checkpoint import directory
+from trainer.command_line import argument, command_line
+from trainer.config.schema import Config
+from trainer.history import History
+from trainer.metrics import best_step
+from trainer.state import TrainingState
+from trainer.terminal import Terminal
+
+
+def summarize(run_dir: Path, config: Config, state: TrainingState, history: History, terminal: Terminal) -> None:
+    """Say how far the run has come, what was best, and what can be done with it."""
+    progress = state.progress
+    step = int(progress.step.numpy())
+    rows: list[tuple[str, str]] = []
+    best = best_step(history.validations, config.checkpoint.best_metric)
+    if best is not None:
+        for name, at in (("last", max(history.validations)), ("best", best)):
+            values = history.validations[at]
+            scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"
+            rows.append((name, f"{scores}  checkpoints/{directory.name_of(at)}"))
+    place = argument("run_dir", run_dir)
+    rows += [
+        ("run", str(run_dir)),
+        ("report", command_line("report", place)),
+        ("look", shlex.join(["tensorboard", "--logdir", str(run_dir / run_directory.TENSORBOARD)])),
+        ("more", resume_command(run_dir, f"train.steps={2 * step}")),
+    ]
+    terminal.closing(f"done at step {step}", rows)
+
+
+def resume_command(run_dir: Path, *arguments: str) -> str:
+    return command_line("resume", argument("run_dir", run_dir), *arguments)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from trainer.config.override import Change
 from trainer.errors import RestoreRefused, UsageError, nearest
-from trainer.fingerprint.facts import KINDS, FactDifference
+from trainer.fingerprint.facts import KINDS, STEP, FactDifference
 
 SHOWN_CHANGES = 6
 # What may be accepted although no configuration key explains it. A network of another structure never may.
-ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour")
+ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
 KIND_TITLES = {
     "data": "the data is not the data the checkpoint was trained on",
@@ -24,6 +24,7 @@ KIND_TITLES = {
     "optimizer": "the code makes another optimizer from the same configuration",
     "schedule": "the code makes another schedule from the same configuration",
     "behaviour": "the input pipeline does something else with the same configuration (edited code or another library)",
+    STEP: "a step does something else with the same configuration (edited code or another library)",
 }
 
 
@@ -68,9 +69,17 @@ def _explained_by(difference: FactDifference, changes: Sequence[Change]) -> bool
 
 
 def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:
-    """Without what follows from other data, such as the order of another number of records."""
+    """Without what follows from other data, such as the order of another number of records, and what a step does with
+    another schedule or other mixing.
+    """
     other_data = any(difference.fact.kind == "data" for difference in differences)
-    return [d for d in differences if d.fact.kind == "data" or not (other_data and "data" in d.fact.keys)]
+    known = {key for difference in differences if difference.fact.kind != STEP for key in difference.fact.keys}
+    return [
+        d
+        for d in differences
+        if d.fact.kind == "data"
+        or not ((other_data and "data" in d.fact.keys) or (d.fact.kind == STEP and known & set(d.fact.keys)))
+    ]
 
 
 def _concerns(change: Change, difference: FactDifference) -> bool:

@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainer import surroundings
 from trainer.config.override import Change
 from trainer.errors import RestoreRefused, UsageError, nearest
 from trainer.fingerprint.facts import KINDS, STEP, FactDifference
@@ -18,6 +19,7 @@ SHOWN_CHANGES = 6
 # What may be accepted although no configuration key explains it. A network of another structure never may.
 ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
+DEVICES = ("device", "replicas", "cuDNN", "TensorFloat-32")
 KIND_TITLES = {
     "data": "the data is not the data the checkpoint was trained on",
     "structure": "the code builds another network from the same configuration",
@@ -163,9 +165,24 @@ def _write_list(refused: Sequence[Change], differences: Sequence[FactDifference]
 
 
 def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Differences in numerical libraries, kind and number of devices, which end bit-exactness and nothing else."""
-    return [
+    """Differences in numerical libraries, devices and surroundings, which end bit-exactness and nothing else."""
+    lines = [
         f"{name} was {stored[name]} and is {current[name]}: training goes on, but bit-exactness is not promised"
-        for name in (*EXACTNESS_PACKAGES, "device", "replicas")
+        for name in (*EXACTNESS_PACKAGES, *DEVICES)
         if name in stored and name in current and stored[name] != current[name]
+    ]
+    for name, before, now, remedy in surroundings.differences(stored, current):
+        line = f"{name} was {before} and is {now}: training goes on, but bit-exactness is not promised"
+        lines.append(f"{line}; as it was: {remedy}" if remedy else line)
+    return lines
+
+
+def company_warnings(rank: int, chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """What process ``rank`` of a run has otherwise than its chief, whose manifest knows the chief's alone."""
+    found = [(name, chief[name], own[name]) for name in (*EXACTNESS_PACKAGES, "device") if chief[name] != own[name]]
+    found += [(name, there, here) for name, there, here, _ in surroundings.differences(chief, own)]
+    return [
+        f"{name} is {here} in worker {rank} and {there} in the chief: another placement of the processes computes "
+        "other last bits"
+        for name, there, here in found
     ]

@@ -254,7 +254,7 @@ def _loop(
     # a checkpoint that was taken from elsewhere is not in this directory yet
     committed_step = rebuilt.step if (checkpoints / directory.name_of(rebuilt.step)).is_dir() else None
     fingerprint = facts.to_text(rebuilt.fingerprint)
-    beginning = Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint)
+    beginning = Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint, rebuilt.versions)
     process.tell(beginning.message())
     run_loop(begin(beginning, config, state, sources, process.stop, committer, history, terminal, views))
 

@@ -24,7 +24,7 @@ SIZE_LIMIT = 64 << 20  # bytes; that of Inception V3 has about 300 KB
 STEP = "step"
 KINDS = ("data", "structure", "optimizer", "schedule", "behaviour", STEP)
 # Of the largest of a fact's numbers. Numbers of other kinds of facts are the configuration's, or shortened digests.
-TOLERANCE = 2e-5
+TOLERANCE = 5e-5
 
 
 @dataclasses.dataclass(frozen=True)

@@ -65,6 +65,7 @@ def piece_facts(config: Config, pair: Replicas, auxiliary: bool) -> Iterator[Fac
     yield from of("ledger", ledger, [], {"entries": ledger.entries(np.arange(3), np.arange(5, 8))})
     yield from of("replicas", replicas, [], _exchanged(pair))
     yield from of("batch norm and dropout", layers, ["model.batch_norm"], _layers(config, pair))
+    yield from of("weight decay", optimizers, ["model"], {"what is decayed": _kernels()})
     keys = ["train.label_smoothing", "train.aux_weight", "model", "mixing"]
     yield from of("objective", losses, keys, _objective(config, auxiliary))
     yield from of("optimizer update", optimizers, ["optimizer"], _updates(config))
@@ -115,12 +116,16 @@ def _layers(config: Config, pair: Replicas) -> dict[str, Any]:
     return found
 
 
+def _kernels() -> list[bool]:
+    return [optimizers.is_kernel(tf.Variable(tf.zeros(shape))) for shape in ((), (2,), (1, 2), (1, 1, 1, 2))]
+
+
 def _objective(config: Config, auxiliary: bool) -> dict[str, Any]:
     count, classes = 4, probe.CLASSES
     outputs = {"logits": tf.constant(probe.spread((count, classes), -LARGE, LARGE))}
-    part = {"label": tf.constant([3, 0, 4, 2], tf.int64)}  # of which the first and the third are right
+    part = {"label": tf.constant([2, 0, 0, 1], tf.int64)}  # the highest logits, but for the last
     if not isinstance(config.mixing, NoMixingConfig):
-        part["partner_label"] = tf.constant([0, 3, 2, 4], tf.int64)
+        part["partner_label"] = tf.constant([0, 2, 1, 0], tf.int64)
         part["label_weight"] = tf.constant([0.75, 0.75, 0.25, 0.25])
     found = {"loss": _loss(outputs, part, config, ()), "correct": losses.correct(outputs["logits"], part)}
     if auxiliary:

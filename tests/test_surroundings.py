@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -133,3 +137,20 @@ def test_this_machine_has_an_instruction_set() -> None:
     found = of_process({}, surroundings.cpuinfo())
     assert found["processor"]
     assert found["instruction set"]
+
+
+def test_the_version_of_cudnn_is_that_of_the_library_that_is_loaded(tmp_path: Path) -> None:
+    """A process of its own, for what is loaded stays."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    source, library = tmp_path / "cudnn.c", tmp_path / "libcudnn.so.9"
+    source.write_text("unsigned long cudnnGetVersion(void) { return 91002; }\n")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", str(library), str(source)], check=True)
+    program = (
+        "import ctypes; from trainer import surroundings as s; before = s.cudnn(); "
+        f"ctypes.CDLL({str(library)!r}); print(before, s.cudnn())"
+    )
+    assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == (
+        "None 91002\n"
+    )

@@ -7,6 +7,8 @@ The numbers of threads are not here: ``runtime.threads`` is configuration, and s
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import itertools
 import platform
 import re
@@ -67,13 +69,18 @@ def cpuinfo() -> str:
 
 
 def cudnn() -> str | None:
-    """Name and version of the cuDNN that this process has loaded, from the name of its file; None without one."""
+    """The version of the cuDNN that this process has loaded, in its own digits (91002); None without one."""
     try:
         loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
-    files = {Path(line.split(maxsplit=5)[-1]) for line in loaded if "/libcudnn.so" in line}
-    return min((file.resolve().name for file in files), default=None)
+    files = {line.split(maxsplit=5)[-1] for line in loaded if "/libcudnn.so" in line}
+    for file in sorted(files):
+        with contextlib.suppress(OSError, AttributeError):  # deleted meanwhile, or another library of that name
+            ask = ctypes.CDLL(file).cudnnGetVersion
+            ask.restype = ctypes.c_size_t
+            return str(ask())
+    return None
 
 
 def differences(stored: Mapping[str, str], current: Mapping[str, str]) -> list[tuple[str, str, str, str]]:

@@ -18,7 +18,7 @@ import tensorflow as tf
 
 from trainer import evaluation, loss_scale, losses, optimizers, replicas
 from trainer.config.schema import Config
-from trainer.config.schema.optimization import OptimizerPlugin, SGDConfig
+from trainer.config.schema.optimization import AdamWConfig, OptimizerPlugin, SGDConfig
 from trainer.config.schema.preprocessing import NoMixingConfig
 from trainer.data import draw, ledger
 from trainer.fingerprint import probe
@@ -95,8 +95,8 @@ def _exchanged(pair: Replicas) -> dict[str, Any]:
 
 def _layers(config: Config, pair: Replicas) -> dict[str, Any]:
     features, uniform = probe.spread((2, 3), 1.0, 3.0), probe.spread((2, 4), 0.0, 1.0)
-    own = layers.Draws(1, (3,), name="draws")(uniform)
-    dropout = layers.KeyedDropout(probe.DROPPED, name="dropout")
+    own = layers.Draws(1, (3,), name="draws", dtype="float32")(uniform)
+    dropout = layers.KeyedDropout(probe.DROPPED, name="dropout", dtype="float32")
     found = {
         "dropped": dropout([features, own], training=True),
         "not dropped": dropout([features, own], training=False),
@@ -121,36 +121,44 @@ def _kernels() -> list[bool]:
 
 
 def _objective(config: Config, auxiliary: bool) -> dict[str, Any]:
-    count, classes = 4, probe.CLASSES
-    outputs = {"logits": tf.constant(probe.spread((count, classes), -LARGE, LARGE))}
+    """The loss with one term after the other, each as large as makes one per cent of its factor visible."""
+    logits = tf.constant(probe.spread((4, probe.CLASSES), -LARGE, LARGE))
     part = {"label": tf.constant([2, 0, 0, 1], tf.int64)}  # the highest logits, but for the last
     if not isinstance(config.mixing, NoMixingConfig):
         part["partner_label"] = tf.constant([0, 2, 1, 0], tf.int64)
         part["label_weight"] = tf.constant([0.75, 0.75, 0.25, 0.25])
-    found = {"loss": _loss(outputs, part, config, ()), "correct": losses.correct(outputs["logits"], part)}
-    if auxiliary:
-        outputs["aux_logits"] = tf.constant(probe.spread((count, classes), LARGE, -LARGE))
-        found["loss with the auxiliary classifier's"] = _loss(outputs, part, config, ())
+    # without smoothing this loss is nothing
+    certain = {"logits": 5.0 * LARGE * tf.one_hot(part["label"], probe.CLASSES)}
+    found = {
+        "loss": _loss({"logits": logits}, part, config),
+        "loss of certainty": _loss(certain, {"label": part["label"]}, config),
+        "correct": losses.correct(logits, part),
+        "cross-entropy": losses.cross_entropy(logits, part["label"]),
+    }
+    if auxiliary and config.train.aux_weight:
+        other = {"logits": logits, "aux_logits": logits[:, ::-1] / config.train.aux_weight}
+        found["loss with the auxiliary classifier's"] = _loss(other, part, config)
     if config.model.weight_decay:
-        # as large as makes the term 1, whatever the factor is
+        # makes the term 1, whatever the factor is
         wide = 1.0 / math.sqrt(config.model.weight_decay)
         variables = [tf.Variable(tf.fill(shape, wide)) for shape in ((2, 1), (2,))]
-        found["loss with weight decay"] = _loss(outputs, part, config, variables)
-    found["cross-entropy"] = losses.cross_entropy(outputs["logits"], part["label"])
+        found["loss with weight decay"] = _loss({"logits": logits}, part, config, variables)
     return found
 
 
-def _loss(outputs: Any, part: Any, config: Config, variables: Sequence[tf.Variable]) -> tf.Tensor:
+def _loss(outputs: Any, part: Any, config: Config, variables: Sequence[tf.Variable] = ()) -> tf.Tensor:
     return losses.objective(outputs, part, variables, config)
 
 
 def _updates(config: Config) -> dict[str, Any]:
-    """A variable with two dimensions and one with one, and their slots, after each of three steps without clipping."""
+    """What three steps without clipping make of zeros, and of their slots."""
     if isinstance(config.optimizer, OptimizerPlugin):
         return {}  # it has a probe of its own, in a graph: nothing else is promised to it
-    variables = {"kernel": tf.Variable([[0.5, -0.25], [1.0, 2.0]]), "bias": tf.Variable([0.125, -3.0])}
-    # some as small as what is added to a divisor
-    gradients = {"kernel": tf.constant([[0.3, -0.01], [2e-7, 4.0]]), "bias": tf.constant([-0.7, 1e-3])}
+    # two are as small as what is added to a divisor, or under a root
+    epsilon = getattr(config.optimizer, "epsilon", 1e-7)
+    values = {"kernel": [[0.3, -0.01], [32.0 * epsilon, math.sqrt(10.0 * epsilon)]], "bias": [-0.7, 1e-3]}
+    gradients = {name: tf.constant(value) for name, value in values.items()}
+    variables = {name: tf.Variable(tf.zeros_like(gradient)) for name, gradient in gradients.items()}
     optimizer = optimizers.Optimizer(dataclasses.replace(config.optimizer, clip_norm=None), variables)
     found = {}
     for step in OPTIMIZER_STEPS:
@@ -159,7 +167,18 @@ def _updates(config: Config) -> dict[str, Any]:
             found[f"{name} after step {step}"] = variable.numpy()
             for slot, slots in optimizer.slots.items():
                 found[f"{slot} of {name} after step {step}"] = slots[name].numpy()
+    if isinstance(config.optimizer, AdamWConfig) and config.optimizer.weight_decay:
+        found["left by decoupled decay"] = _decayed(config.optimizer)
     return found
+
+
+def _decayed(config: AdamWConfig) -> npt.NDArray[Any]:
+    """What is left of ones, without a gradient, at the rate at which half of them decays."""
+    variables = {"kernel": tf.Variable(tf.ones([1, 1])), "bias": tf.Variable(tf.ones([1]))}
+    gradients = {name: tf.zeros_like(variable) for name, variable in variables.items()}
+    optimizer = optimizers.Optimizer(config, variables)
+    optimizer.apply(gradients, tf.constant(0.5 / config.weight_decay), tf.constant(0, tf.int64))
+    return np.concatenate([variable.numpy().ravel() for variable in variables.values()])
 
 
 def _clipped(config: Config) -> dict[str, Any]:

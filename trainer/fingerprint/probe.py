@@ -59,7 +59,12 @@ def spread(shape: tuple[int, ...], low: float, high: float) -> npt.NDArray[np.fl
 def batch_norm(synchronized: bool) -> FusedBatchNormalization:
     """A layer of ours whose variables are not those that it would begin with."""
     layer = FusedBatchNormalization(
-        group_size=GROUP, momentum=MOMENTUM, epsilon=EPSILON, synchronized=synchronized, name="unit.batch_norm"
+        group_size=GROUP,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        synchronized=synchronized,
+        name="unit.batch_norm",
+        dtype="float32",
     )
     layer.build((None, SIZE, SIZE, FILTERS))
     for number, variable in enumerate(layer.variables):

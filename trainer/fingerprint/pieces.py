@@ -127,14 +127,14 @@ def _objective(config: Config, auxiliary: bool) -> dict[str, Any]:
     if not isinstance(config.mixing, NoMixingConfig):
         part["partner_label"] = tf.constant([0, 2, 1, 0], tf.int64)
         part["label_weight"] = tf.constant([0.75, 0.75, 0.25, 0.25])
-    # without smoothing this loss is nothing
-    certain = {"logits": 5.0 * LARGE * tf.one_hot(part["label"], probe.CLASSES)}
     found = {
         "loss": _loss({"logits": logits}, part, config),
-        "loss of certainty": _loss(certain, {"label": part["label"]}, config),
         "correct": losses.correct(logits, part),
         "cross-entropy": losses.cross_entropy(logits, part["label"]),
     }
+    if config.train.label_smoothing:
+        certain = {"logits": 5.0 * LARGE * tf.one_hot(part["label"], probe.CLASSES)}  # without smoothing the loss is 0
+        found["loss of certainty"] = _loss(certain, {"label": part["label"]}, config)
     if auxiliary and config.train.aux_weight:
         other = {"logits": logits, "aux_logits": logits[:, ::-1] / config.train.aux_weight}
         found["loss with the auxiliary classifier's"] = _loss(other, part, config)

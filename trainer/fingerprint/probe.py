@@ -1,8 +1,8 @@
 """A training state so small that doing a step with it costs nothing, with one of each thing that a step knows apart.
 
 A kernel without a bias before batch norm, draws, dropout, a main and an auxiliary classifier (which are what is trained
-while the rest is frozen), averages. Every number is fixed and far from zero, and no gradient vanishes: an edit by one
-per cent of anything shows in the fifth digit or before.
+while the rest is frozen), averages. Every number is fixed and far from zero, and no gradient vanishes, so that rounding
+stays far below what an edit makes.
 """
 
 from __future__ import annotations

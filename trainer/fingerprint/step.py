@@ -7,9 +7,9 @@ refuses another version of TensorFlow and sums in another order; both say that s
 matters. Numbers say what matters, and the first of them that differs says where to look.
 
 **Tolerance.** Other processors, numbers of threads and libraries round otherwise. Numbers of a fact agree when they
-differ by no more than ``facts.TOLERANCE`` of the largest of them, which is some tens of times what was measured
-between instruction sets, and a thousandth of what one per cent of any factor of a step makes (the probe is built so:
-see ``probe``). What is edited by less than that stays unnoticed.
+differ by no more than ``facts.TOLERANCE`` of the largest of them: some tens of times what was measured between
+instruction sets (docs/checkpoints.md), and less than what one per cent of any factor of a step makes, for the probe's
+numbers are chosen so. An edit of less than that stays unnoticed.
 
 **Where.** On the CPU, in float32 and without XLA whatever the run does, as the first of two replicas of which the other
 is imagined (see ``imagined``): a run may go on anywhere, and its fingerprint is the same everywhere. Nothing of the run

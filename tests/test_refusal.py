@@ -17,10 +17,13 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow as tf
+import test_step_facts
 from conftest import NARROW, Trainer, metrics
 from diagnosing import forge
 
-from trainer import environment, rebuilding, session, sources
+from trainer import environment, rebuilding, restored, schedules, session, sources
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.files import digest
 from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
 from trainer.config.schema import Config
@@ -28,7 +31,8 @@ from trainer.data import decoding, draw, order, transforms
 from trainer.data.decoding import EncodedImage
 from trainer.data.source import Source
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
-from trainer.fingerprint import structure
+from trainer.fingerprint import facts, structure
+from trainer.fingerprint.facts import Fact
 from trainer.models import inception_v3
 from trainer.replicas import Replicas
 from trainer.signals import StopRequest
@@ -356,6 +360,95 @@ def test_a_change_that_the_configuration_does_not_see_is_refused(
         assert text in message, message
 
 
+STEP_EDITS = {
+    # an edit of a step's code: what the message must say; tests/test_step_facts.py has one in every module
+    "label smoothing": ("step objective: loss [", "look at trainer/losses.py"),
+    "moving statistics": ("step batch norm and dropout: moving statistics on one replica", "trainer/models/layers.py"),
+    "number of a step": ("step update: ", "look at trainer/step.py"),
+}
+
+
+@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.parametrize("what", STEP_EDITS)
+def test_edited_code_of_a_step_is_refused_and_may_be_allowed_by_its_kind(
+    what: str, original: Path, tmp_path: Path, no_training: list[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, *edits = test_step_facts.EDITS[what]
+    test_step_facts.edit(monkeypatch, *edits)
+    message = refusal(original)
+    assert "a step does something else with the same configuration" in message
+    for text in (*STEP_EDITS[what], "allow=[step]"):
+        assert text in message, message
+    assert message.count("first: ") == 1
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+    resume(run_dir, "train.steps=9", allow=("step",))
+    (run,) = no_training
+    assert run.committer.description.lineage[-1].changes[-1].startswith("step: step ")
+
+
+@pytest.mark.usefixtures("shared_builds")
+def test_another_schedule_is_one_finding_although_the_step_uses_it(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    test_step_facts.edit(monkeypatch, schedules, "tf.cast(peak * factor", "tf.cast(1.01 * peak * factor")
+    message = refusal(original)
+    assert "the code makes another schedule" in message
+    assert "allow=[schedule]" in message
+
+
+def edited_fingerprint(run_dir: Path, change: Callable[[list[Fact]], list[Fact]]) -> None:
+    """Store other facts with the newest checkpoint, with the digests that fit."""
+    checkpoint = run_dir / "checkpoints" / f"step-{STEPS:08}"
+    path = checkpoint / facts.FILE_NAME
+    path.write_text(facts.to_text(change(facts.read(path))))
+    manifest = manifests.read(checkpoint / manifests.FILE_NAME)
+    other = dataclasses.replace(
+        manifest,
+        files={**manifest.files, path.name: digest(path)},
+        sizes={**manifest.sizes, path.name: path.stat().st_size},
+    )
+    manifests.write(other, checkpoint / manifests.FILE_NAME)
+
+
+@pytest.mark.usefixtures("shared_builds")
+def test_a_checkpoint_that_does_not_tell_what_a_step_does_resumes_with_one_note(
+    original: Path, tmp_path: Path, no_training: list[Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As those do that were written before a fingerprint knew of steps."""
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+    edited_fingerprint(run_dir, lambda there: [fact for fact in there if fact.kind != facts.STEP])
+    resume(run_dir, "train.steps=9")
+    assert capsys.readouterr().err.count("warning: ") == 1
+    assert len(no_training) == 1
+
+
+@pytest.mark.usefixtures("shared_builds")
+def test_rounding_of_another_processor_is_no_finding(original: Path, tmp_path: Path, no_training: list[Any]) -> None:
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+
+    def rounded(fact: Fact) -> Fact:
+        values = [value * (1.0 + 3e-6) if isinstance(value, float) else value for value in fact.value]
+        return dataclasses.replace(fact, value=values)
+
+    edited_fingerprint(run_dir, lambda there: [rounded(f) if f.kind == facts.STEP else f for f in there])
+    resume(run_dir, "train.steps=9")
+    assert len(no_training) == 1
+
+
+def test_edited_code_of_the_evaluation_is_refused_where_a_checkpoint_is_only_read(
+    original: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(restored.runtime, "configure_for_reading", lambda config: None)
+    _, *edits = test_step_facts.EDITS["predictions"]
+    test_step_facts.edit(monkeypatch, *edits)
+    with pytest.raises(RestoreRefused, match=r"step evaluation: predictions .*\n.*look at trainer/step\.py"):
+        restored.restore(original, "latest", ())
+    assert restored.restore(original, "latest", ("step",)).manifest.step == STEPS
+
+
 FREE = {
     "train.steps=9": "train.steps: 4 -> 9",
     "train.epochs=7": "train.epochs: 20.0 -> 7.0",
@@ -495,6 +588,26 @@ def test_another_library_or_device_is_a_warning_about_exactness(
     resume(run_dir, "train.steps=9")
     assert f"warning: {package} was {found[package]} and is {version}" in capsys.readouterr().err
     assert len(no_training) == 1
+
+
+@pytest.mark.usefixtures("shared_builds")
+def test_surroundings_that_decide_the_last_bits_are_a_warning_with_the_variable_to_set(
+    original: Path, tmp_path: Path, no_training: list[Any], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+    resume(run_dir, "train.steps=9")
+    assert "warning: " not in capsys.readouterr().err
+    monkeypatch.setenv("TF_ENABLE_ONEDNN_OPTS", "0")
+    monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", "SSE41")
+    resume(run_dir, "train.steps=9")
+    output = capsys.readouterr().err
+    assert "warning: TF_ENABLE_ONEDNN_OPTS was not set and is 0: training goes on, but bit-exactness is not" in output
+    assert "; as it was: unset TF_ENABLE_ONEDNN_OPTS" in output
+    there = no_training[0].committer.description.versions["instruction set"]
+    assert f"warning: instruction set was {there} and is SSE41: " in output or there == "SSE41"
+    assert no_training[1].committer.description.versions["TF_ENABLE_ONEDNN_OPTS"] == "0", "in the next manifest"
 
 
 def test_an_edit_of_preprocessing_code_is_caught_by_a_real_process(original: Path, trainer: Trainer) -> None:

@@ -15,7 +15,8 @@ import pytest
 from conftest import NARROW, SMOOTH, Process, Trainer, assert_same_run, checkpoint_names, metrics
 from test_peers import free_ports
 
-from trainer import schedules
+import trainer as trainer_package
+from trainer import losses
 from trainer.config.compose import configuration_directory
 
 RUN = (
@@ -159,20 +160,27 @@ def test_what_the_chief_refuses_ends_all_with_its_status_and_reason(undisturbed:
 
 
 def test_a_process_with_another_program_is_refused_before_it_computes_anything(trainer: Trainer) -> None:
-    """As when one node has an older installation."""
+    """As when one node has an older installation, whose loss is another, and an older processor."""
     other = trainer.cwd / "other" / "trainer"
-    shutil.copytree(Path(schedules.__file__).parent, other)
-    text = (other / "schedules.py").read_text()
-    (other / "schedules.py").write_text(text.replace("tf.ones([], tf.float64)", "tf.ones([], tf.float64) / 2.0"))
+    program = Path(trainer_package.__file__).parent
+    shutil.copytree(program, other)
+    file = other / Path(losses.__file__).relative_to(program)
+    before = "config.train.label_smoothing)"
+    assert before in file.read_text()
+    file.write_text(file.read_text().replace(before, "config.train.label_smoothing * 1.01)"))
     shutil.copytree(configuration_directory(), other.with_name("conf"))
     workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
     cluster = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
     chief = trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=json.dumps(cluster[0]))
     path = f"{other.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
-    refused = trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=json.dumps(cluster[1]), PYTHONPATH=path)
+    refused = trainer.start(
+        "train", *RUN, "run_dir=run", TF_CONFIG=json.dumps(cluster[1]), PYTHONPATH=path, ONEDNN_MAX_CPU_ISA="SSE41"
+    )
     for output in finish([chief, refused], 2):
         assert "worker 1 computes something else than the chief" in output
-        assert "schedule: learning rate at step 0 0.1" in output
+        assert "step objective: loss [" in output
+        assert "look at trainer/losses.py" in output
+    assert "warning: instruction set is SSE41 in worker 1 and " in refused.output
     assert "step 1/" not in chief.output
 
 

@@ -155,8 +155,8 @@ def load(
     Raises:
         UsageError: the directory does not exist, or the run keeps no averages.
         NoValidCheckpoint: the checkpoint does not exist or is damaged.
-        RestoreRefused: this program builds another network, or preprocesses images otherwise; ``allow=["behaviour"]``
-            accepts the latter.
+        RestoreRefused: this program builds another network, preprocesses images or evaluates otherwise;
+            ``allow=["behaviour", "step"]`` accepts the latter two.
     """
     with _without_leftovers():
         with quiet_startup():

@@ -23,6 +23,7 @@ class Beginning:
     committed_step: int | None
     validations: Mapping[int, dict[str, float]]
     fingerprint: str  # text of all facts
+    versions: Mapping[str, str]  # of the chief, as in its manifests
 
     def message(self) -> Message:
         return {**dataclasses.asdict(self), "validations": list(self.validations.items())}

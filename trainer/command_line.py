@@ -15,6 +15,11 @@ def command_line(command: str, *arguments: str) -> str:
     return shlex.join(["python", "-m", "trainer", command, *arguments])
 
 
+def resume_command(run_dir: Path, *arguments: str) -> str:
+    """The command line that continues a run. ``arguments`` are as for ``command_line``."""
+    return command_line("resume", argument("run_dir", run_dir), *arguments)
+
+
 def argument(key: str, value: str | Path) -> str:
     """``key=value`` in Hydra's grammar, quoted where the bare text would mean something else there."""
     text = str(value)

@@ -10,20 +10,23 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainer import surroundings
 from trainer.config.override import Change
 from trainer.errors import RestoreRefused, UsageError, nearest
-from trainer.fingerprint.facts import KINDS, FactDifference
+from trainer.fingerprint.facts import KINDS, STEP, FactDifference
 
 SHOWN_CHANGES = 6
 # What may be accepted although no configuration key explains it. A network of another structure never may.
-ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour")
+ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
+DEVICES = ("device", "replicas", "cuDNN", "TensorFloat-32")
 KIND_TITLES = {
     "data": "the data is not the data the checkpoint was trained on",
     "structure": "the code builds another network from the same configuration",
     "optimizer": "the code makes another optimizer from the same configuration",
     "schedule": "the code makes another schedule from the same configuration",
     "behaviour": "the input pipeline does something else with the same configuration (edited code or another library)",
+    STEP: "a step does something else with the same configuration (edited code or another library)",
 }
 
 
@@ -68,9 +71,17 @@ def _explained_by(difference: FactDifference, changes: Sequence[Change]) -> bool
 
 
 def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:
-    """Without what follows from other data, such as the order of another number of records."""
+    """Without what follows from other data, such as the order of another number of records, and what a step does with
+    another schedule or other mixing.
+    """
     other_data = any(difference.fact.kind == "data" for difference in differences)
-    return [d for d in differences if d.fact.kind == "data" or not (other_data and "data" in d.fact.keys)]
+    known = {key for difference in differences if difference.fact.kind != STEP for key in difference.fact.keys}
+    return [
+        d
+        for d in differences
+        if d.fact.kind == "data"
+        or not ((other_data and "data" in d.fact.keys) or (d.fact.kind == STEP and known & set(d.fact.keys)))
+    ]
 
 
 def _concerns(change: Change, difference: FactDifference) -> bool:
@@ -154,9 +165,24 @@ def _write_list(refused: Sequence[Change], differences: Sequence[FactDifference]
 
 
 def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Differences in numerical libraries, kind and number of devices, which end bit-exactness and nothing else."""
-    return [
+    """Differences in numerical libraries, devices and surroundings, which end bit-exactness and nothing else."""
+    lines = [
         f"{name} was {stored[name]} and is {current[name]}: training goes on, but bit-exactness is not promised"
-        for name in (*EXACTNESS_PACKAGES, "device", "replicas")
+        for name in (*EXACTNESS_PACKAGES, *DEVICES)
         if name in stored and name in current and stored[name] != current[name]
+    ]
+    for name, before, now, remedy in surroundings.differences(stored, current):
+        line = f"{name} was {before} and is {now}: training goes on, but bit-exactness is not promised"
+        lines.append(f"{line}; as it was: {remedy}" if remedy else line)
+    return lines
+
+
+def company_warnings(rank: int, chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """What process ``rank`` of a run has otherwise than its chief, whose manifest knows the chief's alone."""
+    found = [(name, chief[name], own[name]) for name in (*EXACTNESS_PACKAGES, "device") if chief[name] != own[name]]
+    found += [(name, there, here) for name, there, here, _ in surroundings.differences(chief, own)]
+    return [
+        f"{name} is {here} in worker {rank} and {there} in the chief: another placement of the processes computes "
+        "other last bits"
+        for name, there, here in found
     ]

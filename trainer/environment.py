@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import functools
+import os
 import platform
 import subprocess
 from importlib import metadata
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer import surroundings
 from trainer.config import plugins
 from trainer.config.schema import Config
 from trainer.config.schema.networks import ModelPlugin
@@ -32,8 +34,17 @@ def versions() -> dict[str, str]:
 
 
 def of_run(config: Config, replicas: Replicas) -> dict[str, str]:
-    """``versions`` and what else decides the last bits of a run: its replicas and the plug-ins that it uses."""
-    return {**versions(), "replicas": replicas.layout, **_plugin_versions(config)}
+    """``versions`` and what else decides the last bits of a run: replicas, surroundings and the plug-ins it uses."""
+    around = surroundings.of_process(os.environ, surroundings.cpuinfo())
+    return {**versions(), "replicas": replicas.layout, **around, **_of_gpus(), **_plugin_versions(config)}
+
+
+def _of_gpus() -> dict[str, str]:
+    """What decides the last bits on GPUs alone; nothing where there are none."""
+    if not physical_gpus():
+        return {}
+    rounded = tf.config.experimental.tensor_float_32_execution_enabled()
+    return {"cuDNN": surroundings.cudnn() or "not loaded", "TensorFloat-32": "on" if rounded else "off"}
 
 
 def _plugin_versions(config: Config) -> dict[str, str]:

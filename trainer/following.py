@@ -10,9 +10,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
 
-from trainer import memory, runtime
+from trainer import environment, memory, runtime
 from trainer.beginning import Beginning, begin
 from trainer.company import build_replicas
+from trainer.compatibility import company_warnings
 from trainer.config import stored
 from trainer.errors import UsageError, warn
 from trainer.fingerprint import facts
@@ -108,11 +109,14 @@ def follow(peers: Peers, stop: StopRequest) -> None:
     memory.refuse_excess(config)
     state = build_state(config, replicas, drawn=False)
     beginning = Beginning.of(peers.hear())
+    for line in company_warnings(peers.cluster.rank, beginning.versions, environment.of_run(config, replicas)):
+        warn(line)
     found = facts.differences(facts.from_text(beginning.fingerprint), fingerprint_of(config, state, sources))
     if found:
         raise UsageError(
             f"worker {peers.cluster.rank} computes something else than the chief: {found[0]} "
-            f"({len(found) - 1} more differences)\ngive all processes the same program, environment and data"
+            f"({len(found) - 1} more differences)\n"
+            f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )
     records = _Records(beginning.validations)
     run_loop(begin(beginning, config, state, sources, stop, _Saves(peers), records, _Display(), _Views()))

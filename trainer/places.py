@@ -10,13 +10,13 @@ path of the user's asks here first.
 from __future__ import annotations
 
 import os
-import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.directory import NAME, QUARANTINE, SUPERSEDED, step_of
 from trainer.checkpoint.layout import CHECKPOINTS, PREFIX
+from trainer.command_line import argument, resume_command
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
 
@@ -153,9 +153,5 @@ def _continuing(checkpoint: Path) -> str:
     """What to do instead of giving a checkpoint for a run directory."""
     if checkpoint.parent.name == CHECKPOINTS:
         step = f"checkpoint=step-{step_of(checkpoint)}" if NAME.fullmatch(checkpoint.name) else "checkpoint=latest"
-        return f"to continue that run from it:\n  {_resume(checkpoint.parent.parent, step)}"
-    return f"to go on from it in a new directory:\n  {_resume(Path('NEW'), f'checkpoint={checkpoint}')}"
-
-
-def _resume(run_dir: Path, *arguments: str) -> str:
-    return shlex.join(["python", "-m", "trainer", "resume", f"run_dir={run_dir}", *arguments])
+        return f"to continue that run from it:\n  {resume_command(checkpoint.parent.parent, step)}"
+    return f"to go on from it in a new directory:\n  {resume_command(Path('NEW'), argument('checkpoint', checkpoint))}"

@@ -106,7 +106,9 @@ def _judge(origin: Origin, fingerprint: Sequence[Fact], versions: Mapping[str, s
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
     allow = plugins.other_names(origin.allow, origin.manifest.versions)
-    accepted = judge(origin.path, origin.changes, facts.differences(there, fingerprint), allow)
+    if not any(fact.kind == facts.STEP for fact in there):
+        warn(f"{origin.path} does not tell what a step does (an older program wrote it), so that is not compared")
+    accepted = judge(origin.path, origin.changes, facts.differences(*facts.comparable(there, fingerprint)), allow)
     return (*origin.other_plugins, *accepted)
 
 

@@ -1,8 +1,9 @@
 """The devices a run computes on: one, or several replicas that each take an equal share of every global batch.
 
-The only module that knows ``tf.distribute``. Everything that is computed is that of the global batch, so the number of
-replicas changes the last bits of a result and nothing else. Every replica has its own copy of the variables; all copies
-are changed in step, with the same numbers, each by the replica it belongs to.
+The only module that knows ``tf.distribute``, but for the probe that imagines replicas (``trainer.fingerprint``).
+Everything that is computed is that of the global batch, so the number of replicas changes the last bits of a result and
+nothing else. Every replica has its own copy of the variables; all copies are changed in step, with the same numbers,
+each by the replica it belongs to.
 """
 
 from __future__ import annotations

@@ -20,6 +20,7 @@ from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.fingerprint.behaviour import preprocessing_facts
 from trainer.fingerprint.facts import Fact
+from trainer.fingerprint.step import EVALUATION, evaluation_facts
 from trainer.fingerprint.structure import model_facts
 from trainer.models.registry import output_names
 from trainer.state import TrainingState, build_state, flatten
@@ -94,15 +95,16 @@ def restore_state(state: TrainingState, state_file: StateFile, path: Path, manif
 
 
 def _check_program(path: Path, config: Config, state: TrainingState, allow: Sequence[str]) -> None:
-    """Network and preprocessing for evaluation must be those of the checkpoint; the rest plays no part here."""
+    """Network, preprocessing and evaluation must be those of the checkpoint; the rest plays no part here."""
     try:
         there = facts.read(path / facts.FILE_NAME)
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
-    found = [*model_facts(state.model), *preprocessing_facts(config)]
-    differences = facts.differences(list(filter(_matters, there)), list(filter(_matters, found)))
+    found = [*model_facts(state.model), *preprocessing_facts(config), *evaluation_facts(config)]
+    matter = [list(filter(_matters, side)) for side in facts.comparable(there, found)]
+    differences = facts.differences(*matter)
     judge(path, (), differences, allow)
 
 
 def _matters(fact: Fact) -> bool:
-    return fact.kind == "structure" or (fact.kind == "behaviour" and fact.where.startswith("preprocess.eval"))
+    return fact.kind == "structure" or fact.where.startswith("preprocess.eval") or fact.where == EVALUATION

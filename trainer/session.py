@@ -15,6 +15,7 @@ from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest, Start
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.verification import Depth, Found, newest_valid, verify
+from trainer.command_line import resume_command
 from trainer.committer import Committer, Description
 from trainer.company import company
 from trainer.config import override, plugins, stored
@@ -34,7 +35,7 @@ from trainer.peers import Message, Peers
 from trainer.rebuilding import Origin, Rebuilt, rebuild
 from trainer.signals import StopRequest
 from trainer.sources import open_sources
-from trainer.summary import resume_command, summarize
+from trainer.summary import summarize
 from trainer.tensorboard import TensorBoard
 from trainer.terminal import Terminal
 from trainer.unreadable import is_directory
@@ -276,7 +277,7 @@ def _loop(
     # a checkpoint that was taken from elsewhere is not in this directory yet
     committed_step = rebuilt.step if (checkpoints / directory.name_of(rebuilt.step)).is_dir() else None
     fingerprint = facts.to_text(rebuilt.fingerprint)
-    beginning = Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint)
+    beginning = Beginning(rebuilt.total_steps, committed_step, history.validations, fingerprint, rebuilt.versions)
     process.tell(beginning.message())
     run_loop(begin(beginning, config, state, sources, process.stop, committer, history, terminal, views))
 

@@ -9,6 +9,7 @@ from trainer.data.sampling import Sampling
 from trainer.data.source import Source, open_source
 from trainer.fingerprint.behaviour import data_facts, mixing_facts, order_facts, preprocessing_facts
 from trainer.fingerprint.facts import Fact
+from trainer.fingerprint.step import evaluation_facts, step_facts
 from trainer.fingerprint.structure import model_facts, optimizer_facts, schedule_facts
 from trainer.state import TrainingState
 
@@ -37,4 +38,6 @@ def fingerprint_of(config: Config, state: TrainingState, sources: Sources) -> li
         *preprocessing_facts(config),
         *mixing_facts(config),
         *order_facts(sources.sampling),
+        *step_facts(config, auxiliary="aux_logits" in state.model.output),
+        *evaluation_facts(config),
     ]

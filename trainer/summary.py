@@ -1,4 +1,4 @@
-"""The last lines of a run, and the command that continues it."""
+"""The last lines of a run."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer import run_directory
 from trainer.checkpoint import directory
-from trainer.command_line import argument, command_line
+from trainer.command_line import argument, command_line, resume_command
 from trainer.config.schema import Config
 from trainer.history import History
 from trainer.metrics import best_step
@@ -34,7 +34,3 @@ def summarize(run_dir: Path, config: Config, state: TrainingState, history: Hist
         ("more", resume_command(run_dir, f"train.steps={2 * step}")),
     ]
     terminal.closing(f"done at step {step}", rows)
-
-
-def resume_command(run_dir: Path, *arguments: str) -> str:
-    return command_line("resume", argument("run_dir", run_dir), *arguments)

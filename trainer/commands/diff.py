@@ -93,9 +93,10 @@ def _compare(left: Side, right: Side) -> int:
 
 def _fact_differences(left: Path, right: Path) -> list[FactDifference]:
     try:
-        return facts.differences(*(facts.read(path / facts.FILE_NAME) for path in (left, right)))
+        before, after = (facts.read(path / facts.FILE_NAME) for path in (left, right))
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
+    return facts.differences(*facts.comparable(before, after))
 
 
 def _head(left: Side, right: Side) -> None:

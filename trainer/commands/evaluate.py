@@ -30,7 +30,7 @@ HELP = f"""Evaluate a checkpoint exactly, over every example of a split once.
 
   python -m trainer evaluate run_dir=DIR [checkpoint=latest|best|step-N|PATH] [split=validation|train]
                              [weights=raw|ema] [flip=true] [data.root=… data=…] [evaluation.batch_size=N]
-                             [format=table|json] [allow=[behaviour]]
+                             [format=table|json] [allow=[behaviour,step]]
 
 Loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class, confusion matrix. Everything is
 rebuilt from the configuration in the checkpoint; data.* may point to other data with the same classes. weights is by

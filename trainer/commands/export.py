@@ -15,7 +15,7 @@ from trainer.startup import importing_tensorflow
 HELP = """Write the network of a checkpoint, for inference, in a form that other programs read.
 
   python -m trainer export run_dir=DIR format=keras|savedmodel|weights output=PATH
-                           [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [allow=[behaviour]]
+                           [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [allow=[behaviour,step]]
 
 keras       PATH.keras: Keras's own layers, from preprocessed images [n, size, size, 3] to logits
 savedmodel  PATH, a directory: from encoded images (string [n]: upright JPEG, PNG) to class names and probabilities

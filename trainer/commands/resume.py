@@ -24,7 +24,7 @@ HELP = """Continue a run exactly where a checkpoint left it.
 
 Model, optimizer, schedule and input pipeline are rebuilt from the config.yaml in the checkpoint. Keys that do not
 change the result may be set (train.steps, train.epochs, checkpoint.*, evaluation.every_*, train.log_every_steps);
-those that do are refused unless allow=[…] names them (optimizer.learning_rate, preprocess, data, behaviour …).
+those that do are refused unless allow=[…] names them (optimizer.learning_rate, preprocess, data, behaviour, step …).
 Continuing from an older checkpoint sets the later ones aside in checkpoints/superseded/; a damaged one is moved to
 checkpoints/quarantine/. From the URL of a mirror the newest valid checkpoint is fetched first, into DIR or
 outputs/<experiment>/<name>, unless it is there already.

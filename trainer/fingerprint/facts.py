@@ -22,7 +22,10 @@ from trainer.untrusted.files import read_text
 
 FILE_NAME = "fingerprint.json"
 SIZE_LIMIT = 64 << 20  # bytes; that of Inception V3 has about 300 KB
-KINDS = ("data", "structure", "optimizer", "schedule", "behaviour")
+STEP = "step"
+KINDS = ("data", "structure", "optimizer", "schedule", "behaviour", STEP)
+# Of the largest of a fact's numbers. Numbers of other kinds of facts are the configuration's, or shortened digests.
+TOLERANCE = 5e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,16 +64,42 @@ def differences(stored: Sequence[Fact], found: Sequence[Fact]) -> list[FactDiffe
     for key in [*before, *(key for key in after if key not in before)]:
         old = before[key].value if key in before else None
         new = after[key].value if key in after else None
-        if old != new:
+        if not _agree(key[0], old, new):
             result.append(FactDifference(after[key] if key in after else before[key], old, new))
     return result
 
 
+def _agree(kind: str, old: Any, new: Any) -> bool:
+    """Whether values are the same; of what a step does, but for rounding."""
+    if kind != STEP or not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
+        return bool(old == new)
+    numbers = [abs(value) for value in (*old, *new) if isinstance(value, float)]
+    allowed = TOLERANCE * max(numbers, default=0.0)
+    return all(
+        abs(before - after) <= allowed if isinstance(before, float) and isinstance(after, float) else before == after
+        for before, after in zip(old, new, strict=True)
+    )
+
+
+def comparable(left: Sequence[Fact], right: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
+    """Both without what only one of them tells of a step: programs may know more such facts, or fewer. A probe that is
+    changed gets another name for this reason.
+    """
+    names = [{(fact.where, fact.attribute) for fact in side if fact.kind == STEP} for side in (left, right)]
+    both = names[0] & names[1]
+
+    def kept(side: Sequence[Fact]) -> list[Fact]:
+        return [fact for fact in side if fact.kind != STEP or (fact.where, fact.attribute) in both]
+
+    return kept(left), kept(right)
+
+
 def digests(facts: Sequence[Fact]) -> dict[str, str]:
-    """A SHA-256 for each kind of fact, for the manifest."""
+    """A SHA-256 for each kind of fact, for the manifest; not of what a step does, whose last digits mean nothing."""
     return {
         kind: hashlib.sha256(to_text([fact for fact in facts if fact.kind == kind]).encode()).hexdigest()
         for kind in KINDS
+        if kind != STEP
     }
 
 

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import shlex
 from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
+from trainer.command_line import argument, command_line
 from trainer.config.compose import compose
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
@@ -20,9 +20,7 @@ NEEDS_NO_QUOTES = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_][a-z_0-9]*", 
 
 def command(config: Config, run_dir: Path, *more: str) -> str:
     """``python -m trainer train …`` with everything in which ``config`` is not what this version has by default."""
-    plain = re.fullmatch(r"[\w/.-]+", str(run_dir), re.ASCII) is not None
-    place = str(run_dir) if plain else _text(str(run_dir))
-    return shlex.join(["python", "-m", "trainer", "train", f"run_dir={place}", *more, *overrides(config)])
+    return command_line("train", argument("run_dir", run_dir), *more, *overrides(config))
 
 
 def overrides(config: Config) -> list[str]:

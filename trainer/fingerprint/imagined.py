@@ -1,0 +1,55 @@
+"""Two replicas, of which the other one is imagined: what replicas exchange, without devices, threads or processes.
+
+Several replicas compute by other code than one does: they divide the loss, sum gradients, average statistics. A run may
+go on with any number of them, so a fingerprint has to know what that code does, and it has to find the same numbers on
+any number of them. Here the code of ``trainer.replicas`` runs as the first of two replicas, and wherever it asks for a
+sum over both, the other one brings 1.25 times the same numbers, in the opposite order. That is nothing a real replica
+would bring, and it does not have to be: code that exchanges something else gets other numbers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.replicas import Replicas
+
+COUNT = 2
+OTHERS_SHARE = 1.25  # exact in float32
+
+
+class _First(tf.distribute.ReplicaContext):
+    """What the first replica finds around it."""
+
+    def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
+        assert reduce_op == tf.distribute.ReduceOp.SUM, "the only one that trainer.replicas asks for"
+        return tf.nest.map_structure(_with_others, value)
+
+
+def _with_others(own: tf.Tensor) -> tf.Tensor:
+    if not own.dtype.is_floating:
+        return own * COUNT  # the ledger's entries and counts
+    others = tf.reverse(own, [0]) if own.shape.rank else own
+    return own + OTHERS_SHARE * others
+
+
+class _Imagined(tf.distribute.OneDeviceStrategy):
+    """TensorFlow's strategy for one device, which says that it has two."""
+
+    @property
+    def num_replicas_in_sync(self) -> int:
+        return COUNT
+
+    def run(self, fn: Callable[..., Any], args: Any = (), kwargs: Any = None, options: Any = None) -> Any:
+        with _First(self, 0):
+            return fn(*args, **(kwargs or {}))
+
+    def experimental_local_results(self, value: Any) -> tuple[Any, ...]:
+        return (value,)
+
+
+def two_replicas() -> Replicas:
+    """The first of two replicas, on the CPU."""
+    return Replicas(_Imagined("/device:CPU:0"), here=COUNT)

@@ -1,0 +1,219 @@
+"""Facts about the pieces that a step is made of, each found by running it alone on fixed numbers.
+
+They come before those of the whole step, so that the first fact that differs names the module that was edited.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer import evaluation, loss_scale, losses, optimizers, replicas
+from trainer.config.schema import Config
+from trainer.config.schema.optimization import AdamWConfig, OptimizerPlugin, SGDConfig
+from trainer.config.schema.preprocessing import NoMixingConfig
+from trainer.data import draw, ledger
+from trainer.fingerprint import probe
+from trainer.fingerprint.facts import STEP, Fact
+from trainer.gradients import is_scaled
+from trainer.models import layers
+from trainer.replicas import ONE_DEVICE, Replicas, Share
+from trainer.state import Progress
+
+DIGITS = 9  # tell any two float32 apart
+FAR_EXAMPLE = 10**9 + 7
+OPTIMIZER_STEPS = (0, 1, 999)
+EVALUATED = "evaluation"
+LARGE = 8.0  # logits that make one per cent of label smoothing visible
+
+
+def plain(values: Any) -> list[Any]:
+    """The numbers of a tensor as JSON keeps them; those that JSON has no word for as text."""
+    flat = np.asarray(values).ravel()
+    if flat.dtype.kind != "f":
+        return [int(value) for value in flat]
+    return [float(f"{value:.{DIGITS}g}") if math.isfinite(value) else str(value) for value in flat]
+
+
+def file_of(module: ModuleType) -> str:
+    return module.__name__.replace(".", "/") + ".py"
+
+
+def where(stage: str) -> str:
+    return f"step {stage}"
+
+
+def of(stage: str, module: ModuleType, keys: Sequence[str], values: Mapping[str, Any]) -> Iterator[Fact]:
+    """Facts about a stage of the step, which ``module`` makes and ``keys`` decide."""
+    for attribute, value in values.items():
+        yield Fact(STEP, where(stage), attribute, plain(value), tuple(keys), file_of(module))
+
+
+def piece_facts(config: Config, pair: Replicas, auxiliary: bool) -> Iterator[Fact]:
+    """Of ``config`` as ``probe.configuration`` makes it; ``pair`` are two replicas, see ``imagined``; ``auxiliary``
+    says whether the network has an auxiliary classifier.
+    """
+    yield from of("draws", draw, ["seed"], {"draws of dropout": _draws(config)})
+    yield from of("ledger", ledger, [], {"entries": ledger.entries(np.arange(3), np.arange(5, 8))})
+    yield from of("replicas", replicas, [], _exchanged(pair))
+    yield from of("batch norm and dropout", layers, ["model.batch_norm"], _layers(config, pair))
+    yield from of("weight decay", optimizers, ["model"], {"what is decayed": _kernels()})
+    keys = ["train.label_smoothing", "train.aux_weight", "model", "mixing"]
+    yield from of("objective", losses, keys, _objective(config, auxiliary))
+    yield from of("optimizer update", optimizers, ["optimizer"], _updates(config))
+    yield from of("clipping", optimizers, ["optimizer.clip_norm"], _clipped(config))
+    if is_scaled(config):
+        yield from of("loss scale", loss_scale, ["loss_scale", "runtime.precision"], _scales(config))
+
+
+def _draws(config: Config) -> tf.Tensor:
+    return draw.Draw(config.seed, tf.constant(FAR_EXAMPLE, tf.int64)).uniform("dropout", 4)
+
+
+def _exchanged(pair: Replicas) -> dict[str, Any]:
+    rows = tf.range(8, dtype=tf.int64)
+    share, added, rowwise = pair.run(
+        lambda share: (
+            share({"row": rows}, 2)["row"],
+            replicas.total([tf.constant([1.0, 2.0])])[0],
+            replicas.gathered(tf.constant([3.0, 5.0])),
+        )
+    )
+    variable = tf.Variable([7.0, 11.0])
+    replicas.assign(variable, tf.constant([13.0, 17.0]))
+    replicas.assign_sub(variable, tf.constant([1.0, 2.0]))
+    return {"share of a batch": share, "sum": added, "rows of all": rowwise, "assigned": variable}
+
+
+def _layers(config: Config, pair: Replicas) -> dict[str, Any]:
+    features, uniform = probe.spread((2, 3), 1.0, 3.0), probe.spread((2, 4), 0.0, 1.0)
+    own = layers.Draws(1, (3,), name="draws", dtype="float32")(uniform)
+    dropout = layers.KeyedDropout(probe.DROPPED, name="dropout", dtype="float32")
+    found = {
+        "dropped": dropout([features, own], training=True),
+        "not dropped": dropout([features, own], training=False),
+    }
+    images = tf.constant(probe.spread((probe.ROWS, probe.SIZE, probe.SIZE, probe.FILTERS), -2.0, 3.0))
+    synchronized = config.model.batch_norm.synchronized
+    for way, run in (("on one replica", ONE_DEVICE.run), ("on two replicas", pair.run)):
+        layer = probe.batch_norm(synchronized)
+
+        def normalise(share: Share, layer: keras.Layer = layer) -> tf.Tensor:
+            return layer(images, training=True)
+
+        outputs = run(normalise)
+        found[f"normalised {way}"] = outputs[0, 0]
+        found[f"moving statistics {way}"] = tf.concat([layer.moving_mean, layer.moving_variance], 0)
+        found[f"normalised in inference, after a step {way}"] = layer(images, training=False)[0, 0]
+    return found
+
+
+def _kernels() -> list[bool]:
+    return [optimizers.is_kernel(tf.Variable(tf.zeros(shape))) for shape in ((), (2,), (1, 2), (1, 1, 1, 2))]
+
+
+def _objective(config: Config, auxiliary: bool) -> dict[str, Any]:
+    """The loss with one term after the other, each as large as makes one per cent of its factor visible."""
+    logits = tf.constant(probe.spread((4, probe.CLASSES), -LARGE, LARGE))
+    part = {"label": tf.constant([2, 0, 0, 1], tf.int64)}  # the highest logits, but for the last
+    if not isinstance(config.mixing, NoMixingConfig):
+        part["partner_label"] = tf.constant([0, 2, 1, 0], tf.int64)
+        part["label_weight"] = tf.constant([0.75, 0.75, 0.25, 0.25])
+    found = {
+        "loss": _loss({"logits": logits}, part, config),
+        "correct": losses.correct(logits, part),
+        "cross-entropy": losses.cross_entropy(logits, part["label"]),
+    }
+    if config.train.label_smoothing:
+        certain = {"logits": 5.0 * LARGE * tf.one_hot(part["label"], probe.CLASSES)}  # without smoothing the loss is 0
+        found["loss of certainty"] = _loss(certain, {"label": part["label"]}, config)
+    if auxiliary and config.train.aux_weight:
+        other = {"logits": logits, "aux_logits": logits[:, ::-1] / config.train.aux_weight}
+        found["loss with the auxiliary classifier's"] = _loss(other, part, config)
+    if config.model.weight_decay:
+        # makes the term 1, whatever the factor is
+        wide = 1.0 / math.sqrt(config.model.weight_decay)
+        variables = [tf.Variable(tf.fill(shape, wide)) for shape in ((2, 1), (2,))]
+        found["loss with weight decay"] = _loss({"logits": logits}, part, config, variables)
+    return found
+
+
+def _loss(outputs: Any, part: Any, config: Config, variables: Sequence[tf.Variable] = ()) -> tf.Tensor:
+    return losses.objective(outputs, part, variables, config)
+
+
+def _updates(config: Config) -> dict[str, Any]:
+    """What three steps without clipping make of zeros, and of their slots."""
+    if isinstance(config.optimizer, OptimizerPlugin):
+        return {}  # it has a probe of its own, in a graph: nothing else is promised to it
+    # two are as small as what is added to a divisor, or under a root
+    epsilon = getattr(config.optimizer, "epsilon", 1e-7)
+    values = {"kernel": [[0.3, -0.01], [32.0 * epsilon, math.sqrt(10.0 * epsilon)]], "bias": [-0.7, 1e-3]}
+    gradients = {name: tf.constant(value) for name, value in values.items()}
+    variables = {name: tf.Variable(tf.zeros_like(gradient)) for name, gradient in gradients.items()}
+    optimizer = optimizers.Optimizer(dataclasses.replace(config.optimizer, clip_norm=None), variables)
+    found = {}
+    for step in OPTIMIZER_STEPS:
+        optimizer.apply(gradients, tf.constant(probe.RATE), tf.constant(step, tf.int64))
+        for name, variable in variables.items():
+            found[f"{name} after step {step}"] = variable.numpy()
+            for slot, slots in optimizer.slots.items():
+                found[f"{slot} of {name} after step {step}"] = slots[name].numpy()
+    if isinstance(config.optimizer, AdamWConfig) and config.optimizer.weight_decay:
+        found["left by decoupled decay"] = _decayed(config.optimizer)
+    return found
+
+
+def _decayed(config: AdamWConfig) -> npt.NDArray[Any]:
+    """What is left of ones, without a gradient, at the rate at which half of them decays."""
+    variables = {"kernel": tf.Variable(tf.ones([1, 1])), "bias": tf.Variable(tf.ones([1]))}
+    gradients = {name: tf.zeros_like(variable) for name, variable in variables.items()}
+    optimizer = optimizers.Optimizer(config, variables)
+    optimizer.apply(gradients, tf.constant(0.5 / config.weight_decay), tf.constant(0, tf.int64))
+    return np.concatenate([variable.numpy().ravel() for variable in variables.values()])
+
+
+def _clipped(config: Config) -> dict[str, Any]:
+    """What plain descent takes off zeros, of gradients five times and half as long as the longest that are allowed."""
+    longest = config.optimizer.clip_norm
+    if longest is None:
+        return {}
+    found = {}
+    descent = SGDConfig("sgd", learning_rate=1.0, momentum=0.0, nesterov=False, clip_norm=longest)
+    for times in (5.0, 0.5):
+        variables = {"kernel": tf.Variable(tf.zeros([2])), "bias": tf.Variable(tf.zeros([1]))}
+        length = times * longest / 3.0
+        gradients = {"kernel": tf.constant([2.0 * length, length]), "bias": tf.constant([-2.0 * length])}
+        optimizers.Optimizer(descent, variables).apply(gradients, tf.constant(1.0), tf.constant(0, tf.int64))
+        taken: list[npt.NDArray[Any]] = [variable.numpy() for variable in variables.values()]
+        found[f"gradients {times:g} times the norm"] = np.concatenate(taken)
+    return found
+
+
+def _scales(config: Config) -> dict[str, Any]:
+    found = {}
+    for name, finite, before in (("growing", True, 1), ("not yet", True, 2), ("not finite", False, 1)):
+        progress = Progress(config.loss_scale.initial)
+        progress.finite_steps.assign(config.loss_scale.growth_steps - before)
+        loss_scale.update_loss_scale(progress, tf.constant(finite), config.loss_scale)
+        found[f"scale, {name}"] = progress.loss_scale.numpy()
+        found[f"counters, {name}"] = np.stack([progress.finite_steps.numpy(), progress.skipped_steps.numpy()])
+    values = [tf.constant([1.0, value]) for value in (math.inf, math.nan, 2.0)]
+    found["finite"] = [loss_scale.all_finite([tf.zeros([2]), value]).numpy() for value in values]
+    return found
+
+
+def evaluation_piece_facts() -> Iterator[Fact]:
+    """How sums over batches become the means that are recorded."""
+    sums = [tf.constant([3.0, 2.0, 4.0, 1.0], tf.float64), tf.constant([5.0, 1.0, 3.0, 0.0], tf.float64)]
+    means = evaluation.evaluate([{"sums": each} for each in sums], lambda batch: batch["sums"], lambda: False)
+    assert means is not None
+    yield from of(EVALUATED, evaluation, [], {f"mean {name}": value for name, value in means.items()})

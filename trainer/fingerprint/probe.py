@@ -1,0 +1,134 @@
+"""A training state so small that doing a step with it costs nothing, with one of each thing that a step knows apart.
+
+A kernel without a bias before batch norm, draws, dropout, a main and an auxiliary classifier (which are what is trained
+while the rest is frozen), averages. Every number is fixed and far from zero, and no gradient vanishes, so that rounding
+stays far below what an edit makes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.config.schema.preprocessing import NoMixingConfig
+from trainer.gradients import Batch
+from trainer.models.layers import Draws, FusedBatchNormalization, KeyedDropout
+from trainer.optimizers import Optimizer
+from trainer.replicas import Replicas
+from trainer.state import Progress, TrainingState, variable_name
+
+SIZE = 4  # of the images, pixels
+CLASSES = 5
+FILTERS = 3
+PARTS = 2  # of a batch, where it is computed in parts
+ROWS = 4  # of a part, on each replica
+GROUP = 2  # examples of a group of batch norm
+RATE = 0.1  # the peak learning rate: an update that the weights show
+# batch norm and dropout of the run are in the facts of its network; these make both visible
+MOMENTUM, EPSILON, DROPPED = 0.75, 0.125, 0.25
+MIXING_DRAWN = ((0.75, 1.0, 0.0, 3.0, 4.0), (0.25, 0.0, 1.0, 4.0, 3.0))  # of a pair and of the next
+
+
+def configuration(config: Config) -> Config:
+    """``config`` as the probe is run with: what only sizes something is replaced by what fits, and so is what has no
+    part in what a step means (XLA, when something is logged).
+    """
+    parts = min(config.train.accumulate_steps, PARTS)
+    return dataclasses.replace(
+        config,
+        train=dataclasses.replace(
+            config.train, accumulate_steps=parts, global_batch_size=2 * parts * ROWS, log_every_steps=1
+        ),
+        optimizer=dataclasses.replace(config.optimizer, learning_rate=RATE),
+        runtime=dataclasses.replace(config.runtime, xla=False),
+    )
+
+
+def spread(shape: tuple[int, ...], low: float, high: float) -> npt.NDArray[np.float32]:
+    """Numbers from ``low`` to ``high`` that look like drawn ones, of which no two neighbours are close."""
+    count = int(np.prod(shape))
+    numbers = (np.arange(1, count + 1) * 61 % 97) / 97.0
+    return (low + (high - low) * numbers).astype(np.float32).reshape(shape)
+
+
+def batch_norm(synchronized: bool) -> FusedBatchNormalization:
+    """A layer of ours whose variables are not those that it would begin with."""
+    layer = FusedBatchNormalization(
+        group_size=GROUP,
+        momentum=MOMENTUM,
+        epsilon=EPSILON,
+        synchronized=synchronized,
+        name="unit.batch_norm",
+        dtype="float32",
+    )
+    layer.build((None, SIZE, SIZE, FILTERS))
+    for number, variable in enumerate(layer.variables):
+        variable.assign(spread(tuple(variable.shape), 0.5 + number, 1.5 + number))
+    return layer
+
+
+def _network(config: Config, auxiliary: bool) -> keras.Model:
+    image = keras.Input((SIZE, SIZE, 3), name="image")
+    dropout = keras.Input((FILTERS + 1,), name="dropout")
+    plain = {"kernel_initializer": "zeros", "dtype": "float32"}
+    unit = keras.layers.Conv2D(FILTERS, 1, use_bias=False, name="unit.conv", **plain)(image)
+    unit = batch_norm(config.model.batch_norm.synchronized)(unit)
+    features = keras.layers.GlobalAveragePooling2D(name="pool", dtype="float32")(unit)
+    own = Draws(1, (FILTERS,), name="draws", dtype="float32")(dropout)
+    kept = KeyedDropout(DROPPED, name="dropout_1b", dtype="float32")([features, own])
+    outputs = {"logits": keras.layers.Dense(CLASSES, name="logits.logits", **plain)(kept)}
+    if auxiliary:
+        flat = keras.layers.Flatten(name="flat", dtype="float32")(unit)
+        outputs["aux_logits"] = keras.layers.Dense(CLASSES, name="aux_logits.logits", **plain)(flat)
+    return keras.Model({"image": image, "dropout": dropout}, outputs, name="probe")
+
+
+def make_state(config: Config, replicas: Replicas, auxiliary: bool) -> TrainingState:
+    """As ``build_state`` does, of the probe's network; nothing is drawn."""
+    model = _network(config, auxiliary)
+    variables = {variable_name(variable): variable.value for variable in model.variables}
+    trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}
+    for name, variable in variables.items():
+        if "batch_norm" not in name:
+            wide = 0.3 if name.startswith("aux_logits") else 1.0
+            variable.assign(spread(tuple(variable.shape), -wide, 1.5 * wide))
+    averaged = {} if config.ema.decay is None else variables if config.ema.batch_norm else trainable
+    return TrainingState(
+        model=model,
+        variables=variables,
+        trainable=trainable,
+        optimizer=Optimizer(config.optimizer, trainable),
+        ema={name: tf.Variable(variable) for name, variable in averaged.items()},
+        progress=Progress(config.loss_scale.initial),
+        replicas=replicas,
+    )
+
+
+def training_batch(config: Config) -> Batch:
+    count = config.train.global_batch_size
+    batch = {
+        "image": tf.constant(spread((count, SIZE, SIZE, 3), -1.0, 2.0)),
+        "label": tf.range(count, dtype=tf.int64) * 3 % CLASSES,
+        "dropout": tf.constant(spread((count, FILTERS + 1), 0.0, 1.0)),
+        "ledger": tf.range(1, count + 1, dtype=tf.int64) * 1_000_003,
+        "substituted": tf.range(count, dtype=tf.int64) % 2,
+    }
+    if not isinstance(config.mixing, NoMixingConfig):
+        batch["mixing"] = tf.constant(np.repeat(MIXING_DRAWN, 2, axis=0), tf.float32)
+        batch["mixing"] = tf.tile(batch["mixing"], [count // 4, 1])
+    return batch
+
+
+def evaluation_batch() -> Batch:
+    count = 2 * ROWS
+    return {
+        "image": tf.constant(spread((count, SIZE, SIZE, 3), -2.0, 1.0)),
+        "label": tf.range(count, dtype=tf.int64) * 2 % CLASSES,
+        "weight": tf.constant([1.0, 0.0] * (count // 2)),
+        "skipped": tf.range(count, dtype=tf.int64) % 3,
+    }

@@ -73,7 +73,7 @@ def refuse_in_checkpoint(place: Path, given: str) -> None:
             run_dir = _run_of(above)
             raise UsageError(
                 f"{given} {what} the place for the checkpoints of the run {run_dir}; nothing else is written there\n"
-                f"to continue that run:\n  {_resume(run_dir)}"
+                f"to continue that run:\n  {resume_command(run_dir)}"
             )
 
 

@@ -26,7 +26,7 @@ from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.mirror import Mirror
 from trainer.mirror_place import OWNER, Place
-from trainer.sweeps import plan
+from trainer.sweeps import plan, running
 
 TEXT = stored.to_text(compose([]))
 RECORD = '{"step": 40, "split": "train", "loss": 1.0}\n'
@@ -181,8 +181,9 @@ WRITERS: dict[str, Callable[[Path], list[str]]] = {
 
 @pytest.mark.parametrize("writer", WRITERS)
 def test_no_command_writes_below_a_checkpoint_or_over_the_files_of_a_run(
-    writer: str, run_dir: Path, capsys: pytest.CaptureFixture[str]
+    writer: str, run_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(running, "run", lambda *sweep: 0)  # no trial, should a sweep get so far
     checkpoint(run_dir.parent / "far", 2)
     (run_dir.parent / "far" / stored.FILE_NAME).write_text(TEXT)
     before = content(run_dir)
@@ -319,7 +320,10 @@ def test_a_mirror_that_holds_somebody_elses_files_is_refused(name: str, memory: 
     assert MemoryFileSystem().cat_file(f"/bucket/mine/{name}") == b"my: own"
 
 
-def test_a_sweep_with_one_mirror_for_all_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_sweep_with_one_mirror_for_all_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(running, "run", lambda *sweep: 0)  # no trial, should it get so far
     command = ["train", "--multirun", "seed=1,2", f"checkpoint.mirror={tmp_path}/far", f"hydra.sweep.dir={tmp_path}/s"]
     assert run(command) == UsageError.exit_status
     assert "trials 0 and 1 have one checkpoint.mirror=" in capsys.readouterr().err

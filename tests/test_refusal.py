@@ -33,6 +33,7 @@ from trainer.data.source import Source
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.fingerprint import facts, structure
 from trainer.fingerprint.facts import Fact
+from trainer.fingerprint.pieces import file_of
 from trainer.models import inception_v3
 from trainer.replicas import Replicas
 from trainer.signals import StopRequest
@@ -362,9 +363,9 @@ def test_a_change_that_the_configuration_does_not_see_is_refused(
 
 STEP_EDITS = {
     # an edit of a step's code: what the message must say; tests/test_step_facts.py has one in every module
-    "label smoothing": ("step objective: loss [", "look at trainer/losses.py"),
-    "moving statistics": ("step batch norm and dropout: moving statistics on one replica", "trainer/models/layers.py"),
-    "number of a step": ("step update: ", "look at trainer/step.py"),
+    "label smoothing": "step objective: loss [",
+    "moving statistics": "step batch norm and dropout: moving statistics on one replica",
+    "number of a step": "step update: ",
 }
 
 
@@ -373,11 +374,11 @@ STEP_EDITS = {
 def test_edited_code_of_a_step_is_refused_and_may_be_allowed_by_its_kind(
     what: str, original: Path, tmp_path: Path, no_training: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, *edits = test_step_facts.EDITS[what]
-    test_step_facts.edit(monkeypatch, *edits)
+    _, module, before, after = test_step_facts.EDITS[what]
+    test_step_facts.edit(monkeypatch, module, before, after)
     message = refusal(original)
     assert "a step does something else with the same configuration" in message
-    for text in (*STEP_EDITS[what], "allow=[step]"):
+    for text in (STEP_EDITS[what], f"look at {file_of(module)}", "allow=[step]"):
         assert text in message, message
     assert message.count("first: ") == 1
     run_dir = tmp_path / "run"
@@ -444,7 +445,7 @@ def test_edited_code_of_the_evaluation_is_refused_where_a_checkpoint_is_only_rea
     monkeypatch.setattr(restored.runtime, "configure_for_reading", lambda config: None)
     _, *edits = test_step_facts.EDITS["predictions"]
     test_step_facts.edit(monkeypatch, *edits)
-    with pytest.raises(RestoreRefused, match=r"step evaluation: predictions .*\n.*look at trainer/step\.py"):
+    with pytest.raises(RestoreRefused, match=r"step evaluation: predictions .*\n.*look at trainer/"):
         restored.restore(original, "latest", ())
     assert restored.restore(original, "latest", ("step",)).manifest.step == STEPS
 

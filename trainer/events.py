@@ -70,6 +70,12 @@ class Events:
         with self._open(0) as writer:
             writer.flush()
 
+    def close(self) -> None:
+        """What is written later goes into another file."""
+        with self._open(0) as writer:
+            writer.close()
+        self._writer = None
+
     @contextmanager
     def _open(self, step: int) -> Iterator[Any]:
         """The writer, for events of ``step``. After an error of the disk the next use begins a new file: nothing can

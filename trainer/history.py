@@ -90,7 +90,7 @@ class History:
 
     def close(self) -> None:
         for events in self.events.values():
-            events.flush()
+            events.close()
         self._metrics.close()
 
     def _write(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from trainer import environment, predictions, run_directory, selection, warm_start
+from trainer import environment, holding, predictions, run_directory, selection, warm_start
 from trainer.beginning import Beginning, begin
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
@@ -26,7 +26,6 @@ from trainer.errors import NoValidCheckpoint, TrainerError, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.following import follow
 from trainer.history import History, keep_readable
-from trainer.lease import Fence
 from trainer.loop import train as run_loop
 from trainer.metrics import best_step, read_validations
 from trainer.mirror import Mirror, Place
@@ -174,22 +173,23 @@ def _run(run_dir: Path, config: Config, origin: Origin | None, process: Process,
     process.tell({"config": stored.to_text(config)})
     rebuilt = rebuild(config, total, sources, origin, start, process.peers, process.stop)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
-    Fence(run_dir / run_directory.LOCK).look_now()
-    checkpoints = run_dir / run_directory.CHECKPOINTS
+    place = run_directory.as_writer(run_dir)
+    checkpoints = place / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
-    replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
-    keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), warn)
-    history = History(run_dir, rebuilt.step)
-    terminal = Terminal(run_dir / run_directory.LOG, rebuilt.step, total)
+    replace(place / stored.FILE_NAME, stored.to_text(config).encode())
+    metrics = None if origin is None else origin.metrics(run_dir / run_directory.CHECKPOINTS)
+    keep_readable(place, metrics, lambda text: warn(holding.named(text)))
+    history = History(place, rebuilt.step)
+    terminal = Terminal(place / run_directory.LOG, rebuilt.step, total)
     try:
         for line in [*_opening(run_dir, rebuilt, origin), *rebuilt.notes]:
             terminal.line(line)
         if origin is not None:
             _make_way(checkpoints, origin, terminal)
-        predictions.forget_later(run_dir, rebuilt.step)
+        predictions.forget_later(place, rebuilt.step)
         lineage = _lineage(rebuilt.step, origin, rebuilt.accepted, start)
-        views = TensorBoard(run_dir, history.events, config, rebuilt.state, sources.validation, lineage)
-        committer = _committer(run_dir, rebuilt, origin, lineage, history, terminal, process)
+        views = TensorBoard(place, history.events, config, rebuilt.state, sources.validation, lineage)
+        committer = _committer(place, rebuilt, origin, lineage, history, terminal, process)
         try:
             _loop(rebuilt, checkpoints, committer, history, terminal, views, process)
         finally:
@@ -267,7 +267,7 @@ def _retention(config: Config) -> Retention:
 def _make_way(checkpoints: Path, origin: Origin, terminal: Terminal) -> None:
     """Put away what the run that continues from ``origin`` has no use for. Nothing is deleted."""
     for damage in origin.damaged:
-        place = directory.quarantine(damage.path, damage.reason)
+        place = directory.quarantine(holding.path_of(damage.path), damage.reason)
         terminal.line(f"moved the damaged {damage.path.name} to {place}")
     step = origin.manifest.step
     later = [path for path in directory.committed(checkpoints) if directory.step_of(path) > step]
@@ -338,4 +338,4 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
 
 
 def _resume_command(run_dir: Path, *arguments: str) -> str:
-    return shlex.join(["python", "-m", "trainer", "resume", f"run_dir={run_dir}", *arguments])
+    return run_directory.resume_command(run_dir, *arguments)

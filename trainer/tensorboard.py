@@ -66,7 +66,7 @@ class TensorBoard:
         if not any(board.glob("events.out.tfevents.*")):
             summary = Events(board)  # above both splits, so that TensorBoard ranks runs by the metrics of either
             summary.hyperparameters(_hyperparameters(self._config))
-            summary.flush()
+            summary.close()
 
     def before(self, step: int, batch: Batch) -> None:
         """``batch`` is about to be trained on, as optimizer step ``step``."""

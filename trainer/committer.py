@@ -156,6 +156,10 @@ class Committer:
             elif log not in self._warned:
                 self._warned.add(log)
                 self._terminal.warn(f"{_reason(failure)}; training goes on, and what is missing is written later")
+        view = self._history.view_failure
+        if view is not None and "view" not in self._warned:
+            self._warned.add("view")
+            self._terminal.warn(f"{_reason(view)}; TensorBoard will not show everything, and nothing else is affected")
 
     def finish(self) -> None:
         """Return when everything that was saved is committed; after this the run may say so and end.

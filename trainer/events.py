@@ -93,7 +93,8 @@ class Events:
             except tf.errors.OpError as error:
                 self.failure = os_error(error, self._directory)  # raises what is no error of the disk
             if self._writer is None:
-                yield None
+                with tf.summary.record_if(False):  # as_default leaves a writer that fails in its place
+                    yield None
                 return
             try:
                 with self._writer.as_default(step):

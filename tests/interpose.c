@@ -78,6 +78,8 @@ static int watched(const char *path) {
 
 static const char *absolute(int directory, const char *path, char *buffer) {
     char base[PATH_MAX / 2], link[64];
+    int held, end = 0;
+    if (sscanf(path, "/proc/self/fd/%d/%n", &held, &end) == 1 && end) return absolute(held, path + end, buffer);
     if (path[0] == '/') return path;
     if (directory == AT_FDCWD) {
         if (!getcwd(base, sizeof base)) base[0] = 0;

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 import sys
 import traceback
 from typing import NoReturn
 
+from trainer import streams
 from trainer.errors import TrainerError, UsageError, nearest, printable
 from trainer.signals import EXIT_INTERRUPTED
 
@@ -41,14 +43,12 @@ def usage() -> str:
 
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
-    if not arguments or arguments[0] in ("--help", "-h", "help"):
-        print(usage())
-        return 0 if arguments else UsageError.exit_status
-    name, *rest = arguments
     try:
-        if name not in COMMANDS:
-            raise UsageError(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
-        status = importlib.import_module(f"trainer.commands.{name.replace('-', '_')}").main(rest)
+        if not arguments or arguments[0] in ("--help", "-h", "help"):
+            print(usage())
+            status = 0 if arguments else UsageError.exit_status
+        else:
+            status = _run(*arguments)
         sys.stdout.flush()
     except TrainerError as error:
         kind = "stopped" if error.exit_status in (75, 130) else "error"
@@ -57,6 +57,13 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
         return 0
+    return status
+
+
+def _run(name: str, *rest: str) -> int:
+    if name not in COMMANDS:
+        raise UsageError(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
+    status = importlib.import_module(f"trainer.commands.{name.replace('-', '_')}").main(list(rest))
     assert isinstance(status, int)
     return status
 
@@ -64,10 +71,14 @@ def run(arguments: list[str]) -> int:
 def main(arguments: list[str]) -> NoReturn:
     """Run one command line and end the process with its exit status.
 
+    A run goes on when its standard streams are closed, full or broken; see ``trainer.streams``.
+
     The process ends without finalising the interpreter. An input pipeline may still be alive then, held by the
     traceback of the error that ended the run; its threads could no longer take the interpreter's lock, and its
     destructor would wait for them for ever. Everything of value has been closed by the commands.
     """
+    streams.open_closed()
+    streams.guard(tolerant=arguments[:1] in (["train"], ["resume"]))
     try:
         status = run(arguments)
     except KeyboardInterrupt:
@@ -75,7 +86,8 @@ def main(arguments: list[str]) -> NoReturn:
     except Exception:
         traceback.print_exc()
         status = 1
-    sys.stdout.flush()
+    with contextlib.suppress(OSError, TrainerError):  # of a command that failed already
+        sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
 

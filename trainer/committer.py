@@ -14,24 +14,26 @@ import dataclasses
 import errno
 import queue
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from pathlib import Path
 
-from trainer import commit_mark, environment
+from trainer import commit_mark, environment, holding
 from trainer.checkpoint import directory, manifest
 from trainer.checkpoint.manifest import Manifest, RecordedMetrics, Start
 from trainer.checkpoint.retention import Retention, retire
 from trainer.checkpoint.tensors import Snapshot, StateFile
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.errors import NotSaved, TrainingFailed
+from trainer.errors import NotSaved, RunDirectoryLost, TrainingFailed
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import Fact
 from trainer.history import History
 from trainer.lease import Fence
+from trainer.lost import way_on
 from trainer.mirror import Mirror
-from trainer.run_directory import LOCK
+from trainer.run_directory import CHECKPOINTS, LOCK
 from trainer.state import Progress
 from trainer.terminal import Terminal
 from trainer.unreadable import Unreadable
@@ -82,6 +84,7 @@ class Committer:
     ) -> None:
         """``last_good`` is the verified checkpoint that the run continues from."""
         self.description = description
+        self._run_dir = checkpoints.parent
         self._checkpoints = checkpoints
         self._progress = progress
         self._state_file = state_file
@@ -90,7 +93,7 @@ class Committer:
         self._mirror = mirror
         self._last_good = last_good
         self._when_finished = when_finished
-        self._fence = Fence(checkpoints.parent / LOCK)
+        self._fence = Fence(self._run_dir / LOCK)
         # the same in every checkpoint, and not cheap to make
         self._texts = {
             stored.FILE_NAME: stored.to_text(description.config),
@@ -113,9 +116,14 @@ class Committer:
 
         Raises:
             RunDirectoryInUse: another process has taken over; nothing was written.
+            RunDirectoryLost: the run directory is elsewhere; the current step is committed there, if that is possible.
             NotSaved: the disk refused this save or an earlier one, and the policy is not to go on.
             TrainingFailed: a variable is not finite in this save or an earlier one; that one was not written.
         """
+        with self._keeping():
+            self._save()
+
+    def _save(self) -> None:
         self._settle(last=False)
         progress = self._progress
         moment = Moment(
@@ -134,11 +142,13 @@ class Committer:
         """Report what went wrong since the last call, without waiting.
 
         Raises:
-            RunDirectoryInUse, NotSaved, TrainingFailed: as ``save``.
+            RunDirectoryInUse, RunDirectoryLost, NotSaved, TrainingFailed: as ``save``.
         """
-        self._fence.look()
-        if self._in_flight is not None and self._in_flight[1].done():
-            self._settle(last=False)
+        with self._keeping():
+            self._fence.refuse_if_lost()
+            self._fence.look()
+            if self._in_flight is not None and self._in_flight[1].done():
+                self._settle(last=False)
         self._print_notices()
         for log, failure in (("metrics", self._history.failure), ("log", self._terminal.failure)):
             if failure is None:
@@ -148,15 +158,21 @@ class Committer:
             elif log not in self._warned:
                 self._warned.add(log)
                 self._terminal.warn(f"{_reason(failure)}; training goes on, and what is missing is written later")
+        view = self._history.view_failure
+        if view is not None and "view" not in self._warned:
+            self._warned.add("view")
+            self._terminal.warn(f"{_reason(view)}; TensorBoard will not show everything, and nothing else is affected")
 
     def finish(self) -> None:
         """Return when everything that was saved is committed; after this the run may say so and end.
 
         Raises:
             NotSaved: the last save failed, or the history cannot be written.
-            TrainingFailed: as ``save``.
+            RunDirectoryLost, TrainingFailed: as ``save``.
         """
-        self._settle(last=True)
+        with self._keeping():
+            self._settle(last=True)
+            self._fence.refuse_if_lost()
         try:
             self._history.sync()
         except OSError as error:
@@ -170,12 +186,44 @@ class Committer:
         """Wait for what is in flight when the run ends by an error; that error is raised, not what is found here."""
         try:
             self._settle(last=True)
-        except (NotSaved, TrainingFailed) as error:
+        except (NotSaved, RunDirectoryLost, TrainingFailed) as error:
             self._terminal.warn(str(error))
         self._background.shutdown()
         if self._mirror is not None:
             self._mirror.finish()
         self._print_notices()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """When the block finds that the run directory is elsewhere, commit the current step there."""
+        try:
+            yield
+        except RunDirectoryLost as lost:
+            raise RunDirectoryLost(f"{lost}\n{self._keep()}") from lost
+
+    def _keep(self) -> str:
+        """What became of the current step, and how to go on from where the run directory is now."""
+        held = holding.of(self._run_dir)
+        assert held is not None, "only a directory that is held can be found to be lost"
+        if self._in_flight is not None:  # of an earlier step, or refused for the same reason
+            wait([self._in_flight[1]])
+            self._in_flight = None
+        lost, step, failure = held.lost() or held, int(self._progress.step.numpy()), None
+        place = held.path / CHECKPOINTS if lost is held and held.path != held.name else lost.whereabouts()
+        held.follow()
+        if place is not None and not lost.is_deleted and 0 < step != self._newest():
+            self._checkpoints = place
+            try:
+                self._save()
+                self._settle(last=True)
+            except (NotSaved, TrainingFailed) as error:
+                failure = str(error)
+        return way_on(held, lost, self._newest(), step, failure)
+
+    def _newest(self) -> int | None:
+        """The step of the last checkpoint that was committed by this process, or that it continued from."""
+        known = self._last_good is not None and directory.NAME.fullmatch(self._last_good.name)
+        return directory.step_of(self._last_good) if self._last_good is not None and known else None
 
     def _settle(self, *, last: bool) -> None:
         """Wait for the save in flight and judge how it ended; ``last`` when no later one would make up for it."""
@@ -195,6 +243,7 @@ class Committer:
         elif not isinstance(error, OSError):
             raise error
         else:
+            self._fence.refuse_if_lost()  # which may be all that is wrong
             self._judge(step, error, last)
 
     def _judge(self, step: int, error: OSError, last: bool) -> None:
@@ -240,7 +289,7 @@ class Committer:
         )
         self._last_good = path
         try:
-            commit_mark.write(self._checkpoints.parent, committed=True)
+            commit_mark.write(self._run_dir, committed=True)
         except OSError as error:
             self._notices.put(f"that a checkpoint was committed was not noted: {_reason(error)}")
         try:

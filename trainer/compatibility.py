@@ -6,6 +6,7 @@ configuration key, or it is one that the configuration does not see: edited code
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -129,7 +130,7 @@ def _report(
         lines += [f"    {line}" for line in _consequence(of_kind)]
         lines.append(f"    look at {of_kind[0].fact.file}")
     lines += _advice(refused, refused_kinds)
-    lines.append(f"the full list: {_write_list(refused, differences)}")
+    lines.append(_full_list(refused, differences))
     return "\n".join(lines)
 
 
@@ -156,12 +157,26 @@ def _advice(refused: Sequence[Change], refused_kinds: Sequence[str]) -> list[str
     return lines
 
 
-def _write_list(refused: Sequence[Change], differences: Sequence[FactDifference]) -> Path:
-    """Everything, in the temporary directory: a refusal writes nothing into the run directory."""
-    with tempfile.NamedTemporaryFile("w", prefix="trainer-refused-", suffix=".txt", delete=False) as file:
-        file.writelines(f"config  {change}  ({change.policy})\n" for change in refused)
-        file.writelines(f"{d.fact.kind}  {d}  ({', '.join(d.fact.keys)}; {d.fact.file})\n" for d in differences)
-    return Path(file.name)
+def _full_list(refused: Sequence[Change], differences: Sequence[FactDifference]) -> str:
+    """Where everything is listed: in the temporary directory, because a refusal writes nothing into the run
+    directory. Without one that can be written, that is said instead.
+    """
+    text = "".join(
+        [
+            *(f"config  {change}  ({change.policy})\n" for change in refused),
+            *(f"{d.fact.kind}  {d}  ({', '.join(d.fact.keys)}; {d.fact.file})\n" for d in differences),
+        ]
+    )
+    path = None
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="trainer-refused-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        if path is not None:
+            os.unlink(path)
+        return f"the full list could not be written ({error.strerror}): TMPDIR=DIRECTORY names another place for it"
+    return f"the full list: {path}"
 
 
 def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:

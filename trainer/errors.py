@@ -58,6 +58,12 @@ class RunDirectoryInUse(TrainerError):
     exit_status = 5
 
 
+class RunDirectoryLost(TrainerError):
+    """The run directory was moved, deleted, replaced or hidden while the run went on."""
+
+    exit_status = 5
+
+
 class LaunchFailed(TrainerError):
     """A launcher plug-in of Hydra could not run the trials of a sweep, or lost one of its processes."""
 

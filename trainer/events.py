@@ -36,6 +36,7 @@ class Events:
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
+        self.failure: OSError | None = None  # the last; what it cost stays missing
         self._writer: Any = None
         self._lock = threading.Lock()
 
@@ -59,30 +60,47 @@ class Events:
                 tf.summary.histogram(name, value)
 
     def graph(self, graph: tf.Graph) -> None:
-        with self._open(0):
-            tf.summary.graph(graph)
+        with self._open(0) as writer:
+            if writer is not None:
+                tf.summary.graph(graph)
 
     def hyperparameters(self, values: Mapping[str, bool | int | float | str]) -> None:
-        with self._open(0):
-            hparams.hparams(dict(values))
+        with self._open(0) as writer:
+            if writer is not None:
+                hparams.hparams(dict(values))
 
     def flush(self) -> None:
         with self._open(0) as writer:
-            writer.flush()
+            if writer is not None:
+                writer.flush()
+
+    def close(self) -> None:
+        """What is written later goes into another file."""
+        if self._writer is not None:
+            with self._open(0) as writer:
+                writer.close()
+            self._writer = None
 
     @contextmanager
     def _open(self, step: int) -> Iterator[Any]:
-        """The writer, for events of ``step``. After an error of the disk the next use begins a new file: nothing can
-        be read behind half an event.
+        """The writer, for events of ``step``; None, without which a summary goes nowhere, when the disk refuses it.
+        After an error of the disk the next use begins a new file: nothing can be read behind half an event.
         """
         with self._lock:
             try:
                 if self._writer is None:
                     self._writer = tf.summary.create_file_writer(os.fsencode(self._directory))
+            except tf.errors.OpError as error:
+                self.failure = os_error(error, self._directory)  # raises what is no error of the disk
+            if self._writer is None:
+                with tf.summary.record_if(False):  # as_default leaves a writer that fails in its place
+                    yield None
+                return
+            try:
                 with self._writer.as_default(step):
                     yield self._writer
             except tf.errors.OpError as error:
-                os_error(error, self._directory)  # raises what is no error of the disk
+                self.failure = os_error(error, self._directory)
                 self._writer = None
 
 
@@ -90,6 +108,9 @@ def truncate_events(directory: Path, step: int) -> None:
     """Rewrite the event files without events later than ``step``.
 
     TensorBoard would otherwise draw both the abandoned and the new values of the same steps.
+
+    Raises:
+        OSError: the disk refuses.
     """
     for path in sorted(directory.glob("events.out.tfevents.*")):
         if path.is_symlink() or not path.is_file():
@@ -100,9 +121,12 @@ def truncate_events(directory: Path, step: int) -> None:
             continue
         temporary = path.with_name(f".{path.name}")  # TensorBoard reads every name that contains "tfevents"
         temporary = temporary.with_name(temporary.name.replace("tfevents", "rewriting"))
-        with tf.io.TFRecordWriter(os.fsencode(temporary)) as writer:
-            for event in kept:
-                writer.write(event.SerializeToString())
+        try:
+            with tf.io.TFRecordWriter(os.fsencode(temporary)) as writer:
+                for event in kept:
+                    writer.write(event.SerializeToString())
+        except tf.errors.OpError as error:
+            raise os_error(error, temporary) from error
         sync(temporary)
         temporary.rename(path)
 

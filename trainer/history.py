@@ -34,8 +34,12 @@ class History:
     def __init__(self, run_dir: Path, step: int) -> None:
         self._path = run_dir / METRICS
         _truncate_metrics(self._path, step)
-        for split in (TRAIN, VALIDATION):
-            truncate_events(run_dir / TENSORBOARD / split, step)
+        self.events = {split: Events(run_dir / TENSORBOARD / split) for split in (TRAIN, VALIDATION)}
+        for split, events in self.events.items():
+            try:
+                truncate_events(run_dir / TENSORBOARD / split, step)
+            except OSError as error:
+                events.failure = error
         self._size, self._sha256 = 0, hashlib.sha256()  # of every record added, whether it is written already or not
         if self._path.exists():
             self._count(self._path.read_bytes())
@@ -45,7 +49,6 @@ class History:
         self._unwritten: list[bytes] = []
         self.failure: OSError | None = None  # of the last attempt to write
         self.validations = read_validations(run_dir)
-        self.events = {split: Events(run_dir / TENSORBOARD / split) for split in (TRAIN, VALIDATION)}
         self._lock = threading.Lock()  # sync is called from the thread that commits
         self._fence = Fence(run_dir / LOCK)
 
@@ -74,6 +77,11 @@ class History:
         """What metrics.jsonl holds after the next ``sync``, for the manifest of a checkpoint."""
         return RecordedMetrics(self._size, self._sha256.hexdigest())
 
+    @property
+    def view_failure(self) -> OSError | None:
+        """Why TensorBoard's files lack something; None when they do not."""
+        return next((events.failure for events in self.events.values() if events.failure is not None), None)
+
     def sync(self) -> None:
         """Bring everything to disk; called before a checkpoint refers to it.
 
@@ -91,7 +99,7 @@ class History:
 
     def close(self) -> None:
         for events in self.events.values():
-            events.flush()
+            events.close()
         self._metrics.close()
 
     def _write(self) -> None:

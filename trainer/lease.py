@@ -33,6 +33,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainer import holding
 from trainer.errors import RunDirectoryInUse
 from trainer.host import host_name
 
@@ -166,19 +167,29 @@ def _write(path: Path, descriptor: int, renewals: int) -> None:
 
 
 class Fence:
-    """Stops this process from writing to a run directory that another has taken over.
+    """Stops this process from writing to a run directory that another has taken over, or that is no longer where its
+    name says.
 
     A directory that nobody holds has no lock file and no fence: nobody takes it over.
     """
 
     def __init__(self, lock: Path) -> None:
         self._lock = lock
+        self._held = holding.of(lock.parent)
         self._looked = -math.inf
 
     @property
     def mark(self) -> str:
         """For the names of unfinished things, so that no two writers have one of the same name."""
         return f".{this_process().token}" if self._lock.exists() else ""
+
+    def refuse_if_lost(self) -> None:
+        """
+        Raises:
+            RunDirectoryLost: the directory was moved, deleted, replaced or hidden.
+        """
+        if self._held is not None:
+            self._held.refuse_if_lost()
 
     def look(self) -> None:
         """Look, unless that was done a moment ago; a filesystem that cannot tell does not stop anything.

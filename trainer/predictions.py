@@ -116,9 +116,9 @@ def write(run_dir: Path, predictions: Predictions, keep: Collection[int]) -> Non
 
 def forget_later(run_dir: Path, step: int) -> None:
     """Delete what was predicted after the step that a run continues from."""
-    for later, path in stored(run_dir).items():
-        if later > step:
-            with contextlib.suppress(OSError):  # it will be written again, or shown with its step
+    with contextlib.suppress(OSError):  # it will be written again, or shown with its step
+        for later, path in stored(run_dir).items():
+            if later > step:
                 path.unlink()
 
 

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TextIO
 
 # glog lines of level INFO and WARNING, absl's line about them, and the probe for a GPU on a machine that has none
 CHATTER = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|To enable the following instructions|.*cuInit")
+
+
+def _in_memory() -> TextIO:
+    """A file for text that needs no disk, where the system has such; the temporary directory may be full."""
+    if sys.platform == "linux":
+        return os.fdopen(os.memfd_create("stderr"), "w+", encoding="utf-8", errors="replace")
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
 
 
 @contextmanager
@@ -22,7 +31,7 @@ def quiet_startup() -> Iterator[None]:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as held, os.fdopen(os.dup(2), "w") as stderr:
+    with _in_memory() as held, os.fdopen(os.dup(2), "w") as stderr:
         os.dup2(held.fileno(), 2)
         chatter = CHATTER
         try:
@@ -34,4 +43,6 @@ def quiet_startup() -> Iterator[None]:
             sys.stderr.flush()
             os.dup2(stderr.fileno(), 2)
             held.seek(0)
-            stderr.writelines(line for line in held if not chatter.match(line))
+            with contextlib.suppress(OSError):  # nobody can read it
+                stderr.writelines(line for line in held if not chatter.match(line))
+                stderr.flush()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import os
@@ -9,12 +10,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from trainer import commit_mark, lease, places
+from trainer import commit_mark, holding, lease, places
 from trainer.checkpoint import layout
 from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED, remove_leftovers
 from trainer.checkpoint.files import make_directory
 from trainer.config import stored
-from trainer.errors import NotSaved, RunDirectoryInUse, UsageError, warn
+from trainer.errors import NotSaved, NoValidCheckpoint, RunDirectoryInUse, RunDirectoryLost, UsageError, warn
+from trainer.holding import Held
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_directory, refuse_unless_file
 
@@ -47,40 +49,80 @@ def writing(run_dir: Path) -> Iterator[None]:
     lease must run out first (``trainer.lease``). A directory that was made here and in which nothing was written is
     removed again.
 
+    Everything in it is to be written below ``holding.path_of(run_dir)``, so that it never comes to lie in another
+    directory that has the name meanwhile.
+
     Raises:
         RunDirectoryInUse: another process holds it, or has taken it over meanwhile; names host and process.
+        RunDirectoryLost: it is no longer where its name says, and the block did not notice by itself.
         UsageError: the directory cannot be written, it is or lies in a checkpoint, what is written there would end up
             elsewhere, or its filesystem has no locks.
         NotSaved: the block met an error of the disk on a file of the run.
     """
     places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
     made = not run_dir.exists()
+    with contextlib.ExitStack() as stack:
+        try:
+            make_directory(run_dir)
+            refuse_links(run_dir)
+            held = stack.enter_context(holding.held(run_dir))
+            descriptor = _lock(run_dir)
+        except OSError as error:
+            if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise UsageError(
+                    f"run_dir={run_dir} is on a filesystem without locks (flock: {error.strerror}), so nothing would "
+                    "keep a second process from writing there\n"
+                    "put it on another filesystem, or mount this one with locks; checkpoint.mirror can copy it here"
+                ) from error
+            raise UsageError(f"run_dir={run_dir} cannot be written: {error.strerror}") from error
+        try:
+            with _locked(held, descriptor):
+                yield
+        finally:
+            if made and held.lost() is None and [path.name for path in run_dir.iterdir()] == [LOCK]:
+                (run_dir / LOCK).unlink()
+                run_dir.rmdir()
+            os.close(descriptor)
+
+
+@contextmanager
+def _locked(held: Held, descriptor: int) -> Iterator[None]:
+    """The lease, behind the lock; and what an error of the disk in the block is."""
     try:
-        make_directory(run_dir)
-        refuse_links(run_dir)
-        descriptor = _lock(run_dir)
-    except OSError as error:
-        if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            raise UsageError(
-                f"run_dir={run_dir} is on a filesystem without locks (flock: {error.strerror}), so nothing would keep "
-                "a second process from writing there\n"
-                "put it on another filesystem, or mount this one with locks; checkpoint.mirror can copy it here"
-            ) from error
-        raise UsageError(f"run_dir={run_dir} cannot be written: {error.strerror}") from error
-    try:
-        with lease.leased(run_dir / LOCK, descriptor, warn) as taken_over:
+        with lease.leased(held.path / LOCK, descriptor, lambda text: warn(holding.named(text))) as taken_over:
+            _refuse_if_lost(held)  # it took its time
             if taken_over:
-                remove_leftovers(run_dir / CHECKPOINTS)
+                remove_leftovers(held.path / CHECKPOINTS)
             yield
-    except OSError as error:
-        if isinstance(error.filename, str | Path) and Path(error.filename).is_relative_to(run_dir):
-            raise NotSaved(f"{error.filename}: {error.strerror}; what was committed before is untouched") from error
+    except (OSError, NotSaved, NoValidCheckpoint, UsageError) as error:
+        _refuse_if_lost(held)  # what was looked for by its name was not there, or was another's
+        if isinstance(error, OSError) and isinstance(error.filename, str | Path):
+            name = Path(holding.named(str(error.filename)))
+            if name.is_relative_to(held.name):
+                raise NotSaved(f"{name}: {error.strerror}; what was committed before is untouched") from error
         raise
-    finally:
-        if made and run_dir.is_dir() and [path.name for path in run_dir.iterdir()] == [LOCK]:
-            (run_dir / LOCK).unlink()
-            run_dir.rmdir()
-        os.close(descriptor)
+
+
+def _refuse_if_lost(held: Held) -> None:
+    try:
+        held.refuse_if_lost()
+    except RunDirectoryLost as error:
+        raise RunDirectoryLost(f"{error}\nnothing was committed since; run this again where it is now") from error
+
+
+def as_writer(run_dir: Path) -> Path:
+    """Where this process, as the writer of ``run_dir`` that it now becomes, has to write.
+
+    Raises:
+        RunDirectoryInUse, RunDirectoryLost: it is not, or no longer, the one that this process was about to write to.
+    """
+    place, held = holding.path_of(run_dir), holding.of(run_dir)
+    assert held is not None
+    lease.Fence(place / LOCK).look_now()
+    _refuse_if_lost(held)
+    make_directory(place / CHECKPOINTS)
+    held.hold(CHECKPOINTS)
+    return place
 
 
 def _lock(run_dir: Path) -> int:

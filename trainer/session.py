@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from trainer import environment, occupancy, overlaps, predictions, run_directory, selection, warm_start
+from trainer import environment, holding, occupancy, overlaps, predictions, run_directory, selection, warm_start
 from trainer.beginning import Beginning, begin
 from trainer.checkpoint import directory
 from trainer.checkpoint.files import replace
@@ -26,7 +26,6 @@ from trainer.fingerprint import facts
 from trainer.following import follow
 from trainer.history import History, keep_readable
 from trainer.host import host_name
-from trainer.lease import Fence
 from trainer.loop import train as run_loop
 from trainer.metrics import read_validations
 from trainer.mirror import Mirror
@@ -193,24 +192,25 @@ def _run(
     process.tell({"config": stored.to_text(config)})
     rebuilt = rebuild(config, total, sources, origin, start, process.peers, process.stop)
     lineage = _lineage(rebuilt.step, origin, rebuilt.accepted, start)
-    mirror = _mirror(run_dir, rebuilt, lineage)
+    mirror = _mirror(holding.path_of(run_dir), rebuilt, lineage)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
-    Fence(run_dir / run_directory.LOCK).look_now()
-    checkpoints = run_dir / run_directory.CHECKPOINTS
+    place = run_directory.as_writer(run_dir)
+    checkpoints = place / run_directory.CHECKPOINTS
     directory.remove_leftovers(checkpoints)
-    said = occupancy.begin(run_dir, continues=origin is not None, restart=restart)
-    replace(run_dir / stored.FILE_NAME, stored.to_text(config).encode())
-    keep_readable(run_dir, None if origin is None else origin.metrics(checkpoints), warn)
-    history = History(run_dir, rebuilt.step)
-    terminal = Terminal(run_dir / run_directory.LOG, rebuilt.step, total)
+    said = occupancy.begin(place, continues=origin is not None, restart=restart)
+    replace(place / stored.FILE_NAME, stored.to_text(config).encode())
+    metrics = None if origin is None else origin.metrics(run_dir / run_directory.CHECKPOINTS)
+    keep_readable(place, metrics, lambda text: warn(holding.named(text)))
+    history = History(place, rebuilt.step)
+    terminal = Terminal(place / run_directory.LOG, rebuilt.step, total)
     try:
         for line in [*said, *_opening(run_dir, rebuilt, origin), *rebuilt.notes]:
             terminal.line(line)
         if origin is not None:
             _make_way(checkpoints, origin, terminal)
-        predictions.forget_later(run_dir, rebuilt.step)
-        views = TensorBoard(run_dir, history.events, config, rebuilt.state, sources.validation, lineage)
-        committer = _committer(run_dir, rebuilt, origin, lineage, mirror, history, terminal, process)
+        predictions.forget_later(place, rebuilt.step)
+        views = TensorBoard(place, history.events, config, rebuilt.state, sources.validation, lineage)
+        committer = _committer(place, rebuilt, origin, lineage, mirror, history, terminal, process)
         try:
             _loop(rebuilt, checkpoints, committer, history, terminal, views, process)
         finally:
@@ -290,15 +290,15 @@ def _retention(config: Config) -> Retention:
 def _make_way(checkpoints: Path, origin: Origin, terminal: Terminal) -> None:
     """Put away what the run that continues from ``origin`` has no use for. Nothing is deleted."""
     step = origin.manifest.step
-    damaged = [damage.path for damage in origin.damaged]
+    damaged = [holding.path_of(damage.path) for damage in origin.damaged]
     there = [path for path in directory.committed(checkpoints) if path not in damaged]
     later = [path for path in there if directory.step_of(path) > step]
     here = checkpoints / directory.name_of(step)
     if here.is_dir() and here.resolve() != origin.path.resolve() and not _is_same(here, origin.manifest):
         later.insert(0, here)  # another state of the same step
-    for damage in origin.damaged:
-        place = directory.quarantine(damage.path, damage.reason)
-        terminal.line(f"moved the damaged {damage.path.name} to {place}")
+    for path, damage in zip(damaged, origin.damaged, strict=True):
+        place = directory.quarantine(path, damage.reason)
+        terminal.line(f"moved the damaged {path.name} to {place}")
     directory.set_aside(later)
     for path in later:
         terminal.line(f"set aside {path.name}, which this run will make again")

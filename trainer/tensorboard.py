@@ -5,7 +5,6 @@ It is a view: nothing here is read again by training, and what the disk refuses 
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from PIL import Image
 
 from trainer import pictures, predictions
 from trainer.checkpoint.manifest import Start
+from trainer.checkpoint.tensors import os_error
 from trainer.config import stored
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
@@ -66,7 +66,7 @@ class TensorBoard:
         if not any(board.glob("events.out.tfevents.*")):
             summary = Events(board)  # above both splits, so that TensorBoard ranks runs by the metrics of either
             summary.hyperparameters(_hyperparameters(self._config))
-            summary.flush()
+            summary.close()
 
     def before(self, step: int, batch: Batch) -> None:
         """``batch`` is about to be trained on, as optimizer step ``step``."""
@@ -96,8 +96,10 @@ class TensorBoard:
         found = predictions.with_pictures(
             found, [None if image is None else pictures.as_png(image) for image in images]
         )
-        with contextlib.suppress(OSError):  # as with the event files: a view is lost, and nothing that training needs
+        try:
             predictions.write(self._run_dir, found, keep)
+        except OSError as error:  # as with the event files: a view is lost, and nothing that training needs
+            self._events[VALIDATION].failure = error
         names = self._class_names
         if len(names) <= pictures.LARGEST_MATRIX:
             counts = {(true, other): count for true, other, count in found.confusions}
@@ -118,7 +120,10 @@ class TensorBoard:
     def _end_profile(self) -> None:
         if self._profiling:
             self._profiling = False
-            tf.profiler.experimental.stop()
+            try:
+                tf.profiler.experimental.stop()
+            except tf.errors.OpError as error:
+                self._events[TRAIN].failure = os_error(error, self._run_dir / TENSORBOARD / TRAIN)
 
     @property
     def _class_names(self) -> tuple[str, ...]:

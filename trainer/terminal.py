@@ -14,6 +14,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from trainer.holding import named
+
 PLAIN_INTERVAL_SECONDS = 10.0
 
 
@@ -90,7 +92,7 @@ class Terminal:
     def line(self, text: str) -> None:
         """Something worth a line of its own."""
         self.log(text)
-        self._console.print(text, markup=False)
+        self._console.print(named(text), markup=False)
 
     def warn(self, text: str) -> None:
         self.line(f"warning: {text}")
@@ -99,7 +101,7 @@ class Terminal:
         """Something for ``train.log`` alone."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
         try:
-            self._log.write("".join(f"{stamp}  {line}\n" for line in text.splitlines()))
+            self._log.write("".join(f"{stamp}  {line}\n" for line in named(text).splitlines()))
             self._log.flush()
             self.failure = None
         except OSError as error:  # what was not written stays in the file object's buffer for the next attempt

@@ -66,10 +66,12 @@ def commit(
 
     Raises:
         RunDirectoryInUse: another process has taken over ``parent``; nothing there was changed.
+        RunDirectoryLost: ``parent`` or the run directory is no longer where its name says; nothing was committed.
         OSError: the disk is full, broken, read-only …; there is no checkpoint of ``step``, or one that is complete.
     """
     final = parent / name_of(step)
     assert not final.exists(), "a resume sets later checkpoints aside"
+    fence.refuse_if_lost()
     parent.mkdir(exist_ok=True)  # but not the run directory: one that was deleted must not come back half empty
     sync(parent.parent)  # or the name of `checkpoints` itself may be lost, with all that is in it
     unfinished = parent / f"{UNFINISHED}{name_of(step)}{fence.mark}"
@@ -87,6 +89,7 @@ def commit(
             sync(path)
         sync(unfinished)
         fence.look_now()
+        fence.refuse_if_lost()
         unfinished.rename(final)
         sync(parent)
     except Exception as error:

@@ -1,0 +1,98 @@
+"""Standard streams that are closed, full or broken.
+
+A run does not end because nobody can read what it says: everything that it has to say is in ``train.log``, too. Of a
+command whose output is all there is, it is an error.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import os
+import sys
+import typing
+
+from trainer.errors import TrainerError
+
+NAMES = ("stdin", "stdout", "stderr")
+
+
+def open_closed() -> None:
+    """Give descriptors 0, 1 and 2 to ``/dev/null`` where they are closed. A file that is opened later would get the
+    number, and what is printed, by a library in C++ or by a child process, would be written into it.
+    """
+    for descriptor in range(len(NAMES)):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            opened = os.open(os.devnull, os.O_RDWR)
+            if opened != descriptor:
+                os.dup2(opened, descriptor)
+                os.close(opened)
+            os.set_inheritable(descriptor, True)
+    for name in NAMES:
+        if getattr(sys, name) is None:  # as Python found it closed
+            mode = "r" if name == "stdin" else "w"
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))  # noqa: SIM115  as long as the process
+
+
+def guard(*, tolerant: bool) -> None:
+    """Put a stream that survives in the place of ``sys.stdout`` and ``sys.stderr``. What the disk or the terminal
+    refuses is lost if the command is ``tolerant``, with a word on standard error; if not, standard output raises. Of
+    standard error it is always lost: the exit status is left.
+    """
+    sys.stdout = _guarded(sys.stdout, _Stream(1, tolerant=tolerant))
+    sys.stderr = _guarded(sys.stderr, _Stream(2, tolerant=True))
+
+
+def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
+    if not isinstance(stream, io.TextIOWrapper):
+        raise AssertionError(f"{stream} is no stream of this process")
+    return io.TextIOWrapper(
+        io.BufferedWriter(typing.cast(io.RawIOBase, raw)),
+        encoding=stream.encoding,
+        errors=stream.errors,
+        line_buffering=stream.line_buffering,
+        write_through=stream.write_through,
+    )
+
+
+class _Stream(io.RawIOBase):
+    """What lies under a guarded stream."""
+
+    def __init__(self, descriptor: int, *, tolerant: bool) -> None:
+        self._descriptor = descriptor
+        self._tolerant = tolerant
+        self._failed = False
+
+    def writable(self) -> bool:
+        return True
+
+    def fileno(self) -> int:
+        return self._descriptor
+
+    def isatty(self) -> bool:
+        return os.isatty(self._descriptor)
+
+    def write(self, data: memoryview, /) -> int:  # type: ignore[override]  # as io.BufferedWriter calls it
+        """
+        Raises:
+            TrainerError: the output is lost, and that is not tolerated.
+            BrokenPipeError: the same, because its reader has had enough.
+        """
+        if self._failed:
+            return len(data)
+        try:
+            return os.write(self._descriptor, data)
+        except OSError as error:
+            self._failed = True
+            what = f"standard output cannot be written: {error.strerror}"
+            if self._tolerant:
+                if self._descriptor == 1:
+                    with contextlib.suppress(OSError):
+                        os.write(2, f"warning: {what}; what is said from here on is in train.log alone\n".encode())
+                return len(data)
+            if error.errno == errno.EPIPE:
+                raise
+            raise TrainerError(what) from error

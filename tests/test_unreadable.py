@@ -282,7 +282,7 @@ def test_a_mirror_says_so_and_goes_on_with_its_next_pass(
     kept = Mirror(far, run_dir, Retention(100, 0, None, "accuracy"), START, 6)
     kept.follow({})
     kept.finish()
-    assert "step-00000006/manifest.json cannot be read" in kept.notices.get()
+    assert "step-00000006/manifest.json cannot be read" in kept.notices.get_nowait()
     assert len(far.described()) == 3
 
 

@@ -60,7 +60,7 @@ def writing(run_dir: Path) -> Iterator[None]:
         NotSaved: the block met an error of the disk on a file of the run.
     """
     places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
-    made = not run_dir.exists()
+    made = not os.path.exists(run_dir)  # also where this may not be known; make_directory says so
     with contextlib.ExitStack() as stack:
         try:
             make_directory(run_dir)

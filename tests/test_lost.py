@@ -83,6 +83,7 @@ def write(run_dir: Path, change: Change, asynchronous: bool, notice: Callable[[s
     """Two saves, ``change``, a third step and what comes after it."""
     with run_directory.writing(run_dir):
         place = run_directory.as_writer(run_dir)
+        run_directory.hold_checkpoints(run_dir)
         run = saving.Run(place, 0, 0, asynchronous, keep_last=5)
         left = None
         try:
@@ -194,7 +195,9 @@ def test_checkpoints_that_are_deleted_alone_do_not_begin_again(run_dir: Path) ->
 
 def write_nothing(run_dir: Path) -> None:
     with run_directory.writing(run_dir):
-        run = saving.Run(run_directory.as_writer(run_dir), 0, 0, True)
+        place = run_directory.as_writer(run_dir)
+        run_directory.hold_checkpoints(run_dir)
+        run = saving.Run(place, 0, 0, True)
         renamed(run_dir)
         try:
             run.committer.check()

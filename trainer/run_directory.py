@@ -120,9 +120,18 @@ def as_writer(run_dir: Path) -> Path:
     assert held is not None
     lease.Fence(place / LOCK).look_now()
     _refuse_if_lost(held)
+    return place
+
+
+def hold_checkpoints(run_dir: Path) -> Path:
+    """Where this process, as the writer of ``run_dir``, has to write checkpoints; the directory is made if needed, and
+    from now on it must stay where it is as well.
+    """
+    place, held = holding.path_of(run_dir), holding.of(run_dir)
+    assert held is not None
     make_directory(place / CHECKPOINTS)
     held.hold(CHECKPOINTS)
-    return place
+    return place / CHECKPOINTS
 
 
 def _lock(run_dir: Path) -> int:

@@ -195,9 +195,9 @@ def _run(
     mirror = _mirror(holding.path_of(run_dir), rebuilt, lineage)
     # Nothing in the directory has been touched so far; from here on this process is its writer.
     place = run_directory.as_writer(run_dir)
-    checkpoints = place / run_directory.CHECKPOINTS
-    directory.remove_leftovers(checkpoints)
     said = occupancy.begin(place, continues=origin is not None, restart=restart)
+    checkpoints = run_directory.hold_checkpoints(run_dir)  # not before: a restart has moved the earlier ones away
+    directory.remove_leftovers(checkpoints)
     replace(place / stored.FILE_NAME, stored.to_text(config).encode())
     metrics = None if origin is None else origin.metrics(run_dir / run_directory.CHECKPOINTS)
     keep_readable(place, metrics, lambda text: warn(holding.named(text)))

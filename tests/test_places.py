@@ -132,6 +132,9 @@ def test_a_run_dir_in_a_checkpoint_is_refused_and_not_even_locked(case: str, lin
     link.symlink_to(run_dir / below)
     before = content(run_dir)
     place = link if linked else run_dir / below
+    for judge in (lambda: overlaps.refuse(place, compose([]), None), lambda: occupancy.refuse_foreign(place)):
+        with pytest.raises(UsageError, match=r"nothing (else )?is written there"):
+            judge()
     with pytest.raises(UsageError) as refused, run_directory.writing(place):
         pass
     assert what.format(run=run_dir) in str(refused.value)

@@ -38,8 +38,9 @@ def refuse_foreign(run_dir: Path) -> None:
     """Refuse a directory that holds something, and nothing of this program. Nothing is written, not even the lock.
 
     Raises:
-        UsageError: names what is there.
+        UsageError: names what is there, or the checkpoint that ``run_dir`` is or lies in.
     """
+    places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
     try:
         if not run_dir.is_dir() or _is_ours(run_dir):
             return

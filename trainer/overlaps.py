@@ -20,6 +20,7 @@ def refuse(run_dir: Path, config: Config, init_from: str | None) -> None:
     Raises:
         UsageError: places overlap, or ``run_dir`` holds somebody else's files.
     """
+    places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
     refuse_mirror(run_dir, config)
     if init_from is not None:
         refuse_init_from(run_dir, init_from)

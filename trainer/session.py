@@ -125,7 +125,7 @@ def _resume(
         raise UsageError(f"run_dir={run_dir} does not exist")
     occupancy.refuse_foreign(run_dir)
     with run_directory.writing(run_dir):
-        if not Path(checkpoint).is_dir():
+        if not Path(checkpoint).is_dir() and not occupancy.has_checkpoints(run_dir):
             occupancy.is_vacant(run_dir, occupancy.begin_again(run_dir))
         found = selection.find(run_dir, checkpoint, _depth(run_dir, values), warn)
         return _continue(run_dir, found, lambda there: override.override(there, values), allow, process)

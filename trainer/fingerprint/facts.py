@@ -57,11 +57,14 @@ def _shown(value: Any) -> str:
 
 
 def differences(stored: Sequence[Fact], found: Sequence[Fact]) -> list[FactDifference]:
-    """Every difference, in the order of ``stored``, then what only ``found`` has."""
+    """Every difference, in the order of ``stored``, then what only ``found`` has; what a step does comes after all
+    others, from which it may follow.
+    """
     before = {(fact.kind, fact.where, fact.attribute): fact for fact in stored}
     after = {(fact.kind, fact.where, fact.attribute): fact for fact in found}
     result = []
-    for key in [*before, *(key for key in after if key not in before)]:
+    keys = [*before, *(key for key in after if key not in before)]
+    for key in sorted(keys, key=lambda key: key[0] == STEP):
         old = before[key].value if key in before else None
         new = after[key].value if key in after else None
         if not _agree(key[0], old, new):

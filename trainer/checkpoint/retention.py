@@ -9,9 +9,9 @@ from pathlib import Path, PurePath
 from typing import TypeVar
 
 from trainer.checkpoint.directory import RETIRED, committed, free, manifest_of
-from trainer.checkpoint.files import sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
-from trainer.unreadable import Unreadable
+from trainer.storage.durable import sync
+from trainer.storage.unreadable import Unreadable
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
 P = TypeVar("P", bound=PurePath)  # a checkpoint's directory, here or on a mirror

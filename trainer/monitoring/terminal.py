@@ -1,0 +1,124 @@
+"""What a person sees while a run goes on: a progress bar on a terminal, sparse plain lines elsewhere, train.log."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from trainer.storage.holding import named
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+class Terminal:
+    """Reports a run to stdout and ``train.log``. ``total`` is the run's length in steps."""
+
+    def __init__(self, log: Path, step: int, total: int) -> None:
+        self._log = log.open("a", encoding="utf-8")
+        self.failure: OSError | None = None  # of the last attempt to write to the log
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._last_line = 0.0
+        self._progress: Progress | None = None
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[checkpoint]}"),
+                console=self._console,
+                expand=True,
+            )
+            self._task = self._progress.add_task("train", total=total, completed=step, checkpoint="")
+            self._live = Live(self._shown(""), console=self._console, refresh_per_second=10)
+            self._live.start()
+
+    def _shown(self, values: str) -> Group:
+        """The bar, and under it the values of the last training record."""
+        assert self._progress is not None
+        return Group(self._progress, Text(values, no_wrap=True, overflow="ellipsis"))
+
+    def step(self, step: int) -> None:
+        """A step was made."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
+        """A training record was logged."""
+        status = (
+            f"epoch {epoch:.2f}  loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
+            f"learning rate {values['learning_rate']:.3g}  {values['images_per_second']:.0f} images/s"
+        )
+        line = f"step {step}/{total}  {status}  ETA {_duration(seconds_left)}"
+        self.log(line)
+        if self._progress is not None:
+            self._live.update(self._shown(status))
+        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(line, markup=False)
+
+    def committed(self, step: int) -> None:
+        """The checkpoint of ``step`` is on disk."""
+        self.log(f"checkpoint of step {step} is committed")
+        if self._progress is not None:
+            self._progress.update(self._task, checkpoint=f"checkpoint {step}")
+
+    def closing(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """How the run ended: what it is about, and what is known or can be done of it."""
+        width = max(len(name) for name, _ in rows)
+        lines = [f"  {name:<{width}}  {text}" for name, text in rows]
+        for line in (title, *lines):
+            self.log(line)
+        if not self._console.is_terminal:
+            for line in (title, *lines):
+                self._console.print(line, markup=False)
+            return
+        self._end_progress()
+        table = Table.grid(padding=(0, 2))
+        for name, text in rows:
+            table.add_row(Text(name, "bold"), Text(text, overflow="fold"))
+        self._console.print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False), soft_wrap=False)
+
+    def line(self, text: str) -> None:
+        """Something worth a line of its own."""
+        self.log(text)
+        self._console.print(named(text), markup=False)
+
+    def warn(self, text: str) -> None:
+        self.line(f"warning: {text}")
+
+    def log(self, text: str) -> None:
+        """Something for ``train.log`` alone."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+        try:
+            self._log.write("".join(f"{stamp}  {line}\n" for line in named(text).splitlines()))
+            self._log.flush()
+            self.failure = None
+        except OSError as error:  # what was not written stays in the file object's buffer for the next attempt
+            self.failure = OSError(error.errno, error.strerror, self._log.name)
+
+    def close(self) -> None:
+        self._end_progress()
+        with contextlib.suppress(OSError):  # what is left of the log; its failure has been reported
+            self._log.close()
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._live.stop()
+            self._progress = None
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -1,0 +1,69 @@
+"""What a commit does to single files: written, digested, flushed, replaced whole."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from pathlib import Path
+
+from trainer.storage.guarded import open_regular
+from trainer.storage.unreadable import readable
+
+
+def sync(path: Path) -> None:
+    """Flush a file or a directory to disk.
+
+    Raises:
+        OSError: with the path, which the system call itself does not know.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        error.filename = str(path)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(path: Path) -> None:
+    """Make a directory, and those above it that are missing, so that their names outlive a power failure.
+
+    Raises:
+        OSError: one cannot be made.
+    """
+    if not path.is_dir():
+        make_directory(path.parent)
+        path.mkdir(exist_ok=True)
+        sync(path.parent)
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, hexadecimal; raises ``Unacceptable`` for anything that is not a regular file."""
+    with open_regular(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def stored_digest(path: Path) -> str:
+    """``digest`` of a file that is to be judged, and not of one that was just written.
+
+    Raises:
+        Unacceptable: as ``digest``.
+        Unreadable: the system cannot read it now.
+        FileNotFoundError: it is missing.
+    """
+    with readable(path):
+        return digest(path)
+
+
+def replace(path: Path, content: bytes) -> None:
+    """Give a file its new content so that a crash leaves it whole, with the old content or the new.
+
+    What else the old file was called elsewhere keeps the old content.
+    """
+    temporary = path.with_name(f".{path.name}")
+    temporary.unlink(missing_ok=True)  # a crash may have left it, or a foreign directory have it lead elsewhere
+    temporary.write_bytes(content)
+    sync(temporary)
+    temporary.rename(path)
+    sync(path.parent)

@@ -11,7 +11,7 @@ from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
 from trainer.config.schema import Config
 from trainer.monitoring.terminal import Terminal
-from trainer.run.checkpointer import Committer, Description
+from trainer.run.checkpointer import Checkpointer, Contents, Store
 from trainer.run_directory.history import History
 from trainer.training.state import TrainingState, flatten
 
@@ -26,24 +26,20 @@ class Saver:
 
 
 @contextmanager
-def committing(run_dir: Path, config: Config, state: TrainingState) -> Iterator[tuple[Committer, History, Terminal]]:
+def committing(run_dir: Path, config: Config, state: TrainingState) -> Iterator[tuple[Checkpointer, History, Terminal]]:
     """What commits ``state`` into ``run_dir`` as a run with ``config`` does, with its history and its terminal."""
     policy, tree = config.checkpoint, state.tree()
     history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 10**6)
-    committer = Committer(
-        checkpoints=run_dir / "checkpoints",
-        description=Description(config, (), (), 1000, {}, ()),
-        progress=state.progress,
-        state_file=StateFile(tree, flatten(tree)),
-        history=history,
-        terminal=terminal,
-        retention=Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric),
-        mirror=None,
-        last_good=None,
-        when_finished=lambda: None,
+    retention = Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric)
+    checkpointer = Checkpointer(
+        Contents(config, (), (), 1000, {}, (), state.progress, StateFile(tree, flatten(tree))),
+        Store(run_dir / "checkpoints", retention, mirror=None, last_good=None),
+        history,
+        terminal,
+        lambda: None,
     )
-    yield committer, history, terminal
-    committer.close()
+    yield checkpointer, history, terminal
+    checkpointer.close()
     history.close()
     terminal.close()
 
@@ -53,5 +49,5 @@ def own_saver(run_dir: Path, config: Config, state: TrainingState, *, in_backgro
     """Saves ``state`` into ``run_dir`` as ``checkpoint.async_save=in_background`` does."""
     (run_dir / "checkpoints").mkdir(parents=True)
     checkpoint = dataclasses.replace(config.checkpoint, async_save=in_background, keep_last=2, keep_best=0)
-    with committing(run_dir, dataclasses.replace(config, checkpoint=checkpoint), state) as (committer, _, _):
-        yield Saver(f"ours, {'async' if in_background else 'sync'}", committer.save, committer.finish)
+    with committing(run_dir, dataclasses.replace(config, checkpoint=checkpoint), state) as (checkpointer, _, _):
+        yield Saver(f"ours, {'async' if in_background else 'sync'}", checkpointer.save, checkpointer.finish)

@@ -170,7 +170,7 @@ def _calls(turns: Turns, steps: int, *overrides: str) -> None:
 @contextlib.contextmanager
 def _running(run_dir: Path, config: Config, state: TrainingState, batches: Iterator[Batch]) -> Iterator[Run]:
     start = Start(started="", host="", from_step=0, checkpoint=None, changes=())
-    with committing(run_dir, config, state) as (committer, history, terminal):
+    with committing(run_dir, config, state) as (checkpointer, history, terminal):
         yield Run(
             config=config,
             state=state,
@@ -178,7 +178,7 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
             total_steps=10**6,
             training_batches=lambda position: batches,
             evaluation_batches=(),
-            committer=committer,
+            checkpointer=checkpointer,
             committed_step=None,
             history=history,
             terminal=terminal,

@@ -16,7 +16,7 @@ from worker_processes import free_ports
 
 from trainer.distributed import peers as module
 from trainer.distributed.cluster import Cluster
-from trainer.distributed.membership import build_replicas
+from trainer.distributed.membership import Process, build_replicas
 from trainer.distributed.peers import Peers, connect
 from trainer.errors import PeerLost, UsageError
 from trainer.runtime.signals import StopRequest
@@ -172,10 +172,10 @@ def test_what_is_no_message_ends_the_connection(three: list[Peers]) -> None:
 def test_processes_that_were_started_together_do_not_share_a_run_that_is_stored_for_one(three: list[Peers]) -> None:
     config = compose(*NARROW, "runtime.strategy=one")
     with pytest.raises(UsageError, match=r"runtime\.strategy=one, but 3 processes were started together"):
-        build_replicas(config, three[0], StopRequest())
+        build_replicas(config, Process(StopRequest(), three[0]))
 
 
 def test_a_process_alone_does_not_go_on_with_a_run_that_is_stored_for_several() -> None:
     config = compose(*NARROW, "runtime.strategy=multi_worker")
     with pytest.raises(UsageError, match=r"multi_worker, but this process is alone.*\n.*add runtime\.strategy=auto"):
-        build_replicas(config, None, StopRequest())
+        build_replicas(config, Process(StopRequest(), None))

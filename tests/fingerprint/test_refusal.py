@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+import step_edits
 import tensorflow as tf
-import test_step_facts
 from diagnosing import forge
 from processes import NARROW, Trainer, metrics
 
@@ -377,8 +377,8 @@ STEP_EDITS = {
 def test_edited_code_of_a_step_is_refused_and_may_be_allowed_by_its_kind(
     what: str, original: Path, tmp_path: Path, no_training: list[Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    _, module, before, after = test_step_facts.EDITS[what]
-    test_step_facts.edit(monkeypatch, module, before, after)
+    _, module, before, after = step_edits.EDITS[what]
+    step_edits.edit(monkeypatch, module, before, after)
     message = refusal(original)
     assert "a step does something else with the same configuration" in message
     for text in (STEP_EDITS[what], f"look at {file_of(module)}", "allow=[step]"):
@@ -388,14 +388,14 @@ def test_edited_code_of_a_step_is_refused_and_may_be_allowed_by_its_kind(
     shutil.copytree(original, run_dir)
     resume(run_dir, "train.steps=9", allow=("step",))
     (run,) = no_training
-    assert run.committer.description.lineage[-1].changes[-1].startswith("step: step ")
+    assert run.checkpointer.contents.lineage[-1].changes[-1].startswith("step: step ")
 
 
 @pytest.mark.usefixtures("shared_builds")
 def test_another_schedule_is_one_finding_although_the_step_uses_it(
     original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    test_step_facts.edit(monkeypatch, schedules, "tf.cast(peak * factor", "tf.cast(1.01 * peak * factor")
+    step_edits.edit(monkeypatch, schedules, "tf.cast(peak * factor", "tf.cast(1.01 * peak * factor")
     message = refusal(original)
     assert "the code makes another schedule" in message
     assert "allow=[schedule]" in message
@@ -445,9 +445,9 @@ def test_rounding_of_another_processor_is_no_finding(original: Path, tmp_path: P
 def test_edited_code_of_the_evaluation_is_refused_where_a_checkpoint_is_only_read(
     original: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(restore.execution, "configure_for_reading", lambda config: None)
-    _, *edits = test_step_facts.EDITS["predictions"]
-    test_step_facts.edit(monkeypatch, *edits)
+    monkeypatch.setattr(assembly.execution, "configure_for_reading", lambda config: None)
+    _, *edits = step_edits.EDITS["predictions"]
+    step_edits.edit(monkeypatch, *edits)
     with pytest.raises(RestoreRefused, match=r"step evaluation: predictions .*\n.*look at trainer/"):
         restore.restore(original, "latest", ())
     assert restore.restore(original, "latest", ("step",)).manifest.step == STEPS
@@ -554,7 +554,7 @@ def test_a_change_that_is_allowed_by_name_is_accepted_and_recorded(
         EDITS[edit][0](monkeypatch)
     resume(run_dir, "train.steps=9", *arguments, allow=allow)
     (run,) = no_training
-    path = run.committer.description.lineage[-1].changes
+    path = run.checkpointer.contents.lineage[-1].changes
     for argument in arguments:
         assert any(change.startswith(argument.partition("=")[0]) for change in path), path
     assert edit is None or any(change.startswith(f"{allow[0]}: ") for change in path), path
@@ -609,9 +609,9 @@ def test_surroundings_that_decide_the_last_bits_are_a_warning_with_the_variable_
     output = capsys.readouterr().err
     assert "warning: TF_ENABLE_ONEDNN_OPTS was not set and is 0: training goes on, but bit-exactness is not" in output
     assert "; as it was: unset TF_ENABLE_ONEDNN_OPTS" in output
-    there = no_training[0].committer.description.versions["instruction set"]
+    there = no_training[0].checkpointer.contents.versions["instruction set"]
     assert f"warning: instruction set was {there} and is SSE41: " in output or there == "SSE41"
-    assert no_training[1].committer.description.versions["TF_ENABLE_ONEDNN_OPTS"] == "0", "in the next manifest"
+    assert no_training[1].checkpointer.contents.versions["TF_ENABLE_ONEDNN_OPTS"] == "0", "in the next manifest"
 
 
 def test_an_edit_of_preprocessing_code_is_caught_by_a_real_process(original: Path, trainer: Trainer) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from trainer.fingerprint import surroundings
 from trainer.fingerprint.surroundings import differences, of_process
-from trainer.fingerprint.verdict import company_warnings, version_warnings
+from trainer.fingerprint.verdict import version_warnings, worker_warnings
 
 SERVER = "avx avx2 fma avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16 avx_vnni sse4_1"
 
@@ -125,12 +125,12 @@ def test_a_worker_on_another_processor_says_so_once_and_a_worker_like_the_chief_
     }
     chief = {**common, **of_process({}, processor(SERVER))}
     other = {**common, **of_process({"ONEDNN_MAX_CPU_ISA": "AVX2"}, processor(SERVER))}
-    assert company_warnings(1, chief, chief) == []
-    assert company_warnings(1, chief, other) == [
+    assert worker_warnings(1, chief, chief) == []
+    assert worker_warnings(1, chief, other) == [
         "instruction set is AVX2 in worker 1 and AVX512_CORE_BF16 in the chief: another placement of the processes "
         "computes other last bits"
     ]
-    assert company_warnings(1, chief, {**chief, "keras": "3.0"})[0].startswith("keras is 3.0 in worker 1 and 3.15.1 in")
+    assert worker_warnings(1, chief, {**chief, "keras": "3.0"})[0].startswith("keras is 3.0 in worker 1 and 3.15.1 in")
 
 
 def test_this_machine_has_an_instruction_set() -> None:

@@ -24,7 +24,7 @@ from trainer.data.images import transforms
 from trainer.data.sources.digits import DigitsSplit
 from trainer.data.sources.source import open_source
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.run import restore
+from trainer.run import assembly, restore
 from trainer.run_directory import layout, lock
 from trainer.training.state import TrainingState
 
@@ -210,13 +210,13 @@ def test_a_checkpoint_that_is_retired_while_it_is_read_is_no_error(
     shutil.copytree(oldest, newest)
     manifest = newest / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"step": 0', '"step": 1'))
-    build = restore.build_state
+    build = assembly.build_state
 
     def build_meanwhile(config: Config, *, drawn: bool) -> TrainingState:
         if newest.exists():
             shutil.rmtree(newest)
         return build(config, drawn=drawn)
 
-    monkeypatch.setattr(restore, "build_state", build_meanwhile)
+    monkeypatch.setattr(assembly, "build_state", build_meanwhile)
     assert evaluate(capsys, f"run_dir={run_dir}")["step"] == 0
     assert not newest.exists()

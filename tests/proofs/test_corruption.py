@@ -41,8 +41,8 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run = Run(run_dir, 0, 0, asynchronous=False, keep_last=3)
     for step in (1, 2, 3):
         run.step(step)
-        run.committer.save()
-        run.committer.finish()
+        run.checkpointer.save()
+        run.checkpointer.finish()
     run.close()
     last = directory.committed(run_dir / CHECKPOINTS)[-1]
     shutil.copy(last / stored.FILE_NAME, run_dir / stored.FILE_NAME)

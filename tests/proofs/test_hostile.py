@@ -44,8 +44,8 @@ SECRET = "the secret next to the run directory"
 def one_step(loop: Run) -> None:
     """In place of training: a checkpoint of the state as it was built, called step 2."""
     loop.state.progress.step.assign(STEP)
-    loop.committer.save()
-    loop.committer.finish()
+    loop.checkpointer.save()
+    loop.checkpointer.finish()
 
 
 @pytest.fixture(scope="module")

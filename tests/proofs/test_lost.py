@@ -90,9 +90,9 @@ def write(run_dir: Path, change: Change, asynchronous: bool, notice: Callable[[s
         try:
             for step in (1, 2):
                 run.step(step)
-                run.committer.check()
-                run.committer.save()
-            run.committer.finish()
+                run.checkpointer.check()
+                run.checkpointer.save()
+            run.checkpointer.finish()
             change(run_dir)
             left = contents(run_dir)
             run.step(3)
@@ -119,12 +119,12 @@ def run_into(change: Change, run_dir: Path, asynchronous: bool, notice: Callable
 
 
 def check(run: saving.Run) -> None:
-    run.committer.check()
+    run.checkpointer.check()
 
 
 def save_and_finish(run: saving.Run) -> None:
-    run.committer.save()
-    run.committer.finish()
+    run.checkpointer.save()
+    run.checkpointer.finish()
 
 
 NOTICES = [pytest.param(check, id="at a step"), pytest.param(save_and_finish, id="at a save")]
@@ -201,7 +201,7 @@ def write_nothing(run_dir: Path) -> None:
         run = saving.Run(place, 0, 0, True)
         renamed(run_dir)
         try:
-            run.committer.check()
+            run.checkpointer.check()
         finally:
             run.close()
 

@@ -20,7 +20,7 @@ from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import verify
 from trainer.errors import NotSaved, TrainingFailed
 from trainer.monitoring.terminal import Terminal
-from trainer.run.checkpointer import Committer, Description
+from trainer.run.checkpointer import Checkpointer, Contents, Store
 from trainer.run_directory.history import History
 from trainer.run_directory.metrics import Record, read_metrics
 from trainer.storage import durable
@@ -51,7 +51,7 @@ def test_files_are_byte_for_byte_those_of_tf_train_checkpoint_and_it_restores_th
 
 
 class Training:
-    """A committer around a small state that a compiled step moves in place, as an optimizer does."""
+    """A checkpointer around a small state that a compiled step moves in place, as an optimizer does."""
 
     def __init__(self, run_dir: Path, *overrides: str) -> None:
         run_dir.mkdir()
@@ -63,17 +63,14 @@ class Training:
         tree: Tree = {"model": self.weights, "optimizer": {"momentum": velocity}, "progress": self.progress.tree()}
         self.history = History(run_dir, 0)
         self.terminal = Terminal(run_dir / "train.log", 0, 100)
-        self.committer = Committer(
-            checkpoints=self.checkpoints,
-            description=Description(config, (), ("a", "b"), 100, {}, ()),
-            progress=self.progress,
-            state_file=StateFile(tree, flatten(tree)),
-            history=self.history,
-            terminal=self.terminal,
-            retention=Retention(config.checkpoint.keep_last, 0, None, "accuracy"),
-            mirror=None,
-            last_good=None,
-            when_finished=lambda: None,
+        state_file = StateFile(tree, flatten(tree))
+        retention = Retention(config.checkpoint.keep_last, 0, None, "accuracy")
+        self.checkpointer = Checkpointer(
+            Contents(config, (), ("a", "b"), 100, {}, (), self.progress, state_file),
+            Store(self.checkpoints, retention, mirror=None, last_good=None),
+            self.history,
+            self.terminal,
+            lambda: None,
         )
 
         @tf.function(autograph=False)
@@ -93,7 +90,7 @@ class Training:
         self.history.add(Record(number, "train", {"loss": 1.0 / number}, {"closing": False}))
 
     def close(self) -> None:
-        self.committer.close()
+        self.checkpointer.close()
         self.history.close()
         self.terminal.close()
 
@@ -122,10 +119,10 @@ def test_100_consecutive_asynchronous_saves_while_training_are_those_of_synchron
     for training in (behind, at_once):
         for _ in range(100):
             training.step()
-            training.committer.save()
-            training.committer.check()
+            training.checkpointer.save()
+            training.checkpointer.check()
             training.step()  # while the other thread writes
-        training.committer.finish()
+        training.checkpointer.finish()
     assert behind.committed == at_once.committed == [directory.name_of(step) for step in range(1, 200, 2)]
     for name in behind.committed:
         left, right = behind.checkpoints / name, at_once.checkpoints / name
@@ -144,12 +141,12 @@ def test_a_save_in_flight_is_committed_before_anyone_says_so(
     training, gate = start("run"), threading.Event()
     monkeypatch.setattr(directory, "sync", lambda path: gate.wait(20) and durable.sync(path))
     training.step()
-    training.committer.save()
+    training.checkpointer.save()
     training.step()
-    training.committer.check()
+    training.checkpointer.check()
     assert training.committed == []
     gate.set()
-    training.committer.finish()
+    training.checkpointer.finish()
     assert training.committed == ["step-00000001"]
     assert verify(training.checkpoints / "step-00000001", "full").step == 1
 
@@ -173,8 +170,8 @@ def test_a_disk_that_refuses_is_survived_twice_and_stops_the_run_at_the_third_ti
 ) -> None:  # fmt: skip
     training = start("run", *overrides)
     training.step()
-    training.committer.save()
-    training.committer.finish()
+    training.checkpointer.save()
+    training.checkpointer.finish()
     refuse(monkeypatch, number, DATA)
     for attempt in (2, 3):
         training.step()
@@ -193,14 +190,14 @@ def test_a_disk_that_refuses_is_survived_twice_and_stops_the_run_at_the_third_ti
 
 def save_and_look(training: Training) -> None:
     """Save, let the background end, and look at the result as the loop does before its next step."""
-    training.committer.save()
-    training.committer._background.submit(lambda: None).result(20)
-    training.committer.check()
+    training.checkpointer.save()
+    training.checkpointer._background.submit(lambda: None).result(20)
+    training.checkpointer.check()
 
 
 def save_and_finish(training: Training) -> None:
-    training.committer.save()
-    training.committer.finish()
+    training.checkpointer.save()
+    training.checkpointer.finish()
 
 
 def test_a_save_that_succeeds_makes_the_failures_before_it_forgotten(
@@ -228,9 +225,9 @@ def test_the_last_save_of_a_run_must_succeed(start: Callable[..., Training], mon
     training = start("run")
     refuse(monkeypatch, errno.ENOSPC, "checkpoints")
     training.step()
-    training.committer.save()
+    training.checkpointer.save()
     with pytest.raises(NotSaved, match="No space left on device"):
-        training.committer.finish()
+        training.checkpointer.finish()
 
 
 def test_errors_of_tensorflows_writer_are_errors_of_the_operating_system(tmp_path: Path) -> None:
@@ -295,15 +292,15 @@ def test_a_full_disk_loses_no_line_of_the_history_and_no_checkpoint_refers_to_a_
     path = tmp_path / "run" / "metrics.jsonl"
     for _ in range(4):
         training.step()
-        training.committer.check()
+        training.checkpointer.check()
     assert 1 <= len(list(read_metrics(path))) < 4
     assert capsys.readouterr().out.count("metrics.jsonl: No space left on device (ENOSPC)") == 1
     save_and_look(training)
     assert training.committed == []
     disk.room = 10_000
     training.step()
-    training.committer.save()
-    training.committer.finish()
+    training.checkpointer.save()
+    training.checkpointer.finish()
     assert [record["step"] for record in read_metrics(path)] == [1, 2, 3, 4, 5]
     assert path.read_bytes().count(b"\n") == 5
     assert training.committed == ["step-00000005"]

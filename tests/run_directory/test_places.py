@@ -622,8 +622,8 @@ def steps_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     def loop(loop: Any) -> None:
         if steps[0]:
             loop.state.progress.step.assign(steps[0])
-            loop.committer.save()
-            loop.committer.finish()
+            loop.checkpointer.save()
+            loop.checkpointer.finish()
 
     monkeypatch.setattr(assembly.execution, "configure", lambda config: None)
     monkeypatch.setattr(session, "run_loop", loop)

@@ -137,16 +137,16 @@ def test_a_run_goes_on_without_tensorboards_files(refuse: Callable[[Path], None]
     run_dir = disk.parent
     before = saving.Run(run_dir, 0, 0, False)
     before.step(1)
-    before.committer.save()
+    before.checkpointer.save()
     before.step(2)
     before.close()
     refuse(disk)
     resumed = saving.Run(run_dir, 1, 1, False)  # has to take step 2 out of the files that are there
     for step in range(2, 60):
         resumed.step(step)
-        resumed.committer.check()
-    resumed.committer.save()
-    resumed.committer.finish()
+        resumed.checkpointer.check()
+    resumed.checkpointer.save()
+    resumed.checkpointer.finish()
     resumed.close()
     (warning,) = resumed.warnings
     assert "TensorBoard will not show everything" in warning
@@ -158,13 +158,13 @@ def test_a_run_goes_on_without_tensorboards_files(refuse: Callable[[Path], None]
 def test_tensorboards_files_may_become_full_in_the_middle_of_a_run(disk: Path) -> None:
     running = saving.Run(disk.parent, 0, 0, False)
     running.step(1)
-    running.committer.save()
+    running.checkpointer.save()
     full(disk)
     for step in range(2, 60):
         running.step(step)
-    running.committer.save()
-    running.committer.check()
-    running.committer.finish()
+    running.checkpointer.save()
+    running.checkpointer.check()
+    running.checkpointer.finish()
     running.close()
     (warning,) = running.warnings
     assert "No space left on device" in warning

@@ -1,6 +1,6 @@
 """A process that makes checkpoints as a run does, of a state of a few small variables.
 
-Everything but the network is the real thing: history, committer, state file, retention, and what a resume moves away.
+Everything but the network is the real thing: history, checkpointer, state file, retention, what a resume moves away.
 
     saving.py PLACE crash        in PLACE/sync and PLACE/async: four saves, a resume from the third, three more saves, a
                                  resume from the second of these because the last is damaged, two more saves
@@ -30,7 +30,7 @@ from trainer.config.compose import compose
 from trainer.errors import NotSaved
 from trainer.fingerprint.facts import Fact
 from trainer.monitoring.terminal import Terminal
-from trainer.run.checkpointer import Committer, Description
+from trainer.run.checkpointer import Checkpointer, Contents, Store
 from trainer.run_directory.history import History
 from trainer.run_directory.layout import CHECKPOINTS, LOG
 from trainer.run_directory.metrics import TRAIN, VALIDATION, Record
@@ -60,19 +60,14 @@ class Run:
         self._terminal = Terminal(run_dir / LOG, step, 10)
         self.warnings: list[str] = []
         self._terminal.warn = self.warnings.append  # type: ignore[method-assign]
-        self.committer = Committer(
-            checkpoints=run_dir / CHECKPOINTS,
-            description=Description(
-                compose(overrides), [Fact("data", "here", "count", 3, (), "x.py")], ("a",), 8, {}, ()
-            ),
-            progress=self._progress,
-            state_file=StateFile(tree, flatten(tree)),
-            history=self._history,
-            terminal=self._terminal,
-            retention=Retention(keep_last, 1, None, "accuracy"),
-            mirror=None,
-            last_good=None,
-            when_finished=lambda: None,
+        config, facts = compose(overrides), [Fact("data", "here", "count", 3, (), "x.py")]
+        state_file = StateFile(tree, flatten(tree))
+        self.checkpointer = Checkpointer(
+            Contents(config, facts, ("a",), 8, {}, (), self._progress, state_file),
+            Store(run_dir / CHECKPOINTS, Retention(keep_last, 1, None, "accuracy"), mirror=None, last_good=None),
+            self._history,
+            self._terminal,
+            lambda: None,
         )
 
     def step(self, step: int) -> None:
@@ -86,7 +81,7 @@ class Run:
         self._history.add(Record(step, VALIDATION, validation, {"closing": False}))
 
     def close(self) -> None:
-        self.committer.close()
+        self.checkpointer.close()
         self._history.close()
         self._terminal.close()
 
@@ -97,12 +92,12 @@ def save_and_resume(run_dir: Path, asynchronous: bool, mark: ctypes._NamedFuncPo
     def steps(run: Run, numbers: range) -> None:
         for step in numbers:
             run.step(step)
-            run.committer.save()
+            run.checkpointer.save()
             # an asynchronous save is known to be committed when the next one has begun
             known = step - 1 if asynchronous and step > numbers[0] else None if asynchronous else step
             if known is not None:
                 mark(f"committed {known}".encode())
-        run.committer.finish()
+        run.checkpointer.finish()
         mark(f"committed {numbers[-1]}".encode())
         run.close()
 
@@ -172,8 +167,8 @@ def attempt(run: Run, step: int) -> str:
     run.step(step)
     run.warnings.clear()
     try:
-        run.committer.save()
-        run.committer.finish()
+        run.checkpointer.save()
+        run.checkpointer.finish()
     except NotSaved:
         return RAISED
     return WARNED if any("was not saved" in warning for warning in run.warnings) else SAVED

@@ -13,8 +13,8 @@ from composing import compose
 from processes import NARROW
 
 from trainer.config.schema import Config, Invocation
-from trainer.distributed.replicas import ONE_DEVICE, Replicas
-from trainer.run import restore, session
+from trainer.distributed.replicas import Replicas
+from trainer.run import assembly, session
 from trainer.runtime import execution
 from trainer.runtime.signals import StopRequest
 from trainer.training.interfaces import Run
@@ -24,14 +24,12 @@ from trainer.training.state import TrainingState, build_state
 def keep_this_process(patch: pytest.MonkeyPatch) -> None:
     """TensorFlow runs here already, so its threads stay as they are, and networks are built once for all tests."""
     patch.setattr(execution, "configure", lambda config: None)
-    patch.setattr(restore, "build_state", built_once)
+    patch.setattr(assembly, "build_state", built_once)
 
 
-def built_once(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:
-    """``build_state``, once for each configuration; always drawn, so that it serves those who restore and those who do
-    not.
-    """
-    return _built(config, replicas)
+def built_once(config: Config, replicas: Replicas | None = None, *, drawn: bool = True) -> TrainingState:
+    """``build_state``; what is built for reading, without ``replicas``, once for each configuration."""
+    return _built(config) if replicas is None else build_state(config, replicas, drawn=drawn)
 
 
 _built = functools.cache(build_state)
@@ -42,8 +40,8 @@ def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str) -> 
 
     def commit(run: Run) -> None:
         change(run)
-        run.committer.save()
-        run.committer.finish()
+        run.checkpointer.save()
+        run.checkpointer.finish()
 
     with pytest.MonkeyPatch.context() as patch:
         keep_this_process(patch)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import sys
 import threading
@@ -13,7 +14,7 @@ from tensorflow.python.eager import context  # not public; what tf.distribute's 
 
 from trainer.config.schema import Config
 from trainer.distributed.cluster import Cluster, discover
-from trainer.distributed.peers import SILENCE, Peers, connect
+from trainer.distributed.peers import SILENCE, Message, Peers, connect
 from trainer.distributed.replicas import Replicas, replicas_for
 from trainer.errors import PeerLost, Stopped, TrainerError, UsageError, printable
 from trainer.runtime.signals import StopRequest
@@ -39,9 +40,32 @@ def cluster_of(strategy: str, environ: Mapping[str, str]) -> Cluster | None:
     return cluster
 
 
+@dataclasses.dataclass(frozen=True)
+class Process:
+    """This process: what asks it to stop, and its connection to the others of the run; None when it works alone."""
+
+    stop: StopRequest
+    peers: Peers | None
+
+    @property
+    def is_chief(self) -> bool:
+        """Whether it decides what is done, and writes; the others compute their share."""
+        return self.peers is None or self.peers.is_chief
+
+    def tell(self, message: Message) -> None:
+        """Tell the other processes, as their chief."""
+        if self.peers is not None:
+            self.peers.tell(message)
+
+    def hear(self) -> Message:
+        """What the chief tells."""
+        assert self.peers is not None, "one that works alone is the chief"
+        return self.peers.hear()
+
+
 @contextlib.contextmanager
-def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
-    """The other processes of the run for as long as the block runs, None when there are none.
+def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
+    """This process, in touch with the others of the run for as long as the block runs.
 
     When one of them is lost, what this process computes together with it is given up, so that the block ends by an
     error, which becomes the PeerLost that says who it was. A block that does not end within ``GRACE_SECONDS`` ends
@@ -53,12 +77,12 @@ def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
     """
     cluster = cluster_of(strategy, os.environ)
     if cluster is None:
-        yield None
+        yield Process(stop, None)
         return
     peers = connect(cluster, lambda: stop.signal is not None)
     peers.watch(_end_soon)
     try:
-        yield peers
+        yield Process(stop, peers)
     except Stopped:
         peers.leave(0, "all stop together")
         raise
@@ -74,13 +98,13 @@ def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
     peers.leave(0, "done")
 
 
-def build_replicas(config: Config, peers: Peers | None, stop: StopRequest) -> Replicas:
+def build_replicas(config: Config, process: Process) -> Replicas:
     """``replicas_for`` the run; waits for the other processes to do the same.
 
     Raises:
         UsageError: there are other processes, but the configuration is for one that works alone; or the reverse.
     """
-    strategy = config.runtime.strategy
+    strategy, peers = config.runtime.strategy, process.peers
     if peers is None:
         if strategy == "multi_worker":
             raise UsageError(
@@ -95,7 +119,7 @@ def build_replicas(config: Config, peers: Peers | None, stop: StopRequest) -> Re
             f"started together\nadd runtime.strategy=auto to let them share the run, or resume it with one process"
         )
     replicas = replicas_for(config, peers.cluster)
-    stop.install()  # TensorFlow has put a handler of its own in its place
+    process.stop.install()  # TensorFlow has put a handler of its own in its place
     peers.watch(_give_up)
     return replicas
 

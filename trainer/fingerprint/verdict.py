@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.config import plugins
 from trainer.config.override import Change
-from trainer.errors import RestoreRefused, UsageError, nearest
-from trainer.fingerprint import surroundings
-from trainer.fingerprint.facts import KINDS, STEP, FactDifference
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, nearest, warn
+from trainer.fingerprint import facts, surroundings
+from trainer.fingerprint.facts import KINDS, STEP, Fact, FactDifference
 
 SHOWN_CHANGES = 6
 # What may be accepted although no configuration key explains it. A network of another structure never may.
@@ -29,6 +31,37 @@ KIND_TITLES = {
     "behaviour": "the input pipeline does something else with the same configuration (edited code or another library)",
     STEP: "a step does something else with the same configuration (edited code or another library)",
 }
+
+
+def judge_stored(
+    checkpoint: Path,
+    manifest: Manifest,
+    found: Sequence[Fact],
+    current: Mapping[str, str],
+    changes: Sequence[Change],
+    allow: Sequence[str],
+    matters: Callable[[Fact], bool] = lambda fact: True,
+) -> tuple[str, ...]:
+    """Compare what a stored checkpoint says of the program with the facts ``found`` and the versions ``current`` here.
+
+    Facts that do not ``matter`` are left out. Prints a warning for each version that differs. Returns what was
+    accepted, as ``judge`` does.
+
+    Raises:
+        NoValidCheckpoint: its fingerprint cannot be understood.
+        UsageError, RestoreRefused: as ``judge``.
+    """
+    for warning in version_warnings(manifest.versions, current):
+        warn(warning)
+    try:
+        there = facts.read(checkpoint / facts.FILE_NAME)
+    except ManifestError as error:
+        raise NoValidCheckpoint(str(error)) from error
+    if not any(fact.kind == STEP for fact in there):
+        warn(f"{checkpoint} does not tell what a step does (an older program wrote it), so that is not compared")
+    compared = [list(filter(matters, side)) for side in facts.comparable(there, found)]
+    allowed = plugins.other_names(allow, manifest.versions)
+    return judge(checkpoint, changes, facts.differences(*compared), allowed)
 
 
 def judge(
@@ -192,7 +225,7 @@ def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> l
     return lines
 
 
-def company_warnings(rank: int, chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+def worker_warnings(rank: int, chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
     """What process ``rank`` of a run has otherwise than its chief, whose manifest knows the chief's alone."""
     found = [(name, chief[name], own[name]) for name in (*EXACTNESS_PACKAGES, "device") if chief[name] != own[name]]
     found += [(name, there, here) for name, there, here, _ in surroundings.differences(chief, own)]

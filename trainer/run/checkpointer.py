@@ -45,8 +45,8 @@ WAIT_WORTH_A_LINE = 1.0  # seconds that the loop stood still for the save before
 
 
 @dataclasses.dataclass(frozen=True)
-class Description:
-    """What every checkpoint of one process says alike."""
+class Contents:
+    """What goes into a checkpoint: what all of one process say alike, and where the state is."""
 
     config: Config
     fingerprint: Sequence[Fact]
@@ -54,6 +54,18 @@ class Description:
     examples_per_epoch: int
     versions: Mapping[str, str]
     lineage: tuple[Start, ...]
+    progress: Progress
+    state_file: StateFile
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """Where checkpoints go, which of them stay, and ``last_good``, the verified one that the run continues from."""
+
+    checkpoints: Path
+    retention: Retention
+    mirror: Mirror | None
+    last_good: Path | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,45 +80,39 @@ class Moment:
     metrics: RecordedMetrics
 
 
-class Committer:
-    """Commits the state of one run under ``checkpoints``."""
+class Checkpointer:
+    """Commits the state of one run."""
 
     def __init__(
         self,
-        checkpoints: Path,
-        description: Description,
-        progress: Progress,
-        state_file: StateFile,
+        contents: Contents,
+        store: Store,
         history: History,
         terminal: Terminal,
-        retention: Retention,
-        mirror: Mirror | None,
-        last_good: Path | None,
         when_finished: Callable[[], None],
     ) -> None:
-        """``last_good`` is the verified checkpoint that the run continues from."""
-        self.description = description
-        self._run_dir = checkpoints.parent
-        self._checkpoints = checkpoints
-        self._progress = progress
-        self._state_file = state_file
+        self.contents = contents
+        self._run_dir = store.checkpoints.parent
+        self._checkpoints = store.checkpoints
+        self._progress = contents.progress
+        self._state_file = contents.state_file
         self._history = history
         self._terminal = terminal
-        self._mirror = mirror
-        self._last_good = last_good
+        self._retention = store.retention
+        self._mirror = store.mirror
+        self._last_good = store.last_good
         self._when_finished = when_finished
         self._fence = Fence(self._run_dir / LOCK)
         # the same in every checkpoint, and not cheap to make
         self._texts = {
-            stored.FILE_NAME: stored.to_text(description.config),
-            facts.FILE_NAME: facts.to_text(description.fingerprint),
+            stored.FILE_NAME: stored.to_text(contents.config),
+            facts.FILE_NAME: facts.to_text(contents.fingerprint),
         }
         self._fingerprints = {
-            **stored.section_digests(description.config),
-            **facts.digests(description.fingerprint),
+            **stored.section_digests(contents.config),
+            **facts.digests(contents.fingerprint),
         }
-        self._retention = retention
-        self._stop_at_once = description.config.checkpoint.on_error == "stop"
+        self._stop_at_once = contents.config.checkpoint.on_error == "stop"
         self._background = ThreadPoolExecutor(1, "commit")
         self._in_flight: tuple[int, Future[None]] | None = None
         self._failures = 0  # saves that failed since one succeeded
@@ -137,7 +143,7 @@ class Committer:
             metrics=self._history.recorded,
         )
         self._in_flight = (moment.step, self._background.submit(self._commit, moment))
-        if not self.description.config.checkpoint.async_save:
+        if not self.contents.config.checkpoint.async_save:
             self._settle(last=False)
 
     def check(self) -> None:
@@ -313,15 +319,15 @@ class Committer:
             format_version=manifest.FORMAT_VERSION,
             step=moment.step,
             examples=moment.examples,
-            epoch=moment.examples / self.description.examples_per_epoch,
+            epoch=moment.examples / self.contents.examples_per_epoch,
             ledger=moment.ledger,
             validation=moment.validations.get(moment.step),
-            class_names=self.description.class_names,
+            class_names=self.contents.class_names,
             fingerprints=self._fingerprints,
-            versions=dict(self.description.versions),
+            versions=dict(self.contents.versions),
             git_commit=program_versions.git_commit(),
             created=program_versions.now(),
-            lineage=self.description.lineage,
+            lineage=self.contents.lineage,
             metrics=moment.metrics,
             files=digests,
             sizes=sizes,

@@ -1,4 +1,4 @@
-"""The last lines of a run."""
+"""What a run says first and last."""
 
 from __future__ import annotations
 
@@ -7,22 +7,18 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.command_line import argument, command_line, resume_command
-from trainer.config.schema import Config
 from trainer.monitoring.terminal import Terminal
-from trainer.run.assembly import Rebuilt
-from trainer.run.continuation import Origin
+from trainer.run.preparation import Prepared
 from trainer.run_directory import layout
 from trainer.run_directory.history import History
 from trainer.run_directory.metrics import best_step
-from trainer.training.state import TrainingState
 
 
-def summarize(run_dir: Path, config: Config, state: TrainingState, history: History, terminal: Terminal) -> None:
+def summarize(run_dir: Path, run: Prepared, history: History, terminal: Terminal) -> None:
     """Say how far the run has come, what was best, and what can be done with it."""
-    progress = state.progress
-    step = int(progress.step.numpy())
+    step = run.assembly.step
     rows: list[tuple[str, str]] = []
-    best = best_step(history.validations, config.checkpoint.best_metric)
+    best = best_step(history.validations, run.config.checkpoint.best_metric)
     if best is not None:
         for name, at in (("last", max(history.validations)), ("best", best)):
             values = history.validations[at]
@@ -38,12 +34,10 @@ def summarize(run_dir: Path, config: Config, state: TrainingState, history: Hist
     terminal.closing(f"done at step {step}", rows)
 
 
-def opening(run_dir: Path, rebuilt: Rebuilt, origin: Origin | None) -> list[str]:
-    step, total = rebuilt.step, rebuilt.total_steps
-    replicas = rebuilt.state.replicas
+def opening(run_dir: Path, run: Prepared) -> list[str]:
+    """The first lines of a run in this process."""
+    replicas = run.assembly.state.replicas
     shared = [f"{replicas.count} replicas in {replicas.processes} processes"] if replicas.count > 1 else []
-    if origin is None:
-        count = rebuilt.sources.training.count
-        return [f"training in {run_dir}: {total} steps, {count} training images", *shared]
-    changed = [f"changed on resume: {change}" for change in rebuilt.accepted]
-    return [f"resuming {run_dir} at step {step} of {total} from {origin.path}", *shared, *changed]
+    changed = [f"changed on resume: {change}" for change in run.accepted]
+    first = run.start.opening(run_dir, run.assembly.step, run.total_steps, run.data.training.count)
+    return [first, *shared, *changed]

@@ -1,4 +1,4 @@
-"""Where all processes of a run begin alike: what chief and others both know, and what the loop of each works with."""
+"""Where all processes of a run begin alike: what the chief announces, and what the loop of each works with."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.training.state import TrainingState, flatten
 
 
 @dataclasses.dataclass(frozen=True)
-class Beginning:
+class Announcement:
     """What all processes of a run have to know alike, beside the configuration and the state."""
 
     total_steps: int
@@ -29,17 +29,19 @@ class Beginning:
         return {**dataclasses.asdict(self), "validations": list(self.validations.items())}
 
     @staticmethod
-    def of(message: Message) -> Beginning:
-        return Beginning(**{**message, "validations": {int(step): values for step, values in message["validations"]}})
+    def of(message: Message) -> Announcement:
+        return Announcement(
+            **{**message, "validations": {int(step): values for step, values in message["validations"]}}
+        )
 
 
-def begin(
-    beginning: Beginning,
+def wire(
+    announced: Announcement,
     config: Config,
     state: TrainingState,
     sources: Sources,
     stop: StopRequest,
-    committer: Saves,
+    checkpointer: Saves,
     history: Records,
     terminal: Display,
     views: Views,
@@ -55,13 +57,13 @@ def begin(
         config=config,
         state=state,
         examples_per_epoch=sources.sampling.examples_per_epoch,
-        total_steps=beginning.total_steps,
+        total_steps=announced.total_steps,
         training_batches=lambda position: training_batches(
             sources.training, config, position, state.dropout_features, part, terminal.warn, replicas.input_device
         ),
         evaluation_batches=evaluation_batches(sources.validation, config, part, terminal.warn, replicas.input_device),
-        committer=committer,
-        committed_step=beginning.committed_step,
+        checkpointer=checkpointer,
+        committed_step=announced.committed_step,
         history=history,
         terminal=terminal,
         views=views,

@@ -13,23 +13,20 @@ import tensorflow as tf
 from trainer.config import stored
 from trainer.data.batch import Batch
 from trainer.data.opened import open_sources
-from trainer.distributed.membership import build_replicas
+from trainer.distributed.membership import Process
 from trainer.distributed.peers import Peers
 from trainer.errors import UsageError, warn
 from trainer.fingerprint import facts, versions
 from trainer.fingerprint.collect import fingerprint_of
-from trainer.fingerprint.verdict import company_warnings
-from trainer.models import size
-from trainer.run.wiring import Beginning, begin
+from trainer.fingerprint.verdict import worker_warnings
+from trainer.run.assembly import assemble
+from trainer.run.wiring import Announcement, wire
 from trainer.run_directory.metrics import VALIDATION, Record
-from trainer.runtime import execution
-from trainer.runtime.signals import StopRequest
 from trainer.training.loop import train as run_loop
-from trainer.training.state import build_state
 
 
 class _Saves:
-    """In the place of a Committer."""
+    """In the place of a Checkpointer."""
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
@@ -93,7 +90,7 @@ class _Views:
         pass
 
 
-def follow(peers: Peers, stop: StopRequest) -> None:
+def work(process: Process) -> None:
     """Work for the chief until the run ends.
 
     Raises:
@@ -101,24 +98,24 @@ def follow(peers: Peers, stop: StopRequest) -> None:
         UsageError: this process has other data or code than the chief.
         Stopped, TrainingFailed: as the chief.
     """
+    peers = process.peers
+    assert peers is not None, "one that works alone is the chief"
     plan = peers.hear()
     if plan["config"] is None:
         return
     config = stored.from_text(plan["config"])
-    sources = open_sources(config)
-    execution.configure(config.runtime)
-    replicas = build_replicas(config, peers, stop)
-    size.refuse_excess(config)
-    state = build_state(config, replicas, drawn=False)
-    beginning = Beginning.of(peers.hear())
-    for line in company_warnings(peers.cluster.rank, beginning.versions, versions.of_run(config, replicas)):
+    data = open_sources(config)
+    assembly = assemble(config, process, drawn=False)
+    state = assembly.state
+    announced = Announcement.of(peers.hear())
+    for line in worker_warnings(peers.cluster.rank, announced.versions, versions.of_run(config, state.replicas)):
         warn(line)
-    found = facts.differences(facts.from_text(beginning.fingerprint), fingerprint_of(config, state, sources))
+    found = facts.differences(facts.from_text(announced.fingerprint), fingerprint_of(config, state, data))
     if found:
         raise UsageError(
             f"worker {peers.cluster.rank} computes something else than the chief: {found[0]} "
             f"({len(found) - 1} more differences)\n"
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )
-    records = _Records(beginning.validations)
-    run_loop(begin(beginning, config, state, sources, stop, _Saves(peers), records, _Display(), _Views()))
+    records = _Records(announced.validations)
+    run_loop(wire(announced, config, state, data, process.stop, _Saves(peers), records, _Display(), _Views()))

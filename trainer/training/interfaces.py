@@ -16,7 +16,7 @@ from trainer.training.state import TrainingState
 
 
 class Saves(Protocol):
-    """See Committer."""
+    """See Checkpointer."""
 
     def check(self) -> None: ...
     def save(self) -> None: ...
@@ -62,7 +62,7 @@ class Run:
     total_steps: int
     training_batches: Callable[[int], Iterable[Batch]]  # from a position on
     evaluation_batches: Iterable[Batch]
-    committer: Saves
+    checkpointer: Saves
     committed_step: int | None  # the step of the checkpoint the run was restored from
     history: Records
     terminal: Display

@@ -43,7 +43,7 @@ def train(run: Run) -> None:
     batches = _iterate(run)
     stretch = _Stretch()
     while True:
-        run.committer.check()
+        run.checkpointer.check()
         stopping = run.stop.poll()
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.validate:
@@ -53,10 +53,10 @@ def train(run: Run) -> None:
             now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.save:
             with stretch.paused():
-                run.committer.save()
+                run.checkpointer.save()
             standing = dataclasses.replace(standing, committed=standing.step)
         if now.end:
-            run.committer.finish()
+            run.checkpointer.finish()
         if now.stop:
             raise _stopped(stopping, standing.step)
         if now.finish:
@@ -165,7 +165,7 @@ def _not_finite(run: Run, step: int, told: Sequence[Told]) -> str:
     last = int(run.state.progress.examples.numpy()) - (step - bad) * size
     return (
         f"the training loss is not finite at step {bad}, of training examples {last - size} to {last - 1}; "
-        f"nothing was committed since; {run.committer.last_good()}\n"
+        f"nothing was committed since; {run.checkpointer.last_good()}\n"
         "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
     )
 

@@ -1,0 +1,78 @@
+"""Everything of a run that is settled before its directory is touched: configuration, data, network, values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.checkpoint.manifest import Start
+from trainer.command_line import resume_command
+from trainer.config import stored
+from trainer.config.complete import complete, total_steps
+from trainer.config.schema import Config
+from trainer.data.opened import Sources, open_sources
+from trainer.distributed.membership import Process
+from trainer.errors import UsageError
+from trainer.fingerprint import versions
+from trainer.fingerprint.collect import fingerprint_of
+from trainer.fingerprint.facts import Fact
+from trainer.run.assembly import Assembly, assemble
+from trainer.run.starting_point import StartingPoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train."""
+
+    config: Config
+    total_steps: int
+    data: Sources
+    assembly: Assembly
+    start: StartingPoint
+    fingerprint: list[Fact]
+    versions: Mapping[str, str]  # for manifests
+    accepted: tuple[str, ...]  # differences to the checkpoint that it continues
+    lineage: tuple[Start, ...]
+    notes: Sequence[str]
+
+
+def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Process) -> Prepared | None:
+    """Open the data, complete the configuration, build, compare with the checkpoint, restore. Nothing is written.
+
+    The other processes of the run are told the configuration and do the same. None when nothing is left to do.
+
+    Raises:
+        UsageError: the configuration does not fit the machine or the data.
+        NoValidCheckpoint: the checkpoint is damaged.
+        RestoreRefused: code or data are not those of the checkpoint.
+        PeerLost, Stopped: while the processes of the run met.
+    """
+    data = open_sources(config)
+    class_names = data.training.class_names
+    config = complete(config, data.sampling.examples_per_epoch, len(class_names))
+    total = total_steps(config, data.sampling.examples_per_epoch)
+    done = start.complete_at(run_dir, total)
+    if done is not None:
+        process.tell({"config": None})
+        print(f"{run_dir} is complete at step {done} of {total}")
+        print(f"to train on: {resume_command(run_dir, f'train.steps={2 * total}')}")
+        return None
+    process.tell({"config": stored.to_text(config)})
+    assembly = assemble(config, process, drawn=start.draws_weights)
+    fingerprint = fingerprint_of(config, assembly.state, data)
+    current = versions.of_run(config, assembly.state.replicas)
+    accepted = start.judge(fingerprint, current)
+    _refuse_fewer_classes(config, class_names)
+    notes = start.fill(assembly, class_names)
+    lineage = start.lineage(assembly.step, accepted)
+    return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes)
+
+
+def _refuse_fewer_classes(config: Config, class_names: tuple[str, ...]) -> None:
+    assert config.model.num_classes is not None
+    if config.model.num_classes < len(class_names):
+        raise UsageError(
+            f"model.num_classes is {config.model.num_classes}, but the data has {len(class_names)} classes; "
+            "leave it null to follow the data"
+        )

@@ -1,0 +1,175 @@
+"""What a run begins from: nothing, the weights of another, or a checkpoint of its own.
+
+A new and a continued run go through the same order of events (``trainer.run.session``); what differs is here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from trainer.checkpoint import directory
+from trainer.checkpoint.manifest import CHECKPOINTS, Manifest, RecordedMetrics, Start
+from trainer.checkpoint.verification import Damage, verify
+from trainer.config.override import Change
+from trainer.errors import NoValidCheckpoint
+from trainer.fingerprint import versions
+from trainer.fingerprint.facts import Fact
+from trainer.fingerprint.verdict import judge_stored
+from trainer.monitoring.terminal import Terminal
+from trainer.run import warm_start
+from trainer.run.assembly import Assembly
+from trainer.run.warm_start import WarmStart
+from trainer.run_directory import occupancy
+from trainer.run_directory.metrics import read_validations
+from trainer.storage import holding
+from trainer.storage.host import host_name
+
+
+class StartingPoint(Protocol):
+    """What the order of events asks of whatever a run begins from, in that order."""
+
+    @property
+    def draws_weights(self) -> bool:
+        """Whether the variables get the values that a new run begins with."""
+
+    @property
+    def checkpoint(self) -> Path | None:
+        """The verified checkpoint that the run continues."""
+
+    def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
+        """The step at which the run is complete; None when something is left to do."""
+
+    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+        """What is accepted to be different here; raises RestoreRefused when something is not."""
+
+    def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
+        """Give the variables the values to begin with; returns lines for the log."""
+
+    def lineage(self, step: int, accepted: Sequence[str]) -> tuple[Start, ...]:
+        """All starts of the run, this one last."""
+
+    def take(self, place: Path) -> list[str]:
+        """Take possession of the run directory; returns lines for the log."""
+
+    def recorded(self, run_dir: Path) -> RecordedMetrics | None:
+        """What is known of the history in ``run_dir``."""
+
+    def make_way(self, checkpoints: Path, terminal: Terminal) -> None:
+        """Put away what the run has no use for. Nothing is deleted."""
+
+    def opening(self, run_dir: Path, step: int, total_steps: int, images: int) -> str:
+        """The first line of the log."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FromNothing:
+    """A new run, from drawn weights or from ``weights`` of another. ``restart``: an earlier one is kept aside."""
+
+    restart: bool
+    weights: WarmStart | None
+    draws_weights = True
+    checkpoint = None
+
+    def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
+        return None
+
+    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+        return ()
+
+    def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
+        if self.weights is None:
+            return []
+        return warm_start.load(self.weights, assembly.config, assembly.state, class_names)
+
+    def lineage(self, step: int, accepted: Sequence[str]) -> tuple[Start, ...]:
+        return (_start(step, None if self.weights is None else self.weights.contents.path, accepted),)
+
+    def take(self, place: Path) -> list[str]:
+        return occupancy.begin(place, continues=False, restart=self.restart)
+
+    def recorded(self, run_dir: Path) -> RecordedMetrics | None:
+        return None
+
+    def make_way(self, checkpoints: Path, terminal: Terminal) -> None:
+        pass
+
+    def opening(self, run_dir: Path, step: int, total_steps: int, images: int) -> str:
+        return f"training in {run_dir}: {total_steps} steps, {images} training images"
+
+
+@dataclasses.dataclass(frozen=True)
+class FromCheckpoint:
+    """A run that goes on from ``checkpoint``; the newer ones that are damaged, and what is asked to be different."""
+
+    checkpoint: Path
+    manifest: Manifest
+    damaged: Sequence[Damage]
+    changes: Sequence[Change]
+    allow: Sequence[str]
+    other_plugins: Sequence[str]  # versions that are accepted to be others
+    draws_weights = False
+
+    def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
+        """With changes other than of free keys the answer is a judgement, not "complete"."""
+        step, validation = self.manifest.step, self.manifest.validation
+        evaluated = validation is not None or step in read_validations(run_dir) or step == 0
+        free = all(change.policy == "free" for change in self.changes)
+        return step if step >= total_steps and evaluated and free else None
+
+    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+        accepted = judge_stored(self.checkpoint, self.manifest, fingerprint, current, self.changes, self.allow)
+        return (*self.other_plugins, *accepted)
+
+    def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
+        assembly.restore(self.checkpoint, self.manifest)
+        return []
+
+    def lineage(self, step: int, accepted: Sequence[str]) -> tuple[Start, ...]:
+        return (*self.manifest.lineage, _start(step, self.checkpoint, accepted))
+
+    def take(self, place: Path) -> list[str]:
+        return occupancy.begin(place, continues=True, restart=False)
+
+    def recorded(self, run_dir: Path) -> RecordedMetrics | None:
+        """None when the checkpoint was taken from elsewhere."""
+        here = self.checkpoint.parent.absolute() == (run_dir / CHECKPOINTS).absolute()
+        return self.manifest.metrics if here else None
+
+    def make_way(self, checkpoints: Path, terminal: Terminal) -> None:
+        step = self.manifest.step
+        damaged = [holding.path_of(damage.path) for damage in self.damaged]
+        there = [path for path in directory.committed(checkpoints) if path not in damaged]
+        later = [path for path in there if directory.step_of(path) > step]
+        here = checkpoints / directory.name_of(step)
+        if here.is_dir() and here.resolve() != self.checkpoint.resolve() and not _is_same(here, self.manifest):
+            later.insert(0, here)  # another state of the same step
+        for path, damage in zip(damaged, self.damaged, strict=True):
+            place = directory.quarantine(path, damage.reason)
+            terminal.line(f"moved the damaged {path.name} to {place}")
+        directory.set_aside(later)
+        for path in later:
+            terminal.line(f"set aside {path.name}, which this run will make again")
+
+    def opening(self, run_dir: Path, step: int, total_steps: int, images: int) -> str:
+        return f"resuming {run_dir} at step {step} of {total_steps} from {self.checkpoint}"
+
+
+def _is_same(here: Path, other: Manifest) -> bool:
+    """Whether a checkpoint of this run holds what one from elsewhere holds."""
+    try:
+        return verify(here, "full").files == other.files
+    except NoValidCheckpoint:
+        return False
+
+
+def _start(step: int, came_from: Path | None, accepted: Sequence[str]) -> Start:
+    return Start(
+        started=versions.moment(),
+        host=host_name(),
+        from_step=step,
+        checkpoint=None if came_from is None else str(came_from),
+        changes=tuple(accepted),
+    )

@@ -13,7 +13,7 @@ from composing import compose
 from processes import NARROW
 
 from trainer.config.schema import Config, Invocation
-from trainer.distributed.replicas import Replicas
+from trainer.distributed.replicas import ONE_DEVICE, Replicas
 from trainer.run import assembly, session
 from trainer.runtime import execution
 from trainer.runtime.signals import StopRequest
@@ -24,12 +24,19 @@ from trainer.training.state import TrainingState, build_state
 def keep_this_process(patch: pytest.MonkeyPatch) -> None:
     """TensorFlow runs here already, so its threads stay as they are, and networks are built once for all tests."""
     patch.setattr(execution, "configure", lambda config: None)
-    patch.setattr(assembly, "build_state", built_once)
+    patch.setattr(assembly, "build_state", built_for_reading_once)
 
 
-def built_once(config: Config, replicas: Replicas | None = None, *, drawn: bool = True) -> TrainingState:
-    """``build_state``; what is built for reading, without ``replicas``, once for each configuration."""
-    return _built(config) if replicas is None else build_state(config, replicas, drawn=drawn)
+def built_once(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:
+    """``build_state``, once for each configuration; always drawn, so that it serves those who restore and those who do
+    not.
+    """
+    return _built(config, replicas)
+
+
+def built_for_reading_once(config: Config, replicas: Replicas | None = None, *, drawn: bool = True) -> TrainingState:
+    """``build_state``; what is built for reading, without ``replicas``, is built once for each configuration."""
+    return built_once(config) if replicas is None else build_state(config, replicas, drawn=drawn)
 
 
 _built = functools.cache(build_state)

@@ -34,15 +34,18 @@ from trainer.run_directory.layout import CHECKPOINTS, LOCK, METRICS, TENSORBOARD
 from trainer.storage.lease import Fence
 
 SAVING = Path(__file__).parents[1] / "support" / "saving.py"
-MODES = ("sync", "async")
+MODES = ("sync", "async", "copied")  # copied: where a directory cannot be renamed
 STATES_IN_CI = 300
 DRAWS = 20  # random states for each call, in the whole proof
+SET_ASIDE = "back to 3"  # step 4 is there before this remark
 DAMAGED_ON_PURPOSE = directory.name_of(6)
 
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
-    """The calls of a synchronous and of an asynchronous run, TensorBoard's files left out: nothing depends on them."""
+    """The calls of a synchronous run, an asynchronous one, and one whose checkpoints are copied and not renamed;
+    TensorBoard's files are left out: nothing depends on them.
+    """
     place = tmp_path_factory.mktemp("traces")
     run(SAVING, "crash", root=place / "runs", trace=place / "trace")
     calls = read_trace(place / "trace", place / "runs")
@@ -126,11 +129,17 @@ def check(run_dir: Path, trace: Trace, end: int) -> Survivor | None:
     values = content(tuple(sorted(found.manifest.files.items())), found.path)
     assert len(set(values)) == 1, f"step {step} mixes {values}"
     assert values[0] in {value_of(step, attempt) for attempt in range(ATTEMPTS)}, f"step {step} holds {values[0]}"
+    assert (run_dir / METRICS).exists(), "the history is lost"
     history = (run_dir / METRICS).read_bytes()[: found.manifest.metrics.size]
     assert hashlib.sha256(history).hexdigest() == found.manifest.metrics.sha256, "the history of the checkpoint is lost"
     for path in directory.committed(run_dir / CHECKPOINTS):
         if path.name != DAMAGED_ON_PURPOSE or floor is None or floor < 5:
             verify(path, "full")
+    aside = [path for path in directory.put_away(run_dir / CHECKPOINTS) if path.parent.name == directory.SUPERSEDED]
+    for path in aside:
+        verify(path, "full")
+    if SET_ASIDE in trace.marks(end):
+        assert aside or (run_dir / CHECKPOINTS / directory.name_of(4)).is_dir(), "what was set aside is lost"
     return found
 
 
@@ -193,6 +202,10 @@ def is_file_of_a_checkpoint(path: str) -> bool:
     return path.startswith(f"{CHECKPOINTS}/{directory.UNFINISHED}") and path.count("/") == 2
 
 
+def is_file_of_a_copy(path: str) -> bool:
+    return path.startswith(f"{CHECKPOINTS}/{directory.SUPERSEDED}/{directory.UNFINISHED}") and path.count("/") == 3
+
+
 def is_directory_of_a_checkpoint(path: str) -> bool:
     return path.startswith(f"{CHECKPOINTS}/{directory.UNFINISHED}") and path.count("/") == 1
 
@@ -203,6 +216,8 @@ NEEDED: dict[str, Callable[[str], bool]] = {
     "the directory of all checkpoints": lambda path: path == CHECKPOINTS,
     "the run directory": lambda path: path == ".",
     "the history": lambda path: path == METRICS,
+    "files of a copy": is_file_of_a_copy,
+    "the directory of copies": lambda path: path == f"{CHECKPOINTS}/{directory.SUPERSEDED}",
 }
 
 
@@ -211,7 +226,7 @@ def test_without_any_one_kind_of_fsync_something_would_be_lost(
     name: str, traces: dict[str, Trace], place: Path
 ) -> None:
     """The proof can fail: taken out of the recorded calls, every kind of fsync is missed."""
-    trace = traces["sync"]
+    trace = traces["copied" if "cop" in name else "sync"]
     kept = [each for each in trace.operations if each.call.name != "fsync" or not NEEDED[name](each.call.path)]
     assert len(kept) < len(trace)
     weaker = dataclasses.replace(trace, operations=tuple(kept))

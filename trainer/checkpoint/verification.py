@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.directory import committed, manifest_of, put_away
+from trainer.checkpoint.directory import committed, is_there, manifest_of, put_away
 from trainer.checkpoint.manifest import PREFIX, Manifest, ManifestError
 from trainer.command_line import argument, command_line
 from trainer.errors import NoValidCheckpoint
@@ -18,7 +18,7 @@ from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.durable import stored_digest
 from trainer.storage.guarded import refuse_unless_file
 from trainer.storage.unacceptable import Unacceptable
-from trainer.storage.unreadable import Unreadable, is_directory, readable
+from trainer.storage.unreadable import Unreadable, readable
 
 # full: the SHA-256 of every file. fast: sizes, and the SHA-256 of every file but the values of the tensors, which
 # TensorFlow checks by its own CRC-32C when they are restored. off: the manifest, and that all files are there.
@@ -54,7 +54,7 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         Vanished: the directory was there before the block and is not after it, however the block ended.
     """
-    there = _is_there(path)
+    there = is_there(path)
     failure: Exception | None = None
     try:
         yield
@@ -62,16 +62,8 @@ def reading(path: Path) -> Iterator[None]:
         failure = error
         raise
     finally:
-        if there and not _is_there(path):
+        if there and not is_there(path):
             raise Vanished(f"{path} was deleted while it was being read: its run keeps newer ones") from failure
-
-
-def _is_there(path: Path) -> bool:
-    """A directory that cannot be reached is not one that was deleted."""
-    try:
-        return is_directory(path)
-    except Unreadable:
-        return True
 
 
 def verify(path: Path, depth: Depth) -> Manifest:

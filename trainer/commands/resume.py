@@ -14,6 +14,7 @@ from trainer.run_directory.lock import writing
 from trainer.run_directory.mirror import default_directory, fetch, is_url
 from trainer.run_directory.mirror_place import Place
 from trainer.runtime.importing import importing_tensorflow
+from trainer.runtime.shortage import refuse_small_limit
 from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan, running, trial
 
@@ -45,6 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     allowed = take_list(values, "allow")
     if is_url(run_dir):
         run_dir = _fetched(run_dir, values)
+    refuse_small_limit()
     stop = StopRequest()
     stop.install()
     with importing_tensorflow():

@@ -11,6 +11,7 @@ from trainer.config.multirun import STOCK, Job, check_launcher, is_multirun, job
 from trainer.config.schema import Config, Invocation
 from trainer.errors import UsageError
 from trainer.runtime.importing import importing_tensorflow
+from trainer.runtime.shortage import refuse_small_limit
 from trainer.runtime.signals import StopRequest
 from trainer.sweeps import launching, plan, running, searching
 
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     stop.install()
 
     def start(invocation: Invocation, config: Config) -> None:
+        refuse_small_limit()
         with importing_tensorflow():
             from trainer.run import session  # imports TensorFlow, which a wrong configuration must not wait for
 

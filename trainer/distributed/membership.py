@@ -14,9 +14,11 @@ from tensorflow.python.eager import context  # not public; what tf.distribute's 
 
 from trainer.config.schema import Config
 from trainer.distributed.cluster import Cluster, discover
-from trainer.distributed.peers import SILENCE, Message, Peers, connect
+from trainer.distributed.meeting import connect
+from trainer.distributed.peers import SILENCE, Message, Peers
 from trainer.distributed.replicas import Replicas, replicas_for
-from trainer.errors import PeerLost, Stopped, TrainerError, UsageError, printable
+from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable
+from trainer.runtime.shortage import shortage
 from trainer.runtime.signals import StopRequest
 
 SHARING = ("auto", "multi_worker")  # strategies under which processes share a run
@@ -83,7 +85,7 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
     peers.watch(_end_soon)
     try:
         yield Process(stop, peers)
-    except Stopped:
+    except (Stopped, DataLost):
         peers.leave(0, "all stop together")
         raise
     except TrainerError as error:
@@ -93,6 +95,10 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
         if isinstance(error, tf.errors.OpError) and peers.wait_for_loss(SILENCE):
             assert peers.lost is not None
             raise peers.lost from error
+        lack = shortage(error)
+        if lack is not None:
+            peers.leave(lack.exit_status, str(lack))
+            raise lack from error
         peers.leave(1, type(error).__name__)
         raise
     peers.leave(0, "done")

@@ -21,7 +21,7 @@ from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.batch import Batch
 from trainer.data.images.mixing import mixed
 from trainer.data.sources.source import Source
-from trainer.errors import BadRecord
+from trainer.errors import UsageError
 from trainer.models.registry import output_names
 from trainer.monitoring import pictures
 from trainer.run_directory import validation_predictions
@@ -147,7 +147,7 @@ class TensorBoard:
         """The image as it is stored; None where it is none that Pillow reads, or can no longer be read."""
         try:
             (encoded,), _ = self._validation.read(np.array([mistake.example]))
-        except BadRecord:
+        except UsageError:
             return None
         return pictures.thumbnail(encoded)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from trainer.checkpoint import manifest
 from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED, remove_leftovers
+from trainer.command_line import copy_command
 from trainer.config import stored
 from trainer.errors import NotSaved, NoValidCheckpoint, RunDirectoryLost, UsageError, warn
 from trainer.run_directory import commit_mark
@@ -107,5 +108,6 @@ def refuse_links(run_dir: Path) -> None:
     except Unacceptable as error:
         raise UsageError(
             f"run_dir={run_dir} cannot be used: {error}\n"
-            "what this program writes there would end up in another place; give the real directory, or a copy of it"
+            "what this program writes there would end up in another place; give the real directory, or a copy that "
+            f"shares nothing with it:\n  {copy_command(run_dir)}"
         ) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import struct
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from saving import no_renames_of_checkpoints
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
@@ -154,6 +156,58 @@ def test_checkpoints_are_set_aside_under_names_of_their_own(tmp_path: Path) -> N
     assert [directory.step_of(path) for path in directory.committed(tmp_path)] == [1]
     aside = sorted(path.name for path in (tmp_path / directory.SUPERSEDED).iterdir())
     assert aside == ["step-00000002", "step-00000002.1", "step-00000003"]
+
+
+def test_where_a_directory_cannot_be_renamed_its_copy_takes_its_place(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    paths = [make(checkpoints, step, accuracy=0.5) for step in (1, 2, 3, 4)]
+    (paths[3] / "data").write_bytes(b"damaged")
+    (paths[3] / "folder").mkdir()
+    (paths[3] / "folder" / "link").symlink_to("nowhere")
+    os.mkfifo(paths[3] / "fifo")
+    with no_renames_of_checkpoints():
+        place = directory.quarantine(paths[3], "its data are not those of its manifest")
+        directory.set_aside([paths[2]])
+        assert retire(checkpoints, Retention(1, 0, None, "accuracy"), {}, paths[1]) == [paths[0]]
+    assert directory.committed(checkpoints) == [paths[1]]
+    assert directory.put_away(checkpoints) == [place, checkpoints / directory.SUPERSEDED / paths[2].name]
+    assert verify(checkpoints / directory.SUPERSEDED / paths[2].name, "full").step == 3
+    assert (place / "data").read_bytes() == b"damaged"
+    assert os.readlink(place / "folder" / "link") == "nowhere"
+    assert (place / "fifo").is_fifo()
+    assert [path.name for path in checkpoints.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("call", ["copy_tree", "rmtree"])
+def test_a_copy_that_fails_half_way_leaves_the_checkpoint_under_one_name_that_counts(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    make(checkpoints, 1)
+    path = make(checkpoints, 2)
+
+    def half(source: Path, target: Path | None = None, **options: bool) -> None:
+        if call == "copy_tree":
+            assert target is not None
+            target.mkdir()
+            (target / "data").write_bytes(b"half")
+        elif source == path:
+            (source / "data").unlink()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
+
+    with no_renames_of_checkpoints(), monkeypatch.context() as broken:
+        broken.setattr(directory if call == "copy_tree" else directory.shutil, call, half)
+        with pytest.raises(OSError, match="Input/output error"):
+            directory.set_aside([path])
+    there, aside = newest_valid(checkpoints, "full", lambda text: None), directory.put_away(checkpoints)
+    assert [directory.step_of(found) for found in aside] == ([] if call == "copy_tree" else [2])
+    assert all(verify(found, "full") for found in aside)
+    assert there.manifest.step == (2 if call == "copy_tree" else 1)
+    assert there.damaged == ()
+    directory.remove_leftovers(checkpoints)
+    assert path.exists() == (call == "copy_tree")
+    left = [found.name for found in checkpoints.rglob(".*")]
+    assert left == []
 
 
 def test_tensors_are_stored_under_the_names_of_the_tree(tmp_path: Path) -> None:

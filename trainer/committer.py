@@ -31,7 +31,7 @@ from trainer.fingerprint.facts import Fact
 from trainer.history import History
 from trainer.lease import Fence
 from trainer.mirror import Mirror
-from trainer.run_directory import LOCK
+from trainer.run_directory import LOCK, resume_command
 from trainer.state import Progress
 from trainer.terminal import Terminal
 
@@ -209,6 +209,10 @@ class Committer:
         if self._in_flight is not None:
             wait([self._in_flight[1]])
         return self._last()
+
+    def way_on(self) -> str:
+        """Words for a run that ends here, with everything committed, and can go on once a person has acted."""
+        return f"{self._last()}\nthen go on with: {resume_command(self._checkpoints.parent)}"
 
     def _last(self) -> str:
         return f"the last good checkpoint is {self._last_good or 'none'}"

@@ -13,7 +13,7 @@ from tensorflow.python.eager import context  # not public; what tf.distribute's 
 
 from trainer.cluster import Cluster, discover
 from trainer.config.schema import Config
-from trainer.errors import PeerLost, Stopped, TrainerError, UsageError, printable
+from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable
 from trainer.peers import SILENCE, Peers, connect
 from trainer.replicas import Replicas, replicas_for
 from trainer.signals import StopRequest
@@ -59,7 +59,7 @@ def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
     peers.watch(_end_soon)
     try:
         yield peers
-    except Stopped:
+    except (Stopped, DataLost):
         peers.leave(0, "all stop together")
         raise
     except TrainerError as error:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,6 +35,11 @@ DIRECTORIES = (
     f"{TENSORBOARD}/val",
     PREDICTIONS,
 )
+
+
+def resume_command(run_dir: Path, *arguments: str) -> str:
+    """The command that continues a run, to be copied to a shell."""
+    return shlex.join(["python", "-m", "trainer", "resume", f"run_dir={run_dir}", *arguments])
 
 
 @contextmanager

@@ -338,4 +338,4 @@ def _summarize(run_dir: Path, config: Config, state: TrainingState, history: His
 
 
 def _resume_command(run_dir: Path, *arguments: str) -> str:
-    return shlex.join(["python", "-m", "trainer", "resume", f"run_dir={run_dir}", *arguments])
+    return run_directory.resume_command(run_dir, *arguments)

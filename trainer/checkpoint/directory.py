@@ -16,6 +16,13 @@ thread, one save at a time, from tensors that nobody changes any more; what the 
 ``checkpoints``. "Committed" is said, and older checkpoints are deleted, only after ``commit`` has returned. What the
 checkpoint refers to outside of its directory (metrics.jsonl up to its step) is synced before ``commit`` is called.
 
+A checkpoint leaves its name by ``move`` or ``remove``, each a ``rename`` where the filesystem has one for directories.
+Where it answers EXDEV (a directory of an image's lower layer, a project quota, a mount in between), ``move`` makes a
+copy by the protocol above, under a name that does not count until it is whole and synced, and then removes what was
+copied; and ``remove`` puts a file beside the directory whose name takes the directory's name from it: from the moment
+that file is there the directory does not count, and the next writer deletes it with whatever is left in it. So a crash
+leaves the checkpoint under its name, or whole at its new place, or both; the new place never counts.
+
 An error of the disk is a crash that is survived: the unfinished directory is removed, if the disk lets us, and the
 error is raised. After a failed sync of the parent the new checkpoint may stay visible; it is complete, but nobody
 was told that it is durable.
@@ -24,13 +31,14 @@ was told that it is durable.
 from __future__ import annotations
 
 import contextlib
+import errno
 import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.files import digest, make_directory, sync
+from trainer.checkpoint.files import copy_tree, digest, make_directory, sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.lease import Fence
 from trainer.untrusted.errors import Unacceptable
@@ -99,21 +107,92 @@ def commit(
 
 def remove_leftovers(parent: Path) -> None:
     """Remove what a dead writer left unfinished. Only the holder of the run directory may call this."""
-    if parent.is_dir():
-        for path in parent.iterdir():
+    for place in (parent, parent / SUPERSEDED, parent / QUARANTINE):
+        if not place.is_dir():
+            continue
+        for path in list(place.iterdir()):
             if not path.name.startswith((UNFINISHED, RETIRED)):
                 continue
             if path.is_dir() and not path.is_symlink():
                 shutil.rmtree(path)
+                continue
+            doomed = place / path.name.removeprefix(RETIRED)
+            if NAME.fullmatch(doomed.name) and _is_doomed(doomed):
+                _delete_marked(doomed)
             else:
                 path.unlink()
+
+
+def move(path: Path, target: Path) -> None:
+    """Give a directory another name, durably, on any filesystem. ``target`` is none that counts, and is free.
+
+    Raises:
+        OSError: it cannot be moved; it is still at ``path``, whole, and there may be a copy at ``target``.
+    """
+    try:
+        path.rename(target)
+        sync(target.parent)
+        sync(path.parent)
+        return
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+    unfinished = target.parent / f"{UNFINISHED}{target.name}"
+    if unfinished.exists():  # of an attempt that failed, as did its removal
+        shutil.rmtree(unfinished)
+    try:
+        copy_tree(path, unfinished)
+        unfinished.rename(target)
+        sync(target.parent)
+    except Exception:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise
+    remove(path)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint so that a crash leaves nothing half under its name.
+
+    Raises:
+        OSError: it cannot be deleted; it may not count any more, and the next writer tries again.
+    """
+    doomed = path.parent / f"{RETIRED}{path.name}"
+    try:
+        path.rename(doomed)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        doomed.touch()
+        sync(path.parent)
+        _delete_marked(path)
+        return
+    sync(path.parent)  # or a power failure may undo the new name and keep the deletions
+    shutil.rmtree(doomed)
+
+
+def _delete_marked(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+        sync(path.parent)  # before the mark goes: without it, what is left would count
+    (path.parent / f"{RETIRED}{path.name}").unlink()
+
+
+def _is_doomed(path: Path) -> bool:
+    """Whether a file beside the directory says that it is being deleted."""
+    mark = path.parent / f"{RETIRED}{path.name}"
+    return mark.is_file() and not mark.is_symlink()
+
+
+def is_there(path: Path) -> bool:
+    """Whether a checkpoint is there, and is not being deleted."""
+    return path.is_dir() and not _is_doomed(path)
 
 
 def committed(parent: Path) -> list[Path]:
     """Every directory that carries a checkpoint's name, oldest first; what is in it has not been looked at."""
     if not parent.is_dir():
         return []
-    found = [path for path in parent.iterdir() if NAME.fullmatch(path.name) and path.is_dir()]
+    found = [path for path in parent.iterdir() if NAME.fullmatch(path.name) and is_there(path)]
     return sorted(found, key=step_of)
 
 
@@ -149,9 +228,7 @@ def set_aside(paths: Sequence[Path]) -> None:
     for path in paths:
         place = path.parent / SUPERSEDED
         make_directory(place)
-        path.rename(_free(place, path.name))
-        sync(place)
-        sync(path.parent)
+        move(path, _free(place, path.name))
 
 
 def quarantine(path: Path, reason: str) -> Path:
@@ -165,16 +242,20 @@ def quarantine(path: Path, reason: str) -> Path:
     explanation = place / f"{target.name}{REASON}"
     explanation.write_text(f"{reason}\n", encoding="utf-8")
     sync(explanation)
-    path.rename(target)
-    sync(place)
-    sync(path.parent)
+    move(path, target)
     return target
 
 
 def put_away(parent: Path) -> list[Path]:
     """The checkpoints in quarantine and those set aside: a run was here, even if it has no other checkpoint."""
     places = [parent / QUARANTINE, parent / SUPERSEDED]
-    return sorted(path for place in places if place.is_dir() for path in place.iterdir() if path.is_dir())
+    return sorted(
+        path
+        for place in places
+        if place.is_dir()
+        for path in place.iterdir()
+        if path.is_dir() and not path.name.startswith((UNFINISHED, RETIRED))
+    )
 
 
 def _free(place: Path, name: str) -> Path:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
+import stat
 from pathlib import Path
 
 from trainer.untrusted.files import open_regular
@@ -54,3 +56,37 @@ def replace(path: Path, content: bytes) -> None:
     sync(temporary)
     temporary.rename(path)
     sync(path.parent)
+
+
+def copy_tree(source: Path, target: Path) -> None:
+    """Copy a directory with all that is in it, and bring the copy to disk. ``target`` must not exist.
+
+    A link stays a link. What is no file, directory or link is made anew: a damaged directory may hold anything.
+
+    Raises:
+        OSError: something cannot be read or written; names it.
+    """
+    target.mkdir()
+    for path in sorted(source.iterdir()):
+        copy, mode = target / path.name, path.lstat().st_mode
+        if stat.S_ISDIR(mode):
+            copy_tree(path, copy)
+        elif stat.S_ISLNK(mode):
+            copy.symlink_to(os.readlink(path))
+        elif stat.S_ISREG(mode):
+            _copy_file(path, copy)
+        else:
+            os.mknod(copy, mode, path.lstat().st_rdev)
+    shutil.copystat(source, target)
+    sync(target)
+
+
+def _copy_file(source: Path, target: Path) -> None:
+    try:
+        with open_regular(source) as there, target.open("xb") as here:
+            shutil.copyfileobj(there, here)
+    except OSError as error:
+        error.filename = error.filename or str(source)  # a read or write knows its file by descriptor only
+        raise
+    shutil.copystat(source, target)
+    sync(target)

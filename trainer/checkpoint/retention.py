@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from trainer.checkpoint.directory import RETIRED, committed, manifest_of
-from trainer.checkpoint.files import sync
+from trainer.checkpoint.directory import committed, manifest_of, remove
 from trainer.checkpoint.manifest import Manifest, ManifestError
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
@@ -67,8 +65,5 @@ def retire(parent: Path, retention: Retention, validations: Validations, verifie
     checkpoints = described(parent, lambda reason: None)
     retired = sorted({path for path, _ in checkpoints} - retention.kept(checkpoints, validations) - {verified})
     for path in retired:
-        doomed = parent / f"{RETIRED}{path.name}"
-        path.rename(doomed)
-        sync(parent)  # or a power failure may undo the new name and keep the deletions
-        shutil.rmtree(doomed)
+        remove(path)
     return retired

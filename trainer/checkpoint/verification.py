@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.directory import committed, manifest_of, put_away
+from trainer.checkpoint.directory import committed, is_there, manifest_of, put_away
 from trainer.checkpoint.files import digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
@@ -53,7 +53,7 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         Vanished: the directory was there before the block and is not after it, however the block ended.
     """
-    there = path.is_dir()
+    there = is_there(path)
     failure: Exception | None = None
     try:
         yield
@@ -61,7 +61,7 @@ def reading(path: Path) -> Iterator[None]:
         failure = error
         raise
     finally:
-        if there and not path.is_dir():
+        if there and not is_there(path):
             raise Vanished(f"{path} was deleted while it was being read: its run keeps newer ones") from failure
 
 

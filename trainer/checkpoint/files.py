@@ -6,6 +6,7 @@ import hashlib
 import os
 import shutil
 import stat
+from collections.abc import Iterable
 from pathlib import Path
 
 from trainer.untrusted.files import open_regular
@@ -45,17 +46,29 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def replace(path: Path, content: bytes) -> None:
-    """Give a file its new content so that a crash leaves it whole, with the old content or the new.
+def replace(path: Path, content: bytes | Iterable[bytes]) -> None:
+    """Give a file its new content, whole or in pieces, so that a crash leaves it whole, with the old content or the
+    new.
 
     What else the old file was called elsewhere keeps the old content.
     """
     temporary = path.with_name(f".{path.name}")
     temporary.unlink(missing_ok=True)  # a crash may have left it, or a foreign directory have it lead elsewhere
-    temporary.write_bytes(content)
+    with temporary.open("xb") as file:
+        file.writelines([content] if isinstance(content, bytes) else content)
     sync(temporary)
     temporary.rename(path)
     sync(path.parent)
+
+
+def cut(path: Path, size: int) -> None:
+    """Shorten a file to ``size`` bytes, durably before anything is appended to it."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
+    try:
+        os.ftruncate(descriptor, size)
+    finally:
+        os.close(descriptor)
+    sync(path)
 
 
 def copy_tree(source: Path, target: Path) -> None:

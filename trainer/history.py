@@ -15,7 +15,8 @@ from pathlib import Path
 
 from trainer.checkpoint.files import cut, replace, sync
 from trainer.checkpoint.manifest import RecordedMetrics
-from trainer.events import Events, truncate_events
+from trainer.event_files import truncate_events
+from trainer.events import Events
 from trainer.lease import Fence
 from trainer.metrics import TRAIN, VALIDATION, Record, lines, record_of, step_in, validations_in
 from trainer.run_directory import LOCK, METRICS, TENSORBOARD

@@ -64,7 +64,7 @@ def test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_m
     outcomes = json.loads((tmp_path / "outcomes").read_text())
     for (status, said), folder, name in zip(outcomes, ("train", "val"), committed[:2], strict=True):
         assert status == 2, said
-        assert f"error: images/{folder}/" in said, said
+        assert f"/images/{folder}/" in said, said
         assert "cannot be read: No such file or directory" in said, said
         assert f"every step until here is committed: the last good checkpoint is lost/checkpoints/{name}\n" in said
         assert said.endswith("then go on with: python -m trainer resume run_dir=lost\n")

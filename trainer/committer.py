@@ -218,7 +218,11 @@ class Committer:
         return f"the last good checkpoint is {self._last_good or 'none'}"
 
     def _print_notices(self) -> None:
-        for notices in (self._notices, *([self._mirror.notices] if self._mirror is not None else [])):
+        for notices in (
+            self._notices,
+            self._history.notices,
+            *([self._mirror.notices] if self._mirror is not None else []),
+        ):
             while not notices.empty():
                 self._terminal.warn(notices.get())
 

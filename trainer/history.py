@@ -9,6 +9,7 @@ import dataclasses
 import errno
 import hashlib
 import os
+import queue
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +19,7 @@ from trainer.checkpoint.manifest import RecordedMetrics
 from trainer.event_files import truncate_events
 from trainer.events import Events
 from trainer.lease import Fence
-from trainer.metrics import TRAIN, VALIDATION, Record, lines, record_of, step_in, validations_in
+from trainer.metrics import LINE_LIMIT, TRAIN, VALIDATION, Record, lines, record_of, step_in, validations_in
 from trainer.run_directory import LOCK, METRICS, TENSORBOARD
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import open_regular
@@ -31,6 +32,10 @@ class History:
 
     A disk that refuses a record does not end training. The record stays in memory and is written, in its place, when
     the disk takes it again; ``sync`` fails until then, so no checkpoint refers to a history that is not there.
+
+    A file that another program has deleted, replaced, cut or appended to is made again: from the deleted one, which is
+    still open here, or from the records that are left and the validations, which are known. ``notices`` has what
+    happened, for the loop to print.
     """
 
     def __init__(self, run_dir: Path, step: int) -> None:
@@ -39,11 +44,13 @@ class History:
         for split in (TRAIN, VALIDATION):
             truncate_events(run_dir / TENSORBOARD / split, step)
         self._size, self._sha256 = kept.size, kept.sha256  # of every record, whether it is written already or not
-        self._metrics = self._path.open("ab", buffering=0)
+        self._written = kept.sha256.copy()  # of what is in the file
+        self._metrics = self._path.open("a+b", buffering=0)
         sync(run_dir)  # so that a file that was made here is found after a power failure
         self._whole = self._path.stat().st_size  # bytes, up to the end of the last whole line
         self._unwritten: list[bytes] = []
         self.failure: OSError | None = None  # of the last attempt to write
+        self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.validations = kept.validations
         self.events = {split: Events(run_dir / TENSORBOARD / split) for split in (TRAIN, VALIDATION)}
         self._lock = threading.Lock()  # sync is called from the thread that commits
@@ -72,6 +79,8 @@ class History:
     @property
     def recorded(self) -> RecordedMetrics:
         """What metrics.jsonl holds after the next ``sync``, for the manifest of a checkpoint."""
+        with self._lock:
+            self._write()  # or it may be a file that is no longer there
         return RecordedMetrics(self._size, self._sha256.hexdigest())
 
     def sync(self) -> None:
@@ -99,16 +108,85 @@ class History:
         try:
             if self.failure is not None:
                 self._fence.look_now()  # what is cut off here must be ours
-                os.ftruncate(self._metrics.fileno(), self._whole)
+                if os.fstat(self._metrics.fileno()).st_size > self._whole:
+                    os.ftruncate(self._metrics.fileno(), self._whole)
+            self._mend()
             while self._unwritten:
                 line = self._unwritten[0]
                 if self._metrics.write(line) != len(line):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 self._whole += len(line)
+                self._written.update(line)
                 del self._unwritten[0]
             self.failure = None
         except OSError as error:
             self.failure = OSError(error.errno, error.strerror, str(self._path))
+
+    def _mend(self) -> None:
+        """Make the file again if it is not the one that this process has written."""
+        ours = os.fstat(self._metrics.fileno())
+        try:
+            there = self._path.lstat()
+        except FileNotFoundError:
+            if not self._path.parent.is_dir():
+                return  # with the whole run directory: that is not made again
+            how = "was deleted"
+        else:
+            if not os.path.samestat(there, ours):
+                how = "was replaced"
+            elif there.st_size != self._whole:
+                how = f"had {self._whole} bytes and was changed to {there.st_size}"
+            else:
+                return
+        self._fence.look_now()  # by a process that has taken over, if we are unlucky
+        whole = self._is_whole()
+        aside = None
+        if os.path.lexists(self._path):
+            aside = free_name(self._path)
+            self._path.rename(aside)
+        replace(self._path, self._content() if whole else self._remains())
+        self._metrics.close()
+        self._metrics = self._path.open("a+b", buffering=0)
+        self._take_in()
+        left = "nothing is missing" if whole else "what is left of it was kept, with all validations"
+        beside = "" if aside is None else f"; what was there is {aside.name}"
+        self.notices.put(
+            f"{self._path} {how} by another program while the run was writing to it; it was made again, {left}{beside}"
+        )
+
+    def _content(self) -> Iterator[bytes]:
+        """What this process has written, as far as it is there, from the file that is open."""
+        at = 0
+        while piece := os.pread(self._metrics.fileno(), min(READ_AT_ONCE, self._whole - at), at):
+            at += len(piece)
+            yield piece
+
+    def _is_whole(self) -> bool:
+        found = hashlib.sha256()
+        for piece in self._content():
+            found.update(piece)
+        return found.digest() == self._written.digest()
+
+    def _remains(self) -> Iterator[bytes]:
+        """The records that are left, and the validations that are not among them."""
+        missing = dict(self.validations)
+        for line in _readable_of(self._content()):
+            for step in validations_in([line]):
+                missing.pop(step, None)
+            yield line
+        unwritten = validations_in(self._unwritten)
+        for step, values in sorted(missing.items()):
+            if step not in unwritten:
+                yield Record(step, VALIDATION, values, {"closing": False}).line().encode()
+
+    def _take_in(self) -> None:
+        """Take size and digest of the file that was made, and of what will follow."""
+        self._whole, self._written = os.fstat(self._metrics.fileno()).st_size, hashlib.sha256()
+        for piece in self._content():
+            self._written.update(piece)
+        self._size, self._sha256 = self._whole, self._written.copy()
+        for line in self._unwritten:
+            self._count(line)
 
 
 def keep_readable(run_dir: Path, recorded: RecordedMetrics | None, warn: Callable[[str], None]) -> None:
@@ -165,6 +243,14 @@ class _Counted:
 
 def _readable(path: Path) -> Iterator[bytes]:
     return (line for line in lines(path) if _fault(line) is None)
+
+
+def _readable_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
+    rest = b""
+    for piece in pieces:
+        *whole, rest = (rest + piece).split(b"\n")
+        yield from (line + b"\n" for line in whole if _fault(line) is None)
+        rest = rest[:LINE_LIMIT]  # more than that is no record
 
 
 def _fault(line: bytes) -> str | None:

@@ -125,5 +125,13 @@ def refuse_links(run_dir: Path) -> None:
     except Unacceptable as error:
         raise UsageError(
             f"run_dir={run_dir} cannot be used: {error}\n"
-            "what this program writes there would end up in another place; give the real directory, or a copy of it"
+            "what this program writes there would end up in another place; give the real directory, or a copy that "
+            f"shares nothing with it:\n  {_copy_command(run_dir)}"
         ) from error
+
+
+def _copy_command(run_dir: Path) -> str:
+    """A command that copies a run directory so that no file has a second name, within the copy or outside of it."""
+    names = (run_dir.with_name(f"{run_dir.name}-copy{number or ''}") for number in range(10**6))
+    new = next(name for name in names if not os.path.lexists(name))
+    return shlex.join(["cp", "-a", "--no-preserve=links", "--reflink=auto", "--", str(run_dir), str(new)])

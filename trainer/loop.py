@@ -112,7 +112,7 @@ def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[No
     be made again. A run that has made none leaves nothing behind.
 
     Raises:
-        DataLost: the data cannot be read.
+        DataLost: the data cannot be read; UsageError where other processes may still read theirs.
     """
     try:
         yield
@@ -122,7 +122,9 @@ def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[No
         if standing.committed != standing.step:
             run.committer.save()
         run.committer.finish()
-        raise _data_lost(run, str(error)) from error
+        lost = _data_lost(run, str(error))
+        # other processes that have not met the same error are told, and do not wait
+        raise (UsageError(str(lost)) if run.stop.is_shared else lost) from error
 
 
 def _data_lost(run: Run, reason: str) -> DataLost:

@@ -167,9 +167,8 @@ def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) ->
     try:
         listener = _listener(cluster)
     except UsageError as error:
-        with contextlib.suppress(OSError), _called(chief, SILENCE) as connection:
-            message = farewell(cluster.rank, UsageError.exit_status, str(error))
-            send(connection, {**message, "workers": cluster.workers})
+        warn(f"{str(error).splitlines()[0]}; telling the chief")
+        _tell_chief(cluster, farewell(cluster.rank, UsageError.exit_status, str(error)), interrupted)
         raise
     reason, refused, strange_since = "no answer", None, None
     with listener:
@@ -197,6 +196,16 @@ def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) ->
             if refused is None:
                 time.sleep(RETRY_SECONDS)
     raise PeerLost(f"worker {cluster.rank} waited in vain for the chief at {chief}: {reason}")
+
+
+def _tell_chief(cluster: Cluster, message: Message, interrupted: Callable[[], bool]) -> None:
+    """Tell the chief, who may start later, that this process cannot come."""
+    deadline = time.monotonic() + ANNOUNCED_SECONDS
+    while time.monotonic() < deadline and not interrupted():
+        with contextlib.suppress(OSError), _called(cluster.workers[CHIEF], SILENCE) as connection:
+            send(connection, {**message, "workers": cluster.workers})
+            return
+        time.sleep(RETRY_SECONDS)
 
 
 def _hello(cluster: Cluster) -> Message:

@@ -109,6 +109,10 @@ class Trainer:
     def start(self, *arguments: str, **variables: str) -> Process:
         return self._start("-m", "trainer", *arguments, **variables)
 
+    def start_python(self, *command: str, **variables: str) -> Process:
+        """Python itself, for a trainer in which something is broken on purpose."""
+        return self._start(*command, **variables)
+
     def run(self, *arguments: str, status: int = 0) -> str:
         """Run to the end, require the exit status, return what was printed."""
         return _finished(self.start(*arguments), arguments, status)

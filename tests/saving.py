@@ -2,8 +2,9 @@
 
 Everything but the network is the real thing: history, committer, state file, retention, and what a resume moves away.
 
-    saving.py PLACE crash        in PLACE/sync and PLACE/async: four saves, a resume from the third, three more saves, a
-                                 resume from the second of these because the last is damaged, two more saves
+    saving.py PLACE crash        in PLACE/sync, PLACE/async and PLACE/copied: four saves, a resume from the third, three
+                                 more saves, a resume from the second of these because the last is damaged, two more
+                                 saves; in PLACE/copied no checkpoint can be renamed
     saving.py PLACE fail STEP    a save for every call it makes and every error of the disk, in steps of STEP calls
 
 The value of every variable is a function of the step and of the attempt at it, so a reader can tell whether a
@@ -12,12 +13,15 @@ checkpoint holds what was there when it was made.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import dataclasses
 import errno
 import json
+import os
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import tensorflow as tf
@@ -89,6 +93,23 @@ class Run:
         self.committer.close()
         self._history.close()
         self._terminal.close()
+
+
+@contextlib.contextmanager
+def no_renames_of_checkpoints() -> Iterator[None]:
+    """As on an overlay, for directories of a lower layer: the error is that of the system call."""
+    rename = Path.rename
+
+    def refusing(self: Path, target: Path) -> Path:
+        if directory.NAME.fullmatch(self.name):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(self), None, str(target))
+        return rename(self, target)
+
+    Path.rename = refusing  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        Path.rename = rename  # type: ignore[method-assign]
 
 
 def save_and_resume(run_dir: Path, asynchronous: bool, mark: ctypes._NamedFuncPointer) -> None:
@@ -199,9 +220,10 @@ def main() -> None:
         faults = inject(run_dir, int(sys.argv[3]), library)
         print("\n" + json.dumps([dataclasses.asdict(fault) for fault in faults]))
     else:
-        for name in ("sync", "async"):
+        for name in ("sync", "async", "copied"):
             (place / name).mkdir(parents=True)
-            save_and_resume(place / name, name == "async", library.interpose_mark)
+            with no_renames_of_checkpoints() if name == "copied" else contextlib.nullcontext():
+                save_and_resume(place / name, name == "async", library.interpose_mark)
 
 
 if __name__ == "__main__":

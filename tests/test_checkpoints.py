@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import os
 import struct
@@ -10,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tensorflow as tf
+from saving import no_renames_of_checkpoints
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
@@ -83,7 +86,7 @@ def test_a_writer_that_dies_leaves_no_checkpoint_and_its_leftovers_are_removed(t
     assert [path.name for path in tmp_path.iterdir()] == ["step-00000001"]
 
 
-@pytest.mark.parametrize("damage", ["flip", "truncate", "grow", "delete", "extra", "manifest", "no manifest", "empty"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "grow", "delete", "manifest", "no manifest", "empty"])
 def test_damage_is_found_named_and_skipped(damage: str, tmp_path: Path) -> None:
     make(tmp_path, 1)
     path = make(tmp_path, 2)
@@ -97,8 +100,6 @@ def test_damage_is_found_named_and_skipped(damage: str, tmp_path: Path) -> None:
             data.write_bytes(data.read_bytes() + b"x")
         case "delete":
             data.unlink()
-        case "extra":
-            (path / "more").write_bytes(b"")
         case "manifest":
             manifest.write_text(manifest.read_text()[:-5])
         case "no manifest":
@@ -154,6 +155,83 @@ def test_checkpoints_are_set_aside_under_names_of_their_own(tmp_path: Path) -> N
     assert [directory.step_of(path) for path in directory.committed(tmp_path)] == [1]
     aside = sorted(path.name for path in (tmp_path / directory.SUPERSEDED).iterdir())
     assert aside == ["step-00000002", "step-00000002.1", "step-00000003"]
+
+
+def test_where_a_directory_cannot_be_renamed_its_copy_takes_its_place(tmp_path: Path) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    paths = [make(checkpoints, step, accuracy=0.5) for step in (1, 2, 3, 4)]
+    (paths[3] / "data").write_bytes(b"damaged")
+    (paths[3] / "folder").mkdir()
+    (paths[3] / "folder" / "link").symlink_to("nowhere")
+    os.mkfifo(paths[3] / "fifo")
+    with no_renames_of_checkpoints():
+        place = directory.quarantine(paths[3], "its data are not those of its manifest")
+        directory.set_aside([paths[2]])
+        assert retire(checkpoints, Retention(1, 0, None, "accuracy"), {}, paths[1]) == [paths[0]]
+    assert directory.committed(checkpoints) == [paths[1]]
+    assert directory.put_away(checkpoints) == [place, checkpoints / directory.SUPERSEDED / paths[2].name]
+    assert verify(checkpoints / directory.SUPERSEDED / paths[2].name, "full").step == 3
+    assert (place / "data").read_bytes() == b"damaged"
+    assert os.readlink(place / "folder" / "link") == "nowhere"
+    assert (place / "fifo").is_fifo()
+    assert [path.name for path in checkpoints.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("call", ["copy_tree", "rmtree"])
+def test_a_copy_that_fails_half_way_leaves_the_checkpoint_under_one_name_that_counts(
+    call: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = tmp_path / "checkpoints"
+    make(checkpoints, 1)
+    path = make(checkpoints, 2)
+
+    def half(source: Path, target: Path | None = None, **options: bool) -> None:
+        if call == "copy_tree":
+            assert target is not None
+            target.mkdir()
+            (target / "data").write_bytes(b"half")
+        elif source == path:
+            (source / "data").unlink()
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(source))
+
+    with no_renames_of_checkpoints(), monkeypatch.context() as broken:
+        broken.setattr(directory if call == "copy_tree" else directory.shutil, call, half)
+        with pytest.raises(OSError, match="Input/output error") if call == "copy_tree" else contextlib.nullcontext():
+            directory.set_aside([path])
+    assert ("its copy" in capsys.readouterr().err) == (call == "rmtree")
+    there, aside = newest_valid(checkpoints, "full", lambda text: None), directory.put_away(checkpoints)
+    assert [directory.step_of(found) for found in aside] == ([] if call == "copy_tree" else [2])
+    assert all(verify(found, "full") for found in aside)
+    assert there.manifest.step == (2 if call == "copy_tree" else 1)
+    assert there.damaged == ()
+    directory.remove_leftovers(checkpoints)
+    assert path.exists() == (call == "copy_tree")
+    left = [found.name for found in checkpoints.rglob(".*")]
+    assert left == []
+
+
+def test_a_directory_that_cannot_be_deleted_where_it_is_makes_way_for_its_step_or_is_the_reason_of_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    earlier, path = make(tmp_path, 1), make(tmp_path, 2)
+    (tmp_path / f"{directory.RETIRED}{path.name}").mkdir()  # retired when it could be renamed, and in use since
+
+    def refuse(place: Path) -> None:
+        raise OSError(errno.EBUSY, os.strerror(errno.EBUSY), str(place))
+
+    with no_renames_of_checkpoints(), monkeypatch.context() as broken:
+        broken.setattr(directory.shutil, "rmtree", refuse)
+        with pytest.raises(OSError, match="busy"):
+            directory.remove(path)
+        assert directory.committed(tmp_path) == [earlier]
+        directory.remove_leftovers(tmp_path)
+        assert capsys.readouterr().err.count("cannot be deleted") == 2
+        assert directory.committed(tmp_path) == [earlier]
+        with pytest.raises(OSError, match="busy"):
+            make(tmp_path, 2)
+    make(tmp_path, 2)
+    assert directory.committed(tmp_path) == [earlier, path]
+    assert verify(path, "full").step == 2
 
 
 def test_tensors_are_stored_under_the_names_of_the_tree(tmp_path: Path) -> None:

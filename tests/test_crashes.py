@@ -34,15 +34,18 @@ from trainer.lease import Fence
 from trainer.run_directory import CHECKPOINTS, LOCK, METRICS, TENSORBOARD
 
 SAVING = Path(__file__).with_name("saving.py")
-MODES = ("sync", "async")
+MODES = ("sync", "async", "copied")  # copied: where a directory cannot be renamed
 STATES_IN_CI = 300
 DRAWS = 20  # random states for each call, in the whole proof
+SET_ASIDE = "back to 3"  # step 4 is there before this remark
 DAMAGED_ON_PURPOSE = directory.name_of(6)
 
 
 @pytest.fixture(scope="module")
 def traces(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Trace]:
-    """The calls of a synchronous and of an asynchronous run, TensorBoard's files left out: nothing depends on them."""
+    """The calls of a synchronous run, an asynchronous one, and one whose checkpoints are copied and not renamed;
+    TensorBoard's files are left out: nothing depends on them.
+    """
     place = tmp_path_factory.mktemp("traces")
     run(SAVING, "crash", root=place / "runs", trace=place / "trace")
     calls = read_trace(place / "trace", place / "runs")
@@ -131,6 +134,11 @@ def check(run_dir: Path, trace: Trace, end: int) -> Survivor | None:
     for path in directory.committed(run_dir / CHECKPOINTS):
         if path.name != DAMAGED_ON_PURPOSE or floor is None or floor < 5:
             verify(path, "full")
+    aside = [path for path in directory.put_away(run_dir / CHECKPOINTS) if path.parent.name == directory.SUPERSEDED]
+    for path in aside:
+        verify(path, "full")
+    if SET_ASIDE in trace.marks(end):
+        assert aside or (run_dir / CHECKPOINTS / directory.name_of(4)).is_dir(), "what was set aside is lost"
     return found
 
 

@@ -193,6 +193,18 @@ def test_checkpoints_that_are_deleted_alone_do_not_begin_again(run_dir: Path) ->
     assert not (run_dir / "checkpoints").exists()
 
 
+def test_the_command_that_goes_on_has_the_name_that_the_user_gave_quoted_for_the_shell(tmp_path: Path) -> None:
+    run_dir = tmp_path / "it is [here]"
+    with run_directory.writing(run_dir):
+        place = run_directory.as_writer(run_dir)
+        run_directory.hold_checkpoints(run_dir)
+        run = saving.Run(place, 0, 0, False)
+        *_, command = run.committer.way_on().splitlines()
+        run.close()
+    words = shlex.split(command.partition("python -m trainer ")[2])
+    assert words == ["resume", f'run_dir="{run_dir}"']
+
+
 def write_nothing(run_dir: Path) -> None:
     with run_directory.writing(run_dir):
         place = run_directory.as_writer(run_dir)

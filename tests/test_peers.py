@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -13,11 +15,13 @@ import pytest
 from conftest import NARROW
 from test_config import compose
 
+from trainer import meeting
 from trainer import peers as module
 from trainer.cluster import Cluster
 from trainer.company import build_replicas
 from trainer.errors import PeerLost, UsageError
-from trainer.peers import Peers, connect
+from trainer.meeting import connect
+from trainer.peers import Peers
 from trainer.signals import StopRequest
 
 
@@ -118,7 +122,7 @@ def test_a_process_that_is_silent_counts_as_lost(workers: tuple[str, ...], monke
 
 
 def test_who_does_not_come_is_named(workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "COMING_SECONDS", 2.0)
+    monkeypatch.setattr(meeting, "COMING_SECONDS", 2.0)
     with ThreadPoolExecutor() as pool:
         chief = pool.submit(connect, Cluster(workers, 0), lambda: False)
         pool.submit(connect, Cluster(workers, 2), lambda: False)
@@ -151,21 +155,137 @@ def test_the_chief_is_not_confused_by_strangers_and_refuses_the_worker_of_anothe
                     time.sleep(0.05)
             stranger.sendall(greeting)
             stranger.close()
-        other = connect(Cluster(workers, 1), lambda: False)  # as it was told, there are three
-        with pytest.raises(PeerLost, match=r"the chief waits for workers \[1\] of") as refused:
-            other.hear()
-        assert refused.value.exit_status == UsageError.exit_status
+        with pytest.raises(UsageError, match=r"the chief waits for workers \[1\] of"):
+            connect(Cluster(workers, 1), lambda: False)  # as it was told, there are three
         right = connect(Cluster(two, 1), lambda: False)
         chief.result(30).tell({"found": True})
         assert right.hear() == {"found": True}
 
 
-def test_two_chiefs_at_one_address_are_an_error_that_names_it(workers: tuple[str, ...]) -> None:
+@contextlib.contextmanager
+def stranger(address: str, says: bytes) -> Iterator[None]:
+    """Another program at an address, which greets whoever connects."""
+    with socket.create_server(("", int(address.rpartition(":")[2]))) as server:
+        taken: list[socket.socket] = []
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(server.accept()[0])
+                    taken[-1].sendall(says)
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield
+        server.shutdown(socket.SHUT_RDWR)
+    for connection in taken:
+        connection.close()
+
+
+@pytest.mark.parametrize("says", [b"", b"220 mail ready\r\n", b"\x00\x00\x1e\x04\x00\xff\xfe\n"])
+def test_a_chief_whose_port_is_taken_tells_all_workers_which_end_at_once_with_the_cause(
+    says: bytes, workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TF_CONFIG", "the addresses")
+    port = workers[0].rpartition(":")[2]
+    with stranger(workers[0], says), ThreadPoolExecutor() as pool:
+        joining = [pool.submit(connect, Cluster(workers, rank), lambda: False) for rank in (1, 2)]
+        with pytest.raises(UsageError, match=f"the chief cannot listen at its address {workers[0]}: Address already"):
+            connect(Cluster(workers, 0), lambda: False)
+        for each in joining:
+            with pytest.raises(PeerLost, match="the chief cannot listen at its address") as told:
+                each.result(60)
+            assert told.value.exit_status == UsageError.exit_status
+            assert f"has port {port}, which TF_CONFIG names" in str(told.value)
+
+
+def test_a_second_chief_does_not_end_the_run_of_the_first(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "ANNOUNCED_SECONDS", 2.0)
+    with ThreadPoolExecutor() as pool:
+        chief, one = (pool.submit(connect, Cluster(workers, rank), lambda: False) for rank in (0, 1))
+        wait_until_listening(workers[0])
+        second = pool.submit(connect, Cluster(workers, 0), lambda: False)
+        two = pool.submit(connect, Cluster(workers, 2), lambda: False)
+        with pytest.raises(UsageError, match="or the chief started a second time"):
+            second.result(60)
+        chief.result(60).tell({"found": True})
+        for each in (one, two):
+            assert each.result(60).hear() == {"found": True}
+
+
+def test_a_worker_whose_port_is_taken_ends_all_with_the_cause(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "UNABLE_SECONDS", 0.5)
+    with stranger(workers[1], b""), ThreadPoolExecutor() as pool:
+        chief, two = (pool.submit(connect, Cluster(workers, rank), lambda: False) for rank in (0, 2))
+        wait_until_listening(workers[0])
+        with pytest.raises(UsageError, match=f"worker 1 cannot listen at its address {workers[1]}"):
+            connect(Cluster(workers, 1), lambda: False)
+        with pytest.raises(PeerLost, match="worker 1 cannot take part: worker 1 cannot listen") as lost:
+            chief.result(60)
+        assert lost.value.exit_status == UsageError.exit_status
+        other = two.result(60)
+        assert other.wait_for_loss(20)
+        assert "worker 1 cannot take part" in str(other.lost)
+
+
+def wait_until_listening(address: str) -> None:
+    """As a stranger who says nothing."""
+    while True:
+        try:
+            socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))).close()
+            return
+        except ConnectionRefusedError:
+            time.sleep(0.05)
+
+
+def test_a_worker_that_is_started_twice_is_told_who_is_there_and_the_run_goes_on(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "UNABLE_SECONDS", 0.5)
+    with ThreadPoolExecutor() as pool:
+        chief = pool.submit(connect, Cluster(workers, 0), lambda: False)
+        one = connect(Cluster(workers, 1), lambda: False)
+        with monkeypatch.context() as elsewhere, socket.create_server(("", 0)) as port:  # as on another host
+            elsewhere.setattr(meeting, "_listener", lambda cluster: port)
+            there = f"worker 1 is there already, from process {os.getpid()} on {socket.gethostname()}"
+            with pytest.raises(UsageError, match=there):
+                connect(Cluster(workers, 1), lambda: False)
+        with stranger(workers[1], b""), pytest.raises(UsageError, match="or worker 1 started a second time"):
+            connect(Cluster(workers, 1), lambda: False)  # on the same host
+        time.sleep(1.5)
+        two = connect(Cluster(workers, 2), lambda: False)
+        chief.result(60).tell({"found": True})
+        assert [each.hear() for each in (one, two)] == [{"found": True}] * 2
+
+
+def test_a_worker_that_is_started_again_before_all_have_come_takes_its_place(workers: tuple[str, ...]) -> None:
+    with ThreadPoolExecutor() as pool:
+        chief = pool.submit(connect, Cluster(workers, 0), lambda: False)
+        first = connect(Cluster(workers, 1), lambda: False)
+        time.sleep(3)  # it has said that it is alive, which nobody has read
+        first._leaving = True
+        for connection in first._connections.values():
+            connection.shutdown(socket.SHUT_RDWR)
+        time.sleep(1.5)
+        again = connect(Cluster(workers, 1), lambda: False)
+        connect(Cluster(workers, 2), lambda: False)
+        chief.result(60).tell({"found": True})
+        assert again.hear() == {"found": True}
+
+
+def test_who_comes_after_the_run_has_begun_is_told_so_and_does_not_wait(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The chief's port has TensorFlow's server then, which speaks HTTP/2."""
+    monkeypatch.setattr(meeting, "STRANGER_SECONDS", 1.0)
     with (
-        socket.create_server(("", int(workers[0].rpartition(":")[2]))),
-        pytest.raises(UsageError, match=f"the chief cannot listen at its address {workers[0]}: Address already in use"),
+        stranger(workers[0], b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\x00\xff\n"),
+        pytest.raises(UsageError, match="the run has begun with another worker 1"),
     ):
-        connect(Cluster(workers, 0), lambda: False)
+        connect(Cluster(workers, 1), lambda: False)
 
 
 def test_what_is_no_message_ends_the_connection(three: list[Peers]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import os
 import shutil
 import subprocess
@@ -582,6 +583,51 @@ def test_an_interrupted_beginning_again_is_no_fresh_start(run_dir: Path, monkeyp
         for aside in made_again.glob("before-*"):
             kept |= content(aside)
         assert kept == before
+
+
+def test_beginning_again_copies_what_cannot_be_renamed_and_finishes_when_it_is_asked_again(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = content(run_dir)
+    rename, delete = Path.rename, shutil.rmtree
+
+    def refuse(path: Path, target: Path) -> Path:
+        if path.is_dir() and not path.name.startswith("."):
+            raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(path))
+        return rename(path, target)
+
+    def half(path: Path) -> None:
+        delete(path.parent / STEP)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", half)
+        with pytest.raises(KeyboardInterrupt):
+            occupancy.begin(run_dir, continues=False, restart=True)
+    assert len(list((run_dir / "checkpoints").iterdir())) == 1
+    with pytest.raises(NoValidCheckpoint):
+        occupancy.is_vacant(run_dir, "")
+    occupancy.begin(run_dir, continues=False, restart=True)
+    assert content(run_dir / "before-1") | content(run_dir / "before-2") == before
+    assert not (run_dir / "checkpoints").exists()
+    assert directory.committed(run_dir / "checkpoints") == []
+    assert [checkpoint(run_dir, 2)] == directory.committed(run_dir / "checkpoints")
+
+
+def test_what_was_copied_and_cannot_be_deleted_keeps_a_new_run_out(
+    run_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path, *target: Path) -> None:
+        raise OSError(errno.EBUSY if not target else errno.EXDEV, "it stays", str(path))
+
+    rename = Path.rename
+    monkeypatch.setattr(Path, "rename", lambda path, target: (rename if path.name[0] == "." else refuse)(path, target))
+    monkeypatch.setattr(shutil, "rmtree", refuse)
+    with pytest.raises(UsageError, match=r"checkpoints cannot be moved to .*before-1: it was copied there"):
+        occupancy.begin(run_dir, continues=False, restart=True)
+    assert len(directory.committed(run_dir / "before-1" / "checkpoints")) == 2
+    assert commit_mark.read(run_dir)
 
 
 def test_what_cannot_be_moved_stays_and_is_named(run_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -105,6 +105,44 @@ def test_a_signal_to_any_process_stops_all_at_one_step_and_the_resumed_run_equal
     assert_one_curve(undisturbed, trainer.cwd / "elsewhere")
 
 
+# from its seventh batch on, this process cannot read the data
+WITHOUT_DATA = """
+import sys
+from trainer.__main__ import main
+from trainer.data.embedded import DigitsSplit
+from trainer.errors import BadRecord
+read, batches = DigitsSplit.read, []
+def failing(self, records):
+    batches.append(len(records))
+    if sum(count > 1 for count in batches) > 6:
+        raise BadRecord("/data/digits record 7 cannot be read: Input/output error")
+    return read(self, records)
+DigitsSplit.read = failing
+main(sys.argv[1:])
+"""
+
+
+def test_when_one_process_loses_its_data_all_stop_at_one_step_that_is_committed(
+    undisturbed: Path, trainer: Trainer
+) -> None:
+    command = ("train", *RUN, "run_dir=run", "on_existing=resume", "checkpoint.every_steps=100")
+    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
+    cluster = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
+    chief = trainer.start(*command, TF_CONFIG=json.dumps(cluster[0]))
+    other = trainer.start_python(
+        "-c", WITHOUT_DATA, *command, TF_CONFIG=json.dumps(cluster[1]), TF_CPP_MIN_LOG_LEVEL="3"
+    )
+    outputs = finish([chief, other], 2)
+    (name,) = checkpoint_names(trainer.cwd / "run")
+    assert 1 <= int(name.removeprefix("step-")) <= 6
+    assert "worker 1 cannot read the data; what and why is in the output of that process" in outputs[0]
+    assert f"every step until here is committed: the last good checkpoint is run/checkpoints/{name}" in outputs[0]
+    assert "/data/digits record 7 cannot be read: Input/output error" in outputs[1]
+    assert "the chief names the checkpoint" in outputs[1]
+    finish(start(trainer, *command, "checkpoint.every_steps=4"))
+    assert_same_run(undisturbed, trainer.cwd / "run")
+
+
 @pytest.mark.long
 def test_what_one_process_has_begun_two_go_on_with(undisturbed: Path, trainer: Trainer) -> None:
     trainer.run("train", *RUN, "run_dir=run", "train.steps=5")

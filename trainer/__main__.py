@@ -11,6 +11,7 @@ from typing import NoReturn
 
 from trainer import streams
 from trainer.errors import TrainerError, UsageError, nearest, printable
+from trainer.shortage import shortage
 from trainer.signals import EXIT_INTERRUPTED
 
 # command -> what it does; each is trainer/commands/COMMAND.py (- is _ there) with a main(arguments)
@@ -57,6 +58,12 @@ def run(arguments: list[str]) -> int:
     except BrokenPipeError:  # … | head
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
         return 0
+    except Exception as error:
+        lack = shortage(error)
+        if lack is None:
+            raise
+        print(printable(f"error: {lack}"), file=sys.stderr)
+        return lack.exit_status
     return status
 
 

@@ -203,15 +203,15 @@ def _without_leftovers() -> Iterator[None]:
 
 def _result(run_dir: Path, ending: Ending) -> RunResult:
     from trainer.checkpoint import directory
-    from trainer.metrics import TRAIN, read_metrics, read_validations
-    from trainer.run_directory import CHECKPOINTS, METRICS
+    from trainer.metrics import last_training, read_validations
+    from trainer.run_directory import CHECKPOINTS
 
     validations = read_validations(run_dir)
-    records = [record for record in read_metrics(run_dir / METRICS) if record["split"] == TRAIN]
+    training = last_training(run_dir)
     return RunResult(
         run_dir=run_dir,
         step=directory.step_of(directory.committed(run_dir / CHECKPOINTS)[-1]),
         status=ending,
-        training={name: records[-1][name] for name in TRAINING_VALUES} if records else None,
+        training={name: training[name] for name in TRAINING_VALUES} if training else None,
         validation=validations[max(validations)] if validations else None,
     )

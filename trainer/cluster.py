@@ -57,6 +57,14 @@ def discover(environ: Mapping[str, str]) -> Cluster | None:
     return None
 
 
+def source(environ: Mapping[str, str]) -> str:
+    """What names the addresses that ``discover`` finds, for messages."""
+    if "TF_CONFIG" in environ:
+        return "TF_CONFIG"
+    reserved = "SLURM_STEP_RESV_PORTS"
+    return reserved if reserved in environ else "SLURM_JOB_ID and SLURM_STEP_ID"
+
+
 def _from_tf_config(text: str) -> Cluster | None:
     """None for a cluster of one."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from pathlib import Path
 
@@ -18,6 +19,13 @@ def command_line(command: str, *arguments: str) -> str:
 def resume_command(run_dir: Path, *arguments: str) -> str:
     """The command line that continues a run. ``arguments`` are as for ``command_line``."""
     return command_line("resume", argument("run_dir", run_dir), *arguments)
+
+
+def copy_command(run_dir: Path) -> str:
+    """A command that copies a run directory so that no file has a second name, within the copy or outside of it."""
+    names = (run_dir.with_name(f"{run_dir.name}-copy{number or ''}") for number in range(10**6))
+    new = next(name for name in names if not os.path.lexists(name))
+    return shlex.join(["cp", "-a", "--no-preserve=links", "--reflink=auto", "--", str(run_dir), str(new)])
 
 
 def argument(key: str, value: str | Path) -> str:

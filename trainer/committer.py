@@ -24,6 +24,7 @@ from trainer.checkpoint import directory, manifest
 from trainer.checkpoint.manifest import Manifest, RecordedMetrics, Start
 from trainer.checkpoint.retention import Retention, retire
 from trainer.checkpoint.tensors import Snapshot, StateFile
+from trainer.command_line import resume_command
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.errors import NotSaved, RunDirectoryLost, TrainingFailed
@@ -260,11 +261,21 @@ class Committer:
             wait([self._in_flight[1]])
         return self._last()
 
+    def way_on(self) -> str:
+        """Words for a run that ends here, with everything committed, and can go on once a person has acted."""
+        held = holding.of(self._run_dir)
+        run_dir = self._run_dir if held is None else held.name  # quoted for what the user calls it
+        return f"{self._last()}\nthen go on with: {resume_command(run_dir)}"
+
     def _last(self) -> str:
         return f"the last good checkpoint is {self._last_good or 'none'}"
 
     def _print_notices(self) -> None:
-        for notices in (self._notices, *([self._mirror.notices] if self._mirror is not None else [])):
+        for notices in (
+            self._notices,
+            self._history.notices,
+            *([self._mirror.notices] if self._mirror is not None else []),
+        ):
             while not notices.empty():
                 self._terminal.warn(notices.get())
 

@@ -13,9 +13,11 @@ from tensorflow.python.eager import context  # not public; what tf.distribute's 
 
 from trainer.cluster import Cluster, discover
 from trainer.config.schema import Config
-from trainer.errors import PeerLost, Stopped, TrainerError, UsageError, printable
-from trainer.peers import SILENCE, Peers, connect
+from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable
+from trainer.meeting import connect
+from trainer.peers import SILENCE, Peers
 from trainer.replicas import Replicas, replicas_for
+from trainer.shortage import shortage
 from trainer.signals import StopRequest
 
 SHARING = ("auto", "multi_worker")  # strategies under which processes share a run
@@ -59,7 +61,7 @@ def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
     peers.watch(_end_soon)
     try:
         yield peers
-    except Stopped:
+    except (Stopped, DataLost):
         peers.leave(0, "all stop together")
         raise
     except TrainerError as error:
@@ -69,6 +71,10 @@ def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
         if isinstance(error, tf.errors.OpError) and peers.wait_for_loss(SILENCE):
             assert peers.lost is not None
             raise peers.lost from error
+        lack = shortage(error)
+        if lack is not None:
+            peers.leave(lack.exit_status, str(lack))
+            raise lack from error
         peers.leave(1, type(error).__name__)
         raise
     peers.leave(0, "done")

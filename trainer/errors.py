@@ -40,6 +40,10 @@ class BadRecord(UsageError):
     """One record of the data cannot be used; the message names it and says why. Others may be fine."""
 
 
+class DataLost(UsageError):
+    """Data that were there when a run began cannot be read any more. Every step that was made is committed."""
+
+
 class RestoreRefused(TrainerError):
     """A checkpoint and the program, the overrides or the data do not match."""
 

@@ -19,10 +19,18 @@ def evaluate(
     ``skipped`` is how many examples are not among them because they could not be used.
 
     Raises:
-        UsageError: no example could be used.
+        UsageError: no example could be used, or a batch cannot be read.
     """
-    totals = tf.zeros([4], tf.float64)
-    for batch in batches:
+    totals, supply = tf.zeros([4], tf.float64), iter(batches)
+    while True:
+        try:
+            batch = next(supply, None)
+        except UsageError:
+            if interrupted():  # all processes of the run have agreed to end here
+                return None
+            raise
+        if batch is None:
+            break
         if interrupted():
             return None
         totals += step(batch)

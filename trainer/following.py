@@ -46,6 +46,9 @@ class _Saves:
     def last_good(self) -> str:
         return "the chief names the last good checkpoint"
 
+    def way_on(self) -> str:
+        return "the chief names the checkpoint and the command that goes on"
+
 
 class _Records:
     """In the place of a History."""

@@ -191,6 +191,11 @@ class Fence:
         if self._held is not None:
             self._held.refuse_if_lost()
 
+    @property
+    def is_lost(self) -> bool:
+        """Whether the directory was moved, deleted, replaced or hidden, be it known already or not."""
+        return self._held is not None and self._held.lost() is not None
+
     def look(self) -> None:
         """Look, unless that was done a moment ago; a filesystem that cannot tell does not stop anything.
 

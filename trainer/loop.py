@@ -11,8 +11,10 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 
+from trainer.agreement import Unreadable
+from trainer.data.ahead import Ahead
 from trainer.due import Cadence, Standing, due
-from trainer.errors import Stopped, TrainingFailed
+from trainer.errors import DataLost, Stopped, TrainingFailed, UsageError
 from trainer.gradients import Batch
 from trainer.interfaces import Run
 from trainer.loss_scale import MINIMUM
@@ -32,6 +34,8 @@ def train(run: Run) -> None:
 
     Raises:
         Stopped: a signal asked for it; the current step is committed.
+        DataLost: the data cannot be read any more; the current step is committed.
+        UsageError: the data cannot be read at the start; nothing is committed.
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
         NotSaved: the disk refused a save and the policy is not to go on, or it refused the last one.
     """
@@ -40,14 +44,16 @@ def train(run: Run) -> None:
     evaluation_step = make_evaluation_step(run.state, config)
     cadence = _cadence(run)
     standing = _standing(run)
-    batches = _iterate(run)
+    batches = Ahead(_iterate(run), 2 if run.stop.is_shared else 0, run.stop.data_failed)
+    if run.stop.is_shared:
+        batches.look()
     stretch = _Stretch()
     while True:
         run.committer.check()
         stopping = run.stop.poll()
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.validate:
-            with stretch.paused():
+            with stretch.paused(), _keeping_steps(run, standing, unless=False):
                 standing = validate(run, standing, evaluation_step, closing=now.closing)
             stopping = run.stop.poll()  # one that arrives later is seen after the next step
             now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
@@ -58,10 +64,11 @@ def train(run: Run) -> None:
         if now.end:
             run.committer.finish()
         if now.stop:
-            raise _stopped(stopping, standing.step)
+            raise _stopped(run, stopping, standing.step)
         if now.finish:
             return
-        batch = stretch.next(batches)
+        with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed: they go on
+            batch = stretch.next(batches)
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
         stretch.add(train_step(batch))
@@ -99,8 +106,35 @@ def _after_step(run: Run, standing: Standing) -> Standing:
     return dataclasses.replace(standing, step=step, recorded=step in run.history.validations, improved=False)
 
 
-def _stopped(stopping: signal.Signals | None, step: int) -> Stopped:
+@contextmanager
+def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[None]:
+    """Commit the current step when the block meets data that cannot be read: the state is good, and its steps need not
+    be made again. A run that has made none leaves nothing behind.
+
+    Raises:
+        DataLost: the data cannot be read; UsageError where other processes may still read theirs.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if unless or standing.step == 0:
+            raise
+        if standing.committed != standing.step:
+            run.committer.save()
+        run.committer.finish()
+        lost = _data_lost(run, str(error))
+        # other processes that have not met the same error are told, and do not wait
+        raise (UsageError(str(lost)) if run.stop.is_shared else lost) from error
+
+
+def _data_lost(run: Run, reason: str) -> DataLost:
+    return DataLost(f"{reason}\nevery step until here is committed: {run.committer.way_on()}")
+
+
+def _stopped(run: Run, stopping: signal.Signals | Unreadable | None, step: int) -> Stopped | DataLost:
     assert stopping is not None
+    if isinstance(stopping, Unreadable):
+        return _data_lost(run, stopping.reason)
     return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
 
 

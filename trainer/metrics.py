@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator, Mapping
+import os
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,9 @@ TRAIN, VALIDATION = "train", "val"
 VALIDATION_METRICS = ("loss", "accuracy", "skipped")
 LINE_LIMIT = 64 << 10  # bytes; a record has about 300
 STEP_LIMIT = 2**63
+
+BEGINNING = re.compile(rb'\{"step": (\d{1,18}), "split": "(train|val)", "')  # of a line as ``Record`` writes it
+END_READ = 1 << 20  # bytes, in which the last records are looked for
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +50,14 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
             continue
 
 
-def lines(path: Path) -> Iterator[bytes]:
-    """The complete lines of the file, and the parts of one that is too long to be a record.
+def lines(path: Path, begin: int = 0) -> Iterator[bytes]:
+    """The complete lines of the file from byte ``begin`` on, and the parts of one that is too long to be a record.
 
     Raises:
         Unreadable: the system cannot read it now.
     """
     with readable(path), open_regular(path) as file:
+        file.seek(begin)
         while line := file.readline(LINE_LIMIT):
             if not line.endswith(b"\n") and len(line) < LINE_LIMIT:
                 return
@@ -74,15 +80,54 @@ def record_of(line: bytes) -> dict[str, Any]:
     return record
 
 
+def step_in(line: bytes) -> int | None:
+    """The step of a line, None where it is no record. What the rest of a line that begins as ours holds is not looked
+    at: a history may have a million of them.
+    """
+    match = BEGINNING.match(line)
+    if match is not None:
+        return int(match[1])
+    try:
+        step = record_of(line)["step"]
+    except Unacceptable:
+        return None
+    assert isinstance(step, int)
+    return step
+
+
 def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
     """Step → validation metrics, from metrics.jsonl; empty when there is none."""
     path = run_dir / METRICS
-    records = read_metrics(path) if path.exists() else iter(())
-    return {
-        record["step"]: {name: record[name] for name in VALIDATION_METRICS}
-        for record in records
-        if record["split"] == VALIDATION
-    }
+    return validations_in(lines(path) if path.exists() else ())
+
+
+def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
+    """Step → validation metrics, of the lines that are a validation; only these are parsed."""
+    found = {}
+    for line in text:
+        if b'val"' not in line and b"\\" not in line:  # JSON has no third way to write it
+            continue
+        try:
+            record = record_of(line)
+        except Unacceptable:
+            continue
+        if record["split"] == VALIDATION:
+            found[record["step"]] = {name: record[name] for name in VALIDATION_METRICS}
+    return found
+
+
+def last_training(run_dir: Path) -> dict[str, Any] | None:
+    """The last training record near the end of metrics.jsonl, None where there is none."""
+    path = run_dir / METRICS
+    begin = max(0, os.stat(path).st_size - END_READ)
+    found = None
+    for line in lines(path, begin):
+        try:
+            record = record_of(line)
+        except Unacceptable:
+            continue  # the first may be the end of one
+        found = record if record["split"] == TRAIN else found
+    return found
 
 
 def best_step(validations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:

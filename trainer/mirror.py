@@ -221,7 +221,7 @@ class Mirror:
     def _copy_growing(self, name: str) -> None:
         """Copy a file that the run may append to meanwhile: as it is at this moment."""
         moment = self._run_dir / f".mirrored-{name}"
-        moment.write_bytes((self._run_dir / name).read_bytes())
+        shutil.copyfile(self._run_dir / name, moment)
         self._place.put(moment, self._place.root / name)
         moment.unlink()
 

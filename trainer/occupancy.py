@@ -6,6 +6,7 @@ metrics, the mark of ``trainer.commit_mark``, or a checkpoint. What is in none o
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from pathlib import Path
@@ -112,6 +113,8 @@ def begin(run_dir: Path, *, continues: bool, restart: bool) -> list[str]:
         OSError: the disk refuses.
     """
     said = []
+    for name in RUN:
+        directory.finish_removal(run_dir / name)  # of a restart that was killed while it moved by copying
     if restart:
         said = _put_aside(run_dir)
     elif not continues and commit_mark.read(run_dir) is False:
@@ -207,7 +210,7 @@ def _put_aside(run_dir: Path) -> list[str]:
     make_directory(aside)
     for name in names:
         try:
-            (run_dir / name).rename(aside / name)
+            _move(run_dir / name, aside / name)
         except OSError as error:
             if _is_empty(aside):
                 aside.rmdir()
@@ -215,6 +218,20 @@ def _put_aside(run_dir: Path) -> list[str]:
                 f"{run_dir / name} cannot be moved to {aside}: {error.strerror}; move it elsewhere by hand, and run "
                 "the same command again"
             ) from error
-        sync(aside)
-        sync(run_dir)
     return [f"beginning again: what an earlier run left is in {aside}"]
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file or a directory, durably.
+
+    Raises:
+        OSError: it is not, or not only, where it should be.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.rename(target)
+        sync(target.parent)
+        sync(path.parent)
+        return
+    directory.move(path, target)
+    if path.exists():  # copied, and cannot be deleted: nothing that is written there would count
+        raise OSError(errno.EBUSY, "it was copied there, but what is here cannot be deleted", str(path))

@@ -2,7 +2,7 @@
 
 A star of TCP connections around the chief, rank 0, made before TensorFlow starts and kept until the end. The chief
 listens at its own address of the cluster until all have come; then it stops listening, and TensorFlow's server takes
-that port. So a job needs no ports but those it names.
+that port. So a job needs no ports but those it names. How they meet is in ``trainer.meeting``.
 
 Each message is one line of JSON. The chief tells all others what it decides (``tell``), which they wait for (``hear``).
 Everyone says that it is alive; who is silent for ``SILENCE`` seconds, or whose connection ends without a farewell, is
@@ -14,24 +14,21 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
-import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 from trainer.cluster import Cluster
-from trainer.errors import PeerLost, UsageError
+from trainer.errors import PeerLost
 from trainer.untrusted.documents import parse_json, shown
 from trainer.untrusted.errors import Unacceptable
 
 CHIEF = 0
-COMING_SECONDS = 300.0  # for all processes of a job to start: nodes boot and containers are pulled
 ALIVE_EVERY = 2.0  # seconds
 SILENCE = 20.0  # seconds without a sign of life after which a process counts as lost
 LINE_LIMIT = 16 << 20  # bytes; the largest message is a configuration with the names of its classes
-RETRY_SECONDS = 0.5
 
 Message = dict[str, Any]
 
@@ -93,7 +90,7 @@ class Peers:
     def leave(self, status: int, reason: str) -> None:
         """Say farewell: this process ends with ``status``. After one that is not 0 the others end with it too."""
         self._leaving = True
-        self._send(_farewell(self.cluster.rank, status, reason))
+        self._send(farewell(self.cluster.rank, status, reason))
         for connection in self._connections.values():
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
@@ -105,7 +102,7 @@ class Peers:
         with self._sending:
             for rank, connection in self._connections.items():
                 if rank != leaving_out:
-                    _send(connection, message)
+                    send(connection, message)
 
     def _say_alive(self) -> None:
         while not self._leaving:
@@ -157,74 +154,20 @@ class Peers:
         self._losing.set()
 
 
-def connect(cluster: Cluster, interrupted: Callable[[], bool]) -> Peers:
-    """Wait for all processes of the cluster.
-
-    Raises:
-        PeerLost: not all have come in time, or ``interrupted`` became true; names who is missing.
-        UsageError: the address of this process cannot be listened at, or the clusters of two processes differ.
-    """
-    deadline = time.monotonic() + COMING_SECONDS
-    if cluster.rank == CHIEF:
-        return _gather(cluster, deadline, interrupted)
-    return _join(cluster, deadline, interrupted)
-
-
-def _gather(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) -> Peers:
-    host, _, port = cluster.workers[CHIEF].rpartition(":")
-    connections: dict[int, socket.socket] = {}
-    try:
-        listener = socket.create_server(("", int(port)), backlog=len(cluster.workers))
-    except OSError as error:
-        raise UsageError(
-            f"the chief cannot listen at its address {host}:{port}: {error.strerror}\n"
-            "another process has the port: a job that was here before, or a second one with the same TF_CONFIG"
-        ) from error
-    with listener:
-        while len(connections) < len(cluster.workers) - 1:
-            missing = [rank for rank in range(1, len(cluster.workers)) if rank not in connections]
-            if interrupted() or time.monotonic() > deadline:
-                names = ", ".join(f"worker {rank} at {cluster.workers[rank]}" for rank in missing)
-                raise PeerLost(f"the chief waited in vain for {names}")
-            for connection in connections.values():
-                _send(connection, ALIVE)
-            if not select.select([listener], [], [], RETRY_SECONDS)[0]:
-                continue
-            connection, _ = listener.accept()
-            connection.settimeout(SILENCE)
-            rank = _greeted(connection, cluster, missing)
-            if rank is None:
-                connection.close()
-            else:
-                connections[rank] = connection
-    return Peers(cluster, connections)
-
-
-def _greeted(connection: socket.socket, cluster: Cluster, missing: Sequence[int]) -> int | None:
-    """The rank of who has connected, None when it is none of those that are waited for, which it is told."""
-    try:
-        hello = parse_json(_first_line(connection).decode())
-    except (OSError, Unacceptable, UnicodeDecodeError):
-        return None
-    match hello:
-        case {"rank": int(rank), "workers": list(workers)}:
-            if tuple(workers) == cluster.workers and rank in missing:
-                return rank
-            reason = f"the chief waits for workers {list(missing)} of {list(cluster.workers)}, not for {shown(hello)}"
-            _send(connection, _farewell(CHIEF, UsageError.exit_status, reason))
-    return None
-
-
-def _farewell(rank: int, status: int, reason: str) -> Message:
+def farewell(rank: int, status: int, reason: str) -> Message:
     return {"kind": "leave", "rank": rank, "status": status, "reason": reason}
 
 
-def _send(connection: socket.socket, message: Message) -> None:
+def line_of(message: Message) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def send(connection: socket.socket, message: Message) -> None:
     with contextlib.suppress(OSError):  # the thread that listens there finds out
-        connection.sendall(json.dumps(message).encode() + b"\n")
+        connection.sendall(line_of(message))
 
 
-def _first_line(connection: socket.socket) -> bytes:
+def first_line(connection: socket.socket) -> bytes:
     """Byte by byte: what follows the line belongs to who reads on."""
     line = b""
     while not line.endswith(b"\n") and len(line) < LINE_LIMIT:
@@ -233,20 +176,3 @@ def _first_line(connection: socket.socket) -> bytes:
             raise ConnectionResetError("the connection ended")
         line += byte
     return line
-
-
-def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) -> Peers:
-    host, _, port = cluster.workers[CHIEF].rpartition(":")
-    reason = "no answer"
-    while time.monotonic() < deadline and not interrupted():
-        try:
-            connection = socket.create_connection((host, int(port)), timeout=SILENCE)
-            # on one host a process can meet itself: an outgoing connection may begin at the port it goes to
-            if connection.getsockname() != connection.getpeername():
-                _send(connection, {"rank": cluster.rank, "workers": cluster.workers})
-                return Peers(cluster, {CHIEF: connection})
-            connection.close()
-        except OSError as error:
-            reason = error.strerror or str(error)
-        time.sleep(RETRY_SECONDS)
-    raise PeerLost(f"worker {cluster.rank} waited in vain for the chief at {host}:{port}: {reason}")

@@ -14,6 +14,7 @@ from trainer import commit_mark, holding, lease, places
 from trainer.checkpoint import layout
 from trainer.checkpoint.directory import QUARANTINE, SUPERSEDED, remove_leftovers
 from trainer.checkpoint.files import make_directory
+from trainer.command_line import copy_command
 from trainer.config import stored
 from trainer.errors import NotSaved, NoValidCheckpoint, RunDirectoryInUse, RunDirectoryLost, UsageError, warn
 from trainer.holding import Held
@@ -174,5 +175,6 @@ def refuse_links(run_dir: Path) -> None:
     except Unacceptable as error:
         raise UsageError(
             f"run_dir={run_dir} cannot be used: {error}\n"
-            "what this program writes there would end up in another place; give the real directory, or a copy of it"
+            "what this program writes there would end up in another place; give the real directory, or a copy that "
+            f"shares nothing with it:\n  {copy_command(run_dir)}"
         ) from error

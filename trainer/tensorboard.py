@@ -21,7 +21,7 @@ from trainer.config.schema import Config
 from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.mixing import mixed
 from trainer.data.source import Source
-from trainer.errors import BadRecord
+from trainer.errors import UsageError
 from trainer.events import Events
 from trainer.gradients import Batch
 from trainer.metrics import TRAIN, VALIDATION
@@ -145,7 +145,7 @@ class TensorBoard:
         """The image as it is stored; None where it is none that Pillow reads, or can no longer be read."""
         try:
             (encoded,), _ = self._validation.read(np.array([mistake.example]))
-        except BadRecord:
+        except UsageError:
             return None
         return pictures.thumbnail(encoded)
 

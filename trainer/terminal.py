@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -14,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from trainer import holding
 from trainer.holding import named
 
 PLAIN_INTERVAL_SECONDS = 10.0
@@ -23,7 +26,8 @@ class Terminal:
     """Reports a run to stdout and ``train.log``. ``total`` is the run's length in steps."""
 
     def __init__(self, log: Path, step: int, total: int) -> None:
-        self._log = log.open("a", encoding="utf-8")
+        self._path = log
+        self._log = _appending(log)
         self.failure: OSError | None = None  # of the last attempt to write to the log
         self._console = Console(highlight=False, soft_wrap=True)
         self._last_line = 0.0
@@ -101,11 +105,26 @@ class Terminal:
         """Something for ``train.log`` alone."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
         try:
+            if self._is_gone():
+                gone, self._log = self._log, _appending(self._path)
+                with contextlib.suppress(OSError):  # what it had not written is gone with it
+                    gone.close()
+                self._log.write(f"{stamp}  {self._path.name} was deleted or replaced while the run went on\n")
             self._log.write("".join(f"{stamp}  {line}\n" for line in named(text).splitlines()))
             self._log.flush()
             self.failure = None
         except OSError as error:  # what was not written stays in the file object's buffer for the next attempt
-            self.failure = OSError(error.errno, error.strerror, self._log.name)
+            self.failure = OSError(error.errno, error.strerror, str(self._path))
+
+    def _is_gone(self) -> bool:
+        """Whether another program has deleted or replaced the log, as to make room; not with the run directory."""
+        held = holding.of(self._path.parent)
+        if held is not None and held.lost() is not None:
+            return False
+        try:
+            return not os.path.samestat(self._path.lstat(), os.fstat(self._log.fileno()))
+        except FileNotFoundError:
+            return self._path.parent.is_dir()
 
     def close(self) -> None:
         self._end_progress()
@@ -116,6 +135,11 @@ class Terminal:
         if self._progress is not None:
             self._live.stop()
             self._progress = None
+
+
+def _appending(path: Path) -> TextIO:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
 
 
 def _duration(seconds: float) -> str:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import tensorflow as tf
 
 from trainer.config.schema import Config
+from trainer.data.ahead import Ahead
 from trainer.due import Standing
 from trainer.evaluation import evaluate
 from trainer.gradients import Batch
@@ -21,6 +22,9 @@ def validate(
 ) -> Standing:
     """Validate this step, record it, and note it in the state unless it is ``closing``; a request to stop that comes
     in between leaves everything as it was.
+
+    Raises:
+        UsageError: the data cannot be read, or none of them used; everything is as it was.
     """
     seen: list[tf.Tensor] = []
 
@@ -31,7 +35,11 @@ def validate(
         seen.append(examples)
         return sums
 
-    validation = evaluate(run.evaluation_batches, watched, lambda: run.stop.poll() is not None)
+    batches = Ahead(run.evaluation_batches, 1 if run.stop.is_shared else 0, run.stop.data_failed)
+    if run.stop.is_shared:
+        batches.look()
+        run.stop.poll()  # so that the answer is there before the first batch is needed
+    validation = evaluate(batches, watched, lambda: run.stop.poll() is not None)
     if validation is None:
         return standing
     improved = _record_validation(run, standing.step, validation, seen, closing)

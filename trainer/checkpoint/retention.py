@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import TypeVar
 
-from trainer.checkpoint.directory import RETIRED, committed, free, manifest_of
-from trainer.checkpoint.files import sync
+from trainer.checkpoint.directory import committed, manifest_of, remove
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.unreadable import Unreadable
 
@@ -71,7 +69,7 @@ def retire(parent: Path, retention: Retention, validations: Validations, verifie
     ``verified`` is the checkpoint that is known to be whole, and stays whatever the policy says.
 
     Raises:
-        OSError: the first that was met; what is not deleted lost its name, and goes at the next start.
+        OSError: the first that was met, after all were tried; what no longer counts goes at the next start.
         Unreadable: ``parent`` cannot be listed now.
     """
     # a damaged checkpoint is evidence: it is neither counted nor deleted, and the next resume reports it
@@ -79,11 +77,8 @@ def retire(parent: Path, retention: Retention, validations: Validations, verifie
     retired = sorted({path for path, _ in checkpoints} - retention.kept(checkpoints, validations) - {verified})
     failure: OSError | None = None
     for path in retired:
-        doomed = free(parent, f"{RETIRED}{path.name}")
-        path.rename(doomed)
-        sync(parent)  # or a power failure may undo the new name and keep the deletions
         try:
-            shutil.rmtree(doomed)
+            remove(path)
         except OSError as error:  # a foreign file in it that is in use or another user's; the others can still go
             failure = failure or error
     if failure is not None:

@@ -10,14 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.directory import committed, manifest_of, put_away
+from trainer.checkpoint.directory import committed, is_there, manifest_of, put_away
 from trainer.checkpoint.files import stored_digest
 from trainer.checkpoint.layout import PREFIX
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.command_line import argument, command_line
 from trainer.errors import NoValidCheckpoint
 from trainer.startup import importing_tensorflow
-from trainer.unreadable import Unreadable, is_directory, readable
+from trainer.unreadable import Unreadable, readable
 from trainer.untrusted.errors import Unacceptable
 from trainer.untrusted.files import refuse_unless_file
 
@@ -55,7 +55,7 @@ def reading(path: Path) -> Iterator[None]:
     Raises:
         Vanished: the directory was there before the block and is not after it, however the block ended.
     """
-    there = _is_there(path)
+    there = is_there(path)
     failure: Exception | None = None
     try:
         yield
@@ -63,16 +63,8 @@ def reading(path: Path) -> Iterator[None]:
         failure = error
         raise
     finally:
-        if there and not _is_there(path):
+        if there and not is_there(path):
             raise Vanished(f"{path} was deleted while it was being read: its run keeps newer ones") from failure
-
-
-def _is_there(path: Path) -> bool:
-    """A directory that cannot be reached is not one that was deleted."""
-    try:
-        return is_directory(path)
-    except Unreadable:
-        return True
 
 
 def verify(path: Path, depth: Depth) -> Manifest:

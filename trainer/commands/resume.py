@@ -12,6 +12,7 @@ from trainer.errors import UsageError, warn
 from trainer.mirror import default_directory, fetch, is_url
 from trainer.mirror_place import Place
 from trainer.run_directory import writing
+from trainer.shortage import refuse_small_limit
 from trainer.signals import StopRequest
 from trainer.startup import importing_tensorflow
 from trainer.sweeps import plan, running, trial
@@ -44,6 +45,7 @@ def main(arguments: Sequence[str]) -> int:
     allowed = take_list(values, "allow")
     if is_url(run_dir):
         run_dir = _fetched(run_dir, values)
+    refuse_small_limit()
     stop = StopRequest()
     stop.install()
     with importing_tensorflow():

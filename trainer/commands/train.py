@@ -10,6 +10,7 @@ from trainer.config.compose import run_with_hydra
 from trainer.config.multirun import STOCK, Job, check_launcher, is_multirun, jobs_of, plugin, without_launcher
 from trainer.config.schema import Config, Invocation
 from trainer.errors import UsageError
+from trainer.shortage import refuse_small_limit
 from trainer.signals import StopRequest
 from trainer.startup import importing_tensorflow
 from trainer.sweeps import launching, plan, running, searching
@@ -20,6 +21,7 @@ def main(arguments: Sequence[str]) -> int:
     stop.install()
 
     def start(invocation: Invocation, config: Config) -> None:
+        refuse_small_limit()
         with importing_tensorflow():
             from trainer import session  # imports TensorFlow, which a wrong configuration must not wait for
 

@@ -1,0 +1,45 @@
+"""Batches of which some are read before they are needed, so that one that cannot be read is known of in time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+from trainer.errors import UsageError
+from trainer.gradients import Batch
+
+
+class Ahead(Iterator[Batch]):
+    """``batches`` in their order. With each one ``depth`` more have been read; ``failed`` is told of the error of the
+    one that cannot be read as soon as it is met, and that error is raised where its batch would be.
+    """
+
+    def __init__(self, batches: Iterable[Batch], depth: int, failed: Callable[[UsageError], None]) -> None:
+        self._batches = iter(batches)
+        self._depth = depth
+        self._failed = failed
+        self._read: deque[Batch] = deque()
+        self._error: UsageError | None = None
+        self._ended = False
+
+    def look(self) -> None:
+        """Read the first ones."""
+        self._read_up_to(self._depth)
+
+    def __next__(self) -> Batch:
+        self._read_up_to(self._depth + 1)
+        if self._read:
+            return self._read.popleft()
+        if self._error is not None:
+            raise self._error
+        raise StopIteration
+
+    def _read_up_to(self, count: int) -> None:
+        while len(self._read) < count and self._error is None and not self._ended:
+            try:
+                self._read.append(next(self._batches))
+            except StopIteration:
+                self._ended = True
+            except UsageError as error:
+                self._error = error
+                self._failed(error)

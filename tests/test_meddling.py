@@ -123,12 +123,13 @@ def test_a_log_that_is_taken_away_begins_anew_and_says_so(meddle: Callable[[Path
     assert terminal.failure is None
 
 
+@pytest.mark.parametrize("meddle", [Path.unlink, replaced])
 def test_a_log_that_cannot_be_made_again_is_made_by_the_next_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    meddle: Callable[[Path], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     log = tmp_path / LOG
     terminal = Terminal(log, 0, 10)
-    log.unlink()
+    meddle(log)
 
     def refuse(*arguments: object) -> int:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

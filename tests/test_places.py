@@ -610,6 +610,7 @@ def test_beginning_again_copies_what_cannot_be_renamed_and_finishes_when_it_is_a
         occupancy.is_vacant(run_dir, "")
     occupancy.begin(run_dir, continues=False, restart=True)
     assert content(run_dir / "before-1") | content(run_dir / "before-2") == before
+    assert not (run_dir / "before-2" / "checkpoints").exists(), "the rest was deleted, not moved"
     assert not (run_dir / "checkpoints").exists()
     assert directory.committed(run_dir / "checkpoints") == []
     assert [checkpoint(run_dir, 2)] == directory.committed(run_dir / "checkpoints")

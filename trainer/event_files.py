@@ -30,9 +30,8 @@ STEP_AT, STEP_TAG = 9, 0x10  # of an Event: the double wall_time with its tag, a
 FIRST_READ = 1 << 18  # bytes at the end of a file; doubled until they tell
 FIRST_EVENTS = 20  # among which the first step of a file is looked for
 
-NAME = re.compile(
-    r"events\.out\.tfevents\.(\d{10})\.(.+)", re.DOTALL
-)  # of seconds since 1970, by TensorFlow's EventsWriter
+# of seconds since 1970, by TensorFlow's EventsWriter; the name of a host, which follows, may hold a line end
+NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.(.+)", re.DOTALL)
 
 
 def truncate_events(directory: Path, step: int) -> None:

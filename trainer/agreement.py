@@ -13,7 +13,7 @@ from trainer.signals import STOP_SIGNALS, StopRequest
 
 
 @dataclasses.dataclass(frozen=True)
-class Unreadable:
+class WithoutData:
     """A process has met data that it cannot read, and so cannot make another step."""
 
     reason: str
@@ -37,7 +37,7 @@ class StopAgreement:
         """This process cannot read a batch that it is going to need."""
         self._error = error
 
-    def poll(self) -> signal.Signals | Unreadable | None:
+    def poll(self) -> signal.Signals | WithoutData | None:
         """The signal that stops the run, if one does, or the data that do, with several processes.
 
         With several processes it is the answer to the question before this one: waiting for the latest would make the
@@ -59,6 +59,6 @@ class StopAgreement:
         if stopping is not None or not failed.any():
             return stopping
         if self._error is not None:
-            return Unreadable(str(self._error))
+            return WithoutData(str(self._error))
         workers = ", ".join(f"worker {rank}" for rank, count in enumerate(failed) if count)
-        return Unreadable(f"{workers} cannot read the data; what and why is in the output of that process")
+        return WithoutData(f"{workers} cannot read the data; what and why is in the output of that process")

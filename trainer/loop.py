@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 import tensorflow as tf
 
-from trainer.agreement import Unreadable
+from trainer.agreement import WithoutData
 from trainer.data.ahead import Ahead
 from trainer.due import Cadence, Standing, due
 from trainer.errors import DataLost, Stopped, TrainingFailed, UsageError
@@ -131,9 +131,9 @@ def _data_lost(run: Run, reason: str) -> DataLost:
     return DataLost(f"{reason}\nevery step until here is committed: {run.committer.way_on()}")
 
 
-def _stopped(run: Run, stopping: signal.Signals | Unreadable | None, step: int) -> Stopped | DataLost:
+def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int) -> Stopped | DataLost:
     assert stopping is not None
-    if isinstance(stopping, Unreadable):
+    if isinstance(stopping, WithoutData):
         return _data_lost(run, stopping.reason)
     return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
 

@@ -129,6 +129,7 @@ def check(run_dir: Path, trace: Trace, end: int) -> Survivor | None:
     values = content(tuple(sorted(found.manifest.files.items())), found.path)
     assert len(set(values)) == 1, f"step {step} mixes {values}"
     assert values[0] in {value_of(step, attempt) for attempt in range(ATTEMPTS)}, f"step {step} holds {values[0]}"
+    assert (run_dir / METRICS).exists(), "the history is lost"
     history = (run_dir / METRICS).read_bytes()[: found.manifest.metrics.size]
     assert hashlib.sha256(history).hexdigest() == found.manifest.metrics.sha256, "the history of the checkpoint is lost"
     for path in directory.committed(run_dir / CHECKPOINTS):
@@ -201,6 +202,10 @@ def is_file_of_a_checkpoint(path: str) -> bool:
     return path.startswith(f"{CHECKPOINTS}/{directory.UNFINISHED}") and path.count("/") == 2
 
 
+def is_file_of_a_copy(path: str) -> bool:
+    return path.startswith(f"{CHECKPOINTS}/{directory.SUPERSEDED}/{directory.UNFINISHED}") and path.count("/") == 3
+
+
 def is_directory_of_a_checkpoint(path: str) -> bool:
     return path.startswith(f"{CHECKPOINTS}/{directory.UNFINISHED}") and path.count("/") == 1
 
@@ -211,6 +216,8 @@ NEEDED: dict[str, Callable[[str], bool]] = {
     "the directory of all checkpoints": lambda path: path == CHECKPOINTS,
     "the run directory": lambda path: path == ".",
     "the history": lambda path: path == METRICS,
+    "files of a copy": is_file_of_a_copy,
+    "the directory of copies": lambda path: path == f"{CHECKPOINTS}/{directory.SUPERSEDED}",
 }
 
 
@@ -219,7 +226,7 @@ def test_without_any_one_kind_of_fsync_something_would_be_lost(
     name: str, traces: dict[str, Trace], place: Path
 ) -> None:
     """The proof can fail: taken out of the recorded calls, every kind of fsync is missed."""
-    trace = traces["sync"]
+    trace = traces["copied" if "cop" in name else "sync"]
     kept = [each for each in trace.operations if each.call.name != "fsync" or not NEEDED[name](each.call.path)]
     assert len(kept) < len(trace)
     weaker = dataclasses.replace(trace, operations=tuple(kept))

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 from api_program import PLUGIN, RUN
-from conftest import SECONDS_ALLOWED, Process, wait_for_step
+from processes import SECONDS_ALLOWED, Process, wait_for_step
 from test_documents import PLUGINS, TRAINER
 
 TESTS = Path(__file__).parent
@@ -55,8 +55,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def found(place: Path, site: Path) -> dict[str, Any]:
-    """What tests/api_program.py prints. It ends within the time, without ``os._exit``. Before it a run of the plug-ins
-    is killed.
+    """What tests/support/api_program.py prints. It ends within the time, without ``os._exit``. Before it a run of the
+    plug-ins is killed.
     """
     path = os.pathsep.join([str(TESTS), str(TESTS.parent), str(site)])
     command = ("-m", "trainer", "train", "run_dir=killed", *PLUGIN, *RUN, "train.steps=100000")
@@ -65,7 +65,7 @@ def found(place: Path, site: Path) -> dict[str, Any]:
     process.signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL, process.output
     subprocess.run(
-        [sys.executable, str(TESTS / "api_program.py")],
+        [sys.executable, str(TESTS / "support" / "api_program.py")],
         cwd=place,
         env={**os.environ, "PYTHONPATH": path},
         check=True,

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from trainer.__main__ import COMMANDS
-from trainer.commands.arguments import parse_arguments
+from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema import Invocation
 

@@ -75,7 +75,7 @@ def test_an_installed_wheel_finds_its_configuration_and_data(tmp_path: Path) -> 
         f"import sys; sys.path.insert(0, {str(place)!r})\n"
         "import trainer, trainer.__main__ as m; from pathlib import Path\n"
         f"assert Path(trainer.__file__).is_relative_to({str(place)!r}), trainer.__file__\n"
-        "from trainer.config.schema.sources import DigitsConfig; from trainer.data.source import open_source\n"
+        "from trainer.config.schema.sources import DigitsConfig; from trainer.data.sources.source import open_source\n"
         "assert open_source(DigitsConfig('digits', None, None, None, None, 'fail'), 'train').count == 1438\n"
         "sys.exit(m.run(['train', '--cfg', 'job']))\n"
     )

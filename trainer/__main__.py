@@ -9,10 +9,10 @@ import sys
 import traceback
 from typing import NoReturn
 
-from trainer import streams
 from trainer.errors import TrainerError, UsageError, nearest, printable
-from trainer.shortage import shortage
-from trainer.signals import EXIT_INTERRUPTED
+from trainer.runtime import streams
+from trainer.runtime.shortage import shortage
+from trainer.runtime.signals import EXIT_INTERRUPTED
 
 # command -> what it does; each is trainer/commands/COMMAND.py (- is _ there) with a main(arguments)
 COMMANDS = {
@@ -78,7 +78,7 @@ def _run(name: str, *rest: str) -> int:
 def main(arguments: list[str]) -> NoReturn:
     """Run one command line and end the process with its exit status.
 
-    A run goes on when its standard streams are closed, full or broken; see ``trainer.streams``.
+    A run goes on when its standard streams are closed, full or broken; see ``trainer.runtime.streams``.
 
     The process ends without finalising the interpreter. An input pipeline may still be alive then, held by the
     traceback of the error that ended the run; its threads could no longer take the interpreter's lock, and its

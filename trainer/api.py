@@ -18,20 +18,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.classification_report import ClassificationReport
-from trainer.commands.arguments import parse_arguments
+from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose_run
+from trainer.config.contracts import Split
 from trainer.config.override import strategy_asked
 from trainer.config.schema.training import WeightsName
-from trainer.data.split import Split
 from trainer.errors import TrainerError, UsageError
-from trainer.mirror import is_url
-from trainer.quiet import quiet_startup
-from trainer.signals import StopRequest
+from trainer.inference.classification_report import ClassificationReport
+from trainer.run_directory.mirror import is_url
+from trainer.runtime.quiet import quiet_startup
+from trainer.runtime.signals import StopRequest
 
 if TYPE_CHECKING:
-    from trainer.prediction import Predictor
-    from trainer.session import Ending
+    from trainer.inference.predictor import Predictor
+    from trainer.run.session import Ending
 
 TRAINING_VALUES = ("loss", "accuracy", "learning_rate", "images_per_second")
 
@@ -74,7 +74,7 @@ def train(overrides: Sequence[str] = ()) -> RunResult:
     invocation, config = compose_run(overrides)
     run_dir = Path(invocation.run_dir).absolute()
     with _running(config.runtime.strategy) as stop:
-        from trainer import session
+        from trainer.run import session
 
         ending = session.train(dataclasses.replace(invocation, run_dir=str(run_dir)), config, stop)
     assert ending is not None, "this process is the only one"
@@ -105,7 +105,7 @@ def resume(
     values = parse_arguments(overrides)
     place = Path(run_dir).absolute()
     with _running(strategy_asked(values)) as stop:
-        from trainer import session
+        from trainer.run import session
 
         ending = session.resume(place, os.fspath(checkpoint), values, allow, stop)
     assert ending is not None, "this process is the only one"
@@ -134,7 +134,7 @@ def evaluate(
     """
     with _without_leftovers():
         with quiet_startup():
-            from trainer.assessment import Request, assess
+            from trainer.inference.evaluate import Request, assess
 
         place = Path(run_dir).absolute()
         return assess(Request(place, os.fspath(checkpoint), overrides, split, weights, flip, allow)).report
@@ -160,7 +160,7 @@ def load(
     """
     with _without_leftovers():
         with quiet_startup():
-            from trainer.prediction import predictor
+            from trainer.inference.predictor import predictor
 
         return predictor(Path(run_dir).absolute(), os.fspath(checkpoint), weights, allow)
 
@@ -174,7 +174,7 @@ def _running(strategy: str) -> Iterator[StopRequest]:
     """
     with _without_leftovers():
         with quiet_startup():
-            from trainer.company import cluster_of
+            from trainer.distributed.membership import cluster_of
 
         if cluster_of(strategy, os.environ) is not None:
             raise UsageError(
@@ -203,8 +203,8 @@ def _without_leftovers() -> Iterator[None]:
 
 def _result(run_dir: Path, ending: Ending) -> RunResult:
     from trainer.checkpoint import directory
-    from trainer.metrics import last_training, read_validations
-    from trainer.run_directory import CHECKPOINTS
+    from trainer.run_directory.layout import CHECKPOINTS
+    from trainer.run_directory.metrics import last_training, read_validations
 
     validations = read_validations(run_dir)
     training = last_training(run_dir)

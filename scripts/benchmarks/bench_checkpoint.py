@@ -25,8 +25,8 @@ from trainer.checkpoint.verification import newest_valid
 from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
-from trainer.state import TrainingState, build_state, flatten
-from trainer.step import make_train_step
+from trainer.training.state import TrainingState, build_state, flatten
+from trainer.training.step import make_train_step
 
 SIZE, CLASSES = 75, 1000
 SAVES = 7  # of each contender

@@ -28,10 +28,10 @@ from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.data.batches import training_batches
-from trainer.data.decoding import DCT_METHOD
-from trainer.data.source import Source, open_source
-from trainer.data.tfrecord import index_records
-from trainer.data.windows import random_window
+from trainer.data.images.decoding import DCT_METHOD
+from trainer.data.images.windows import random_window
+from trainer.data.sources.source import Source, open_source
+from trainer.data.sources.tfrecord import index_records
 
 IMAGES, CLASSES, SHARDS = 1024, 4, 4
 WIDTH, HEIGHT, QUALITY = 500, 375, 90

@@ -21,13 +21,14 @@ import numpy as np
 import tensorflow as tf
 from interleaved import publish, row
 
-from trainer import restored, run_directory
 from trainer.checkpoint import directory
 from trainer.checkpoint.tensors import StateFile
 from trainer.config import stored
 from trainer.fingerprint import facts
-from trainer.lease import Fence
-from trainer.state import flatten
+from trainer.run import restore
+from trainer.run_directory import layout, lock
+from trainer.storage.lease import Fence
+from trainer.training.state import flatten
 
 ROUNDS = 5
 BATCH, SIZE, CLASSES = 32, 75, 10
@@ -114,9 +115,9 @@ def _train(run_dir: Path, *arguments: str) -> None:
 
 def _resume(run_dir: Path) -> Start:
     """The record of the next step is the sign that it is done."""
-    metrics = run_dir / run_directory.METRICS
+    metrics = run_dir / layout.METRICS
     recorded = metrics.read_bytes()
-    step = directory.step_of(directory.committed(run_dir / run_directory.CHECKPOINTS)[-1])
+    step = directory.step_of(directory.committed(run_dir / layout.CHECKPOINTS)[-1])
     never = (f"train.steps={NEVER}", f"checkpoint.every_steps={NEVER}")
     return Start(
         [sys.executable, "-m", "trainer", "resume", f"run_dir={run_dir}", *never],
@@ -127,7 +128,7 @@ def _resume(run_dir: Path) -> Start:
 
 def _move(run_dir: Path, step: int) -> None:
     """Commit the run's newest state once more, as if it were of ``step``."""
-    found = restored.restore(run_dir, "latest", ())
+    found = restore.restore(run_dir, "latest", ())
     progress, tree = found.state.progress, found.state.tree()
     progress.step.assign(step)
     progress.examples.assign(step * BATCH)
@@ -138,15 +139,15 @@ def _move(run_dir: Path, step: int) -> None:
         for name in (stored.FILE_NAME, facts.FILE_NAME):
             shutil.copyfile(found.path / name, unfinished / name)
 
-    with run_directory.writing(run_dir):
+    with lock.writing(run_dir):
         directory.commit(
-            run_dir / run_directory.CHECKPOINTS,
+            run_dir / layout.CHECKPOINTS,
             step,
             fill,
             lambda files, sizes: dataclasses.replace(
                 found.manifest, step=step, examples=step * BATCH, validation=None, files=files, sizes=sizes
             ),
-            Fence(run_dir / run_directory.LOCK),
+            Fence(run_dir / layout.LOCK),
         )
 
 

@@ -8,7 +8,7 @@ import math
 import keras
 
 from trainer.config.schema import Config
-from trainer.memory import unallocated
+from trainer.models.size import unallocated
 
 # the gradients with respect to the inputs and to the weights cost as much as the forward pass each
 TRAINING = 3

@@ -108,7 +108,7 @@ def _exactness(keys: list[str], variables: Mapping[str, str]) -> str:
             _run(["-m", "trainer", "train", f"run_dir={run_dir}", f"train.steps={steps}", *keys], variables)
         _run(["-m", "trainer", "resume", f"run_dir={stopped}", f"train.steps={STEPS}"], variables)
         last = f"checkpoints/step-{STEPS:08d}"
-        from trainer.checkpoint.compare import differing_tensors
+        from trainer.checkpoint.differences import differing_tensors
 
         different = differing_tensors(Path(straight) / last, Path(stopped) / last)
     return "bitwise" if not different else f"{len(different)} tensors differ, first {different[0].name}"

@@ -18,16 +18,17 @@ import tensorflow as tf
 from cost import cost
 from saver import own_saver
 
-from trainer import environment, runtime
 from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
+from trainer.data.batch import Batch
 from trainer.data.batches import training_batches
-from trainer.data.source import open_source
-from trainer.gradients import Batch
-from trainer.replicas import replicas_for
-from trainer.state import TrainingState, build_state
-from trainer.step import make_train_step
+from trainer.data.sources.source import open_source
+from trainer.distributed.replicas import replicas_for
+from trainer.fingerprint import versions
+from trainer.runtime import execution
+from trainer.training.state import TrainingState, build_state
+from trainer.training.step import make_train_step
 
 STEPS = 10  # in a block
 BLOCKS = 5
@@ -37,7 +38,7 @@ SAVES = 3
 def main(overrides: list[str]) -> None:
     composed = compose(overrides)
     runtime_ready = complete(composed, 1, 2)  # TensorFlow is set up before the data is looked at
-    runtime.configure(runtime_ready.runtime)
+    execution.configure(runtime_ready.runtime)
     source = open_source(composed.data, "train")
     config = complete(composed, source.count, len(source.class_names))
     replicas = replicas_for(config, None)
@@ -50,7 +51,7 @@ def main(overrides: list[str]) -> None:
     until_ready = time.perf_counter() - started
     size = config.train.global_batch_size
     found = {
-        "device": environment.versions()["device"],
+        "device": versions.versions()["device"],
         "training_flops": cost(config).training_flops,
         "seconds_to_first_steps": until_ready,
         "step": _rate(size, lambda: _run(step, state, itertools.repeat(resident, STEPS))),

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
-from trainer.committer import Committer, Description
 from trainer.config.schema import Config
-from trainer.history import History
-from trainer.state import TrainingState, flatten
-from trainer.terminal import Terminal
+from trainer.monitoring.terminal import Terminal
+from trainer.run.checkpointer import Committer, Description
+from trainer.run_directory.history import History
+from trainer.training.state import TrainingState, flatten
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,21 +24,21 @@ from bench_step import BATCH, BLOCK_STEPS, CLASSES, SAVE_STEPS, SIZE, WARM_STEPS
 from saver import committing
 from workers import Turns
 
-from trainer import runtime
-from trainer.agreement import StopAgreement
 from trainer.checkpoint.manifest import Start
 from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
-from trainer.data.source import open_source
-from trainer.gradients import Batch
-from trainer.interfaces import Run
-from trainer.loop import train
-from trainer.replicas import replicas_for
-from trainer.signals import StopRequest
-from trainer.state import TrainingState, build_state
-from trainer.step import make_train_step
-from trainer.tensorboard import TensorBoard
+from trainer.data.batch import Batch
+from trainer.data.sources.source import open_source
+from trainer.distributed.replicas import replicas_for
+from trainer.distributed.stop_vote import StopAgreement
+from trainer.monitoring.tensorboard import TensorBoard
+from trainer.runtime import execution
+from trainer.runtime.signals import StopRequest
+from trainer.training.interfaces import Run
+from trainer.training.loop import train
+from trainer.training.state import TrainingState, build_state
+from trainer.training.step import make_train_step
 
 LEARNING_RATE = 0.001
 
@@ -126,7 +126,7 @@ def _traced(turns: Turns, function: Any, *arguments: Any) -> None:
 def _loop(turns: Turns, place: Path, *overrides: str) -> None:
     """The loop of ``python -m trainer train`` with its log, metrics, progress bar and checkpoints."""
     config = _config(*overrides)
-    runtime.configure(config.runtime)
+    execution.configure(config.runtime)
     state = build_state(config, replicas_for(config, None))
     batch = _batch(state, config)
     with _running(place, config, state, (batch for _ in turns.steps(WARM_STEPS, BLOCK_STEPS))) as run:
@@ -136,7 +136,7 @@ def _loop(turns: Turns, place: Path, *overrides: str) -> None:
 def _graph(turns: Turns) -> None:
     """Our step without its loop, which keeps its graph to itself."""
     config = _config()
-    runtime.configure(config.runtime)
+    execution.configure(config.runtime)
     state = build_state(config)
     _traced(turns, make_train_step(state, config), _batch(state, config))
     turns.wait()
@@ -145,7 +145,7 @@ def _graph(turns: Turns) -> None:
 def _calls(turns: Turns, steps: int, *overrides: str) -> None:
     """Our step without its loop, so many of them in one call."""
     config = _config(*overrides)
-    runtime.configure(config.runtime)
+    execution.configure(config.runtime)
     state = build_state(config)
     batch = _batch(state, config)
     step = make_train_step(state, config)
@@ -190,7 +190,7 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
 def _bare(turns: Turns, *, jit_compile: bool) -> None:
     """The same network and the same kernels, and nothing else."""
     config = _config()
-    runtime.configure(config.runtime)
+    execution.configure(config.runtime)
     state = build_state(config)
     variables, steps = list(state.trainable.values()), tf.Variable(0, dtype=tf.int64)
     rate = tf.constant(LEARNING_RATE)

@@ -24,7 +24,7 @@ from typing import Any
 import tensorflow as tf
 
 from trainer.errors import UsageError
-from trainer.unreadable import is_directory, readable, refuse_unreadable
+from trainer.storage.unreadable import is_directory, readable, refuse_unreadable
 
 # what tsl::Env::GetMatchingPaths does not take literally, and bytes that are no UTF-8, which TensorFlow is not given
 PATTERN = re.compile("[*?\\[\\\\\udc80-\udcff]")

@@ -9,7 +9,7 @@ of the parent. There is no pointer to "the latest": the newest directory whose f
 is the latest.
 
 Two processes must not write here at once; the ``Fence`` of the run directory sees to it where its lock does not
-reach (``trainer.lease`` has the argument).
+reach (``trainer.storage.lease`` has the argument).
 
 Nothing in this depends on who calls it. An asynchronous save runs the same calls in the same order in one background
 thread, one save at a time, from tensors that nobody changes any more; what the loop does meanwhile touches no file of
@@ -39,14 +39,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.files import copy_tree, digest, make_directory, sync
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.errors import warn
-from trainer.holding import named
-from trainer.lease import Fence
-from trainer.unreadable import FOUND_OTHERWISE, Unreadable, is_directory, readable
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import refuse_unless_directory
+from trainer.storage.durable import copy_tree, digest, make_directory, sync
+from trainer.storage.guarded import refuse_unless_directory
+from trainer.storage.holding import named
+from trainer.storage.lease import Fence
+from trainer.storage.unacceptable import Unacceptable
+from trainer.storage.unreadable import FOUND_OTHERWISE, Unreadable, is_directory, readable
 
 NAME = re.compile(r"step-(\d{8,})")
 UNFINISHED = ".writing-"

@@ -14,12 +14,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trainer.unreadable import readable
-from trainer.untrusted.documents import parse_json, shown
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import read_text
-from trainer.untrusted.typed import build
+from trainer.storage.documents import parse_json, shown
+from trainer.storage.guarded import read_text
+from trainer.storage.typed import build
+from trainer.storage.unacceptable import Unacceptable
+from trainer.storage.unreadable import readable
 
+CHECKPOINTS = "checkpoints"  # of a run directory and of a mirror
+PREFIX = "state"  # of state.index and state.data-00000-of-00001
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
 SELF_DIGEST = "sha256"

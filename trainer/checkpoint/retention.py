@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from trainer.checkpoint.directory import committed, manifest_of, remove
 from trainer.checkpoint.manifest import Manifest, ManifestError
-from trainer.unreadable import Unreadable
+from trainer.storage.unreadable import Unreadable
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
 P = TypeVar("P", bound=PurePath)  # a checkpoint's directory, here or on a mirror

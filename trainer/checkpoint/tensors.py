@@ -14,7 +14,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from trainer.checkpoint.bundle import BundleError, BundleReader, system_error, translated, without_patterns
-from trainer.checkpoint.layout import PREFIX
+from trainer.checkpoint.manifest import PREFIX
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 
 ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"  # what tf.train.Checkpoint appends to a variable's path

@@ -11,15 +11,14 @@ from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.directory import committed, is_there, manifest_of, put_away
-from trainer.checkpoint.files import stored_digest
-from trainer.checkpoint.layout import PREFIX
-from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.checkpoint.manifest import PREFIX, Manifest, ManifestError
 from trainer.command_line import argument, command_line
 from trainer.errors import NoValidCheckpoint
-from trainer.startup import importing_tensorflow
-from trainer.unreadable import Unreadable, readable
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import refuse_unless_file
+from trainer.runtime.importing import importing_tensorflow
+from trainer.storage.durable import stored_digest
+from trainer.storage.guarded import refuse_unless_file
+from trainer.storage.unacceptable import Unacceptable
+from trainer.storage.unreadable import Unreadable, readable
 
 # full: the SHA-256 of every file. fast: sizes, and the SHA-256 of every file but the values of the tensors, which
 # TensorFlow checks by its own CRC-32C when they are restored. off: the manifest, and that all files are there.

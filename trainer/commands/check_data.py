@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from trainer import places, run_directory
-from trainer.commands.arguments import parse_arguments
+from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema.sources import DataConfig, SyntheticConfig, TFRecordConfig
 from trainer.errors import UsageError
-from trainer.startup import importing_tensorflow
+from trainer.run_directory import layout, places
+from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
     from trainer.data.audit import Places, SplitAudit
@@ -40,8 +40,8 @@ def main(arguments: Sequence[str]) -> int:
         report = stack.enter_context(_opened(Path(str(values["report"])))) if "report" in values else None
         with importing_tensorflow():
             from trainer.data.audit import audit, duplicates  # imports TensorFlow, which is slow
-            from trainer.data.source import open_source
-            from trainer.runtime import leave_gpus_alone
+            from trainer.data.sources.source import open_source
+            from trainer.runtime.execution import leave_gpus_alone
 
             leave_gpus_alone()
         training = audit(open_source(config, "train"), "train")
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _opened(path: Path) -> TextIO:
     """The report, opened before anything is read, and not after an hour of reading."""
-    places.refuse_output(path, f"report={path}", run_directory.OWN)
+    places.refuse_output(path, f"report={path}", layout.OWN)
     try:
         return path.open("w", encoding="utf-8", errors="backslashreplace")
     except OSError as error:

@@ -10,17 +10,18 @@ from pathlib import Path
 
 from trainer.checkpoint.manifest import FILE_NAME, ManifestError
 from trainer.checkpoint.verification import newest_valid, reading, verify
-from trainer.commands.arguments import parse_arguments, refuse_rest, take_text
+from trainer.commands.arguments import refuse_rest, take_text
 from trainer.commands.newest import read_newest
 from trainer.config import stored
+from trainer.config.arguments import parse_arguments
 from trainer.config.override import changes
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import KINDS, FactDifference
-from trainer.run_directory import CHECKPOINTS
-from trainer.startup import importing_tensorflow
-from trainer.unreadable import readable
+from trainer.run_directory.layout import CHECKPOINTS
+from trainer.runtime.importing import importing_tensorflow
+from trainer.storage.unreadable import readable
 
 SHOWN = 10
 HELP = f"""Compare two checkpoints: configuration, structure, optimizer, data, then every tensor, bit for bit.
@@ -80,7 +81,7 @@ def _compare(left: Side, right: Side) -> int:
     with reading(left.checkpoint), reading(right.checkpoint):
         fact_differences = _fact_differences(left.checkpoint, right.checkpoint)
         with importing_tensorflow():
-            from trainer.checkpoint.compare import differing_tensors  # imports TensorFlow, which is slow
+            from trainer.checkpoint.differences import differing_tensors  # imports TensorFlow, which is slow
 
         differences = differing_tensors(left.checkpoint, right.checkpoint)
     _head(left, right)

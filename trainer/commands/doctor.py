@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from trainer.commands.arguments import parse_arguments, take_text
+from trainer.commands.arguments import take_text
 from trainer.commands.newest import read_newest
+from trainer.config.arguments import parse_arguments
 from trainer.config.schema.networks import InceptionV3Config
 from trainer.diagnosis.wanted import check_overrides
 from trainer.errors import NoValidCheckpoint, RestoreRefused
-from trainer.startup import importing_tensorflow
+from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
     from trainer.diagnosis.doctor import Diagnosis
@@ -36,7 +37,7 @@ def main(arguments: Sequence[str]) -> int:
     check_overrides(path, overrides)
     with importing_tensorflow():
         from trainer.diagnosis.doctor import diagnose  # imports TensorFlow, which is slow
-        from trainer.runtime import leave_gpus_alone
+        from trainer.runtime.execution import leave_gpus_alone
 
         leave_gpus_alone()
 

@@ -13,15 +13,16 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice, take_list, take_text
+from trainer.commands.arguments import refuse_rest, take_choice, take_list, take_text
 from trainer.commands.newest import read_newest
+from trainer.config.arguments import parse_arguments
+from trainer.config.contracts import Split
 from trainer.config.schema.training import WeightsName
-from trainer.data.split import Split
 from trainer.errors import RestoreRefused
-from trainer.startup import importing_tensorflow
+from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
-    from trainer.assessment import Assessment
+    from trainer.inference.evaluate import Assessment
 
 FORMATS = ("table", "json")
 SHOWN_CLASSES = 12
@@ -55,7 +56,7 @@ def main(arguments: Sequence[str]) -> int:
     allow = take_list(values, "allow")
     refuse_rest(values, (*TAKEN, "data.…", "evaluation.batch_size"), "evaluate")
     with importing_tensorflow():
-        from trainer.assessment import Request, assess  # imports TensorFlow, which is slow
+        from trainer.inference.evaluate import Request, assess  # imports TensorFlow, which is slow
 
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
     assessment = read_newest(lambda: assess(request), run_dir)

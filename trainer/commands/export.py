@@ -6,11 +6,12 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import places, run_directory
-from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice, take_list, take_text
+from trainer.commands.arguments import refuse_rest, take_choice, take_list, take_text
+from trainer.config.arguments import parse_arguments
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError
-from trainer.startup import importing_tensorflow
+from trainer.run_directory import layout, places
+from trainer.runtime.importing import importing_tensorflow
 
 HELP = """Write the network of a checkpoint, for inference, in a form that other programs read.
 
@@ -41,10 +42,10 @@ def main(arguments: Sequence[str]) -> int:
     asked = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
-    places.refuse_output(output, f"output={output}", run_directory.OWN)
+    places.refuse_output(output, f"output={output}", layout.OWN)
     with importing_tensorflow():
-        from trainer.export.formats import check_output, write  # imports TensorFlow, which is slow
-        from trainer.restored import restore
+        from trainer.inference.export.writers import check_output, write  # imports TensorFlow, which is slow
+        from trainer.run.restore import restore
 
     check_output(form, output)
     restored = restore(run_dir, checkpoint, allow)

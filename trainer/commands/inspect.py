@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.commands.arguments import parse_arguments, refuse_rest, take_choice
+from trainer.commands.arguments import refuse_rest, take_choice
 from trainer.commands.newest import read_newest
+from trainer.config.arguments import parse_arguments
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.startup import importing_tensorflow
+from trainer.runtime.importing import importing_tensorflow
 
 FORMATS = ("table", "json")
 HELP = f"""Show what a checkpoint holds: where it comes from, and every tensor with its shape and type.

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from trainer.checkpoint.verification import Vanished
-from trainer.run_directory import CHECKPOINTS
+from trainer.run_directory.layout import CHECKPOINTS
 
 T = TypeVar("T")
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import run_directory
-from trainer.commands.arguments import parse_arguments, refuse_rest, take_list
+from trainer.commands.arguments import refuse_rest, take_list
+from trainer.config.arguments import parse_arguments
 from trainer.errors import UsageError, warn
-from trainer.places import refuse_output
 from trainer.report import contents, page
 from trainer.report.contents import Contents
+from trainer.run_directory import layout
+from trainer.run_directory.places import refuse_output
 from trainer.sweeps import plan
 from trainer.sweeps.trial import newest_step, run_dir_of
 
@@ -47,7 +48,7 @@ def main(arguments: Sequence[str]) -> int:
         title = f"{len(places)} runs"
         runs, directory = [contents.read(place, str(place), warn) for place in places], Path()
     path = Path(output[0]) if output else directory / FILE_NAME
-    refuse_output(path, f"output={path}" if output else f"the report {path}", run_directory.OWN)
+    refuse_output(path, f"output={path}" if output else f"the report {path}", layout.OWN)
     page.write(path, title, runs)
     print(path)
     return 0

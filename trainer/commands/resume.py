@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer import occupancy, places
-from trainer.commands.arguments import parse_arguments, refuse_rest, take_list, take_text
+from trainer.commands.arguments import refuse_rest, take_list, take_text
+from trainer.config.arguments import parse_arguments
 from trainer.config.check import check_url
 from trainer.errors import UsageError, warn
-from trainer.mirror import default_directory, fetch, is_url
-from trainer.mirror_place import Place
-from trainer.run_directory import writing
-from trainer.shortage import refuse_small_limit
-from trainer.signals import StopRequest
-from trainer.startup import importing_tensorflow
+from trainer.run_directory import occupancy, places
+from trainer.run_directory.lock import writing
+from trainer.run_directory.mirror import default_directory, fetch, is_url
+from trainer.run_directory.mirror_place import Place
+from trainer.runtime.importing import importing_tensorflow
+from trainer.runtime.shortage import refuse_small_limit
+from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan, running, trial
 
 HELP = """Continue a run exactly where a checkpoint left it.
@@ -49,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     stop = StopRequest()
     stop.install()
     with importing_tensorflow():
-        from trainer import session  # imports TensorFlow, which takes seconds
+        from trainer.run import session  # imports TensorFlow, which takes seconds
 
     session.resume(Path(run_dir), checkpoint, values, allowed, stop)
     return 0

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.arguments import parse_arguments
+from trainer.config.arguments import parse_arguments
 from trainer.config.compose import run_with_hydra
 from trainer.config.multirun import STOCK, Job, check_launcher, is_multirun, jobs_of, plugin, without_launcher
 from trainer.config.schema import Config, Invocation
 from trainer.errors import UsageError
-from trainer.shortage import refuse_small_limit
-from trainer.signals import StopRequest
-from trainer.startup import importing_tensorflow
+from trainer.runtime.importing import importing_tensorflow
+from trainer.runtime.shortage import refuse_small_limit
+from trainer.runtime.signals import StopRequest
 from trainer.sweeps import launching, plan, running, searching
 
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str]) -> int:
     def start(invocation: Invocation, config: Config) -> None:
         refuse_small_limit()
         with importing_tensorflow():
-            from trainer import session  # imports TensorFlow, which a wrong configuration must not wait for
+            from trainer.run import session  # imports TensorFlow, which a wrong configuration must not wait for
 
         session.train(invocation, config, stop)
 

@@ -13,15 +13,16 @@ from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.manifest import FILE_NAME, Manifest
 from trainer.checkpoint.verification import Vanished, foreign_note, reading, verify
-from trainer.commands.arguments import parse_arguments, refuse_rest, take_text
+from trainer.commands.arguments import refuse_rest, take_text
 from trainer.config import stored
+from trainer.config.arguments import parse_arguments
 from trainer.config.complete import with_leaves
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
-from trainer.run_directory import CHECKPOINTS
-from trainer.startup import importing_tensorflow
-from trainer.unreadable import Unreadable, is_directory
+from trainer.run_directory.layout import CHECKPOINTS
+from trainer.runtime.importing import importing_tensorflow
+from trainer.storage.unreadable import Unreadable, is_directory
 
 SHOWN = 5
 KNOWN = ("run_dir", "checkpoint", "replay")
@@ -195,8 +196,8 @@ def _replay(leg: Leg) -> None:
     """
     print(f"training again from {leg.start.name} to {leg.end.name}, in a temporary directory", flush=True)
     with importing_tensorflow():
-        from trainer import session  # imports TensorFlow, which is slow
-        from trainer.checkpoint.compare import differing_tensors
+        from trainer.checkpoint.differences import differing_tensors
+        from trainer.run import session  # imports TensorFlow, which is slow
 
     with tempfile.TemporaryDirectory(prefix="trainer-replay-") as place, reading(leg.start), reading(leg.end):
         with contextlib.redirect_stdout(io.StringIO()):  # what a run says of a directory that is about to vanish

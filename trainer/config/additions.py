@@ -1,7 +1,8 @@
 """Keys that were added after the first stored configurations, each with the value that means what was done before.
 
 The promise that every checkpoint of a released format resumes for ever rests on this table: whoever adds a key to
-``schema.py`` adds it here too. ``tests/formats/`` holds a checkpoint of each format, which has none of them.
+``trainer/config/schema/`` adds it here too. ``tests/formats/`` holds a checkpoint of each format, which has none of
+them.
 """
 
 from __future__ import annotations

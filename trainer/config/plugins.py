@@ -2,7 +2,7 @@
 and transforms.
 
 An entry point in one of ``GROUPS`` has the name that a configuration uses, and refers to the frozen dataclass of its
-keys, which says by its methods what it does (``ModelPlugin`` and the others in ``trainer.config.schema``). Its values
+keys, which says by its methods what it does (``ModelPlugin`` and the others in ``trainer.plugins``). Its values
 are in ``conf/`` of the package, under the path of the section (``conf/model/NAME.yaml``). So the registries stay
 closed: a stored configuration reaches what is installed under exactly the name it has, and imports nothing else.
 """

@@ -14,10 +14,10 @@ from trainer.config.check import check
 from trainer.config.parse import parse
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.unreadable import readable
-from trainer.untrusted.documents import parse_yaml
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import read_text
+from trainer.storage.documents import parse_yaml
+from trainer.storage.guarded import read_text
+from trainer.storage.unacceptable import Unacceptable
+from trainer.storage.unreadable import readable
 
 FILE_NAME = "config.yaml"
 SIZE_LIMIT = 64 << 10  # bytes; a complete configuration has about 3 KB

@@ -1,0 +1,4 @@
+"""From stored records to batches: ``sources`` reads them, ``order`` says which come when, ``images`` transforms them.
+
+May import: config, runtime, storage.
+"""

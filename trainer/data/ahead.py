@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
+from trainer.data.batch import Batch
 from trainer.errors import UsageError
-from trainer.gradients import Batch
 
 
 class Ahead(Iterator[Batch]):

@@ -12,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.decoding import fault, readable
-from trainer.data.headers import read_header
-from trainer.data.labels import UNKNOWN
-from trainer.data.progress import tracked
-from trainer.data.source import Source
-from trainer.data.split import Split
+from trainer.config.contracts import Split
+from trainer.data.images.decoding import fault, readable
+from trainer.data.images.headers import read_header
+from trainer.data.sources.labels import UNKNOWN
+from trainer.data.sources.progress import tracked
+from trainer.data.sources.source import Source
 from trainer.errors import BadRecord
 
 Numbers = npt.NDArray[np.int64]

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.source import Source
+from trainer.data.sources.source import Source
 from trainer.errors import BadRecord, UsageError
 
 Numbers = npt.NDArray[np.int64]

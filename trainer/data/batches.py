@@ -14,14 +14,14 @@ import tensorflow as tf
 from trainer.config.schema import Config
 from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.bad_records import BadRecords
-from trainer.data.decoding import EncodedImage
-from trainer.data.draw import Draw
-from trainer.data.mixing import mixing_of
+from trainer.data.images.decoding import EncodedImage
+from trainer.data.images.draw import Draw
+from trainer.data.images.mixing import mixing_of
+from trainer.data.images.transforms import network_input
+from trainer.data.order.sampling import Sampling
 from trainer.data.pipeline import Batches, Choice, Example, Numbers, Plan
-from trainer.data.sampling import Sampling
-from trainer.data.source import Source
-from trainer.data.synthetic import ready_input
-from trainer.data.transforms import network_input
+from trainer.data.sources.source import Source
+from trainer.data.sources.synthetic import ready_input
 
 LAST_POSITION = 2**62
 
@@ -60,9 +60,9 @@ def training_batches(
     ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``dropout`` float32 ``[B, dropout_features]`` uniform in [0, 1),
     ``ledger`` int64 ``[B]``, their entries in the ledger, ``substituted`` int64 ``[B]``, 1 for examples in the place
     of one that cannot be used, and where neighbours are mixed ``mixing`` float32 ``[B, 5]``, see
-    ``trainer.data.mixing``. The parts together are the whole batch, in each of the ``train.accumulate_steps`` blocks
-    row for row. ``warn`` is told of every bad record once. The batches lie on ``device``, copied there ahead of time,
-    or in the host's memory.
+    ``trainer.data.images.mixing``. The parts together are the whole batch, in each of the ``train.accumulate_steps``
+    blocks row for row. ``warn`` is told of every bad record once. The batches lie on ``device``, copied there ahead of
+    time, or in the host's memory.
     """
     sampling = Sampling(source, config)
 

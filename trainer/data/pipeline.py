@@ -12,10 +12,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.data.bad_records import BadRecords
-from trainer.data.decoding import LAYOUT_FIELDS, fault, readable
-from trainer.data.headers import ImageFault
-from trainer.data.ledger import entries
-from trainer.data.source import Source
+from trainer.data.images.decoding import LAYOUT_FIELDS, fault, readable
+from trainer.data.images.headers import ImageFault
+from trainer.data.order.ledger import entries
+from trainer.data.sources.source import Source
 from trainer.errors import BadRecord, UsageError
 
 Numbers = npt.NDArray[np.int64]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from trainer.checkpoint.tensors import ATTRIBUTE
 from trainer.config.schema import Config
-from trainer.diagnosis.contents import Contents
-from trainer.diagnosis.findings import MISMATCH, Finding, listed, shape_text
-from trainer.state import build_state, flatten
+from trainer.interchange.contents import Contents
+from trainer.interchange.findings import MISMATCH, Finding, listed, shape_text
+from trainer.training.state import build_state, flatten
 
 
 def differing_names(contents: Contents, wanted: Config) -> list[Finding]:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping
 
-from trainer.diagnosis.architecture import AUX, AUX_KERNEL_UNIT, BODY, HEADS, PUBLISHED, unit_of
 from trainer.diagnosis.expected import Expected
-from trainer.diagnosis.findings import MISMATCH, Finding, listed, shape_text
-from trainer.diagnosis.translation import Translation, head_shape
 from trainer.diagnosis.widths import SHARE, Width, infer
+from trainer.interchange.findings import MISMATCH, Finding, listed, shape_text
+from trainer.interchange.translation import Translation, head_shape
 from trainer.models.inception_v3 import AUX_POOL, AUX_STRIDE
+from trainer.models.inception_v3_units import AUX, AUX_KERNEL_UNIT, BODY, HEADS, PUBLISHED, unit_of
 
 BACKGROUND = 1001  # ImageNet's 1000 classes after one for "none of them", as TF-Slim numbers them
 KERNEL = "conv/kernel"

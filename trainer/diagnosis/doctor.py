@@ -10,22 +10,22 @@ from trainer.checkpoint.verification import reading
 from trainer.config import stored as config_file
 from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
-from trainer.diagnosis.bundles import damage
 from trainer.diagnosis.by_name import differing_names
 from trainer.diagnosis.comparison import differing
-from trainer.diagnosis.contents import Contents, Kind
 from trainer.diagnosis.expected import Expected, completed, expected_of
-from trainer.diagnosis.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
-from trainer.diagnosis.formats import Located, locate
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint, examine, open_own
 from trainer.diagnosis.prescription import look_command, next_command
-from trainer.diagnosis.readers import read_contents, unreadable_values
-from trainer.diagnosis.translation import Translation, translate
-from trainer.diagnosis.untraced import Setting, differing_settings
+from trainer.diagnosis.silent_settings import Setting, differing_settings
 from trainer.diagnosis.wanted import setting_differences, wanted_config
 from trainer.diagnosis.widths import Width
 from trainer.errors import UsageError
-from trainer.unreadable import readable
+from trainer.interchange.bundles import damage
+from trainer.interchange.contents import Contents, Kind
+from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
+from trainer.interchange.locate import Located, locate
+from trainer.interchange.readers import read_contents, unreadable_values
+from trainer.interchange.translation import Translation, translate
+from trainer.storage.unreadable import readable
 
 
 @dataclasses.dataclass(frozen=True)

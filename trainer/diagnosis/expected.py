@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from trainer.config.complete import complete
 from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
-from trainer.data.sampling import Sampling
-from trainer.data.source import open_source
-from trainer.state import TrainingState, build_state, flatten
+from trainer.data.order.sampling import Sampling
+from trainer.data.sources.source import open_source
+from trainer.training.state import TrainingState, build_state, flatten
 
 
 def completed(config: Config) -> Config:

@@ -9,15 +9,15 @@ from typing import Any
 from trainer.checkpoint.verification import reading
 from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
-from trainer.diagnosis.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
-from trainer.diagnosis.findings import DAMAGE, Finding, Unusable, listed
-from trainer.diagnosis.formats import locate
-from trainer.diagnosis.origin import Origin, origin_config, origin_of
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint, foreign_files, open_own
-from trainer.diagnosis.readers import read_contents
-from trainer.diagnosis.translation import translate
 from trainer.errors import NoValidCheckpoint, RestoreRefused
-from trainer.unreadable import readable
+from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
+from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
+from trainer.interchange.locate import locate
+from trainer.interchange.origin import Origin, origin_config, origin_of
+from trainer.interchange.readers import read_contents
+from trainer.interchange.translation import translate
+from trainer.storage.unreadable import readable
 
 
 def overview(path: Path) -> dict[str, Any]:

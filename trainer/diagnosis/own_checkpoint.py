@@ -7,18 +7,17 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
-from trainer.checkpoint.files import stored_digest
-from trainer.checkpoint.layout import PREFIX
-from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.checkpoint.manifest import PREFIX, Manifest, ManifestError
 from trainer.checkpoint.verification import foreign_note
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.diagnosis.bundles import damage, read_bundle
-from trainer.diagnosis.contents import Contents, Kind
-from trainer.diagnosis.findings import DAMAGE, NOTE, Finding, Unusable
-from trainer.diagnosis.formats import Shards, shards
 from trainer.errors import NoValidCheckpoint
-from trainer.run_directory import CHECKPOINTS
+from trainer.interchange.bundles import damage, read_bundle
+from trainer.interchange.contents import Contents, Kind
+from trainer.interchange.findings import DAMAGE, NOTE, Finding, Unusable
+from trainer.interchange.locate import Shards, shards
+from trainer.run_directory.layout import CHECKPOINTS
+from trainer.storage.durable import stored_digest
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,11 +9,11 @@ from pathlib import Path
 from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
 from trainer.command_line import argument, command_line
-from trainer.diagnosis.findings import DAMAGE, MISMATCH, Finding
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint
 from trainer.errors import NoValidCheckpoint
-from trainer.run_directory import CHECKPOINTS
-from trainer.unreadable import Unreadable
+from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
+from trainer.run_directory.layout import CHECKPOINTS
+from trainer.storage.unreadable import Unreadable
 
 # the file fits or will fit once it is converted
 CONVERTED = ("name_based", "foreign_format", "channel_order", "ema_only", "optimizer")

@@ -7,16 +7,16 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.commands.arguments import parse_arguments
 from trainer.config import stored
+from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose, option_groups
 from trainer.config.override import changes, override
 from trainer.config.schema import Config
-from trainer.diagnosis.contents import Kind
-from trainer.diagnosis.findings import MISMATCH, Finding, Unusable
-from trainer.diagnosis.formats import locate
 from trainer.errors import NoValidCheckpoint
-from trainer.unreadable import readable
+from trainer.interchange.contents import Kind
+from trainer.interchange.findings import MISMATCH, Finding, Unusable
+from trainer.interchange.locate import locate
+from trainer.storage.unreadable import readable
 
 EXPERIMENT = "experiment"
 

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping
 
-from trainer.diagnosis.architecture import PUBLISHED
+from trainer.models.inception_v3_units import PUBLISHED
 
 SHARE = 0.8  # of the units a width must explain to be the cause of what differs
 # widths people choose are multiples of 1/100, of 1/16 to 1/64, and then of anything

@@ -14,25 +14,25 @@ import tensorflow as tf
 
 from trainer.config import plugins
 from trainer.config.schema import Config
-from trainer.data.decoding import EncodedImage, encoded_image
-from trainer.data.draw import Draw
-from trainer.data.mixing import mixed, mixing_of
-from trainer.data.sampling import Sampling
-from trainer.data.source import Source
-from trainer.data.transforms import TRANSFORMS, apply_transforms
+from trainer.data.images.decoding import EncodedImage, encoded_image
+from trainer.data.images.draw import Draw
+from trainer.data.images.mixing import mixed, mixing_of
+from trainer.data.images.transforms import TRANSFORMS, apply_transforms
+from trainer.data.order.sampling import Sampling
+from trainer.data.sources.source import Source
 from trainer.errors import BadRecord
 from trainer.fingerprint.facts import Fact
 
-TRANSFORMS_FILE = "trainer/data/transforms.py"
+TRANSFORMS_FILE = "trainer/data/images/transforms.py"
 # where the transforms are that are not there
 FILES = {
-    "decode": "trainer/data/decoding.py",
-    "random_area_crop": "trainer/data/windows.py",
-    "central_crop": "trainer/data/windows.py",
-    "rand_augment": "trainer/data/policies.py",
-    "trivial_augment": "trainer/data/policies.py",
+    "decode": "trainer/data/images/decoding.py",
+    "random_area_crop": "trainer/data/images/windows.py",
+    "central_crop": "trainer/data/images/windows.py",
+    "rand_augment": "trainer/data/images/policies.py",
+    "trivial_augment": "trainer/data/images/policies.py",
 }
-MIXING_FILE = "trainer/data/mixing.py"
+MIXING_FILE = "trainer/data/images/mixing.py"
 PROBE_SHAPES = ((61, 97), (120, 80))  # one wide, one high, no side a multiple of the other
 PROBE_EXAMPLE = 12_345
 MIXING_PROBES = 4
@@ -114,7 +114,11 @@ def order_facts(sampling: Sampling) -> list[Fact]:
         records = sampling.records_at(np.arange(start, start + ORDER_PROBES, dtype=np.int64))
         attribute = f"records at positions from {start}"
         keys = ("seed", "data")
-        facts.append(Fact("behaviour", "order of examples", attribute, records.tolist(), keys, "trainer/data/order.py"))
+        facts.append(
+            Fact(
+                "behaviour", "order of examples", attribute, records.tolist(), keys, "trainer/data/order/permutation.py"
+            )
+        )
     return facts
 
 

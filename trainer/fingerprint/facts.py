@@ -15,10 +15,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.manifest import ManifestError
-from trainer.unreadable import readable
-from trainer.untrusted.documents import parse_json, shown
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import read_text
+from trainer.storage.documents import parse_json, shown
+from trainer.storage.guarded import read_text
+from trainer.storage.unacceptable import Unacceptable
+from trainer.storage.unreadable import readable
 
 FILE_NAME = "fingerprint.json"
 SIZE_LIMIT = 64 << 20  # bytes; that of Inception V3 has about 300 KB

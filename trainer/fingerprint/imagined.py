@@ -2,9 +2,9 @@
 
 Several replicas compute by other code than one does: they divide the loss, sum gradients, average statistics. A run may
 go on with any number of them, so a fingerprint has to know what that code does, and it has to find the same numbers on
-any number of them. Here the code of ``trainer.replicas`` runs as the first of two replicas, and wherever it asks for a
-sum over both, the other one brings 1.25 times the same numbers, in the opposite order. That is nothing a real replica
-would bring, and it does not have to be: code that exchanges something else gets other numbers.
+any number of them. Here the code of ``trainer.distributed.replicas`` runs as the first of two replicas, and wherever it
+asks for a sum over both, the other one brings 1.25 times the same numbers, in the opposite order. That is nothing a
+real replica would bring, and it does not have to be: code that exchanges something else gets other numbers.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.replicas import Replicas
+from trainer.distributed.replicas import Replicas
 
 COUNT = 2
 OTHERS_SHARE = 1.25  # exact in float32
@@ -24,7 +24,7 @@ class _First(tf.distribute.ReplicaContext):
     """What the first replica finds around it."""
 
     def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
-        assert reduce_op == tf.distribute.ReduceOp.SUM, "the only one that trainer.replicas asks for"
+        assert reduce_op == tf.distribute.ReduceOp.SUM, "the only one that trainer.distributed.replicas asks for"
         return tf.nest.map_structure(_with_others, value)
 
 

@@ -16,17 +16,19 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer import evaluation, loss_scale, losses, optimizers, replicas
 from trainer.config.schema import Config
 from trainer.config.schema.optimization import AdamWConfig, OptimizerPlugin, SGDConfig
 from trainer.config.schema.preprocessing import NoMixingConfig
-from trainer.data import draw, ledger
+from trainer.data.images import draw
+from trainer.data.order import ledger
+from trainer.distributed import replicas
+from trainer.distributed.replicas import ONE_DEVICE, Replicas, Share
 from trainer.fingerprint import probe
 from trainer.fingerprint.facts import STEP, Fact
-from trainer.gradients import is_scaled
 from trainer.models import layers
-from trainer.replicas import ONE_DEVICE, Replicas, Share
-from trainer.state import Progress
+from trainer.training import evaluation, loss_scale, losses, optimizers
+from trainer.training.gradients import is_scaled
+from trainer.training.state import Progress
 
 DIGITS = 9  # tell any two float32 apart
 FAR_EXAMPLE = 10**9 + 7

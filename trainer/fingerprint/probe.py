@@ -16,11 +16,11 @@ import tensorflow as tf
 
 from trainer.config.schema import Config
 from trainer.config.schema.preprocessing import NoMixingConfig
-from trainer.gradients import Batch
+from trainer.data.batch import Batch
+from trainer.distributed.replicas import Replicas
 from trainer.models.layers import Draws, FusedBatchNormalization, KeyedDropout
-from trainer.optimizers import Optimizer
-from trainer.replicas import Replicas
-from trainer.state import Progress, TrainingState, variable_name
+from trainer.training.optimizers import Optimizer
+from trainer.training.state import Progress, TrainingState, variable_name
 
 SIZE = 4  # of the images, pixels
 CLASSES = 5

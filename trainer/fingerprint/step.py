@@ -27,17 +27,18 @@ from typing import Any
 import numpy as np
 import tensorflow as tf
 
-from trainer import gradients
-from trainer import state as states
-from trainer import step as steps
 from trainer.config.schema import Config
+from trainer.data.batch import Batch
 from trainer.fingerprint import probe
 from trainer.fingerprint.facts import Fact
 from trainer.fingerprint.imagined import two_replicas
 from trainer.fingerprint.pieces import EVALUATED, evaluation_piece_facts, of, piece_facts, where
-from trainer.gradients import Batch, is_scaled
-from trainer.schedules import learning_rate_at
-from trainer.state import TrainingState
+from trainer.training import gradients
+from trainer.training import state as states
+from trainer.training import step as steps
+from trainer.training.gradients import is_scaled
+from trainer.training.schedules import learning_rate_at
+from trainer.training.state import TrainingState
 
 CANDIDATES = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)  # steps, for the one where the rate is highest
 EVALUATION = where(EVALUATED)  # of all facts about it

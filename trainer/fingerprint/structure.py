@@ -13,12 +13,12 @@ from trainer.config import plugins
 from trainer.config.schema import Config
 from trainer.config.schema.optimization import OptimizerPlugin
 from trainer.fingerprint.facts import Fact
-from trainer.optimizer_plugin import probe
-from trainer.optimizers import rule_for
-from trainer.schedules import learning_rate_at
+from trainer.training.optimizer_plugin import probe
+from trainer.training.optimizers import rule_for
+from trainer.training.schedules import learning_rate_at
 
 MODEL_FILE = "trainer/models/inception_v3.py"
-OTHER_MODELS_FILE = "trainer/models/stock.py"
+OTHER_MODELS_FILE = "trainer/models/exact.py"
 # Where a layer begins, its numeric type and its name are not part of what it computes from its weights.
 LEFT_OUT = ("name", "dtype", "build_config")
 LEFT_OUT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
@@ -90,7 +90,7 @@ def optimizer_facts(config: Config) -> list[Fact]:
     keys = {name: value for name, value in dataclasses.asdict(config.optimizer).items() if name != "learning_rate"}
     entries = {"slots": sorted(rule_for(config.optimizer).slots), **keys}
     if not isinstance(config.optimizer, OptimizerPlugin):
-        return _facts("optimizer", "optimizer", entries, "optimizer", "trainer/optimizers.py")
+        return _facts("optimizer", "optimizer", entries, "optimizer", "trainer/training/optimizers.py")
     file = plugins.title(plugins.OPTIMIZERS, config.optimizer.name)
     found = probe(config.optimizer)
     return [
@@ -108,7 +108,9 @@ def schedule_facts(config: Config) -> list[Fact]:
         for step in SCHEDULE_STEPS
     }
     keys = ("schedule", "optimizer.learning_rate")
-    return [Fact("schedule", "schedule", name, rate, keys, "trainer/schedules.py") for name, rate in rates.items()]
+    return [
+        Fact("schedule", "schedule", name, rate, keys, "trainer/training/schedules.py") for name, rate in rates.items()
+    ]
 
 
 def _facts(kind: str, where: str, entries: Mapping[str, Any], section: str, file: str) -> list[Fact]:

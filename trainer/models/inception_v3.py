@@ -18,7 +18,7 @@ import keras
 from trainer.config.schema.networks import InceptionV3Config
 from trainer.config.schema.training import Precision
 from trainer.models.layers import FusedBatchNormalization, KeyedDropout
-from trainer.randomness import derive_seed
+from trainer.runtime.seeds import derive_seed
 
 # research/slim/nets/inception_v3.py: depth(d) = max(int(d * depth_multiplier), min_depth)
 AUX_POOL = 5

@@ -8,7 +8,7 @@ import keras
 
 from trainer.config.schema.networks import ApplicationName, KerasApplicationConfig
 from trainer.config.schema.training import Precision
-from trainer.models.stock import exact
+from trainer.models.exact import exact
 
 # the closed list of the schema: a stored configuration reaches nothing else
 BUILDERS = {name: getattr(keras.applications, name) for name in typing.get_args(ApplicationName)}

@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from trainer.replicas import assign, count_here, gathered
+from trainer.distributed.replicas import assign, count_here, gathered
 
 
 @keras.saving.register_keras_serializable("trainer")

@@ -7,7 +7,7 @@ import keras
 from trainer.config.schema.networks import ModelPlugin
 from trainer.config.schema.training import Precision
 from trainer.errors import UsageError
-from trainer.models.stock import exact
+from trainer.models.exact import exact
 
 
 def build_plugin(

@@ -12,9 +12,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
-from trainer.metrics import TRAIN, VALIDATION
-from trainer.predictions import Predictions
 from trainer.report.contents import Contents
+from trainer.run_directory.metrics import TRAIN, VALIDATION
+from trainer.run_directory.validation_predictions import Predictions
 
 # after Okabe and Ito's colours, which those who do not see all colours tell apart; the first lighter, for dark paper
 COLORS = ("#2B84CC", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")

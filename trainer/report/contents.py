@@ -7,18 +7,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer import predictions
 from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.retention import described, ranked
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.errors import UsageError
-from trainer.metrics import best_step, read_metrics, read_validations
-from trainer.predictions import Predictions
-from trainer.run_directory import CHECKPOINTS, METRICS
-from trainer.unreadable import Unreadable, is_directory
-from trainer.untrusted.errors import Unacceptable
+from trainer.run_directory import validation_predictions
+from trainer.run_directory.layout import CHECKPOINTS, METRICS
+from trainer.run_directory.metrics import best_step, read_metrics, read_validations
+from trainer.run_directory.validation_predictions import Predictions
+from trainer.storage.unacceptable import Unacceptable
+from trainer.storage.unreadable import Unreadable, is_directory
 
 POINTS = 2000  # of a curve; more cannot be told apart on a screen
 
@@ -131,9 +131,9 @@ class _Thinned:
 
 def _predictions(run_dir: Path, warn: Callable[[str], None]) -> list[Predictions]:
     found = []
-    for path in predictions.stored(run_dir).values():
+    for path in validation_predictions.stored(run_dir).values():
         try:
-            found.append(predictions.read(path))
+            found.append(validation_predictions.read(path))
         except (Unacceptable, OSError, Unreadable) as error:
             warn(f"predictions cannot be read: {error}")
     return found

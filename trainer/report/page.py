@@ -18,13 +18,14 @@ from pathlib import Path
 import jinja2
 import plotly.offline
 
-from trainer.checkpoint.files import replace
 from trainer.checkpoint.manifest import Manifest
+from trainer.config import reproduction
 from trainer.config.parse import leaves
 from trainer.errors import UsageError
-from trainer.predictions import Mistake, Predictions
-from trainer.report import charts, reproduction
+from trainer.report import charts
 from trainer.report.contents import Contents
+from trainer.run_directory.validation_predictions import Mistake, Predictions
+from trainer.storage.durable import replace
 
 ABSENT = "—"
 CONFUSIONS_SHOWN = 10

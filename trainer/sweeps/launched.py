@@ -12,15 +12,15 @@ import re
 import signal
 from pathlib import Path
 
-from trainer.checkpoint.files import replace
-from trainer.cluster import discover
+from trainer.distributed.cluster import discover
 from trainer.errors import UsageError
-from trainer.signals import STOP_SIGNALS, StopRequest
+from trainer.runtime.signals import STOP_SIGNALS, StopRequest
+from trainer.storage.durable import replace
+from trainer.storage.guarded import read_text
+from trainer.storage.unacceptable import Unacceptable
 from trainer.sweeps import plan
 from trainer.sweeps.outcomes import STOPPED_STATUSES, announce
 from trainer.sweeps.process import run_in_process
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import read_text
 
 STOP = "stop"  # the file by which the launching process asks its trials to end
 SIZE_LIMIT = 16  # bytes of a note

@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from trainer.config.multirun import launch_with_hydra
 from trainer.errors import Stopped, TrainerError, printable
-from trainer.signals import StopRequest, exit_status
+from trainer.runtime.signals import StopRequest, exit_status
 from trainer.sweeps import launched
 from trainer.sweeps.launched import Launch
 from trainer.sweeps.outcomes import Outcomes

@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, Stopped, UsageError, printable
-from trainer.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest, exit_status
+from trainer.runtime.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest, exit_status
 from trainer.sweeps.plan import Sweep, Trial, label, resume_command, search_command
 from trainer.sweeps.summary import print_summary
 from trainer.sweeps.trial import is_finished

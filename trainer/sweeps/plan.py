@@ -15,17 +15,17 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from trainer import places
-from trainer.checkpoint.files import make_directory, replace
 from trainer.command_line import argument, command_line
 from trainer.config import override, stored
 from trainer.config.multirun import Job
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
-from trainer.untrusted.documents import parse_yaml, shown
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import read_text
-from trainer.untrusted.typed import build
+from trainer.run_directory import places
+from trainer.storage.documents import parse_yaml, shown
+from trainer.storage.durable import make_directory, replace
+from trainer.storage.guarded import read_text
+from trainer.storage.typed import build
+from trainer.storage.unacceptable import Unacceptable
 
 FILE_NAME = "sweep.yaml"
 FORMAT_VERSION = 2

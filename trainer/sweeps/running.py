@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from trainer.signals import StopRequest
+from trainer.runtime.signals import StopRequest
 from trainer.sweeps.outcomes import Outcomes, announce
 from trainer.sweeps.plan import Sweep
 from trainer.sweeps.process import run_in_process

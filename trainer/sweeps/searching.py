@@ -12,7 +12,7 @@ from pathlib import Path
 
 from trainer.config.multirun import Job, Suspended, search_with_hydra
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, UsageError
-from trainer.signals import StopRequest
+from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan
 from trainer.sweeps.outcomes import Outcomes, announce
 from trainer.sweeps.plan import Sweep, Trial

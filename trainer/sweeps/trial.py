@@ -12,22 +12,22 @@ import json
 from pathlib import Path, PurePosixPath
 
 from trainer.checkpoint import directory
-from trainer.checkpoint.files import replace
 from trainer.checkpoint.verification import newest_valid
 from trainer.command_line import argument, command_line
 from trainer.config import override, stored
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
-from trainer.metrics import read_validations
-from trainer.run_directory import CHECKPOINTS
-from trainer.signals import StopRequest
-from trainer.startup import importing_tensorflow
+from trainer.run_directory.layout import CHECKPOINTS
+from trainer.run_directory.metrics import read_validations
+from trainer.runtime.importing import importing_tensorflow
+from trainer.runtime.signals import StopRequest
+from trainer.storage.documents import parse_json
+from trainer.storage.durable import replace
+from trainer.storage.guarded import read_text, refuse_unless_directory
+from trainer.storage.typed import build
+from trainer.storage.unacceptable import Unacceptable
+from trainer.storage.unreadable import Unreadable
 from trainer.sweeps.plan import Trial, config_of
-from trainer.unreadable import Unreadable
-from trainer.untrusted.documents import parse_json
-from trainer.untrusted.errors import Unacceptable
-from trainer.untrusted.files import read_text, refuse_unless_directory
-from trainer.untrusted.typed import build
 
 FINISHED = "finished.json"
 SIZE_LIMIT = 1 << 10  # bytes
@@ -82,7 +82,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
         allow=() if begun else trial.allow,
     )
     with importing_tensorflow():
-        from trainer import session  # imports TensorFlow, which takes seconds
+        from trainer.run import session  # imports TensorFlow, which takes seconds
 
     if session.train(invocation, config, stop) is None:
         return  # the chief of the processes that run it together notes it

@@ -9,19 +9,13 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Literal
 
-from trainer.config.keys import key
-from trainer.config.schema.networks import ModelPlugin
-from trainer.config.schema.optimization import OptimizerPlugin, SchedulePlugin
-from trainer.config.schema.preprocessing import TransformPlugin
-from trainer.config.schema.sources import SourcePlugin
+from trainer.plugins import ModelPlugin, OptimizerPlugin, SchedulePlugin, SourcePlugin, TransformPlugin, key
 
 if TYPE_CHECKING:
     import keras
     import tensorflow as tf
 
-    from trainer.data.split import Split
-    from trainer.data.stored_split import StoredSplit
-    from trainer.update_rule import Rule, Slots, Update
+    from trainer.plugins import Rule, Slots, Split, StoredSplit, Update
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,8 +67,7 @@ class Lion(OptimizerPlugin):
     def rule(self) -> Rule:
         import tensorflow as tf
 
-        from trainer.replicas import assign, assign_sub
-        from trainer.update_rule import Rule
+        from trainer.plugins import Rule, assign, assign_sub
 
         def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
             def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:

@@ -10,10 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from trainer.errors import BadRecord, UsageError
+from trainer.plugins import BadRecord, UsageError
 
 if TYPE_CHECKING:
-    from trainer.data.split import Split
+    from trainer.plugins import Split
     from trainer_example import Arrays
 
 Numbers = npt.NDArray[np.int64]

@@ -122,7 +122,7 @@ class ModelPlugin(StockModelConfig, abc.ABC):
     @abc.abstractmethod
     def build(self, image_size: int) -> keras.Model:
         """The network in Keras's own layers, from images float32 ``[n, image_size, image_size, 3]`` to logits float32
-        ``[n, num_classes]``. It is made exact afterwards, see ``trainer.models.stock.exact``.
+        ``[n, num_classes]``. It is made exact afterwards, see ``trainer.models.exact.exact``.
         """
 
 

@@ -11,7 +11,7 @@ from trainer.config.keys import key
 if TYPE_CHECKING:
     import tensorflow as tf
 
-    from trainer.update_rule import Rule
+    from trainer.config.contracts import Rule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,9 +69,9 @@ class OptimizerPlugin(abc.ABC):
 
     @abc.abstractmethod
     def rule(self) -> Rule:
-        """The slots that each variable has, and what a step does to a variable and its slots: ``trainer.update_rule``.
+        """The slots that each variable has, and what a step does to a variable and its slots: ``trainer.plugins.Rule``.
 
-        Between steps it keeps nothing but the slots. It assigns by ``trainer.replicas.assign``, ``assign_sub`` or
+        Between steps it keeps nothing but the slots. It assigns by ``trainer.plugins.assign``, ``assign_sub`` or
         ``tf.raw_ops.ResourceApply…`` with ``variable.handle``: several replicas each change their own copy.
         """
 

@@ -10,8 +10,7 @@ from trainer.config.keys import key
 from trainer.config.schema.bounds import LARGEST_CLASSIFIER
 
 if TYPE_CHECKING:
-    from trainer.data.split import Split
-    from trainer.data.stored_split import StoredSplit
+    from trainer.config.contracts import Split, StoredSplit
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,7 +98,7 @@ class SourcePlugin(CommonDataConfig, abc.ABC):
 
     @abc.abstractmethod
     def open(self, split: Split) -> StoredSplit:
-        """All records of one split: ``trainer.data.stored_split``.
+        """All records of one split: ``trainer.plugins.StoredSplit``.
 
         TensorFlow is not set up yet, so no operation of it may run here, in ``labels`` or in ``listing``.
 

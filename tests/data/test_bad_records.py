@@ -1,0 +1,312 @@
+"""Records that cannot be used: named, or replaced without a loss of exactness."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from image_data import (
+    T1,
+    damage,
+    example,
+    folder_source,
+    jpeg,
+    make_shards,
+    make_splits,
+    narrow,
+    png,
+    shard_source,
+    write,
+    write_shard,
+)
+from processes import Trainer
+
+from trainer.__main__ import run
+from trainer.config.schema import Config
+from trainer.data.batches import WHOLE, Part, evaluation_batches, training_batches
+from trainer.data.sources.source import open_source
+from trainer.data.sources.tfrecord import index_records
+from trainer.errors import BadRecord, UsageError
+from trainer.fingerprint.behaviour import data_facts
+from trainer.training.evaluation import evaluate
+
+
+def test_a_shard_that_shrinks_and_an_image_that_goes_are_named(tmp_path: Path) -> None:
+    shards = shard_source(make_shards(tmp_path / "shards"))
+    os.truncate(tmp_path / "shards" / T1, 50)
+    with pytest.raises(UsageError, match=f"{T1} record 5 ends after 0 of [0-9]+ bytes"):
+        shards.read(np.array([11]))
+    images = folder_source(make_splits(tmp_path / "images"))
+    write(tmp_path / "images" / "train" / "cat" / "001.png", b"short")
+    (tmp_path / "images" / "train" / "cat" / "002.jpg").unlink()
+    with pytest.raises(UsageError, match=r"cat/001.png \(record 1\) has 5 bytes, but had"):
+        images.read(np.array([1]))
+    with pytest.raises(UsageError, match=r"cat/002.jpg \(record 2\) cannot be read: No such file or directory"):
+        images.read(np.array([2]))
+
+
+def test_an_error_of_a_source_comes_out_of_the_pipeline_as_it_is(tmp_path: Path) -> None:
+    config = narrow("data=tfrecord", f"data.root={make_shards(tmp_path)}", "data.num_classes=3")
+    write_shard(tmp_path / "validation-00000-of-00001", [example(png(1), 5)])
+    write_shard(tmp_path / T1, [example(png(0), 0), example(png(0), 8)])
+    message = "validation-00000-of-00001 record 0 has label 5, but 3 classes"
+    batches = evaluation_batches(open_source(config.data, "validation"), config)
+    for _ in range(2):
+        with pytest.raises(UsageError, match=message):
+            list(batches)
+    for device in (None, "/CPU:0"):  # a thread that copies batches ahead hands errors on as well
+        with pytest.raises(UsageError, match=f"{T1} record 1 has label 8"):
+            for _ in training_batches(open_source(config.data, "train"), config, 0, 5, device=device):
+                pass
+
+
+@pytest.mark.parametrize("content", [b"not an image", jpeg(3)[:40]])
+def test_an_image_that_cannot_be_decoded_is_named(content: bytes, tmp_path: Path) -> None:
+    root = make_splits(tmp_path)
+    config = narrow("data=image_folder", f"data.root={root}")
+    validation = sorted(path for path in (root / "val").rglob("*.*") if path.is_file())
+    validation[-1].write_bytes(content)
+    with pytest.raises(UsageError, match=rf"{re.escape(str(validation[-1]))} \(record \d+\) cannot be decoded: "):
+        list(evaluation_batches(open_source(config.data, "validation"), config))
+    training = sorted(path for path in (root / "train").rglob("*.*") if path.is_file())
+    training[0].write_bytes(content)
+    with pytest.raises(UsageError, match=rf"{re.escape(str(training[0]))} \(record \d+\) cannot be decoded: "):
+        for _ in training_batches(open_source(config.data, "train"), config, 16, 5):
+            pass
+
+
+def bad_folder(content: bytes | None, split: str = "train") -> Callable[[Path], list[Path]]:
+    """Two images of a good folder are replaced, or with None removed after they were found."""
+
+    def make(root: Path) -> list[Path]:
+        make_splits(root, 6, 4)
+        paths = [root / split / name for name in ("cat/001.png", "ox/002.jpg")]
+        for path in paths:
+            if content is None:
+                path.unlink()
+                path.symlink_to("nowhere.png")
+            else:
+                path.write_bytes(content)
+        return paths
+
+    return make
+
+
+def bad_shards(record: bytes | Callable[[Path], None], split: str = "train") -> Callable[[Path], list[Path]]:
+    """Records 1 and 4 of a good shard are replaced."""
+
+    def make(root: Path) -> list[Path]:
+        make_shards(root, 6, 6)
+        path = root / (T1 if split == "train" else "validation-00000-of-00001")
+        numbers = range(6, 12) if split == "train" else range(900, 906)
+        records = [example(jpeg(number) if number % 2 else png(number), number % 3) for number in numbers]
+        if isinstance(record, bytes):
+            records[1] = records[4] = record
+        write_shard(path, records)
+        if not isinstance(record, bytes):
+            record(path)
+        return [path]
+
+    return make
+
+
+def flip_in_images(path: Path) -> None:
+    """One bit in the middle of records 1 and 4, which still parse and decode."""
+    begins = index_records(path)
+    for record in (1, 4):
+        damage(path.name, int(begins[record] + begins[record + 1]) // 2, 1)(path.parent)
+
+
+FOLDER = ("data=image_folder",)
+SHARDS = ("data=tfrecord", "data.num_classes=3")
+BAD: dict[str, tuple[tuple[str, ...], Callable[[Path], list[Path]], str]] = {
+    # what is wrong: (the data, how it is made, what the warnings say of it)
+    "not an image": (FOLDER, bad_folder(b"not an image"), "cannot be decoded: "),
+    "cut off": (FOLDER, bad_folder(jpeg(3)[:400]), "cannot be decoded: "),
+    "zero bytes": (FOLDER, bad_folder(b""), "is empty (0 bytes)"),
+    "broken link": (FOLDER, bad_folder(None), "cannot be read: No such file or directory"),
+    "label out of range": (SHARDS, bad_shards(example(png(1), 3)), "has label 3, but 3 classes"),
+    "no image": (SHARDS, bad_shards(example(None, 1)), "has no feature image/encoded"),
+    "not an example": (SHARDS, bad_shards(b"\xff\xff"), "is not a tf.train.Example"),
+    "damaged data": (SHARDS, bad_shards(flip_in_images), "is damaged: its CRC is "),
+}
+
+
+def skipping(data: tuple[str, ...], root: Path) -> Config:
+    return narrow(*data, f"data.root={root}", "data.on_bad_record=skip")
+
+
+def take(config: Config, position: int, count: int, part: Part = WHOLE, warn: Any = lambda text: None) -> list[Any]:
+    """``count`` batches from ``position`` on, by a pipeline that knows of no bad record yet."""
+    batches = training_batches(open_source(config.data, "train"), config, position, 5, part, warn)
+    return [{name: value.numpy() for name, value in batch.items()} for batch in itertools.islice(batches, count)]
+
+
+def same(left: dict[str, Any], right: dict[str, Any]) -> bool:
+    return left.keys() == right.keys() and all((left[name] == right[name]).all() for name in left)
+
+
+@pytest.mark.parametrize("what", BAD)
+def test_a_bad_record_is_replaced_by_one_that_position_alone_decides(what: str, tmp_path: Path) -> None:
+    data, make, reason = BAD[what]
+    paths = make(tmp_path)
+    config = skipping(data, tmp_path)
+    count = open_source(config.data, "train").count
+    epochs, batch = 2, config.train.global_batch_size
+    warnings: list[str] = []
+    whole = take(config, 0, epochs * count // batch, warn=warnings.append)
+    assert sum(int(each["substituted"].sum()) for each in whole) >= 2 * epochs
+    assert len(warnings) == len(set(warnings)) == 2, "each bad record is named once"
+    for warning in warnings:
+        assert reason in warning, warning
+        assert warning.endswith("; left out (data.on_bad_record=skip)")
+    assert all(any(str(path) in warning for warning in warnings) for path in paths)
+
+
+def test_neither_what_was_met_before_nor_who_reads_changes_what_replaces_a_bad_record(tmp_path: Path) -> None:
+    bad_folder(b"not an image")(tmp_path)
+    config = skipping(FOLDER, tmp_path)
+    whole = take(config, 0, 9)  # two epochs
+    assert any(each["substituted"].any() for each in whole)
+    for number, expected in enumerate(whole):
+        assert same(take(config, number * config.train.global_batch_size, 1)[0], expected)
+    parts = [take(config, 0, len(whole), Part(index, 2)) for index in range(2)]
+    for number, expected in enumerate(whole):
+        joined = {name: np.concatenate([part[number][name] for part in parts]) for name in expected}
+        assert same(joined, expected)
+
+
+ZERO = tf.constant(0.0, tf.float64)
+
+
+def sum_of(values: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.reduce_sum(values), tf.float64)
+
+
+@pytest.mark.parametrize(
+    ("data", "make"),
+    [(FOLDER, bad_folder(b"not an image", "val")), (SHARDS, bad_shards(example(png(1), 7), "validation"))],
+)
+def test_in_validation_a_bad_record_has_no_weight_and_is_counted(
+    data: tuple[str, ...], make: Callable[[Path], list[Path]], tmp_path: Path
+) -> None:
+    make(tmp_path)
+    config = skipping(data, tmp_path)
+    source = open_source(config.data, "validation")
+    warnings: list[str] = []
+    batches = evaluation_batches(source, config, warn=warnings.append)
+    for _ in range(2):
+        found = list(batches)
+        weights = np.concatenate([batch["weight"].numpy() for batch in found])
+        skipped = np.concatenate([batch["skipped"].numpy() for batch in found])
+        assert weights.sum() == source.count - 2
+        assert skipped.sum() == 2
+        assert (weights[: source.count] == 1 - skipped[: source.count]).all()
+    assert len(warnings) == 2
+
+    def step(batch: Any) -> tf.Tensor:
+        weight, skipped = sum_of(batch["weight"]), sum_of(batch["skipped"])
+        return tf.stack([2 * weight, weight, weight, skipped])
+
+    assert evaluate(batches, step, lambda: False) == {"loss": 2.0, "accuracy": 1.0, "skipped": 2}
+
+
+def test_validation_without_a_usable_record_is_an_error(tmp_path: Path) -> None:
+    make_splits(tmp_path)
+    for path in (tmp_path / "val").rglob("*.*"):
+        path.write_bytes(b"x")
+    config = skipping(FOLDER, tmp_path)
+    batches = evaluation_batches(open_source(config.data, "validation"), config, warn=lambda text: None)
+    with pytest.raises(UsageError, match="none of the 6 validation examples can be used"):
+        evaluate(batches, lambda batch: tf.stack([ZERO, ZERO, sum_of(batch["weight"]), sum_of(batch["skipped"])]), bool)
+
+
+def test_when_nothing_is_usable_it_ends_with_the_last_reason(tmp_path: Path) -> None:
+    make_splits(tmp_path)
+    for path in (tmp_path / "train").rglob("*.*"):
+        path.write_bytes(b"not an image")
+    with pytest.raises(UsageError) as refused:
+        take(skipping(FOLDER, tmp_path), 0, 1)
+    message = str(refused.value)
+    assert message.startswith("100 records in a row cannot be used in the place of ")
+    assert "cannot be decoded: " in message
+    assert "check-data" in message
+
+
+def test_an_error_that_is_not_a_record_s_comes_out_although_bad_records_are_skipped(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = skipping(FOLDER, make_splits(tmp_path))
+
+    def broken(self: Any, records: Any) -> Any:
+        raise KeyError("a bug")
+
+    monkeypatch.setattr("trainer.data.sources.image_folder.ImageFolderSplit.read", broken)
+    with pytest.raises(KeyError, match="a bug"):
+        take(config, 0, 1)
+
+
+def test_crcs_are_compared_when_asked_for(tmp_path: Path) -> None:
+    (path,) = bad_shards(flip_in_images)(tmp_path)
+    with pytest.raises(BadRecord, match=f"{path} record 1 is damaged: its CRC is [0-9a-f]{{8}}, but the data"):
+        shard_source(tmp_path).read(np.array([7]))
+    assert len(shard_source(tmp_path, "train", "data.verify_crc=false").read(np.array([7]))[0]) == 1
+
+
+def test_the_fingerprint_of_data_with_a_bad_record_is_made_only_when_it_is_skipped(tmp_path: Path) -> None:
+    bad_folder(b"")(tmp_path)
+    (tmp_path / "train" / "cat" / "001.png").write_bytes(b"x")
+    (tmp_path / "train" / "ox" / "002.jpg").write_bytes(b"x")
+    good = data_facts(folder_source(tmp_path), "train")
+    (tmp_path / "train" / "ox" / "002.jpg").write_bytes(b"")
+    with pytest.raises(UsageError, match="is empty"):
+        folder_source(tmp_path)
+    found = data_facts(folder_source(tmp_path, "train", "data.on_bad_record=skip"), "train")
+    assert [fact.attribute for fact in found] == [fact.attribute for fact in good]
+
+
+# check-data
+
+
+def test_check_data_finds_what_is_bad_double_and_in_both_splits(tmp_path: Path, trainer: Trainer) -> None:
+    root = make_splits(tmp_path / "my images", 5, 2)
+    write(root / "train" / "cat" / "copy.png", png(1))
+    write(root / "val" / "ox" / "leak.jpg", jpeg(2000))
+    write(root / "train" / "dog" / "005.png", b"")
+    write(root / "train" / "ox" / "006.jpg", jpeg(7)[:300])
+    (root / "val" / "cat" / "gone.png").symlink_to("/nowhere.png")
+    overrides = ("data=image_folder", f"data.root='{root}'", "data.classes=[cat,dog]", "data.train_examples=2")
+    output = trainer.run("check-data", *overrides, "report=report.txt", status=2)
+    for expected in (
+        "train: 18 records, 16 usable: 9 JPEG, 7 PNG\n  smallest 12x10: ",
+        "  cat 6, dog 5, ox 5\n",
+        "2 of 18 records for train cannot be used\n",
+        f"  {root}/train/dog/005.png (record 11) is empty (0 bytes)",
+        f"  {root}/train/ox/006.jpg (record 17) cannot be decoded: ",
+        "1 of 8 records for validation cannot be used\n",
+        f"  {root}/val/cat/gone.png (record 2) cannot be read: No such file or directory\n",
+        "images in both splits, so that validation is no test of them: ",
+        f"  {root}/train/ox/000.jpg (record 12) = {root}/val/ox/000.jpg (record 5)\n",
+        "images more than once in train: 1\n",
+        f"  {root}/train/cat/001.png (record 1) = {root}/train/cat/copy.png (record 5)\n",
+    ):
+        assert expected in output, output
+    assert (trainer.cwd / "report.txt").read_text() in output
+
+
+def test_check_data_of_clean_data_exits_0_and_a_report_is_opened_before_anything_is_read(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert run(["check-data"]) == 0
+    assert "every record can be used" in capsys.readouterr().out
+    assert run(["check-data", "data=image_folder", "data.root=gone", "report=/nowhere/r"]) == 2
+    assert capsys.readouterr().err == "error: report=/nowhere/r cannot be written: No such file or directory\n"
+    assert run(["check-data", "data=synthetic", "data.train_examples=1", "data.validation_examples=1"]) == 2
+    assert "nothing to check" in capsys.readouterr().err

@@ -1,0 +1,276 @@
+"""Image folders: what is found, in which order, and what is refused."""
+
+from __future__ import annotations
+
+import io
+import os
+import shutil
+import tracemalloc
+import unicodedata
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from composing import compose
+from image_data import CLASSES, everything, folder_source, jpeg, make_splits, make_tree, pixels, png, write
+from PIL import Image
+
+from trainer.data.images.decoding import decode, encoded_image
+from trainer.data.sources import image_folder
+from trainer.errors import UsageError
+
+PINNED_VALIDATION = [
+    *("cat/004.jpg", "cat/012.jpg", "cat/014.jpg", "cat/023.png"),
+    *("dog/020.jpg", "dog/024.jpg", "ox/012.jpg", "ox/027.png"),
+]
+
+
+def test_train_and_val_folders_are_the_splits(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_splits(tmp_path)
+    train, validation = folder_source(root), folder_source(root, "validation")
+    assert train.class_names == validation.class_names == CLASSES
+    assert (train.count, validation.count) == (12, 6)
+    images, labels = everything(train)
+    assert labels == [0] * 4 + [1] * 4 + [2] * 4
+    assert images[5] == (root / "train" / "dog" / "001.png").read_bytes()
+    expected = everything(validation)
+    os.rename(root / "val", root / "validation")
+    assert everything(folder_source(root, "validation")) == expected
+    assert capsys.readouterr().out == ""
+
+
+def test_one_tree_is_split_by_a_hash_of_the_path_alone(tmp_path: Path) -> None:
+    root = make_tree(tmp_path / "all", 40)
+    parts = {split: everything(folder_source(root, split))[0] for split in ("train", "validation")}
+    assert len(parts["train"]) + len(parts["validation"]) == 120
+    assert 3 <= len(parts["validation"]) <= 24  # a tenth of 120; five standard deviations around it
+    assert not set(parts["train"]) & set(parts["validation"])
+    # SHA-256 of the path: pinned, because another split would train on what validates a stored run
+    validation = [path for path in sorted(root.rglob("*.*")) if path.read_bytes() in parts["validation"]]
+    assert [str(path.relative_to(root)) for path in validation] == PINNED_VALIDATION
+    # an added image moves no other
+    write(root / "cat" / "new.png", png(7))
+    again = {split: everything(folder_source(root, split))[0] for split in parts}
+    assert all(set(parts[split]) <= set(again[split]) for split in parts)
+    half = folder_source(root, "validation", "data.validation_share=0.5")
+    assert 33 <= half.count <= 88
+    assert set(parts["validation"]) <= set(everything(half)[0])
+
+
+def test_the_order_does_not_depend_on_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one = make_splits(tmp_path / "one")
+    files = sorted(path.relative_to(one) for path in one.rglob("*.*"))
+    for number in np.random.Generator(np.random.PCG64(5)).permutation(len(files)):
+        write(tmp_path / "two" / files[number], (one / files[number]).read_bytes())
+    expected = folder_source(one)
+    assert everything(folder_source(tmp_path / "two")) == everything(expected)
+    assert folder_source(tmp_path / "two").listing == expected.listing
+    scandir = os.scandir
+
+    class Backwards:
+        def __init__(self, folder: Any) -> None:
+            with scandir(folder) as entries:
+                self.entries = sorted(entries, key=lambda entry: entry.name, reverse=True)
+
+        def __enter__(self) -> list[Any]:
+            return self.entries
+
+        def __exit__(self, *details: object) -> None: ...
+
+    monkeypatch.setattr(os, "scandir", Backwards)
+    assert everything(folder_source(one)) == everything(expected)
+
+
+def test_names_with_unicode_spaces_and_folders_within_a_class(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write(tmp_path / split / "élan vital" / "Ü ber.PNG", png(1))
+        write(tmp_path / split / "猫" / "deep" / "er" / "a b.JPeG", jpeg(2))
+    source = folder_source(tmp_path)
+    assert source.class_names == ("élan vital", "猫")
+    assert everything(source) == ([png(1), jpeg(2)], [0, 1])
+    other = tmp_path / "decomposed"
+    for path in sorted(tmp_path.glob("*/*/**/*.*")):
+        name = unicodedata.normalize("NFD", str(path.relative_to(tmp_path)))
+        write(other / name, path.read_bytes())
+    copied = folder_source(other)
+    assert (copied.class_names, copied.listing) == (source.class_names, source.listing)
+
+
+def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        make_tree(tmp_path / split, 1, ["zebra"])
+        for suffix, kind in (("bmp", "BMP"), ("gif", "GIF"), ("jpg", "JPEG"), ("PNG", "PNG"), ("webp", "WEBP")):
+            buffer = io.BytesIO()
+            Image.fromarray(pixels(3).numpy()).save(buffer, kind)
+            write(tmp_path / split / "ant" / f"image.{suffix}", buffer.getvalue())
+    images, _ = everything(folder_source(tmp_path))
+    assert len(images) == 6
+    for image in images:
+        assert decode(encoded_image(image)).shape == (10, 12, 3)
+
+
+def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = make_tree(tmp_path / "all", 30)
+    write(root / "cat" / "notes.txt", b"x")
+    write(root / "dog" / ".ipynb_checkpoints" / "a.png", png(1))
+    write(root / "README", b"x")
+    assert folder_source(root).count + folder_source(root, "validation").count == 90
+    output = capsys.readouterr().out
+    assert output == f"ignored in {root}: 3 entries that are hidden or not images, the first {root}/README\n"
+    splits = make_splits(tmp_path / "splits")
+    make_tree(splits / "test", 2)
+    folder_source(splits), folder_source(splits, "validation")
+    expected = f"ignored in {splits}: {splits}/test, which is hidden or not an image\n"
+    assert capsys.readouterr().out == expected
+
+
+def test_a_part_of_the_images_is_spread_over_the_classes(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, 60)
+    part = folder_source(root, "train", "data.train_examples=30")
+    labels = everything(part)[1]
+    assert labels == sorted(labels)
+    assert np.bincount(labels, minlength=3).min() >= 3
+    assert set(everything(part)[0]) <= set(everything(folder_source(root))[0])
+
+
+def test_a_folder_called_train_may_be_a_class(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, 20, ["car", "train"])
+    assert folder_source(root).class_names == ("car", "train")
+
+
+def link(target: str, place: str) -> Callable[[Path], object]:
+    return lambda root: (root / place).symlink_to(target)
+
+
+FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
+    # what is wrong: (how it is made in a good folder, the message with {root})
+    "missing root": (shutil.rmtree, "data.root={root} does not exist"),
+    "root is a file": (
+        lambda root: (shutil.rmtree(root), root.write_bytes(b"")),
+        "data.root={root} is not a directory",
+    ),
+    "empty root": (
+        lambda root: (shutil.rmtree(root), root.mkdir()),
+        "{root} has no class folders; expected is a folder for each of at least two classes, {root}/CLASS/IMAGE",
+    ),
+    "one class": (
+        lambda root: [shutil.rmtree(root / split / name) for split in ("train", "val") for name in CLASSES[1:]],
+        "{root}/train has only one class folder, cat; expected is",
+    ),
+    "empty class folder": (
+        lambda root: [path.unlink() for path in (root / "train" / "dog").iterdir()],
+        "{root}/train/dog is a class folder without an image",
+    ),
+    "class folder with other files": (
+        lambda root: [path.rename(path.with_suffix(".txt")) for path in (root / "train" / "dog").iterdir()],
+        "{root}/train/dog is a class folder without an image",
+    ),
+    "class only in train": (
+        lambda root: make_tree(root / "train", 1, ["elk"]),
+        "{root}/train and {root}/val must have the same class folders\n  only in train: elk\n  only in val: none",
+    ),
+    "class only in val": (
+        lambda root: make_tree(root / "val", 1, ["elk", "yak"]),
+        "only in train: none\n  only in val: elk, yak",
+    ),
+    "no val": (
+        lambda root: shutil.rmtree(root / "val"),
+        "{root} has train/ but no val/ or validation/; add it, or make its class folders data.root",
+    ),
+    "no train": (lambda root: shutil.rmtree(root / "train"), "{root} has val/ but no train/"),
+    "val twice": (
+        lambda root: make_tree(root / "validation", 1),
+        "{root} has val and validation, which mean the same; keep one of them",
+    ),
+    "zero bytes": (
+        lambda root: write(root / "train" / "ox" / "bad file.png", b""),
+        "{root}/train/ox/bad file.png is empty (0 bytes)",
+    ),
+    "image without a class": (
+        lambda root: write(root / "train" / "stray.png", png(0)),
+        "{root}/train/stray.png lies beside the class folders, so it has no class",
+    ),
+    "class in two Unicode forms": (
+        lambda root: [make_tree(root / "train", 1, [unicodedata.normalize(form, "é")]) for form in ("NFC", "NFD")],
+        "are the same class name in two Unicode forms",
+    ),
+    "class under two names": (
+        link("cat", "train/feline"),
+        "{root}/train/feline and {root}/train/cat are the same folder under two class names",
+    ),
+    "name that is not UTF-8": (
+        lambda root: os.mkdir(os.fsencode(root) + b"/train/\xff"),
+        "cannot name a class, because it is not UTF-8",
+    ),
+    "link to its own folder": (link(".", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train/cat"),
+    "link to the class folders": (link("..", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train"),
+    "link to the file system": (link("/", "train/cat/loop"), "{root}/train/cat/loop leads back to /, which contains"),
+    "class that links to an ancestor": (
+        lambda root: [link("..", f"{split}/loop")(root) for split in ("train", "val")],
+        "{root}/train/loop leads back to {root}, which contains it",
+    ),
+    "link to itself": (link("loop.png", "train/cat/loop.png"), "{root}/train/cat/loop.png, a symbolic link to loop"),
+    "link to nothing": (
+        link("/nowhere.png", "train/cat/gone.png"),
+        "{root}/train/cat/gone.png, a symbolic link to /nowhere.png, cannot be read: No such file or directory",
+    ),
+    "folder that links to nothing": (link("gone", "train/elk"), "{root}/train/elk, a symbolic link to gone, cannot"),
+}
+
+
+@pytest.mark.parametrize("what", FOLDERS)
+def test_a_folder_that_is_not_right_is_refused(what: str, tmp_path: Path) -> None:
+    root = make_splits(tmp_path / "images")
+    make, message = FOLDERS[what]
+    make(root)
+    with pytest.raises(UsageError) as refused:
+        folder_source(root)
+    assert message.format(root=root) in str(refused.value)
+
+
+def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
+    make_tree(tmp_path / "store", 3, ["elk"])
+    root = make_splits(tmp_path / "images")
+    for split in ("train", "val"):
+        link(str(tmp_path / "store" / "elk"), f"{split}/elk")(root)
+    assert folder_source(root).class_names == ("cat", "dog", "elk", "ox")
+
+
+def test_a_split_without_an_image_or_with_too_few_is_refused(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, 2)
+    with pytest.raises(UsageError, match=r"data.validation_share=0.0001 leaves no image of .* for validation"):
+        folder_source(root, "validation", "data.validation_share=0.0001")
+    write(root / "elk" / "004.jpg", jpeg(4))
+    share = image_folder.rank("elk/004.jpg") + 0.01
+    with pytest.raises(UsageError, match=r"leaves no image of .*/elk for training"):
+        folder_source(root, "train", f"data.validation_share={share}")
+    shutil.rmtree(root / "elk")
+    with pytest.raises(UsageError, match=r"data.train_examples is 99, but train has 6 records"):
+        folder_source(root, "train", "data.train_examples=99", "data.validation_share=0.0001")
+
+
+# TFRecord files
+
+
+def test_a_relative_root_is_kept_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert compose("data=image_folder", "data.root=images").data.root == str(tmp_path / "images")
+    assert compose("data=image_folder", "data.root='~/images'").data.root == os.path.expanduser("~/images")
+
+
+@pytest.mark.long
+def test_an_imagenet_of_files_takes_20_bytes_an_image_and_its_path() -> None:
+    path = "n01440764/n01440764_{:05d}.JPEG"
+    images = ((path.format(number % 1300), number // 1300, 110_000) for number in range(1_281_167))
+    tracemalloc.start()
+    try:
+        packed = image_folder.PackedImages(images)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len(packed) == 1_281_167
+    assert packed.path(1300) == path.format(0)
+    assert held < 70e6
+    assert peak < 90e6

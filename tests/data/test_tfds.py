@@ -1,0 +1,112 @@
+"""Data sets that tensorflow-datasets has prepared."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from image_data import composed, everything
+from prepared_data import CLASSES, encoded, prepare
+
+from trainer.config.arguments import parse_arguments
+from trainer.config.override import override
+from trainer.data.sources.source import Source, open_source
+from trainer.errors import BadRecord, UsageError
+
+
+@pytest.fixture(scope="module")
+def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    place = tmp_path_factory.mktemp("tfds")
+    prepare(place)
+    return place
+
+
+def tfds_source(data_dir: Path, split: Any = "train", *overrides: str) -> Source:
+    values = {"data.root": str(data_dir), "data.validation_split": "test", **parse_arguments(overrides)}
+    return open_source(override(composed("data=tfds", "data.dataset=tiny_pets"), values).data, split)
+
+
+def test_prepared_images_come_as_they_are_encoded_and_classes_from_the_label_feature(data_dir: Path) -> None:
+    train, test = tfds_source(data_dir), tfds_source(data_dir, "validation")
+    assert train.class_names == test.class_names == CLASSES
+    images, labels = everything(train)
+    # tensorflow-datasets shuffles by a hash of the key when it prepares
+    number = {encoded(number): number for number in range(30)}
+    assert sorted(number[image] for image in images) == list(range(30))
+    assert labels == [number[image] % 3 for image in images]
+    assert sorted(everything(test)[0]) == sorted(encoded(number) for number in range(100, 112))
+    again = train.read(np.array([29, 3, 3]))
+    assert again[0] == [images[29], images[3], images[3]]
+    assert train.labels().tolist() == labels
+    assert "tiny_pets-train.array_record-00000-of-00001 record 4" in train.place(4)
+
+
+def test_a_part_of_a_split_in_the_notation_of_tensorflow_datasets(data_dir: Path) -> None:
+    whole = everything(tfds_source(data_dir))[0]
+    first = tfds_source(data_dir, "train", "data.train_split='train[:80%]'")
+    rest = tfds_source(data_dir, "validation", "data.validation_split='train[80%:]'")
+    assert everything(first)[0] + everything(rest)[0] == whole
+    assert rest.place(0).endswith("record 24")
+    assert first.listing != tfds_source(data_dir).listing
+    versioned = tfds_source(data_dir, "train", "data.dataset='tiny_pets:1.0.0'")
+    assert everything(versioned)[0] == whole
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("data.root=/nowhere",), "data.root=/nowhere does not exist, so data.dataset=tiny_pets is not prepared there"),
+        (
+            ("data.dataset=tiny_pet",),
+            "tiny_pets; did you mean tiny_pets?\nto prepare it: tfds",
+        ),
+        (("data.dataset='tiny_pets:2.0.0'",), "data.dataset=tiny_pets:2.0.0 is not prepared in data.root="),
+        (
+            ("data.train_split=trian",),
+            "data.train_split=trian is no split of tiny_pets/1.0.0, which has test, train",
+        ),
+        (("data.train_split='train[0:0]'",), "data.train_split=train[0:0] of tiny_pets/1.0.0 has no record"),
+        (("data.image_key=img",), "data.image_key=img is no feature of tiny_pets/1.0.0, which has image, label, name"),
+        (("data.label_key=name",), "data.label_key=name of tiny_pets/1.0.0 is Text, not ClassLabel"),
+        (("data.image_key=label",), "data.image_key=label of tiny_pets/1.0.0 is ClassLabel, not Image"),
+    ],
+)
+def test_what_is_not_prepared_as_expected_is_refused(data_dir: Path, overrides: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        tfds_source(data_dir, "train", *overrides)
+    assert message in str(refused.value)
+
+
+def test_files_without_random_access_are_refused_with_the_command_that_makes_others(tmp_path: Path) -> None:
+    prepare(tmp_path, "tfrecord")
+    with pytest.raises(UsageError) as refused:
+        tfds_source(tmp_path)
+    assert "tiny_pets/1.0.0 is prepared as tfrecord, which has no random access" in str(refused.value)
+    command = f"tfds build tiny_pets --file_format=array_record --data_dir={tmp_path}"
+    assert command in str(refused.value)
+
+
+def test_missing_and_damaged_files_are_named(data_dir: Path, tmp_path: Path) -> None:
+    shutil.copytree(data_dir, tmp_path / "data")
+    (file,) = (tmp_path / "data").rglob("*train.array_record*")
+    source = tfds_source(tmp_path / "data")
+    content = bytearray(file.read_bytes())
+    content[20_000] ^= 255  # in the last images; the rest of the file is padding
+    file.write_bytes(content)
+    with pytest.raises(BadRecord, match=r"train.array_record-00000-of-00001 record 2\d cannot be read: Corrupted "):
+        everything(source)
+    file.unlink()
+    with pytest.raises(UsageError, match=r"is missing, so tiny_pets is not complete in data.root="):
+        tfds_source(tmp_path / "data")
+
+
+def test_without_the_extra_the_command_that_installs_it_is_named(
+    data_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets.core", None)
+    with pytest.raises(UsageError, match=r"pip install 'trainer\[tfds\]'"):
+        tfds_source(data_dir)

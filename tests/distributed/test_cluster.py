@@ -1,0 +1,285 @@
+"""Who trains with whom: read from TF_CONFIG and from the variables that a real Slurm (22.05) gave its tasks."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from trainer.distributed.cluster import Cluster, discover
+from trainer.errors import UsageError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+# what the third of five tasks saw: srun -N3 -n5 in a job
+THIRD_OF_FIVE = {
+    "SLURMD_NODENAME": "node1",
+    "SLURM_DISTRIBUTION": "block",
+    "SLURM_JOBID": "2",
+    "SLURM_JOB_ID": "2",
+    "SLURM_LOCALID": "2",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "5",
+    "SLURM_PROCID": "2",
+    "SLURM_STEPID": "0",
+    "SLURM_STEP_ID": "0",
+    "SLURM_STEP_NODELIST": "node[1-2,10]",
+    "SLURM_STEP_NUM_NODES": "3",
+    "SLURM_STEP_NUM_TASKS": "5",
+    "SLURM_STEP_TASKS_PER_NODE": "3,1(x2)",
+    "SLURM_TASKS_PER_NODE": "3,1(x2)",
+}
+# the batch script of the same kind of job
+BATCH = {
+    "SLURM_JOB_ID": "10",
+    "SLURM_JOB_NODELIST": "node[1-2]",
+    "SLURM_LOCALID": "0",
+    "SLURM_NODEID": "0",
+    "SLURM_NTASKS": "3",
+    "SLURM_PROCID": "0",
+    "SLURM_TASKS_PER_NODE": "2,1",
+}
+
+
+def tf_config(cluster: object, **task: object) -> dict[str, str]:
+    return {"TF_CONFIG": json.dumps({"cluster": cluster, "task": task})}
+
+
+def port_of(address: str) -> int:
+    return int(address.rpartition(":")[2])
+
+
+def step(job: int, step: int, restarts: int | None = None) -> dict[str, str]:
+    again = {} if restarts is None else {"SLURM_RESTART_COUNT": str(restarts)}
+    return {**THIRD_OF_FIVE, "SLURM_JOB_ID": str(job), "SLURM_STEP_ID": str(step), **again}
+
+
+def ports(environ: dict[str, str]) -> set[int]:
+    cluster = discover(environ)
+    assert cluster is not None
+    return {port_of(address) for address in cluster.workers}
+
+
+def test_without_a_cluster_in_the_environment_a_process_works_alone() -> None:
+    assert discover({"HOME": "/root"}) is None
+
+
+def test_a_batch_script_and_a_step_of_one_task_work_alone() -> None:
+    assert discover(BATCH) is None
+    assert discover({**BATCH, "SLURM_STEP_ID": "4294967290", "SLURM_STEP_NUM_TASKS": "1"}) is None
+
+
+def test_ranks_under_slurm_are_procid_and_hosts_are_in_the_order_of_the_node_list() -> None:
+    cluster = discover(THIRD_OF_FIVE)
+    assert cluster is not None
+    assert cluster.rank == 2
+    hosts = [address.rpartition(":")[0] for address in cluster.workers]
+    assert hosts == ["node1", "node1", "node1", "node2", "node10"]
+    assert len(set(cluster.workers)) == 5
+
+
+def test_all_tasks_of_a_step_find_the_same_workers() -> None:
+    places = [("0", "0", "0"), ("1", "0", "1"), ("2", "0", "2"), ("3", "1", "0"), ("4", "2", "0")]
+    found = [
+        discover({**THIRD_OF_FIVE, "SLURM_PROCID": rank, "SLURM_NODEID": node, "SLURM_LOCALID": local})
+        for rank, node, local in places
+    ]
+    assert [cluster.rank for cluster in found if cluster is not None] == [0, 1, 2, 3, 4]
+    assert len({cluster.workers for cluster in found if cluster is not None}) == 1
+
+
+def test_one_task_a_node_is_called_cyclic_by_slurm_and_accepted() -> None:
+    cluster = discover(
+        {
+            **THIRD_OF_FIVE,
+            "SLURM_DISTRIBUTION": "cyclic",
+            "SLURM_STEP_NODELIST": "node[1-2]",
+            "SLURM_STEP_NUM_TASKS": "2",
+            "SLURM_STEP_TASKS_PER_NODE": "1(x2)",
+            "SLURM_PROCID": "1",
+            "SLURM_NODEID": "1",
+            "SLURM_LOCALID": "0",
+        }
+    )
+    assert cluster is not None
+    assert cluster.rank == 1
+    assert [address.split(":")[0] for address in cluster.workers] == ["node1", "node2"]
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        # as scontrol show hostnames prints them
+        ("node1", ["node1"]),
+        ("gpu1,node[08-10,3],x", ["gpu1", "node08", "node09", "node10", "node3", "x"]),
+        ("a[1-2]b[08-09,3]", ["a1b08", "a1b09", "a1b3", "a2b08", "a2b09", "a2b3"]),
+        ("n-1", ["n-1"]),
+        ("node[9-11]", ["node9", "node10", "node11"]),
+    ],
+)
+def test_node_lists_are_expanded(text: str, hosts: list[str]) -> None:
+    count = len(hosts)
+    cluster = discover(
+        {
+            **THIRD_OF_FIVE,
+            "SLURM_STEP_NODELIST": text,
+            "SLURM_STEP_NUM_TASKS": str(2 * count),
+            "SLURM_STEP_TASKS_PER_NODE": f"2(x{count})" if count > 1 else "2",
+            "SLURM_PROCID": "1",
+            "SLURM_NODEID": "0",
+            "SLURM_LOCALID": "1",
+        }
+    )
+    assert cluster is not None
+    assert [address.rpartition(":")[0] for address in cluster.workers[::2]] == hosts
+
+
+def test_ports_are_below_the_ephemeral_ones_and_apart_between_tasks_steps_jobs_and_restarts() -> None:
+    many = [step(job, number) for job in range(4_000_000, 4_000_156) for number in range(8)]
+    seen = [ports(environ) for environ in many]
+    assert all(len(found) == 3 for found in seen), "three tasks on the first node"
+    assert len(set().union(*seen)) == 3 * len(many)
+    assert min(min(found) for found in seen) >= 12000
+    assert max(max(found) for found in seen) < 32768
+    assert ports(step(7, 0)).isdisjoint(ports(step(7, 0, restarts=1)))
+
+
+def test_ports_that_srun_reserved_are_used() -> None:
+    assert ports({**THIRD_OF_FIVE, "SLURM_STEP_RESV_PORTS": "12003-12006"}) == {12003, 12004, 12005}
+    assert ports({**THIRD_OF_FIVE, "SLURM_STEP_RESV_PORTS": "12003,12009-12010"}) == {12003, 12009, 12010}
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        ({"SLURM_STEP_NODELIST": "node[1-4]"}, ["SLURM_STEP_NODELIST=node[1-4]", "SLURM_STEP_TASKS_PER_NODE=3,1(x2)"]),
+        ({"SLURM_STEP_NUM_TASKS": "6"}, ["SLURM_STEP_NUM_TASKS=6", "SLURM_STEP_TASKS_PER_NODE=3,1(x2)"]),
+        ({"SLURM_PROCID": "5"}, ["SLURM_PROCID=5", "SLURM_STEP_NUM_TASKS=5"]),
+        ({"SLURM_PROCID": "x"}, ["SLURM_PROCID=x"]),
+        ({"SLURM_LOCALID": "1"}, ["SLURM_LOCALID=1", "SLURM_PROCID=2"]),
+        ({"SLURM_STEP_NODELIST": "node[1-2"}, ["SLURM_STEP_NODELIST=node[1-2"]),
+        ({"SLURM_STEP_NODELIST": "node[1-2,]"}, ["SLURM_STEP_NODELIST=node[1-2,]"]),
+        ({"SLURM_STEP_NODELIST": ""}, ["SLURM_STEP_NODELIST="]),
+        ({"SLURM_STEP_TASKS_PER_NODE": "3,1(x2"}, ["SLURM_STEP_TASKS_PER_NODE=3,1(x2"]),
+        ({"SLURM_DISTRIBUTION": "cyclic"}, ["SLURM_DISTRIBUTION=cyclic", "--distribution=block"]),
+        ({"SLURM_DISTRIBUTION": "plane"}, ["SLURM_DISTRIBUTION=plane"]),
+        ({"SLURM_STEP_RESV_PORTS": "12001-12002"}, ["SLURM_STEP_RESV_PORTS=12001-12002", "--resv-ports=3"]),
+        ({"SLURM_STEP_RESV_PORTS": "(null)"}, ["SLURM_STEP_RESV_PORTS=(null)"]),
+    ],
+)
+def test_what_does_not_add_up_under_slurm_is_refused_with_variables_and_values(
+    change: dict[str, str], named: list[str]
+) -> None:
+    with pytest.raises(UsageError) as refused:
+        discover({**THIRD_OF_FIVE, **change})
+    for text in named:
+        assert text in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["SLURM_PROCID", "SLURM_NODEID", "SLURM_LOCALID", "SLURM_JOB_ID"]
+    + [f"SLURM_STEP_{part}" for part in ("NUM_TASKS", "NODELIST", "TASKS_PER_NODE")],
+)
+def test_a_missing_variable_is_named(name: str) -> None:
+    environ = {key: value for key, value in THIRD_OF_FIVE.items() if key != name}
+    with pytest.raises(UsageError, match=f"{name} is not set"):
+        discover(environ)
+
+
+def test_many_tasks_on_one_node_need_reserved_ports() -> None:
+    environ = {
+        **THIRD_OF_FIVE,
+        "SLURM_STEP_NODELIST": "big",
+        "SLURM_STEP_NUM_TASKS": "17",
+        "SLURM_STEP_TASKS_PER_NODE": "17",
+    }
+    with pytest.raises(UsageError, match="srun --resv-ports=17"):
+        discover(environ)
+    assert len(ports({**environ, "SLURM_STEP_RESV_PORTS": "12000-12017"})) == 17
+
+
+def test_tf_config_puts_the_chief_first_and_the_workers_by_index() -> None:
+    jobs = {"worker": ["b:2222", "10.0.0.3:2222"], "chief": ["a.svc:2222"]}
+    workers = ("a.svc:2222", "b:2222", "10.0.0.3:2222")
+    assert discover(tf_config(jobs, type="chief", index=0)) == Cluster(workers, 0)
+    assert discover(tf_config(jobs, type="worker", index=1)) == Cluster(workers, 2)
+
+
+def test_tf_config_without_a_chief_begins_with_worker_0() -> None:
+    environ = tf_config({"worker": ["a:1", "b:1"]}, type="worker", index=1)
+    assert discover(environ) == Cluster(("a:1", "b:1"), 1)
+
+
+def test_a_tf_config_of_one_task_works_alone() -> None:
+    assert discover(tf_config({"worker": ["a:1"]}, type="worker", index=0)) is None
+
+
+def test_what_a_cloud_adds_to_tf_config_does_not_matter() -> None:
+    config = {
+        "cluster": {"chief": ["a:1"], "worker": ["b:1"]},
+        "environment": "cloud",
+        "job": {"worker_count": 1},
+        "task": {"type": "worker", "index": 0, "trial": ""},
+    }
+    assert discover({"TF_CONFIG": json.dumps(config)}) == Cluster(("a:1", "b:1"), 1)
+
+
+def test_tf_config_comes_before_slurm() -> None:
+    environ = {**THIRD_OF_FIVE, **tf_config({"worker": ["a:1", "b:1"]}, type="worker", index=0)}
+    assert discover(environ) == Cluster(("a:1", "b:1"), 0)
+
+
+TWO: dict[str, Any] = {"worker": ["a:1", "b:1"]}
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"TF_CONFIG": ""}, "is not JSON"),
+        ({"TF_CONFIG": '{"cluster": '}, "is not JSON"),
+        ({"TF_CONFIG": "[]"}, "has no section cluster"),
+        ({"TF_CONFIG": '{"cluster": {"worker": ["a:1"]}}'}, "has no section task"),
+        (tf_config(TWO, type="worker"), "has no task.index"),
+        (tf_config(TWO, index=0), "has no task.type"),
+        (tf_config(TWO, type="worker", index=2), "this task is worker 2, and lists 2 of these"),
+        (tf_config(TWO, type="worker", index=-1), "this task is worker -1"),
+        (tf_config(TWO, type="worker", index="0"), "this task is worker '0'"),
+        (tf_config(TWO, type="worker", index=True), "this task is worker True"),
+        (tf_config(TWO, type="chief", index=0), "this task is chief 0, and lists 0 of these"),
+        (tf_config(TWO, type="evaluator", index=0), "this task is 'evaluator'"),
+        (tf_config(TWO, type=["worker"], index=0), r"this task is \['worker'\]"),
+        (tf_config({**TWO, "ps": ["c:1"]}, type="worker", index=0), "has the job ps"),
+        (tf_config({**TWO, "chief": ["c:1", "d:1"]}, type="worker", index=0), "names 2 chiefs"),
+        (tf_config({"worker": ["a:1", "a:1"]}, type="worker", index=0), "has the address a:1 twice"),
+        (tf_config({"worker": ["a:1", "b"]}, type="worker", index=0), "cluster.worker must be a list of addresses"),
+        (tf_config({"worker": {"0": "a:1"}}, type="worker", index=0), "cluster.worker must be a list of addresses"),
+    ],
+)
+def test_what_does_not_add_up_in_tf_config_is_refused(environ: dict[str, str], named: str) -> None:
+    with pytest.raises(UsageError, match=named):
+        discover(environ)
+
+
+def test_the_manifest_in_the_documentation_makes_a_tf_config_that_is_understood() -> None:
+    text = (ROOT / "docs" / "cluster.md").read_text()
+    (block,) = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
+    _, job = yaml.safe_load_all(block)
+    (command,) = job["spec"]["template"]["spec"]["containers"][0]["args"]
+    seen = re.sub("exec python .*", "printenv TF_CONFIG", command)
+    for index in range(job["spec"]["completions"]):
+        shell = subprocess.run(
+            ["bash", "-c", seen],
+            env={**os.environ, "JOB_COMPLETION_INDEX": str(index)},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        cluster = discover({"TF_CONFIG": shell.stdout})
+        assert cluster == Cluster(("trainer-0.trainer:2222", "trainer-1.trainer:2222"), index)

@@ -1,0 +1,311 @@
+"""What the fingerprint knows of a step: an edit in any module of it changes a fact that names the module, and what
+only rounds otherwise changes none.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import random
+from types import CodeType, FunctionType, ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from composing import compose
+
+from trainer.config.complete import complete
+from trainer.config.schema import Config
+from trainer.data.images import draw, mixing
+from trainer.data.order import ledger
+from trainer.distributed import replicas
+from trainer.fingerprint import facts, probe
+from trainer.fingerprint.facts import Fact, FactDifference
+from trainer.fingerprint.imagined import two_replicas
+from trainer.fingerprint.pieces import file_of, piece_facts
+from trainer.fingerprint.step import evaluation_facts, step_facts
+from trainer.models import layers
+from trainer.training import evaluation, gradients, loss_scale, losses, optimizers, schedules, state, step
+
+ADAMW = ("optimizer=adamw", "optimizer.clip_norm=1.0")
+SGD = ("optimizer=sgd",)
+RMSPROP = ("optimizer=rmsprop",)
+PARTS = ("train.accumulate_steps=2",)
+GROUPS = ("model.batch_norm.synchronized=false", "model.batch_norm.group_size=8")
+AVERAGE = ("ema.decay=0.9999", "ema.warmup=false", "evaluation.weights=ema")
+WARM_AVERAGE = ("ema.decay=0.9999", "ema.warmup=true")
+HALF = ("runtime.precision=mixed_float16",)
+FROZEN = ("fine_tuning.freeze_until_step=1",)
+MIXED = ("mixing=mixup",)
+
+
+def configuration(*arguments: str) -> Config:
+    return complete(compose(*arguments), 40, 10)
+
+
+def facts_of(config: Config) -> list[Fact]:
+    return [*step_facts(config, auxiliary=True), *evaluation_facts(config)]
+
+
+UNEDITED: dict[tuple[str, ...], list[Fact]] = {}
+
+
+def unedited(arguments: tuple[str, ...]) -> list[Fact]:
+    if arguments not in UNEDITED:
+        UNEDITED[arguments] = facts_of(configuration(*arguments))
+    return UNEDITED[arguments]
+
+
+def edit(patch: pytest.MonkeyPatch, module: ModuleType, before: str, after: str) -> None:
+    """Give every function of ``module`` the code that it has in a copy of the source where ``before`` is ``after``."""
+    source = inspect.getsource(module)
+    assert source.count(before) == 1, f"{before!r} must be once in {module.__name__}, to be edited"
+    edited = compile(source.replace(before, after), str(module.__file__), "exec")
+    codes: dict[str, CodeType] = {}
+
+    def collect(code: CodeType) -> None:
+        for constant in code.co_consts:
+            if isinstance(constant, CodeType):
+                codes[constant.co_qualname] = constant
+                collect(constant)
+
+    collect(edited)
+    functions: list[Any] = [*vars(module).values()]
+    for owner in [value for value in functions if inspect.isclass(value) and value.__module__ == module.__name__]:
+        functions += vars(owner).values()
+    for function in functions:
+        written = isinstance(function, FunctionType) and function.__module__ == module.__name__
+        if written and function.__qualname__ in codes:  # a dataclass has others
+            patch.setattr(function, "__code__", codes[function.__qualname__])
+
+
+def differences(patch: pytest.MonkeyPatch, arguments: tuple[str, ...], *edits: Any) -> list[FactDifference]:
+    """What an edit changes; of the pieces alone if it changes them, which takes a fifth of the time."""
+    there = unedited(arguments)
+    edit(patch, *edits)
+    config = configuration(*arguments)
+    pieces = list(piece_facts(probe.configuration(config), two_replicas(), auxiliary=True))
+    found = facts.differences(*facts.comparable(there, pieces))
+    return found or facts.differences(there, facts_of(config))
+
+
+BETA_2 = '"beta2": tf.constant(config.beta_2),\n            "epsilon": '
+SMOOTHED = "target = _target(part, logits.shape[-1], config.train.label_smoothing)\n"
+MEAN = "loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(target, logits))"
+SUM = "loss = tf.reduce_sum(tf.nn.softmax_cross_entropy_with_logits(target, logits)[::-1] / logits.shape[0])"
+EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
+    # what is edited: (the run's configuration, the module, what stands there, what stands there instead)
+    "label smoothing": ((), losses, "config.train.label_smoothing)", "config.train.label_smoothing * 1.01)"),
+    "auxiliary weight": ((), losses, "config.train.aux_weight *", "1.01 * config.train.aux_weight *"),
+    "weight decay": ((), losses, "config.model.weight_decay * tf", "1.01 * config.model.weight_decay * tf"),
+    "what is decayed": ((), optimizers, "len(variable.shape) >= 2", "len(variable.shape) >= 1"),
+    "mixed labels": (MIXED, losses, "weight * target + (1.0 - weight)", "weight * target + (1.01 - weight)"),
+    "hits": ((), losses, "tf.equal(tf.argmax", "tf.not_equal(tf.argmax"),
+    "hits of mixed examples": (MIXED, losses, '"label_weight"] >= 0.5', '"label_weight"] >= 0.2'),
+    "cross-entropy": ((), losses, "(tf.one_hot(labels", "(1.01 * tf.one_hot(labels"),
+    "mixed images": (MIXED, mixing, "own * rows + (1.0 - own)", "own * rows + (0.99 - own)"),
+    "loss shared by replicas": ((), gradients, "config) / state.replicas.count", "config) / 1.0"),
+    "accumulated gradients": (PARTS, gradients, "[gradient / count for", "[gradient for"),
+    "accumulated loss": (PARTS, gradients, "loss / count, hits", "loss, hits"),
+    "scaled loss": (HALF, gradients, "loss * state.progress.loss_scale if", "loss if"),
+    "clipping": (ADAMW, optimizers, "(gradients, self._clip_norm)", "(gradients, 1.01 * self._clip_norm)"),
+    "adam": ((), optimizers, '"beta1": tf.constant(config.beta_1)', '"beta1": tf.constant(config.beta_1 * 0.99)'),
+    "bias correction": ((), optimizers, "tf.cast(step + 1, tf.float32)", "tf.cast(step + 2, tf.float32)"),
+    "adam's epsilon": ((), optimizers, f"{BETA_2}tf.constant(config.", f"{BETA_2}1.01 * tf.constant(config."),
+    "decoupled decay": (ADAMW, optimizers, "config.weight_decay * rate", "1.01 * config.weight_decay * rate"),
+    "sgd": (
+        SGD,
+        optimizers,
+        "momentum = tf.constant(config.momentum)",
+        "momentum = tf.constant(config.momentum * 0.99)",
+    ),
+    "nesterov": (SGD, optimizers, "use_nesterov=config.nesterov", "use_nesterov=not config.nesterov"),
+    "rmsprop": (RMSPROP, optimizers, "tf.constant(config.rho)", "tf.constant(config.rho * 0.99)"),
+    "its beginning": (
+        RMSPROP,
+        optimizers,
+        '"mean_square": config.initial_mean_square',
+        '"mean_square": config.initial_mean_square + 0.01',
+    ),
+    "rate of a step": ((), step, "learning_rate_at(progress.step,", "learning_rate_at(progress.step + 1,"),
+    "number of a step": ((), step, "rate, progress.step)", "rate, progress.step + 1)"),
+    "averages": (AVERAGE, step, "change * (1.0 - decay)", "change * (1.000001 - decay)"),
+    "their warm-up": (WARM_AVERAGE, step, "(10.0 + updates)", "(10.1 + updates)"),
+    "what freezing trains": (FROZEN, step, "progress.step < config", "progress.step <= config"),
+    "frozen statistics": (
+        FROZEN,
+        step,
+        "            put_back(before)\n            return frozen",
+        "            return frozen",
+    ),
+    "unscaled gradients": (HALF, step, "gradient / progress.loss_scale", "gradient / (progress.loss_scale * 1.01)"),
+    "a step that is skipped": (
+        HALF,
+        step,
+        "            put_back(before)\n            return finite",
+        "            return finite",
+    ),
+    "statistics of replicas": (GROUPS, step, "assign(variable, value / replicas.count)", "assign(variable, value)"),
+    "ledger": ((), step, "progress.ledger * CHAIN_FACTOR", "progress.ledger * (CHAIN_FACTOR + 2)"),
+    "counters": ((), step, "progress.seen.assign_add(kept *", "progress.seen.assign_add(2 * kept *"),
+    "entries of the ledger": (
+        (),
+        ledger,
+        "mix(mix(positions.astype(np.uint64)) ^",
+        "mix(positions.astype(np.uint64) ^",
+    ),
+    "loss scale, down": (
+        HALF,
+        loss_scale,
+        "progress.loss_scale / FACTOR, MINIMUM",
+        "progress.loss_scale / 4.0, MINIMUM",
+    ),
+    "loss scale, up": (HALF, loss_scale, ">= config.growth_steps", "> config.growth_steps"),
+    "what is finite": (HALF, loss_scale, "tf.math.is_finite(tensor)", "~tf.math.is_nan(tensor)"),
+    "moving statistics": ((), layers, "batch * (1.0 - self.momentum)", "batch * (1.01 - self.momentum)"),
+    "variance": (GROUPS, layers, "variance * ((count - 1.0) / count)", "variance"),
+    "inference": (
+        (),
+        layers,
+        "                epsilon=self.epsilon,\n",
+        "                epsilon=self.epsilon * 1.01,\n",
+    ),
+    "groups": (GROUPS, layers, "tf.reduce_mean(tf.stack(means), 0)", "means[0]"),
+    "variance over replicas": (
+        (),
+        layers,
+        "tf.reduce_mean(variances + tf.math.squared_difference(means, mean), 0)",
+        "tf.reduce_mean(variances, 0)",
+    ),
+    "dropout": ((), layers, "keep * (1.0 / (1.0 - self.rate))", "keep * (1.0 / (1.01 - self.rate))"),
+    "draws of a layer": ((), layers, "keras.ops.reshape(own,", "keras.ops.reshape(own[:, ::-1],"),
+    "draws": (
+        (),
+        draw,
+        "derive_seed(self.seed, purpose)], tf.uint64",
+        "derive_seed(self.seed + 1, purpose)], tf.uint64",
+    ),
+    "shares": ((), replicas, "parts[:, number]", "parts[:, count - 1 - number]"),
+    "sums over replicas": (
+        (),
+        replicas,
+        "tf.identity(value) for value",
+        "1.01 * value if value.dtype.is_floating else value for value",
+    ),
+    "rows of replicas": ((), replicas, "tf.one_hot(number, count_here()", "tf.one_hot(1 - number, count_here()"),
+    "which weights are evaluated": (AVERAGE, state, "{**self.variables, **self.ema}", "{**self.ema, **self.variables}"),
+    "evaluation sums": (
+        (),
+        step,
+        "tf.cast(correct(logits, batch), tf.float32) * weight",
+        "tf.cast(correct(logits, batch), tf.float32)",
+    ),
+    "predictions": (
+        (),
+        step,
+        "            tf.reduce_max(tf.nn.softmax(logits), axis=-1),\n            cross",
+        "            tf.reduce_max(logits, axis=-1),\n            cross",
+    ),
+    "means": ((), evaluation, '"loss": float(loss / weight)', '"loss": float(loss / (weight + skipped))'),
+}
+
+
+@pytest.mark.parametrize("what", EDITS)
+def test_an_edit_of_any_part_of_the_step_is_a_difference_that_names_its_module(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    arguments, module, before, after = EDITS[what]
+    found = differences(monkeypatch, arguments, module, before, after)
+    assert found, "nothing differs"
+    if module is mixing:
+        assert {file_of(gradients)} == {difference.fact.file for difference in found[:1]}  # after its own facts
+    else:
+        assert found[0].fact.file == file_of(module), found[0]
+
+
+def test_the_schedule_of_the_step_is_that_of_the_fingerprint(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has facts of its own, at fixed steps; the step is seen to use it."""
+    found = differences(monkeypatch, (), schedules, "tf.cast(peak * factor", "tf.cast(1.01 * peak * factor")
+    assert {difference.fact.where for difference in found} == {"step update"}
+
+
+BENIGN: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
+    "a local renamed": ((), losses, SMOOTHED, f"aim = {SMOOTHED}"),
+    "a mean by hand": ((), losses, MEAN, SUM),
+    "a product sorted otherwise": (WARM_AVERAGE, step, "change * (1.0 - decay)", "change - change * decay"),
+    "statistics added otherwise": (
+        (),
+        layers,
+        "moving * self.momentum + batch * (1.0 - self.momentum)",
+        "batch + (moving - batch) * self.momentum",
+    ),
+    "parts divided first": (PARTS, gradients, "[before + gradient for", "[(before / 3.0 + gradient / 3.0) * 3.0 for"),
+}
+
+
+@pytest.mark.parametrize("what", BENIGN)
+def test_an_edit_that_computes_the_same_but_for_rounding_is_none(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments, *edits = BENIGN[what]
+    assert differences(monkeypatch, arguments, *edits) == []
+    if what != "a local renamed":
+        assert facts_of(configuration(*arguments)) != unedited(arguments), "a case where nothing rounds proves nothing"
+
+
+@pytest.mark.parametrize("arguments", [(), (*RMSPROP, *AVERAGE, *GROUPS, *PARTS, *MIXED)])
+def test_the_facts_are_the_same_every_time_and_are_kept_by_their_text(arguments: tuple[str, ...]) -> None:
+    there = unedited(arguments)
+    assert facts.from_text(facts.to_text(there)) == there
+    assert facts_of(configuration(*arguments)) == there
+
+
+def test_nothing_around_the_probe_is_touched() -> None:
+    def drawn() -> list[float]:
+        return [random.random(), float(np.random.random()), float(tf.random.uniform([]))]
+
+    def seed() -> None:
+        random.seed(1)
+        np.random.seed(1)
+        tf.random.set_seed(1)
+
+    seed()
+    expected = [drawn(), drawn()]
+    seed()
+    first = drawn()
+    facts_of(configuration(*HALF))
+    assert [first, drawn()] == expected
+    assert replicas.count_here() == 1
+
+
+def test_what_only_sizes_or_executes_a_run_changes_no_fact() -> None:
+    config = configuration()
+    others = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, global_batch_size=64, log_every_steps=7),
+        runtime=dataclasses.replace(config.runtime, xla=True, deterministic=False, virtual_devices=4),
+    )
+    assert facts_of(others) == unedited(())
+
+
+def test_numbers_agree_but_for_rounding_and_nothing_else_does() -> None:
+    def differing(old: Any, new: Any, kind: str = facts.STEP) -> bool:
+        sides = [[Fact(kind, "step update", "kernel", value, (), "trainer/training/step.py")] for value in (old, new)]
+        return bool(facts.differences(*sides))
+
+    assert not differing([1.0, 0.0], [1.0 + 1e-6, 1e-6])
+    assert differing([1.0, 0.0], [1.0, 1e-4])
+    assert differing([1e-9], [2e-9]), "of small numbers too"
+    assert differing([3], [4])
+    assert differing([1.0], [1.0, 1.0])
+    assert differing(["inf"], [1.0])
+    assert not differing(["inf"], ["inf"])
+    assert differing([1.0], [1.0 + 1e-6], kind="behaviour")
+
+
+def test_what_one_side_alone_tells_of_a_step_is_not_compared() -> None:
+    there = unedited(())
+    older = [fact for fact in there if fact.where != "step objective"]
+    left, right = facts.comparable(older, there)
+    assert (left, right) == (older, older)
+    other = [Fact("behaviour", "mixing", "images", "x", (), "trainer/data/images/mixing.py")]
+    assert facts.comparable(other, []) == (other, [])

@@ -1,0 +1,93 @@
+"""Data that vanish while a run goes on: every step is kept, and the run that goes on is the one that never stopped."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from image_data import make_splits
+from processes import NARROW, SECONDS_ALLOWED, assert_same_run, checkpoint_names
+
+from trainer.data.ahead import Ahead
+from trainer.errors import UsageError
+
+# Trains two runs in one process. From the second the training images vanish at step 3, and when these are back those
+# for validation at step 10; each time the command is run that the message has.
+PROGRAM = """
+import io, json, shlex, sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from trainer.monitoring import terminal
+from trainer.__main__ import main, run
+
+arguments = json.loads(sys.argv[1])
+shown = terminal.Terminal.step
+assert run(["train", "run_dir=straight", *arguments]) == 0
+outcomes, command = [], ["train", "run_dir=lost", *arguments]
+for folder, at in (("train", 3), ("val", 10)):
+    there, away = Path("images", folder), Path(f"{folder}.away")
+    def step(self, number):
+        shown(self, number)
+        if number == at:
+            there.rename(away)
+    terminal.Terminal.step = step
+    said = io.StringIO()
+    with redirect_stderr(said):
+        status = run(command)
+    terminal.Terminal.step = shown
+    away.rename(there)
+    outcomes.append((status, said.getvalue()))
+    command = shlex.split(said.getvalue().strip().splitlines()[-1].partition("go on with: python -m trainer ")[2])
+Path("outcomes").write_text(json.dumps(outcomes))
+main(command)
+"""
+
+
+def test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_message_goes_on_exactly(
+    tmp_path: Path,
+) -> None:
+    make_splits(tmp_path / "images", train=20, validation=8)
+    arguments = [
+        *(each for each in NARROW if not each.startswith(("data.", "checkpoint."))),
+        *("data=image_folder", "data.root=images", "train.steps=12", "evaluation.every_steps=10"),
+        *("checkpoint.every_steps=100", "train.log_every_steps=1"),
+    ]
+    command = [sys.executable, "-c", PROGRAM, json.dumps(arguments)]
+    process = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SECONDS_ALLOWED
+    )
+    assert process.returncode == 0, process.stdout + process.stderr
+    committed = checkpoint_names(tmp_path / "lost")
+    outcomes = json.loads((tmp_path / "outcomes").read_text())
+    for (status, said), folder, name in zip(outcomes, ("train", "val"), committed[:2], strict=True):
+        assert status == 2, said
+        assert f"/images/{folder}/" in said, said
+        assert "cannot be read: No such file or directory" in said, said
+        assert f"every step until here is committed: the last good checkpoint is lost/checkpoints/{name}\n" in said
+        assert said.endswith("then go on with: python -m trainer resume run_dir=lost\n")
+    assert 3 <= int(committed[0].removeprefix("step-")) < 10, "what was read ahead is trained on"
+    assert committed[1:] == ["step-00000010", "step-00000012"]
+    assert_same_run(tmp_path / "straight", tmp_path / "lost")
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_a_batch_that_cannot_be_read_is_known_of_as_far_ahead_as_asked_and_raised_in_its_place(depth: int) -> None:
+    def batches():  # type: ignore[no-untyped-def]
+        yield from ({"number": number} for number in range(3))
+        raise UsageError("the disk is gone")
+
+    failed: list[UsageError] = []
+    ahead = Ahead(batches(), depth, failed.append)
+    ahead.look()
+    known = []
+    for number in range(3):
+        assert next(ahead) == {"number": number}
+        known.append(bool(failed))
+    assert known == [number + depth >= 3 for number in range(3)]
+    with pytest.raises(UsageError, match="the disk is gone"):
+        next(ahead)
+    assert len(failed) == 1
+    assert list(Ahead(iter([{"number": 1}]), depth, failed.append)) == [{"number": 1}]

@@ -1,0 +1,82 @@
+"""The compatibility promise: a checkpoint of every format that was ever written resumes for ever.
+
+``tests/formats/N`` is a run directory as the first program of format N left it after step 3 of 6 (40 digits, a network
+two filters wide, Adam, averages, accumulation, mixup); ``afterwards.jsonl`` is what that program recorded going on.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from processes import Trainer, metrics
+
+from trainer.checkpoint.manifest import FORMAT_VERSION
+from trainer.checkpoint.tensors import stored_tensors
+from trainer.config import additions, stored
+
+FORMATS = Path(__file__).parents[1] / "formats"
+STEPS = 6
+
+
+def test_every_format_has_a_checkpoint_here() -> None:
+    """Format 1 was never released."""
+    assert {path.name for path in FORMATS.iterdir()} == {str(number) for number in range(2, FORMAT_VERSION + 1)}
+
+
+@pytest.mark.parametrize("number", range(2, FORMAT_VERSION + 1))
+def test_a_checkpoint_of_every_format_resumes_and_goes_on_as_the_program_that_wrote_it(
+    number: int, trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(FORMATS / str(number), run_dir)
+    output = trainer.run("resume", f"run_dir={run_dir}", f"train.steps={STEPS}")
+    assert "resuming" in output
+    assert "at step 3 of 6" in output
+    assert output.count("does not tell what a step does") == 1, "the first program of format 2 did not record that"
+    expected = [json.loads(line) for line in (run_dir / "afterwards.jsonl").read_text().splitlines()]
+    found = metrics(run_dir)
+    assert [record["step"] for record in found] == [record["step"] for record in expected]
+    for record, other in zip(found, expected, strict=True):
+        # other processors and libraries may round otherwise; the examples are the same to the last
+        assert record["loss"] == pytest.approx(other["loss"], rel=1e-2), record
+        if record["split"] == "train":
+            assert record["ledger"] == other["ledger"]
+            assert record["learning_rate"] == other["learning_rate"]
+
+
+def test_a_key_that_was_added_later_is_read_as_what_was_done_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (FORMATS / "2" / stored.FILE_NAME).read_text()
+    complete = stored.from_text(text)
+    lines = text.splitlines(keepends=True)
+    without = "".join(line for line in lines if line.strip() != "label_smoothing: 0.1")
+    assert without != text
+    monkeypatch.setattr(additions, "ADDITIONS", (*additions.ADDITIONS, ("train.label_smoothing", 0.1)))
+    assert stored.from_text(without) == complete
+    monkeypatch.setattr(additions, "ADDITIONS", (*additions.ADDITIONS, ("train.label_smoothing", 0.7)))
+    assert stored.from_text(text) == complete, "what is stored is never changed"
+
+
+def test_the_reader_of_the_specification_reads_every_tensor_and_refuses_a_changed_file(tmp_path: Path) -> None:
+    text = (FORMATS.parent.parent / "docs" / "checkpoint-format.md").read_text()
+    (program,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    specified: dict[str, Any] = {}
+    exec(program, specified)  # the text of our own document
+    checkpoint = tmp_path / "step-00000003"
+    shutil.copytree(FORMATS / str(FORMAT_VERSION) / "checkpoints" / checkpoint.name, checkpoint)
+    configuration, tensors = specified["read"](checkpoint)
+    config = stored.read(checkpoint / stored.FILE_NAME)
+    assert configuration["optimizer"]["learning_rate"] == config.optimizer.learning_rate
+    assert {name.split("/")[0] for name in tensors} == {"model", "optimizer", "ema", "progress"}
+    found = {name: f"{value.dtype}{list(value.shape)}" for name, value in tensors.items()}
+    assert found == stored_tensors(checkpoint)
+    undocumented = [name for name in tensors if name.startswith("progress/") and f"`{name}`" not in text]
+    assert undocumented == []
+    index = checkpoint / "state.index"
+    index.write_bytes(index.read_bytes()[:-1] + b"?")
+    with pytest.raises(ValueError, match=r"state\.index was changed"):
+        specified["read"](checkpoint)

@@ -1,0 +1,295 @@
+"""The promise: a run that was stopped, in any way, and resumed is bit for bit the run that never stopped.
+
+Every run here is a process of its own, started by its command line. References are shared; every comparison covers
+all tensors of the last checkpoint (weights, batch norm statistics, slots, EMA, counters, ledger of examples) and the
+whole of metrics.jsonl.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from processes import NARROW, Trainer, assert_same_run, checkpoint_names, metrics, wait_for_step
+
+STEPS = 12  # 2.4 epochs
+EVERYTHING = (
+    *NARROW,
+    "schedule.decay_steps=12",
+    "schedule.warmup_steps=3",
+    "evaluation.every_steps=4",
+    "checkpoint.every_steps=3",
+)
+AVERAGED = ("ema.decay=0.99", "evaluation.weights=ema")
+AUGMENTED = (
+    "preprocess.train=[decode,random_area_crop,resize,horizontal_flip,rand_augment,color_jitter,normalize,random_erasing]",
+    "mixing=mixup_cutmix",
+)
+VARIANTS = {
+    # optimizer: (overrides, where the clean stop is: mid-epoch, at an epoch's boundary, off the log cadence)
+    "adam": (("optimizer=adam", *AVERAGED, "train.accumulate_steps=2"), 7),
+    "adamw": (("optimizer=adamw", "optimizer.clip_norm=1.0", *AUGMENTED), 5),
+    "sgd": (("optimizer=sgd", *AVERAGED, "ema.batch_norm=true"), 10),
+    "rmsprop": (("optimizer=rmsprop", "train.accumulate_steps=4", "mixing=cutmix"), 8),
+}
+
+
+def train_arguments(run_dir: Path, optimizer: str, *more: str) -> tuple[str, ...]:
+    return ("train", f"run_dir={run_dir}", *EVERYTHING, *VARIANTS[optimizer][0], *more)
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+    """Undisturbed runs, made when first asked for."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "references"
+    place.mkdir(exist_ok=True)
+    launcher = Trainer(place)
+
+    class Made(dict[str, Path]):
+        def __missing__(self, optimizer: str) -> Path:
+            run_dir = place / optimizer
+            with (place / f"{optimizer}.lock").open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers share them
+                if not run_dir.exists():
+                    launcher.run(*train_arguments(run_dir, optimizer, f"train.steps={STEPS}"))
+            self[optimizer] = run_dir
+            return run_dir
+
+    yield Made()
+    launcher.close()
+
+
+@pytest.mark.parametrize("optimizer", VARIANTS)
+def test_clean_stop_and_resume_equals_uninterrupted_run(
+    optimizer: str, references: dict[str, Path], trainer: Trainer
+) -> None:
+    stop = VARIANTS[optimizer][1]
+    run_dir = trainer.cwd / "run"
+    trainer.run(*train_arguments(run_dir, optimizer, f"train.steps={stop}"))
+    trainer.run("resume", f"run_dir={run_dir}", f"train.steps={STEPS}")
+    assert_same_run(references[optimizer], run_dir)
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "after"),
+    [
+        (signal.SIGTERM, 75, 4),
+        (signal.SIGUSR1, 75, 6),
+        (signal.SIGINT, 130, 2),
+        pytest.param(signal.SIGUSR2, 75, 8, marks=pytest.mark.long),
+    ],
+)
+def test_resume_after_a_signal_equals_uninterrupted_run(
+    number: signal.Signals, status: int, after: int, references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    process = trainer.start(*train_arguments(run_dir, "adam", f"train.steps={STEPS}"))
+    wait_for_step(process, run_dir, after)
+    process.signal(number)
+    assert process.wait() == status, process.output
+    stopped_at = checkpoint_names(run_dir)[-1]
+    assert f"checkpoint {stopped_at} is committed" in process.output
+    assert "Traceback" not in process.output
+    assert stopped_at < f"step-{STEPS:08d}", "the signal came too late to prove anything"
+    trainer.run("resume", f"run_dir={run_dir}")
+    assert_same_run(references["adam"], run_dir)
+
+
+def test_every_example_came_exactly_once(references: dict[str, Path]) -> None:
+    """The ledger of a run, in records and manifest, is the one that its configuration alone implies."""
+    from trainer.checkpoint import manifest
+    from trainer.data.order.ledger import expected_ledger
+    from trainer.data.order.permutation import records_at
+
+    last = references["sgd"] / "checkpoints" / checkpoint_names(references["sgd"])[-1]
+    expected = {
+        examples: f"{expected_ledger(lambda positions: records_at(positions, 40, seed=0), examples, 8):016x}"
+        for examples in range(0, 8 * STEPS + 1, 8)
+    }
+    assert manifest.read(last / manifest.FILE_NAME).ledger == expected[8 * STEPS]
+    records = [record for record in metrics(references["sgd"]) if record["split"] == "train"]
+    assert len(records) == STEPS / 2
+    assert all(record["ledger"] == expected[record["examples"]] for record in records)
+
+
+def test_a_signal_before_the_first_step_commits_step_zero_and_resumes_exactly(
+    references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    process = trainer.start(*train_arguments(run_dir, "rmsprop", f"train.steps={STEPS}"))
+    deadline = time.monotonic() + 240
+    while process.running and not (run_dir / ".lock").exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.signal(signal.SIGTERM)
+    assert process.wait() == 75, process.output
+    assert checkpoint_names(run_dir) == ["step-00000000"]
+    trainer.run(*train_arguments(run_dir, "rmsprop", f"train.steps={STEPS}", "on_existing=resume"))
+    assert_same_run(references["rmsprop"], run_dir)
+
+
+def kill_until_done(
+    trainer: Trainer, run_dir: Path, command: tuple[str, ...], kills: int, seed: int, longest: float
+) -> int:
+    """Run ``command`` over and over, killing it at random moments; the kills that hit a living process."""
+    moments = random.Random(seed)
+    landed = 0
+    for _ in range(kills):
+        process = trainer.start(*command)
+        deadline = time.monotonic() + moments.uniform(0.0, longest)
+        while process.running and time.monotonic() < deadline:
+            time.sleep(0.005)
+        landed += process.running
+        process.signal(signal.SIGKILL)
+        assert process.wait() in (0, -signal.SIGKILL), process.output
+    trainer.run(*command)
+    return landed
+
+
+@pytest.mark.parametrize(("optimizer", "seed"), [("adam", 1), pytest.param("sgd", 2, marks=pytest.mark.long)])
+def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
+    optimizer: str, seed: int, references: dict[str, Path], trainer: Trainer
+) -> None:
+    reference = references[optimizer]
+    run_dir = trainer.cwd / "run"
+    command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
+    landed = kill_until_done(trainer, run_dir, command, kills=8, seed=seed, longest=16.0)
+    assert landed >= 4, "most of the kills came after the run was done"
+    assert_same_run(reference, run_dir)
+    leftovers = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
+    assert leftovers == []
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("optimizer", VARIANTS)
+def test_resume_after_many_sigkills_equals_uninterrupted_run(
+    optimizer: str, references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
+    kill_until_done(trainer, run_dir, command, kills=40, seed=40, longest=20.0)
+    assert_same_run(references[optimizer], run_dir)
+
+
+def test_a_copied_checkpoint_directory_resumes_elsewhere(references: dict[str, Path], trainer: Trainer) -> None:
+    copied = trainer.cwd / "elsewhere" / "step-00000006"
+    shutil.copytree(references["adamw"] / "checkpoints" / "step-00000006", copied)
+    run_dir = trainer.cwd / "new"
+    trainer.run("resume", f"run_dir={run_dir}", f"checkpoint={copied}")
+    from trainer.checkpoint.differences import differing_tensors
+
+    last = f"checkpoints/step-{STEPS:08d}"
+    assert differing_tensors(references["adamw"] / last, run_dir / last) == []
+    expected = [record for record in metrics(references["adamw"]) if record["step"] > 6]
+    assert metrics(run_dir) == expected
+
+
+def test_a_copied_run_directory_resumes_and_reports_completion(references: dict[str, Path], trainer: Trainer) -> None:
+    run_dir = trainer.cwd / "copied run"
+    shutil.copytree(references["adamw"], run_dir)
+    assert "is complete at step 12" in trainer.run("resume", f"run_dir={run_dir}")
+    trainer.run("resume", f"run_dir={run_dir}", "checkpoint=step-3")
+    assert_same_run(references["adamw"], run_dir)
+
+
+def test_diff_exits_0_exactly_for_equal_states(references: dict[str, Path], trainer: Trainer) -> None:
+    left = references["adamw"]
+    same = trainer.run("diff", f"left={left}", f"right={left / 'checkpoints' / 'step-00000012'}")
+    assert "bitwise equal" in same
+    other = trainer.run("diff", f"left={left}", f"right={left / 'checkpoints' / 'step-00000009'}", status=3)
+    assert "tensors differ" in other
+    assert "  model/" in other
+    assert "first at [" in other
+
+
+def test_a_damaged_checkpoint_is_skipped_loudly_and_the_result_is_the_same(
+    references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["adamw"], run_dir)
+    newest = run_dir / "checkpoints" / "step-00000012" / "state.data-00000-of-00001"
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 1
+    newest.write_bytes(content)
+    output = trainer.run("resume", f"run_dir={run_dir}")
+    assert "warning: skipping step-00000012" in output
+    assert "state.data-00000-of-00001 is damaged" in output
+    assert "damaged tensor: " in output
+    assert_same_run(references["adamw"], run_dir)
+    evidence = run_dir / "checkpoints" / "quarantine" / "step-00000012"
+    assert (evidence / newest.name).read_bytes() == content
+    assert "is damaged" in evidence.with_name("step-00000012.reason.txt").read_text()
+
+
+def test_replaying_a_stretch_finds_the_one_tensor_that_was_changed_together_with_its_digests(
+    references: dict[str, Path], trainer: Trainer
+) -> None:
+    """That one alone differs: so training again reproduces every other, bit for bit."""
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["sgd"], run_dir)
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    from diagnosing import forge
+
+    newest = run_dir / "checkpoints" / f"step-{STEPS:08d}"
+    forge(newest, "model/conv2d_1a_3x3/conv/kernel")
+    before |= {path: path.stat().st_mtime_ns for path in (newest, *newest.iterdir())}
+    output = trainer.run("verify", f"run_dir={run_dir}", "replay=true", status=3)
+    assert "does not end in step-00000012: 1 tensors differ" in output
+    assert "  model/conv2d_1a_3x3/conv/kernel: 1 of 108 values differ, first at [0, 0, 0, 0]" in output
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_no_valid_checkpoint_exits_4_and_never_starts_afresh(references: dict[str, Path], trainer: Trainer) -> None:
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["adamw"], run_dir)
+    for name in checkpoint_names(run_dir):
+        (run_dir / "checkpoints" / name / "state.index").write_bytes(b"")
+    before = sorted((path, path.stat().st_size) for path in run_dir.rglob("*"))
+    output = trainer.run("resume", f"run_dir={run_dir}", status=4)
+    assert f"none of the {len(checkpoint_names(run_dir))} checkpoints" in output
+    trainer.run(*train_arguments(run_dir, "adamw", f"train.steps={STEPS}", "on_existing=resume"), status=4)
+    after = sorted((path, path.stat().st_size) for path in run_dir.rglob("*"))
+    assert [entry for entry in after if entry[0].name != ".lock"] == [
+        entry for entry in before if entry[0].name != ".lock"
+    ]
+
+
+def test_train_refuses_a_directory_with_checkpoints_and_prints_the_resume_command(
+    references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["adamw"], run_dir)  # who is refused has locked the directory, which others read
+    output = trainer.run(*train_arguments(run_dir, "adamw"), status=2)
+    assert f"python -m trainer resume run_dir={run_dir}" in output
+
+
+def test_resuming_with_a_key_that_changes_the_result_is_refused_with_both_values(
+    references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["adamw"], run_dir)
+    output = trainer.run("resume", f"run_dir={run_dir}", "optimizer.learning_rate=0.5", status=3)
+    assert "optimizer.learning_rate: 0.003 -> 0.5" in output
+    output = trainer.run(*train_arguments(run_dir, "sgd", "on_existing=resume"), status=3)
+    assert "optimizer.name: adamw -> sgd" in output
+    output = trainer.run("resume", f"run_dir={run_dir}", "train.stesp=3", status=2)
+    assert "did you mean train.steps?" in output
+
+
+def test_a_second_writer_exits_5_and_names_the_first(references: dict[str, Path], trainer: Trainer) -> None:
+    run_dir = trainer.cwd / "run"
+    shutil.copytree(references["adamw"], run_dir)
+    first = trainer.start("resume", f"run_dir={run_dir}", "train.steps=100000")
+    wait_for_step(first, run_dir, 14)
+    assert first.running, first.output
+    output = trainer.run("resume", f"run_dir={run_dir}", "train.steps=100000", status=5)
+    assert f"process {first._popen.pid}" in output
+    first.signal(signal.SIGTERM)
+    assert first.wait() == 75

@@ -1,0 +1,502 @@
+"""A job on a real Slurm goes on by itself after everything a scheduler does to it, and ends in the same state.
+
+Every job is ``scripts/slurm/train.sbatch`` as a user submits it. What happened when is printed (``pytest -s``): the
+table of times in docs/cluster.md comes from there.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from elsewhere import build_elsewhere
+from processes import NARROW, SMOOTH, Trainer, assert_same_run, checkpoint_names
+from slurm import Slurm, missing
+from worker_processes import assert_one_curve, finish
+from worker_processes import start as start_workers
+
+from trainer.distributed.cluster import discover
+
+pytestmark = pytest.mark.slurm
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
+STEPS = 80
+SECONDS_FOR_A_SWEEP = 300
+ARGUMENTS = (
+    *NARROW,
+    "model.aux_logits=false",
+    f"train.steps={STEPS}",
+    "train.log_every_steps=1",
+    f"evaluation.every_steps={STEPS}",
+    "checkpoint.every_steps=10",
+)
+
+# on several nodes: larger batches to share out, and a network that does not magnify the order of a sum
+SHARED = (*ARGUMENTS, *SMOOTH, "model.batch_norm.synchronized=false")
+
+
+@pytest.fixture(scope="session")
+def slurm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Slurm]:
+    reason = missing()
+    if reason is not None:
+        pytest.skip(reason)
+    cluster = Slurm(tmp_path_factory.mktemp("slurm"), nodes=3)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def cluster(slurm: Slurm) -> Iterator[Slurm]:
+    """All nodes up and idle, before and after."""
+    slurm.wait(lambda: slurm.idle == set(slurm.nodes), "all nodes idle")
+    yield slurm
+    slurm.cancel_all()
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run that nothing happens to, made when first asked for."""
+    base = tmp_path_factory.getbasetemp()
+    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
+    place.mkdir(exist_ok=True)
+    with (place / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers share it
+        if not (place / "run").exists():
+            launcher = Trainer(place)
+            try:
+                launcher.run("train", f"run_dir={place / 'run'}", *ARGUMENTS)
+            finally:
+                launcher.close()
+    return place / "run"
+
+
+def newest_step(run_dir: Path) -> int:
+    """The step of the last training record that is complete."""
+    path = run_dir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return max((json.loads(line)["step"] for line in lines if line.endswith("\n")), default=0)
+
+
+class Submitted:
+    """One job and its run directory, as they are seen from outside."""
+
+    def __init__(
+        self,
+        cluster: Slurm,
+        run_dir: Path,
+        nodes: int | str,
+        *options: str,
+        arguments: Sequence[str] = ARGUMENTS,
+        **environment: str,
+    ) -> None:
+        self.cluster = cluster
+        self.run_dir = run_dir
+        numbers = (run_dir.with_name(f"{run_dir.name}-{number}.log") for number in itertools.count())
+        self.log = next(path for path in numbers if not path.exists())
+        self.log.touch()
+        self.number = cluster.submit(
+            f"--nodes={nodes}",
+            f"--output={self.log}",
+            *options,
+            str(SCRIPT),
+            *arguments,
+            cwd=run_dir.parent,
+            environment={"RUN_DIR": str(run_dir), "PYTHON": sys.executable, **environment},
+        )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
+
+    @property
+    def newest_step(self) -> int:
+        return newest_step(self.run_dir)
+
+    @property
+    def committed_step(self) -> int:
+        place = self.run_dir / "checkpoints"
+        return int(checkpoint_names(self.run_dir)[-1][5:]) if place.is_dir() and checkpoint_names(self.run_dir) else 0
+
+    def wait(self, condition: str, at_least: int) -> None:
+        """Until ``newest_step`` or ``committed_step`` is ``at_least`` so much."""
+
+        def reached() -> bool:
+            assert self.cluster.job(self.number).state != "FAILED", self.output
+            return getattr(self, condition) >= at_least
+
+        self.cluster.wait(reached, f"{condition} {at_least} of job {self.number}")
+        assert self.newest_step < STEPS, "too late to prove anything"
+
+    def wait_for_start(self, number: int) -> None:
+        self.cluster.wait(lambda: self.output.count("train.sbatch: job ") >= number, f"start {number}\n{self.output}")
+
+    def tasks(self) -> list[int]:
+        """The processes that train, wherever they run."""
+        wanted = f"run_dir={self.run_dir}"
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                words = path.read_bytes().decode(errors="replace").split("\0")
+            except OSError:  # it has just ended
+                continue
+            if words[0] == sys.executable and wanted in words:
+                found.append(int(path.parent.name))
+        return found
+
+    @contextmanager
+    def held(self) -> Iterator[list[int]]:
+        """Its tasks do nothing meanwhile, or they would be done before something slow has happened."""
+        tasks = self.tasks()
+        for task in tasks:
+            os.kill(task, signal.SIGSTOP)
+        yield tasks
+        for task in tasks:
+            with suppress(ProcessLookupError):
+                os.kill(task, signal.SIGCONT)
+
+    def end(self) -> None:
+        job = self.cluster.wait_for_end(self.number)
+        assert (job.state, job.exit_status) == ("COMPLETED", 0), self.output
+        assert "Traceback" not in self.output, self.output
+
+
+class Times:
+    """Prints how long after ``began`` a job that was stopped has its checkpoint, starts again and makes a new step."""
+
+    def __init__(self, job: Submitted, event: str, starts: int) -> None:
+        self._job, self._event, self._starts = job, event, starts
+        self._began = time.time()
+
+    def follow(self) -> None:
+        job = self._job
+        job.wait_for_start(self._starts + 1)
+        restarted = time.time()
+        newest = job.run_dir / "checkpoints" / checkpoint_names(job.run_dir)[-1]
+        committed = newest.stat().st_ctime  # of the rename
+        job.cluster.wait(lambda: "\nstep " in job.output.rpartition("train.sbatch: job ")[2], "a new step")
+        print(
+            f"{self._event}: {newest.name} committed {committed - self._began:+.1f} s, "
+            f"restarted {restarted - self._began:+.1f} s, first new step {time.time() - self._began:+.1f} s"
+        )
+
+
+def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
+    cluster: Slurm, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Requeued, pre-empted, killed, out of time, requeued again: nobody does anything in between."""
+    job = Submitted(cluster, tmp_path / "run", 1, "--time=60")
+    job.wait("newest_step", 2)
+
+    times = Times(job, "scontrol requeue", starts=1)
+    cluster.client("scontrol", "requeue", str(job.number))
+    times.follow()
+    assert "train.sbatch: ended by Slurm" in job.output
+
+    with job.held():
+        second = Submitted(cluster, tmp_path / "run", 1, ATTEMPTS="2", WAIT_FOR_OTHER="1")
+        loser = cluster.wait_for_end(second.number)
+    assert (loser.state, loser.exit_status, loser.restarts) == ("FAILED", 5, 0), second.output
+    assert "is in use by process" in second.output
+    assert "attempt 1 of 2" in second.output
+
+    times = Times(job, "pre-emption", starts=2)
+    everything = ("--partition=high", "--exclusive", f"--nodes={len(cluster.nodes)}", "--output=/dev/null")
+    urgent = cluster.submit(*everything, "--wrap=sleep 1", cwd=tmp_path)
+    times.follow()
+    assert cluster.wait_for_end(urgent).state == "COMPLETED"
+
+    times = Times(job, "task killed", starts=3)
+    for task in job.tasks():
+        os.kill(task, signal.SIGKILL)
+    times.follow()
+    assert "train.sbatch: srun ended with 137" in job.output
+
+    with job.held() as tasks:  # Slurm looks at its watch every 30 s; it sends SIGCONT with every signal
+        cluster.limit_time(job.number, minutes_left=2)
+        cluster.wait(lambda: not any(stopped(task) for task in tasks), "the signal ahead of the limit")
+        times = Times(job, "time limit", starts=4)
+    job.wait_for_start(5)
+    cluster.limit_time(job.number, minutes_left=60)
+    times.follow()
+    assert "SIGUSR1 at step" in job.output
+    assert job.output.count("train.sbatch: requeued") == 2
+
+    times = Times(job, "scontrol requeue", starts=5)
+    cluster.client("scontrol", "requeue", str(job.number))
+    times.follow()
+
+    job.end()
+    assert cluster.job(job.number).restarts == 5
+    assert_same_run(undisturbed, job.run_dir)
+
+
+def test_every_task_of_a_step_finds_its_cluster(cluster: Slurm) -> None:
+    """Five tasks on three nodes: as many addresses, the same for all, and every rank is its SLURM_PROCID."""
+    program = (
+        "import os; from trainer.distributed.cluster import discover; "
+        "print(os.environ['SLURM_PROCID'], discover(os.environ))"
+    )
+    answer = cluster.client("srun", "--nodes=3", "--ntasks=5", "--distribution=block", sys.executable, "-c", program)
+    found = sorted(line.split(maxsplit=1) for line in answer.splitlines())
+    assert [rank for rank, _ in found] == ["0", "1", "2", "3", "4"]
+    workers = {cluster_found.rpartition(", rank=")[0] for _, cluster_found in found}
+    assert len(workers) == 1, workers
+    assert all(cluster_found.endswith(f"rank={rank})") for rank, cluster_found in found)
+    if cluster.machines:
+        (text,) = workers
+        assert [text.count(f"{node}:") for node in cluster.nodes] == [2, 2, 1]
+
+
+@pytest.mark.long
+def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(cluster: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", 1)
+    job.wait("committed_step", 10)
+    lost = cluster.nodes_of(job.number)[0]
+    times = Times(job, "node powered off", starts=1)
+    cluster.power_off(lost)
+    times.follow()
+    assert lost not in cluster.nodes_of(job.number)
+    assert "which may be alive where locks do not reach" in job.output
+    cluster.power_on(lost)
+    job.end()
+    assert_same_run(undisturbed, job.run_dir)
+
+
+@pytest.fixture(scope="session")
+def undisturbed_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of two processes that nothing happens to."""
+    launcher = Trainer(tmp_path_factory.mktemp("pair"))
+    try:
+        finish(start_workers(launcher, "train", *SHARED, "run_dir=run"))
+    finally:
+        launcher.close()
+    return launcher.cwd / "run"
+
+
+def test_a_job_on_two_nodes_is_requeued_and_loses_one_of_them_and_ends_as_if_nothing_had_happened(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", 2, arguments=SHARED)
+    job.wait("newest_step", 2)
+    assert "2 replicas in 2 processes" in job.output
+    times = Times(job, "scontrol requeue, two nodes", starts=1)
+    cluster.client("scontrol", "requeue", str(job.number))
+    times.follow()
+    job.wait("committed_step", 10)
+    _, lost = cluster.nodes_of(job.number)
+    times = Times(job, "one of two nodes powered off", starts=2)
+    cluster.power_off(lost)
+    times.follow()
+    assert len(cluster.nodes_of(job.number)) == 2
+    assert lost not in cluster.nodes_of(job.number)
+    cluster.power_on(lost)
+    job.end()
+    assert job.output.count("2 replicas in 2 processes") == 3
+    assert_same_run(undisturbed_pair, job.run_dir)
+
+
+def test_without_a_spare_a_job_on_two_nodes_goes_on_on_the_one_that_is_left(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", "1-2", "--exclusive", arguments=SHARED)
+    job.wait("committed_step", 10)
+    assert "2 replicas in 2 processes" in job.output
+    blocking = cluster.submit("--exclusive", "--output=/dev/null", "--wrap=sleep 600", cwd=tmp_path)
+    cluster.wait(lambda: not cluster.idle, "all nodes in use")
+    _, lost = cluster.nodes_of(job.number)
+    times = Times(job, "one of two nodes powered off, no spare", starts=1)
+    cluster.power_off(lost)
+    times.follow()
+    assert len(cluster.nodes_of(job.number)) == 1
+    job.end()
+    cluster.client("scancel", str(blocking))
+    cluster.power_on(lost)
+    assert job.output.count("2 replicas in 2 processes") == 1
+    assert "replicas was 2 in 2 processes and is 1: training goes on, but bit-exactness is not promised" in job.output
+    assert_one_curve(undisturbed_pair, job.run_dir)
+
+
+def test_the_script_requeues_what_may_help_and_nothing_else(cluster: Slurm, tmp_path: Path) -> None:
+    """With a program in the trainer's place that ends as its last argument says."""
+    program = tmp_path / "program"
+    waiting = "trap 'exit 75' TERM; echo waiting; sleep 600 & wait"
+    program.write_text(f'#!/bin/bash\n[ "${{!#}}" = wait ] || exit "${{!#}}"\n{waiting}\n')
+    program.chmod(0o755)
+
+    def submit(ending: str) -> int:
+        environment = {"RUN_DIR": str(tmp_path / ending), "PYTHON": str(program), "IDLE_RESTARTS": "1"}
+        log = tmp_path / f"{ending}.log"
+        log.touch()
+        return cluster.submit(f"--output={log}", str(SCRIPT), ending, cwd=tmp_path, environment=environment)
+
+    waits, refused, killed = submit("wait"), submit("3"), submit("137")
+    cluster.wait(lambda: "waiting" in (tmp_path / "wait.log").read_text(), "the job that waits")
+    cluster.client("scancel", str(waits))
+    job = cluster.wait_for_end(refused)
+    assert (job.state, job.exit_status, job.restarts) == ("FAILED", 3, 0)
+    job = cluster.wait_for_end(waits)
+    assert (job.state, job.restarts) == ("CANCELLED", 0)
+    job = cluster.wait_for_end(killed)
+    assert (job.state, job.exit_status, job.restarts) == ("FAILED", 1, 2)
+    assert "2 restarts in a row made no checkpoint; giving up" in (tmp_path / "137.log").read_text()
+    assert cluster.job(waits).state == "CANCELLED", "still, after the others were requeued twice"
+
+
+@pytest.mark.long
+def test_a_node_that_was_cut_off_and_comes_back_does_not_write(
+    cluster: Slurm, undisturbed: Path, tmp_path: Path, no_locks: Path
+) -> None:
+    """Cut off from the network and from the filesystem, which has no locks between hosts: its task hangs."""
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", 1, LD_PRELOAD=str(no_locks))
+    job.wait("committed_step", 10)
+    lost = cluster.nodes_of(job.number)[0]
+    with job.held():
+        times = Times(job, "node cut off", starts=1)
+        cluster.pull_cable(lost)
+        times.follow()
+        assert lost not in cluster.nodes_of(job.number)
+    cluster.wait(lambda: "was taken over by process" in job.output, f"the former holder to notice\n{job.output}")
+    cluster.wait(lambda: "train.sbatch: srun ended with 5" in job.output, "its end")
+    cluster.plug_cable(lost)
+    job.end()
+    assert_same_run(undisturbed, job.run_dir)
+
+
+@pytest.fixture(scope="module")
+def no_locks(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library under which a process does not see the locks of others."""
+    return build_elsewhere(tmp_path_factory.mktemp("elsewhere"))
+
+
+def need_machines(cluster: Slurm) -> None:
+    if not cluster.machines:
+        pytest.skip("needs root, for nodes that can lose power and network")
+
+
+def stopped(process: int) -> bool:
+    """Whether a process is held by SIGSTOP; one that has ended is not."""
+    try:
+        text = Path(f"/proc/{process}/stat").read_text()
+    except FileNotFoundError:
+        return False
+    return text.rpartition(")")[2].split()[0] == "T"
+
+
+def test_host_names_are_those_that_scontrol_prints(cluster: Slurm) -> None:
+    text = "gpu1,node[08-10,3],x,a[1-2]b[08-09,3],n-1"
+    expected = cluster.client("scontrol", "show", "hostnames", text).splitlines()
+    environ = {
+        "SLURM_STEP_ID": "0",
+        "SLURM_JOB_ID": "1",
+        "SLURM_STEP_NODELIST": text,
+        "SLURM_STEP_NUM_TASKS": str(len(expected)),
+        "SLURM_STEP_TASKS_PER_NODE": f"1(x{len(expected)})",
+        "SLURM_PROCID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_LOCALID": "0",
+    }
+    found = discover(environ)
+    assert found is not None
+    assert [worker.rpartition(":")[0] for worker in found.workers] == expected
+
+
+# Sweeps whose trials are jobs
+
+
+class LaunchedSweep:
+    """``train --multirun hydra/launcher=submitit_slurm`` in the controller's place, with one trial."""
+
+    def __init__(self, cluster: Slurm, sweep_dir: Path, *arguments: str) -> None:
+        pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
+        self.cluster = cluster
+        self.sweep_dir = sweep_dir
+        self.run_dir = sweep_dir / "0"
+        self.log = sweep_dir.with_suffix(".log")
+        launcher = (
+            "hydra/launcher=submitit_slurm",
+            "hydra.launcher.timeout_min=30",
+            "hydra.launcher.max_num_timeout=3",
+        )
+        command = (sys.executable, "-m", "trainer", "train", "--multirun", *launcher, f"hydra.sweep.dir={sweep_dir}")
+        self.process = cluster.spawn(*command, *arguments, cwd=sweep_dir.parent, log=self.log)
+
+    @property
+    def newest_step(self) -> int:
+        return newest_step(self.run_dir)
+
+    @property
+    def job_output(self) -> str:
+        logs = self.sweep_dir.glob(".submitit/*/*_log.*")
+        return "\n".join(path.read_text(errors="replace") for path in sorted(logs))
+
+    def wait_for_step(self, step: int) -> int:
+        """Returns the number of the job."""
+
+        def reached() -> bool:
+            assert self.process.poll() is None, self.log.read_text() + self.job_output
+            return self.newest_step >= step
+
+        self.cluster.wait(reached, f"step {step}")
+        return int(self.cluster.client("squeue", "--noheader", "--format=%A").splitlines()[0])
+
+    def end(self) -> None:
+        status = self.process.wait(SECONDS_FOR_A_SWEEP)
+        assert status == 0, self.log.read_text() + self.job_output
+        assert "1 of 1 trials are finished" in self.log.read_text()
+        assert list(self.sweep_dir.glob(".launch-*")) == []
+
+
+@pytest.mark.long
+def test_a_trial_that_is_a_job_is_requeued_by_submitit_and_by_slurm_and_ends_as_if_undisturbed(
+    cluster: Slurm, undisturbed: Path, tmp_path: Path
+) -> None:
+    sweep = LaunchedSweep(cluster, tmp_path / "sweep", *ARGUMENTS)
+    job = sweep.wait_for_step(4)
+    cluster.client("scancel", "--signal=USR2", str(job))  # as ahead of a time limit: submitit asks for its job again
+    cluster.wait(lambda: cluster.job(job).restarts == 1, "submitit's requeue")
+    committed = int(checkpoint_names(sweep.run_dir)[-1][5:])
+    assert 4 <= committed < STEPS
+    assert sweep.wait_for_step(committed + 4) == job
+    cluster.client("scontrol", "requeue", str(job))
+    sweep.end()
+    assert cluster.job(job).restarts == 2
+    assert sweep.job_output.count("resuming") == 2
+    assert "Caught signal SIGUSR2" in sweep.job_output
+    assert_same_run(undisturbed, sweep.run_dir)
+
+
+@pytest.mark.long
+def test_the_tasks_of_a_job_on_two_nodes_run_one_trial_together(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    nodes = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1")
+    sweep = LaunchedSweep(cluster, tmp_path / "sweep", *SHARED, *nodes)
+    sweep.end()
+    assert "2 replicas in 2 processes" in sweep.job_output
+    assert_same_run(undisturbed_pair, sweep.run_dir)
+
+
+@pytest.mark.long
+def test_jobs_go_on_without_the_process_that_launched_them(cluster: Slurm, undisturbed: Path, tmp_path: Path) -> None:
+    sweep = LaunchedSweep(cluster, tmp_path / "sweep", *ARGUMENTS)
+    job = sweep.wait_for_step(4)
+    sweep.process.terminate()
+    assert sweep.process.wait(SECONDS_FOR_A_SWEEP) == 75
+    assert "the jobs that submitit_slurm has started go on by themselves" in sweep.log.read_text()
+    assert cluster.wait_for_end(job).state == "COMPLETED"
+    assert_same_run(undisturbed, sweep.run_dir)

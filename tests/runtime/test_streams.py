@@ -1,0 +1,181 @@
+"""Standard streams that are closed, full or broken; and views and lists that cannot be written."""
+
+from __future__ import annotations
+
+import contextlib
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import saving
+from processes import NARROW, checkpoint_names
+
+from trainer.checkpoint.verification import newest_valid
+from trainer.config.override import Change
+from trainer.errors import RestoreRefused
+from trainer.fingerprint.verdict import judge
+from trainer.run_directory import validation_predictions
+from trainer.run_directory.metrics import read_metrics
+
+ROOT = Path(__file__).parents[2]
+SECONDS_ALLOWED = 240
+TRAINER = ("-m", "trainer")
+
+
+def run(*arguments: str, redirected: str) -> subprocess.CompletedProcess[str]:
+    """Run Python with some of its standard streams as a shell's ``redirected`` says."""
+    command = f"exec {shlex.join([sys.executable, *arguments])} {redirected}"
+    return subprocess.run(
+        ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_ALLOWED, check=False
+    )
+
+
+@pytest.mark.parametrize("redirected", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-", "2>/dev/full"])
+def test_a_command_does_not_fail_for_a_stream_that_is_closed(redirected: str) -> None:
+    assert run(*TRAINER, "help", redirected=redirected).returncode == 0
+    assert run(*TRAINER, "nonsense", redirected=redirected).returncode == 2
+
+
+def test_output_that_is_all_there_is_must_be_written() -> None:
+    ended = run(*TRAINER, "help", redirected=">/dev/full")
+    assert ended.returncode == 1
+    assert ended.stderr == "error: standard output cannot be written: No space left on device\n"
+
+
+PRINTING = """
+import sys
+from trainer.runtime import streams
+streams.open_closed()
+streams.guard(tolerant=True)
+for line in range(20_000):
+    print(line)
+sys.stdout.flush()
+"""
+
+
+def test_what_a_full_disk_refuses_is_lost_with_one_warning() -> None:
+    ended = run("-c", PRINTING, redirected=">/dev/full")
+    assert ended.returncode == 0
+    assert ended.stderr.count("standard output cannot be written: No space left on device") == 1
+    assert len(ended.stderr.splitlines()) == 1
+
+
+def test_a_reader_that_has_had_enough_ends_no_run() -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PRINTING], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.close()
+    assert process.stderr is not None
+    assert "Broken pipe" in process.stderr.read()
+    assert process.wait(SECONDS_ALLOWED) == 0
+
+
+def test_what_is_said_goes_through_as_it_is() -> None:
+    assert run("-c", PRINTING, redirected="").stdout == "".join(f"{line}\n" for line in range(20_000))
+
+
+def test_no_file_gets_the_number_of_a_closed_stream_not_even_in_a_child(tmp_path: Path) -> None:
+    opening = f"""
+import subprocess, sys
+from trainer.runtime import streams
+streams.open_closed()
+with open({str(tmp_path / "mine")!r}, "w") as file:
+    subprocess.run([sys.executable, "-c", "import os; os.write(1, b'1'); os.write(2, b'2'); os.read(0, 1)"], check=True)
+    assert file.fileno() > 2
+"""
+    assert run("-c", opening, redirected="<&- >&- 2>&-").returncode == 0
+    assert (tmp_path / "mine").read_text() == ""
+
+
+def test_a_run_whose_streams_are_closed_ends_as_any_other(tmp_path: Path) -> None:
+    arguments = (*NARROW, "model.aux_logits=false", "train.steps=2", f"run_dir={tmp_path / 'run'}")
+    assert run(*TRAINER, "train", *arguments, redirected="<&- >&- 2>&-").returncode == 0
+    assert checkpoint_names(tmp_path / "run") == ["step-00000002"]
+    newest_valid(tmp_path / "run" / "checkpoints", "full", pytest.fail)
+    assert "done at step 2" in (tmp_path / "run" / "train.log").read_text()
+    assert [record["step"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [2, 2]
+
+
+def test_a_refusal_without_a_place_for_its_list_has_its_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "nowhere"))
+    change = Change("model.activation", "relu", "sigmoid", "fixed")
+    with pytest.raises(RestoreRefused) as refused:
+        judge(tmp_path, [change], [], [])
+    assert "model.activation" in str(refused.value)
+    assert "the full list could not be written (No such file or directory): TMPDIR=" in str(refused.value)
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A filesystem of its own for ``tensorboard``, with room for a few events."""
+    place = tmp_path / "run" / "tensorboard"
+    place.mkdir(parents=True)
+    command = ["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", str(place)]
+    if subprocess.run(command, check=False, capture_output=True).returncode != 0:
+        pytest.skip("needs the right to mount a filesystem")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)  # TensorFlow keeps a writer that failed
+
+
+def read_only(disk: Path) -> None:
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+
+
+def full(disk: Path) -> None:
+    with contextlib.suppress(OSError), (disk / "fill").open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+
+
+@pytest.mark.parametrize("refuse", [read_only, full])
+def test_a_run_goes_on_without_tensorboards_files(refuse: Callable[[Path], None], disk: Path) -> None:
+    run_dir = disk.parent
+    before = saving.Run(run_dir, 0, 0, False)
+    before.step(1)
+    before.committer.save()
+    before.step(2)
+    before.close()
+    refuse(disk)
+    resumed = saving.Run(run_dir, 1, 1, False)  # has to take step 2 out of the files that are there
+    for step in range(2, 60):
+        resumed.step(step)
+        resumed.committer.check()
+    resumed.committer.save()
+    resumed.committer.finish()
+    resumed.close()
+    (warning,) = resumed.warnings
+    assert "TensorBoard will not show everything" in warning
+    assert ("Read-only file system" if refuse is read_only else "No space left on device") in warning
+    assert checkpoint_names(run_dir)[-1] == "step-00000059"
+    assert [record["step"] for record in read_metrics(run_dir / "metrics.jsonl")][-1] == 59
+
+
+def test_tensorboards_files_may_become_full_in_the_middle_of_a_run(disk: Path) -> None:
+    running = saving.Run(disk.parent, 0, 0, False)
+    running.step(1)
+    running.committer.save()
+    full(disk)
+    for step in range(2, 60):
+        running.step(step)
+    running.committer.save()
+    running.committer.check()
+    running.committer.finish()
+    running.close()
+    (warning,) = running.warnings
+    assert "No space left on device" in warning
+    assert checkpoint_names(disk.parent)[-1] == "step-00000059"
+
+
+def test_predictions_that_cannot_be_looked_at_stop_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "predictions").mkdir()
+
+    def refusing(path: Path) -> Iterator[Path]:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "iterdir", refusing)
+    validation_predictions.forget_later(tmp_path, 1)

@@ -1,0 +1,71 @@
+"""Runs as the program stores them, made in this process and without training."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from composing import compose
+from processes import NARROW
+
+from trainer.config.schema import Config, Invocation
+from trainer.distributed.replicas import ONE_DEVICE, Replicas
+from trainer.run import restore, session
+from trainer.runtime import execution
+from trainer.runtime.signals import StopRequest
+from trainer.training.interfaces import Run
+from trainer.training.state import TrainingState, build_state
+
+
+def keep_this_process(patch: pytest.MonkeyPatch) -> None:
+    """TensorFlow runs here already, so its threads stay as they are, and networks are built once for all tests."""
+    patch.setattr(execution, "configure", lambda config: None)
+    patch.setattr(restore, "build_state", built_once)
+
+
+def built_once(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:
+    """``build_state``, once for each configuration; always drawn, so that it serves those who restore and those who do
+    not.
+    """
+    return _built(config, replicas)
+
+
+_built = functools.cache(build_state)
+
+
+def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str) -> Path:
+    """A narrow run whose only checkpoint, of step 0, holds what ``change`` made of the initial state."""
+
+    def commit(run: Run) -> None:
+        change(run)
+        run.committer.save()
+        run.committer.finish()
+
+    with pytest.MonkeyPatch.context() as patch:
+        keep_this_process(patch)
+        patch.setattr(session, "run_loop", commit)
+        session.train(Invocation(str(run_dir), "fail", None, ()), compose(*NARROW, *overrides), StopRequest())
+    return run_dir
+
+
+def lively(run: Run) -> None:
+    """Batch norm statistics of one batch of the data and a random classifier, so that images and classes make a
+    difference; averages of other values. Needs ``model.batch_norm.momentum=0``.
+    """
+    state = run.state
+    batch = next(iter(run.training_batches(0)))
+    state.model({"image": batch["image"], "dropout": batch["dropout"]}, training=True)
+    generator = np.random.default_rng(11)
+    for name, variable in state.variables.items():
+        if name == "logits/logits/kernel":
+            variable.assign(generator.normal(0.0, 0.5, variable.shape).astype(np.float32))
+        elif name.endswith("moving_variance"):
+            variable.assign_add(tf.fill(variable.shape, 0.03))  # channels that hardly vary would amplify rounding
+        elif name.endswith(("bias", "beta")):
+            variable.assign(generator.normal(0.0, 0.1, variable.shape).astype(np.float32))
+    for name, shadow in state.ema.items():
+        shadow.assign(state.variables[name] * generator.uniform(0.9, 1.1))

@@ -1,0 +1,28 @@
+"""``key=value`` arguments of commands that are not Hydra applications, read with Hydra's grammar."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import OverrideParseException
+
+from trainer.errors import UsageError
+
+
+def parse_arguments(arguments: Sequence[str]) -> dict[str, object]:
+    """``["run_dir=a", "train.steps=3"]`` as ``{"run_dir": "a", "train.steps": 3}``.
+
+    Raises:
+        UsageError: an argument is not ``key=value``.
+    """
+    values: dict[str, object] = {}
+    for argument in arguments:
+        try:
+            (override,) = OverridesParser.create().parse_overrides([argument])
+        except OverrideParseException as error:
+            raise UsageError(f"{argument!r} is not key=value: {str(error).splitlines()[0]}") from error
+        if override.is_delete() or override.is_add() or override.is_sweep_override():
+            raise UsageError(f"{argument!r} is not key=value: +, ~ and sweeps belong to train")
+        values[override.key_or_group] = override.value()
+    return values

@@ -1,0 +1,158 @@
+"""From the bytes of an image file to pixels: uint8 ``[height, width, 3]``, upright.
+
+Two stages. ``encoded_image`` runs in Python where records are read: it looks at the header and hands formats that
+TensorFlow's decoders get wrong to Pillow. ``decode_window`` runs in the graph, on many threads, and decodes a window
+of the image; of a JPEG it decodes nothing else. That is the same window, to the bit but for its first and last column:
+there libjpeg interpolates the colour of a subsampled JPEG as at the edge of an image.
+"""
+
+from __future__ import annotations
+
+import io
+from typing import NamedTuple
+
+import tensorflow as tf
+from PIL import Image
+
+from trainer.data.images.headers import UPRIGHT, ImageFault, read_header
+
+# libjpeg's exact integer transform, as in Pillow: pixels then equal those of other frameworks
+DCT_METHOD = "INTEGER_ACCURATE"
+LAYOUT_FIELDS = 3
+NOT_JPEG = 0  # where an orientation stands
+
+
+class Orientation(NamedTuple):
+    """How a stored image becomes upright, in this order."""
+
+    transposed: bool
+    rows_mirrored: bool
+    columns_mirrored: bool
+
+
+# EXIF 2.32 section 4.6.4; the first, which is none, stands for NOT_JPEG
+ORIENTATIONS = (
+    Orientation(False, False, False),
+    Orientation(False, False, False),
+    Orientation(False, False, True),
+    Orientation(False, True, True),
+    Orientation(False, True, False),
+    Orientation(True, False, False),
+    Orientation(True, False, True),
+    Orientation(True, True, True),
+    Orientation(True, True, False),
+)
+
+
+class EncodedImage(NamedTuple):
+    """One image, or a batch of them with one more dimension in front.
+
+    ``data`` string ``[]`` are bytes that TensorFlow decodes. ``layout`` int32 ``[3]`` are height and width of the
+    upright image, and EXIF's orientation of a JPEG; 0 stands for another format.
+    """
+
+    data: tf.Tensor
+    layout: tf.Tensor
+
+    @property
+    def size(self) -> tf.Tensor:
+        """Height and width of the upright image, int32 ``[2]``."""
+        return self.layout[:2]
+
+    @property
+    def orientation(self) -> tf.Tensor:
+        return self.layout[2]
+
+
+def readable(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
+    """``data`` and ``layout`` of the EncodedImage for the bytes of an image file.
+
+    What TensorFlow would get wrong is decoded by Pillow and goes on as an uncompressed BMP of 24 bits: GIF (first
+    frame), BMP, and WebP with alpha (dropped) or several frames (the first).
+
+    Raises:
+        ImageFault: they are no image that can be read.
+    """
+    header = read_header(data)
+    if header.format != "JPEG":
+        return data if header.native else _rewritten(data), (header.height, header.width, NOT_JPEG)
+    height, width = header.height, header.width
+    if ORIENTATIONS[header.orientation].transposed:
+        height, width = width, height
+    return data, (height, width, header.orientation)
+
+
+def _rewritten(data: bytes) -> bytes:
+    buffer = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.convert("RGB").save(buffer, "BMP")
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:  # what Pillow's readers raise
+        raise ImageFault(str(error)) from error
+    return buffer.getvalue()
+
+
+def encoded_image(data: bytes) -> EncodedImage:
+    """One image for the graph. Raises ``ImageFault``."""
+    rewritten, layout = readable(data)
+    return EncodedImage(tf.constant(rewritten), tf.constant(layout))
+
+
+def decode(encoded: EncodedImage) -> tf.Tensor:
+    """The whole image."""
+    return decode_window(encoded, tf.concat([[0, 0], encoded.size], 0))
+
+
+def decode_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+    """The pixels of ``window``, int32 ``[4]``: top, left, height and width within the upright image."""
+    return tf.cond(
+        encoded.orientation == UPRIGHT,
+        lambda: _stored_window(encoded.data, window),
+        lambda: tf.cond(
+            encoded.orientation == NOT_JPEG,
+            lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
+            lambda: _turned_window(encoded, window),
+        ),
+    )
+
+
+def cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """The pixels of ``window`` (as above) of ``[height, width, 3]``."""
+    top, left, height, width = tf.unstack(window)
+    return tf.ensure_shape(tf.slice(image, [top, left, 0], [height, width, 3]), [None, None, 3])
+
+
+def _stored_window(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
+    """Decode a window of a JPEG as it is stored."""
+    return tf.image.decode_and_crop_jpeg(data, window, channels=3, dct_method=DCT_METHOD)
+
+
+def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+    """Decode a window of a JPEG that is not stored upright."""
+    transposed, rows, columns = tf.unstack(tf.constant(ORIENTATIONS)[encoded.orientation])
+    first, kept = window[:2], window[2:]
+    first = tf.where(tf.stack([rows, columns]), encoded.size - first - kept, first)
+    order = tf.where(transposed, [1, 0], [0, 1])
+    image = _stored_window(encoded.data, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0))
+    image = tf.cond(transposed, lambda: _transposed(image), lambda: image)
+    image = tf.cond(rows, lambda: tf.reverse(image, [0]), lambda: image)
+    return tf.cond(columns, lambda: tf.reverse(image, [1]), lambda: image)
+
+
+def _transposed(image: tf.Tensor) -> tf.Tensor:
+    # by indices: of a Transpose of integers oneDNN says at every start, in an error, that this CPU has none
+    height, width = tf.shape(image)[0], tf.shape(image)[1]
+    places = tf.range(width)[:, None] + tf.range(height)[None] * width
+    return tf.gather(tf.reshape(image, [height * width, 3]), places)
+
+
+def fault(data: bytes) -> str | None:
+    """Why the bytes of an image file cannot be decoded, as the end of a sentence; None when they can."""
+    try:
+        decode(encoded_image(data))
+    except ImageFault as error:
+        return str(error)
+    except tf.errors.InvalidArgumentError as error:
+        reason = str(error.message).splitlines()[0]
+        return reason.rpartition("}} ")[2].partition(" [Op:")[0]  # without the names of TensorFlow's nodes
+    return None

@@ -1,0 +1,23 @@
+"""The data of a run, opened: both splits, and which records of the first training reads."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from trainer.config.schema import Config
+from trainer.data.order.sampling import Sampling
+from trainer.data.sources.source import Source, open_source
+
+
+@dataclasses.dataclass(frozen=True)
+class Sources:
+    """Both splits of the data, and which records of the first training reads."""
+
+    training: Source
+    validation: Source
+    sampling: Sampling
+
+
+def open_sources(config: Config) -> Sources:
+    training = open_source(config.data, "train")
+    return Sources(training, open_source(config.data, "validation"), Sampling(training, config))

@@ -1,0 +1,129 @@
+"""The registry of sources of images, and which of their records a configuration uses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.config.contracts import Split, StoredSplit
+from trainer.config.schema.sources import CommonDataConfig, DataConfig, SourcePlugin
+from trainer.data.sources.digits import DigitsSplit
+from trainer.data.sources.image_folder import ImageFolderSplit
+from trainer.data.sources.labels import UNKNOWN
+from trainer.data.sources.plugin import PluggedSplit
+from trainer.data.sources.shards import TFRecordSplit
+from trainer.data.sources.synthetic import SyntheticSplit
+from trainer.data.sources.tfds import TFDSSplit
+from trainer.errors import UsageError, nearest
+
+Numbers = npt.NDArray[np.int64]
+
+
+# data.name -> what opens one split of it
+SOURCES: dict[str, Callable[[Any, Split], StoredSplit]] = {
+    "digits": DigitsSplit,
+    "image_folder": ImageFolderSplit,
+    "tfrecord": TFRecordSplit,
+    "tfds": TFDSSplit,
+    "synthetic": SyntheticSplit,
+}
+
+
+class Source:
+    """The records of one split that a configuration uses, numbered from 0 in the order they are stored in.
+
+    ``class_names`` are in label order; ``listing`` is the split's for the records used; ``skip_bad`` is whether a
+    record that cannot be used is to be replaced.
+    """
+
+    def __init__(self, stored: StoredSplit, config: CommonDataConfig, split: Split) -> None:
+        self._stored = stored
+        self._stored_labels: Numbers | None = None
+        self.class_names = stored.class_names if config.classes is None else config.classes
+        self._new_label = _new_labels(stored.class_names, self.class_names)
+        self._chosen = self._choose(config, split)
+        self.count = len(self._chosen)
+        self.skip_bad = config.on_bad_record == "skip"
+        self.listing = stored.listing(self._chosen)
+
+    def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
+        """Encoded images and labels (int64 ``[n]``, each in [0, len(class_names))) of ``records`` (int64 ``[n]``).
+
+        Raises:
+            BadRecord: a record cannot be read or has no usable image or label; names file and record.
+        """
+        images, labels = self._stored.read(self._chosen[records])
+        return images, self._new_label[labels]
+
+    def labels(self) -> Numbers:
+        """The labels of all records, int64 ``[count]``. Reads all of them where only that tells.
+
+        Raises:
+            BadRecord: as ``read``.
+        """
+        return self._new_label[self._all_labels()[self._chosen]]
+
+    def place(self, record: int) -> str:
+        """Where a record lies, for messages."""
+        return self._stored.place(int(self._chosen[record]))
+
+    def _all_labels(self) -> Numbers:
+        if self._stored_labels is None:
+            self._stored_labels = self._stored.labels()
+        return self._stored_labels
+
+    def _choose(self, config: CommonDataConfig, split: Split) -> Numbers:
+        """The stored numbers of the records used, ascending."""
+        chosen = np.arange(self._stored.count, dtype=np.int64)
+        if config.classes is not None or config.class_weights is not None:
+            labels = self._all_labels()
+            readable = labels != UNKNOWN
+            if not readable.all():
+                bad = np.flatnonzero(~readable)
+                print(
+                    f"warning: {len(bad)} records for {split} have no class that can be read and are left out, the "
+                    f"first {self._stored.place(int(bad[0]))}"
+                )
+            chosen = chosen[readable & (self._new_label[labels] != UNKNOWN)]
+            self._check_every_class(config, split, labels[chosen])
+        wanted = config.train_examples if split == "train" else config.validation_examples
+        if wanted is None:
+            return chosen
+        if wanted > len(chosen):
+            of_them = "" if config.classes is None else " of data.classes"
+            raise UsageError(f"data.{split}_examples is {wanted}, but {split} has {len(chosen)} records{of_them}")
+        return self._stored.part(chosen, wanted)
+
+    def _check_every_class(self, config: CommonDataConfig, split: Split, labels: Numbers) -> None:
+        found = np.bincount(self._new_label[labels], minlength=len(self.class_names))
+        if config.classes is not None and not found.all():
+            raise UsageError(
+                f"data.classes has {self.class_names[int(np.argmin(found))]}, of which there is no record for {split}; "
+                "leave it out, or add records"
+            )
+
+
+def _new_labels(stored: tuple[str, ...], used: tuple[str, ...]) -> Numbers:
+    """Stored label → label, ``UNKNOWN`` for classes that are not used."""
+    missing = [name for name in used if name not in stored]
+    if missing:
+        raise UsageError(f"data.classes has {missing[0]}, which is no class of the data{nearest(missing[0], stored)}")
+    labels = np.full(len(stored), UNKNOWN, np.int64)
+    for label, name in enumerate(used):
+        labels[stored.index(name)] = label
+    return labels
+
+
+def open_source(config: DataConfig, split: Split) -> Source:
+    """Open one split of the configured data.
+
+    Raises:
+        UsageError: the data is missing or not what its source expects; names the file or folder.
+        BadRecord: the classes of all records are needed, and one cannot be read.
+        NoValidCheckpoint: the embedded data is damaged.
+    """
+    stored = PluggedSplit(config, split) if isinstance(config, SourcePlugin) else SOURCES[config.name](config, split)
+    return Source(stored, config, split)

@@ -1,0 +1,155 @@
+"""Random access to TFRecord files: where every record lies, and reading a batch of them with ``pread``.
+
+Layout of a record (tensorflow/core/lib/io/record_writer.h): uint64 length, uint32 masked CRC of the length, the
+data, uint32 masked CRC of the data; little-endian.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import struct
+from array import array
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.errors import BadRecord, UsageError
+from trainer.storage.checksums import masked_crc32c
+from trainer.storage.unreadable import unusable_record
+
+HEADER = struct.Struct("<QI")
+FOOTER = struct.Struct("<I")
+LENGTH_BYTES = 8
+
+# how a compressed file begins (RFC 1952; RFC 1950 at zlib's levels)
+COMPRESSED = {b"\x1f\x8b": "GZIP", b"\x78\x01": "ZLIB", b"\x78\x9c": "ZLIB", b"\x78\xda": "ZLIB"}
+
+Index = npt.NDArray[np.int64]
+
+
+def index_records(path: Path) -> Index:
+    """Where every record begins, and where the last one ends, int64 ``[records + 1]``; reads the headers only.
+
+    Raises:
+        UsageError: the file cannot be read, is compressed, ends inside a record, or a length is damaged; names
+            record and byte.
+    """
+    begins = array("q", [0])
+    descriptor = _open(path)
+    try:
+        size = os.fstat(descriptor).st_size
+        while (offset := begins[-1]) < size:
+            record = len(begins) - 1
+            header = os.pread(descriptor, HEADER.size, offset)
+            if len(header) < HEADER.size:
+                raise _truncated(path, record, offset)
+            length, crc = HEADER.unpack(header)
+            expected = masked_crc32c(header[:LENGTH_BYTES])
+            if crc != expected:
+                raise _damaged(path, record, offset, header, expected)
+            end = offset + HEADER.size + length + FOOTER.size
+            if end > size:
+                raise _truncated(path, record, offset)
+            begins.append(end)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+    finally:
+        os.close(descriptor)
+    return np.array(begins, np.int64)
+
+
+def _open(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDONLY)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _truncated(path: Path, record: int, offset: int) -> UsageError:
+    return UsageError(f"{path} ends inside record {record}, which begins at byte {offset}")
+
+
+def _damaged(path: Path, record: int, offset: int, header: bytes, expected: int) -> UsageError:
+    if record == 0 and header[:2] in COMPRESSED:
+        kind = COMPRESSED[header[:2]]
+        return UsageError(
+            f"{path} is compressed with {kind}: a record inside cannot be read without all before it, so there is no "
+            "exact order to resume; write it again without compression"
+        )
+    crc = HEADER.unpack(header)[1]
+    what = "is not a TFRecord file, or" if record == 0 else "is damaged:"
+    return UsageError(
+        f"{path} {what} the length of record {record} at byte {offset} is wrong: "
+        f"its CRC is {crc:08x}, but the bytes there have {expected:08x}"
+    )
+
+
+class TFRecordReader:
+    """The records of several files as one sequence. Safe to use from several threads."""
+
+    def __init__(self, paths: Sequence[Path], indices: Sequence[Index], verify_crc: bool) -> None:
+        """``indices`` are those of ``index_records``; ``verify_crc`` compares the CRC of all data that is read."""
+        _allow_open_files(len(paths))
+        self._paths = list(paths)
+        self._files = [_open(path) for path in paths]
+        self._begins = np.concatenate(indices)
+        self._first = np.cumsum([0, *(len(index) - 1 for index in indices)])
+        self._verify_crc = verify_crc
+
+    def __len__(self) -> int:
+        return int(self._first[-1])
+
+    def lengths(self, records: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
+        """The sizes of the given records' data in bytes, int64 ``[n]``."""
+        entries = records + np.searchsorted(self._first, records, side="right") - 1
+        return self._begins[entries + 1] - self._begins[entries] - HEADER.size - FOOTER.size
+
+    def read(self, record: int) -> bytes:
+        """The data of one record.
+
+        Raises:
+            BadRecord: it cannot be read, its file became shorter, or its CRC is wrong.
+        """
+        file = self._file_of(record)
+        begin, end = self._begins[record + file : record + file + 2]
+        wanted = int(end - begin) - HEADER.size
+        try:
+            data = os.pread(self._files[file], wanted, int(begin) + HEADER.size)
+        except OSError as error:
+            raise unusable_record(self.place(record), error) from error
+        if len(data) != wanted:
+            raise BadRecord(
+                f"{self.place(record)} ends after {len(data)} of {wanted} bytes, although its file was longer when it "
+                "was indexed; data must not change while it is in use"
+            )
+        data, footer = data[: -FOOTER.size], data[-FOOTER.size :]
+        if self._verify_crc:
+            (stored,), found = FOOTER.unpack(footer), masked_crc32c(data)
+            if stored != found:
+                raise BadRecord(
+                    f"{self.place(record)} is damaged: its CRC is {stored:08x}, but the data there has {found:08x}"
+                )
+        return data
+
+    def place(self, record: int) -> str:
+        """The file and the record's number in it, for messages."""
+        file = self._file_of(record)
+        return f"{self._paths[file]} record {record - self._first[file]}"
+
+    def _file_of(self, record: int) -> int:
+        return int(np.searchsorted(self._first, record, side="right")) - 1
+
+    def close(self) -> None:
+        for file in self._files:
+            os.close(file)
+
+
+def _allow_open_files(count: int) -> None:
+    """Raise this process's soft limit by ``count``: a thousand shards are common, and so is a limit of 1024."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY:
+        allowed = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))

@@ -1,0 +1,121 @@
+"""One process among those of a run: joining them, leaving them, and not waiting for one that is gone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+
+import tensorflow as tf
+from tensorflow.python.eager import context  # not public; what tf.distribute's own health check aborts collectives with
+
+from trainer.config.schema import Config
+from trainer.distributed.cluster import Cluster, discover
+from trainer.distributed.meeting import connect
+from trainer.distributed.peers import SILENCE, Peers
+from trainer.distributed.replicas import Replicas, replicas_for
+from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable
+from trainer.runtime.shortage import shortage
+from trainer.runtime.signals import StopRequest
+
+SHARING = ("auto", "multi_worker")  # strategies under which processes share a run
+GRACE_SECONDS = 25.0  # after a loss, for the save in flight to end; with the detection it stays below a minute
+
+
+def cluster_of(strategy: str, environ: Mapping[str, str]) -> Cluster | None:
+    """The cluster that a run with this ``runtime.strategy`` belongs to, None when it works alone.
+
+    Raises:
+        UsageError: the environment does not add up, or names no cluster where one is needed.
+    """
+    if strategy not in SHARING:
+        return None
+    cluster = discover(environ)
+    if cluster is None and strategy == "multi_worker":
+        raise UsageError(
+            "runtime.strategy=multi_worker finds no other process: TF_CONFIG is not set and srun has not started "
+            "several tasks\nstart one process on each node, or set runtime.strategy=auto"
+        )
+    return cluster
+
+
+@contextlib.contextmanager
+def company(strategy: str, stop: StopRequest) -> Iterator[Peers | None]:
+    """The other processes of the run for as long as the block runs, None when there are none.
+
+    When one of them is lost, what this process computes together with it is given up, so that the block ends by an
+    error, which becomes the PeerLost that says who it was. A block that does not end within ``GRACE_SECONDS`` ends
+    with the process. Whatever ends the block ends the others, too, with the same exit status.
+
+    Raises:
+        PeerLost: another process is gone, or did not come.
+        UsageError: as ``cluster_of``.
+    """
+    cluster = cluster_of(strategy, os.environ)
+    if cluster is None:
+        yield None
+        return
+    peers = connect(cluster, lambda: stop.signal is not None)
+    peers.watch(_end_soon)
+    try:
+        yield peers
+    except (Stopped, DataLost):
+        peers.leave(0, "all stop together")
+        raise
+    except TrainerError as error:
+        peers.leave(error.exit_status, str(error))
+        raise
+    except BaseException as error:
+        if isinstance(error, tf.errors.OpError) and peers.wait_for_loss(SILENCE):
+            assert peers.lost is not None
+            raise peers.lost from error
+        lack = shortage(error)
+        if lack is not None:
+            peers.leave(lack.exit_status, str(lack))
+            raise lack from error
+        peers.leave(1, type(error).__name__)
+        raise
+    peers.leave(0, "done")
+
+
+def build_replicas(config: Config, peers: Peers | None, stop: StopRequest) -> Replicas:
+    """``replicas_for`` the run; waits for the other processes to do the same.
+
+    Raises:
+        UsageError: there are other processes, but the configuration is for one that works alone; or the reverse.
+    """
+    strategy = config.runtime.strategy
+    if peers is None:
+        if strategy == "multi_worker":
+            raise UsageError(
+                "the run is stored with runtime.strategy=multi_worker, but this process is alone: TF_CONFIG is not set "
+                "and srun has not started several tasks\n"
+                "start one process on each node, or add runtime.strategy=auto to go on with this one"
+            )
+        return replicas_for(config, None)
+    if strategy not in SHARING:
+        raise UsageError(
+            f"the run is stored with runtime.strategy={strategy}, but {len(peers.cluster.workers)} processes were "
+            f"started together\nadd runtime.strategy=auto to let them share the run, or resume it with one process"
+        )
+    replicas = replicas_for(config, peers.cluster)
+    stop.install()  # TensorFlow has put a handler of its own in its place
+    peers.watch(_give_up)
+    return replicas
+
+
+def _give_up(lost: PeerLost) -> None:
+    context.context().abort_collective_ops(tf.errors.UNAVAILABLE, str(lost))
+    _end_soon(lost)
+
+
+def _end_soon(lost: PeerLost) -> None:
+    def end() -> None:
+        print(printable(f"stopped: {lost}"), file=sys.stderr, flush=True)
+        os._exit(lost.exit_status)
+
+    timer = threading.Timer(GRACE_SECONDS, end)
+    timer.daemon = True
+    timer.start()

@@ -1,0 +1,178 @@
+"""The processes of one run that talk to each other beside the mathematics: what is to be done, who is alive, who left.
+
+A star of TCP connections around the chief, rank 0, made before TensorFlow starts and kept until the end. The chief
+listens at its own address of the cluster until all have come; then it stops listening, and TensorFlow's server takes
+that port. So a job needs no ports but those it names. How they meet is in ``trainer.distributed.meeting``.
+
+Each message is one line of JSON. The chief tells all others what it decides (``tell``), which they wait for (``hear``).
+Everyone says that it is alive; who is silent for ``SILENCE`` seconds, or whose connection ends without a farewell, is
+lost, and every process of the run learns that.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import queue
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from trainer.distributed.cluster import Cluster
+from trainer.errors import PeerLost
+from trainer.storage.documents import parse_json, shown
+from trainer.storage.unacceptable import Unacceptable
+
+CHIEF = 0
+ALIVE_EVERY = 2.0  # seconds
+SILENCE = 20.0  # seconds without a sign of life after which a process counts as lost
+LINE_LIMIT = 16 << 20  # bytes; the largest message is a configuration with the names of its classes
+
+Message = dict[str, Any]
+
+ALIVE: Message = {"kind": "alive"}
+
+
+class Peers:
+    """The other processes of this run, connected."""
+
+    def __init__(self, cluster: Cluster, connections: dict[int, socket.socket]) -> None:
+        """``connections`` by rank: the chief's to all others, another's to the chief."""
+        self.cluster = cluster
+        self._connections = connections
+        self._told: queue.SimpleQueue[Message | None] = queue.SimpleQueue()  # by the chief; None: no more will come
+        self._sending = threading.Lock()
+        self._leaving = False
+        self._gone: set[int] = set()  # who has said farewell
+        self._watcher: Callable[[PeerLost], None] | None = None
+        self._watching = threading.Lock()
+        self.lost: PeerLost | None = None
+        self._losing = threading.Event()
+        for rank in connections:
+            threading.Thread(target=self._listen, args=(rank,), name=f"peer {rank}", daemon=True).start()
+        threading.Thread(target=self._say_alive, name="alive", daemon=True).start()
+
+    @property
+    def is_chief(self) -> bool:
+        return self.cluster.rank == CHIEF
+
+    def tell(self, message: Message) -> None:
+        """Send what the chief decided to all others."""
+        assert self.is_chief
+        self._send({"kind": "told", "message": message})
+
+    def hear(self) -> Message:
+        """Wait for what the chief tells next.
+
+        Raises:
+            PeerLost: it will not.
+        """
+        message = self._told.get()
+        if message is None:
+            assert self.lost is not None
+            raise self.lost
+        return message
+
+    def watch(self, on_loss: Callable[[PeerLost], None]) -> None:
+        """Have ``on_loss`` called once, in a thread of its own, when a process is lost, now or later."""
+        with self._watching:
+            self._watcher = on_loss
+            lost = self.lost
+        if lost is not None:
+            on_loss(lost)
+
+    def wait_for_loss(self, seconds: float) -> bool:
+        """Whether a process is lost, or will be within so long."""
+        return self._losing.wait(seconds)
+
+    def leave(self, status: int, reason: str) -> None:
+        """Say farewell: this process ends with ``status``. After one that is not 0 the others end with it too."""
+        self._leaving = True
+        self._send(farewell(self.cluster.rank, status, reason))
+        for connection in self._connections.values():
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
+
+    def _name(self, rank: int) -> str:
+        return f"{'the chief, ' if rank == CHIEF else ''}worker {rank} at {self.cluster.workers[rank]}"
+
+    def _send(self, message: Message, *, leaving_out: int | None = None) -> None:
+        with self._sending:
+            for rank, connection in self._connections.items():
+                if rank != leaving_out:
+                    send(connection, message)
+
+    def _say_alive(self) -> None:
+        while not self._leaving:
+            self._send(ALIVE)
+            time.sleep(ALIVE_EVERY)
+
+    def _listen(self, rank: int) -> None:
+        """Read what one process sends, until its connection ends."""
+        connection = self._connections[rank]
+        try:
+            lines = connection.makefile("rb")
+            while line := lines.readline(LINE_LIMIT):
+                self._take(rank, parse_json(line.decode()))
+            how = "its connection ended"
+        except TimeoutError:
+            how = f"it has given no sign of life for {SILENCE:.0f} seconds"
+        except (OSError, Unacceptable, UnicodeDecodeError) as error:
+            how = str(error)
+        if rank not in self._gone and not self._leaving:
+            name = self._name(rank)
+            self._lose(PeerLost(f"{name} was lost: {how}"), rank)
+
+    def _take(self, rank: int, message: Any) -> None:
+        match message:
+            case {"kind": "alive"}:
+                pass
+            case {"kind": "told", "message": dict(told)}:
+                self._told.put(told)
+            case {"kind": "leave", "rank": int(who), "status": int(status), "reason": str(reason)}:
+                self._gone.add(rank)
+                if status != 0:
+                    self._lose(PeerLost(f"{self._name(who)} ended with status {status}: {reason}", status), rank)
+            case {"kind": "lost", "reason": str(reason), "status": int(status)}:
+                self._lose(PeerLost(reason, status), rank)
+            case _:
+                raise Unacceptable(f"it sent {shown(message)}")
+
+    def _lose(self, lost: PeerLost, rank: int) -> None:
+        with self._watching:
+            if self.lost is not None or self._leaving:
+                return
+            self.lost = lost
+            watcher = self._watcher
+        if self.is_chief:
+            self._send({"kind": "lost", "reason": str(lost), "status": lost.exit_status}, leaving_out=rank)
+        self._told.put(None)
+        if watcher is not None:
+            watcher(lost)
+        self._losing.set()
+
+
+def farewell(rank: int, status: int, reason: str) -> Message:
+    return {"kind": "leave", "rank": rank, "status": status, "reason": reason}
+
+
+def line_of(message: Message) -> bytes:
+    return json.dumps(message).encode() + b"\n"
+
+
+def send(connection: socket.socket, message: Message) -> None:
+    with contextlib.suppress(OSError):  # the thread that listens there finds out
+        connection.sendall(line_of(message))
+
+
+def first_line(connection: socket.socket) -> bytes:
+    """Byte by byte: what follows the line belongs to who reads on."""
+    line = b""
+    while not line.endswith(b"\n") and len(line) < LINE_LIMIT:
+        byte = connection.recv(1)
+        if not byte:
+            raise ConnectionResetError("the connection ended")
+        line += byte
+    return line

@@ -1,0 +1,195 @@
+"""The devices a run computes on: one, or several replicas that each take an equal share of every global batch.
+
+The only module that knows ``tf.distribute``, but for the probe that imagines replicas (``trainer.fingerprint``).
+Everything that is computed is that of the global batch, so the number of replicas changes the last bits of a result and
+nothing else. Every replica has its own copy of the variables; all copies are changed in step, with the same numbers,
+each by the replica it belongs to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+import tensorflow as tf
+
+from trainer.config.check import check_shares
+from trainer.config.schema import Config
+from trainer.distributed.cluster import Cluster
+from trainer.errors import UsageError
+from trainer.runtime.devices import physical_gpus
+
+Rows = Mapping[str, tf.Tensor]  # tensors that agree in their first dimension, the examples
+Share = Callable[[Rows, int], dict[str, tf.Tensor]]
+
+
+class Replicas:
+    """``count`` copies of the model's variables, ``here`` of them on the devices of this process, which is number
+    ``process`` of ``processes``.
+
+    ``input_device`` is where batches are to lie before they are asked for, None for the host's memory: from there
+    every one of several replicas is sent its own rows.
+    """
+
+    def __init__(
+        self, strategy: tf.distribute.Strategy, here: int, process: int = 0, input_device: str | None = None
+    ) -> None:
+        self._strategy = strategy
+        self.count = int(strategy.num_replicas_in_sync)
+        self.here = here
+        self.process = process
+        self.processes = self.count // here
+        self.input_device = input_device
+        self._sum = tf.function(self._sum_of_firsts, autograph=False)
+
+    @property
+    def layout(self) -> str:
+        """How many there are and in how many processes, as text: with another layout the last bits differ."""
+        return str(self.count) if self.processes == 1 else f"{self.count} in {self.processes} processes"
+
+    def scope(self) -> AbstractContextManager[object]:
+        """Variables that are made in this block exist once on every replica's device."""
+        scope: AbstractContextManager[object] = self._strategy.scope()
+        return scope
+
+    def run(self, compute: Callable[[Share], Any]) -> Any:
+        """Run ``compute`` on every replica, inside a ``tf.function``; the result is that of the first one here.
+
+        ``compute`` is given ``share(rows, blocks)``, which cuts the replica's equal share out of each of ``blocks``
+        equal parts of rows. What is to be the same on all replicas, ``compute`` makes so with ``total``.
+        """
+        if self.count == 1:
+            return compute(lambda rows, blocks: dict(rows))
+
+        def on_replica() -> Any:
+            number = self._number()
+            return compute(lambda rows, blocks: _share(rows, blocks, number, self.here))
+
+        results = self._strategy.run(on_replica)
+        return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
+
+    def sum_over_processes(self, values: tf.Tensor) -> tf.Tensor:
+        """What all processes bring, tensors of one shape and type, added up; every one of them has to come."""
+        return self._sum(values)
+
+    def _sum_of_firsts(self, values: tf.Tensor) -> tf.Tensor:
+        def on_replica() -> tf.Tensor:
+            (added,) = total([values if self._number() == 0 else tf.zeros_like(values)])
+            return added
+
+        return self._strategy.experimental_local_results(self._strategy.run(on_replica))[0]
+
+    def copy_from_chief(self, variables: Iterable[tf.Variable]) -> None:
+        """Give the variables of all processes the values that those of process 0 have; all processes have to come."""
+        if self.processes == 1:
+            return
+        by_type: dict[tf.DType, list[tf.Variable]] = {}
+        for variable in variables:
+            by_type.setdefault(variable.dtype, []).append(variable)
+        for group in by_type.values():
+            own = tf.concat([tf.reshape(variable, [-1]) for variable in group], 0)
+            chiefs = self.sum_over_processes(own if self.process == 0 else tf.zeros_like(own))
+            values = tf.split(chiefs, [variable.shape.num_elements() for variable in group])
+            for variable, value in zip(group, values, strict=True):
+                variable.assign(tf.reshape(value, variable.shape))
+
+    def _number(self) -> int:
+        """Which of those in this process the calling replica is."""
+        return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)) % self.here
+
+
+def _share(rows: Rows, blocks: int, number: int, count: int) -> dict[str, tf.Tensor]:
+    def cut(tensor: tf.Tensor) -> tf.Tensor:
+        size, *inner = tensor.shape
+        parts = tf.reshape(tensor, [blocks, count, size // (blocks * count), *inner])
+        return tf.reshape(parts[:, number], [size // count, *inner])
+
+    with tf.device("/device:CPU:0"):  # so that a device receives its own rows only
+        return {name: cut(tensor) for name, tensor in rows.items()}
+
+
+ONE_DEVICE = Replicas(tf.distribute.get_strategy(), here=1)
+
+
+def count_here() -> int:
+    """How many replicas run the calling code together."""
+    return int(tf.distribute.get_strategy().num_replicas_in_sync)
+
+
+def total(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
+    """The sums over all replicas of tensors of one type, from inside ``Replicas.run``; differentiable."""
+    if count_here() == 1:
+        return list(values)
+    here = [tf.identity(value) for value in values]  # on the replica's device, wherever they come from
+    return list(tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, here))
+
+
+def gathered(value: tf.Tensor) -> tf.Tensor:
+    """The values of all replicas, ``[count, *value.shape]``, from inside ``Replicas.run``; differentiable."""
+    number = tf.distribute.get_replica_context().replica_id_in_sync_group
+    own_row = tf.one_hot(number, count_here(), dtype=value.dtype)
+    (rows,) = total([tf.tensordot(own_row, value, axes=0)])
+    return rows
+
+
+def assign(variable: tf.Variable, value: tf.Tensor) -> None:
+    """Set the copy of ``variable`` that belongs to the calling replica.
+
+    ``tf.distribute`` lets a replica assign only what it aggregates over all of them, once more.
+    """
+    tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(value, variable.dtype))
+
+
+def assign_sub(variable: tf.Variable, change: tf.Tensor) -> None:
+    """Subtract from the copy of ``variable`` that belongs to the calling replica."""
+    tf.raw_ops.AssignSubVariableOp(resource=variable.handle, value=tf.cast(change, variable.dtype))
+
+
+_mirrored: list[int] = []  # the strategy that this process has made, by its number of replicas
+
+
+def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
+    """The replicas that ``runtime.strategy`` asks for, over the devices there are; in a cluster, over all processes,
+    for which this waits. Every process of a cluster has as many devices as the others.
+
+    Raises:
+        UsageError: the batch cannot be shared out to them, XLA cannot compile what they exchange, or this process has
+            computed on several replicas before.
+    """
+    if cluster is not None:
+        gpus = physical_gpus()  # logical ones exist when TensorFlow runs, too late for a cluster
+        here = len(gpus) or 1  # CPU: TensorFlow's strategy for several processes knows one device in each
+        _refuse_unless_possible(config, here * len(cluster.workers))
+        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+            tf.train.ClusterSpec({"worker": list(cluster.workers)}),
+            task_type="worker",
+            task_id=cluster.rank,
+            num_accelerators={"GPU": len(gpus)},
+            rpc_layer="grpc",
+        )
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+        return Replicas(strategy, here, cluster.rank)
+    gpus = tf.config.list_logical_devices("GPU")
+    devices = gpus or tf.config.list_logical_devices("CPU")
+    count = 1 if config.runtime.strategy == "one" else len(devices)
+    _refuse_unless_possible(config, count)
+    if count == 1:
+        return Replicas(tf.distribute.get_strategy(), here=1, input_device=gpus[0].name) if gpus else ONE_DEVICE
+    if _mirrored:
+        raise UsageError(
+            f"this process has run over {_mirrored[0]} replicas already, and TensorFlow numbers what replicas exchange "
+            "once in a process\nrun it in a process of its own (in a notebook: restart the kernel), or on one device: "
+            "runtime.strategy=one"
+        )
+    _mirrored.append(count)
+    return Replicas(tf.distribute.MirroredStrategy([device.name for device in devices]), count)
+
+
+def _refuse_unless_possible(config: Config, count: int) -> None:
+    check_shares(config, count)
+    if count > 1 and config.runtime.xla and config.model.batch_norm.synchronized:
+        raise UsageError(
+            f"runtime.xla=true cannot compile a batch norm that is synchronised over {count} replicas; set "
+            "model.batch_norm.synchronized=false for statistics over groups of examples, or runtime.xla=false"
+        )

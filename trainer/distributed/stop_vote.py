@@ -1,0 +1,64 @@
+"""Whether a run is to stop, answered alike in all of its processes: whoever has a reason, all stop at one step."""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+
+import tensorflow as tf
+
+from trainer.distributed.replicas import Replicas
+from trainer.errors import UsageError
+from trainer.runtime.signals import STOP_SIGNALS, StopRequest
+
+
+@dataclasses.dataclass(frozen=True)
+class WithoutData:
+    """A process has met data that it cannot read, and so cannot make another step."""
+
+    reason: str
+
+
+class StopAgreement:
+    """Every process asks equally often, at the same places."""
+
+    def __init__(self, stop: StopRequest, replicas: Replicas) -> None:
+        self._stop = stop
+        self._replicas = replicas
+        self._asked: tf.Tensor | None = None
+        self._error: UsageError | None = None
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether there are other processes. What stops them must be known one question before it does."""
+        return self._replicas.processes > 1
+
+    def data_failed(self, error: UsageError) -> None:
+        """This process cannot read a batch that it is going to need."""
+        self._error = error
+
+    def poll(self) -> signal.Signals | WithoutData | None:
+        """The signal that stops the run, if one does, or the data that do, with several processes.
+
+        With several processes it is the answer to the question before this one: waiting for the latest would make the
+        host wait for its devices at every step.
+        """
+        if not self.is_shared:
+            return self._stop.signal
+        before = self._asked
+        votes = [float(each == self._stop.signal) for each in STOP_SIGNALS]
+        without_data = [
+            float(rank == self._replicas.process and self._error is not None)
+            for rank in range(self._replicas.processes)
+        ]
+        self._asked = self._replicas.sum_over_processes(tf.constant([*votes, *without_data]))
+        if before is None:
+            return None
+        asked, failed = before.numpy()[: len(STOP_SIGNALS)], before.numpy()[len(STOP_SIGNALS) :]
+        stopping = next((each for each, count in zip(STOP_SIGNALS, asked, strict=True) if count), None)
+        if stopping is not None or not failed.any():
+            return stopping
+        if self._error is not None:
+            return WithoutData(str(self._error))
+        workers = ", ".join(f"worker {rank}" for rank, count in enumerate(failed) if count)
+        return WithoutData(f"{workers} cannot read the data; what and why is in the output of that process")

@@ -1,0 +1,203 @@
+"""Whether a checkpoint may be continued with the program, data and configuration at hand, and exactly why not.
+
+Everything is compared before a single variable is restored. A difference is either explained by a changed
+configuration key, or it is one that the configuration does not see: edited code, another image library, other data.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from trainer.config.override import Change
+from trainer.errors import RestoreRefused, UsageError, nearest
+from trainer.fingerprint import surroundings
+from trainer.fingerprint.facts import KINDS, STEP, FactDifference
+
+SHOWN_CHANGES = 6
+# What may be accepted although no configuration key explains it. A network of another structure never may.
+ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
+EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
+DEVICES = ("device", "replicas", "cuDNN", "TensorFloat-32")
+KIND_TITLES = {
+    "data": "the data is not the data the checkpoint was trained on",
+    "structure": "the code builds another network from the same configuration",
+    "optimizer": "the code makes another optimizer from the same configuration",
+    "schedule": "the code makes another schedule from the same configuration",
+    "behaviour": "the input pipeline does something else with the same configuration (edited code or another library)",
+    STEP: "a step does something else with the same configuration (edited code or another library)",
+}
+
+
+def judge(
+    checkpoint: Path, changes: Sequence[Change], differences: Sequence[FactDifference], allow: Sequence[str]
+) -> tuple[str, ...]:
+    """Decide by the policy of every changed key.
+
+    Returns what was accepted, as text for the lineage: configuration changes and unexplained differences.
+
+    Free keys are accepted; keys that need consent are when ``allow`` names them or a section of them; fixed keys
+    never are. A difference without a changed key behind it is accepted when ``allow`` names its kind.
+
+    Raises:
+        UsageError: ``allow`` names something that did not change or can never be allowed.
+        RestoreRefused: at least one change is not accepted; names the first culprits with both values and what to do,
+            and a file with the full list.
+    """
+    refused = [change for change in changes if not _is_accepted(change, allow)]
+    unexplained = _roots([difference for difference in differences if not _explained_by(difference, changes)])
+    kinds = [kind for kind in KINDS if any(difference.fact.kind == kind for difference in unexplained)]
+    refused_kinds = [kind for kind in kinds if kind not in allow]
+    _check_allow(allow, changes, differences, something_refused=bool(refused or refused_kinds))
+    if refused or refused_kinds:
+        raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences))
+    accepted = [str(change) for change in changes]
+    accepted += [f"{kind}: {next(d for d in unexplained if d.fact.kind == kind)}" for kind in kinds]
+    return tuple(accepted)
+
+
+def _is_accepted(change: Change, allow: Sequence[str]) -> bool:
+    return change.policy == "free" or (change.policy == "consent" and any(_covers(key, change.path) for key in allow))
+
+
+def _covers(section: str, path: str) -> bool:
+    return path == section or path.startswith(f"{section}.")
+
+
+def _explained_by(difference: FactDifference, changes: Sequence[Change]) -> bool:
+    # a free key changes no result, so it explains none: data that moved (data.root) must still be the same data
+    return any(change.policy != "free" and _concerns(change, difference) for change in changes)
+
+
+def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:
+    """Without what follows from other data, such as the order of another number of records, and what a step does with
+    another schedule or other mixing.
+    """
+    other_data = any(difference.fact.kind == "data" for difference in differences)
+    known = {key for difference in differences if difference.fact.kind != STEP for key in difference.fact.keys}
+    return [
+        d
+        for d in differences
+        if d.fact.kind == "data"
+        or not ((other_data and "data" in d.fact.keys) or (d.fact.kind == STEP and known & set(d.fact.keys)))
+    ]
+
+
+def _concerns(change: Change, difference: FactDifference) -> bool:
+    path = change.path.removesuffix(".name")
+    return any(_covers(key, path) or _covers(path, key) for key in difference.fact.keys)
+
+
+def _check_allow(
+    allow: Sequence[str], changes: Sequence[Change], differences: Sequence[FactDifference], *, something_refused: bool
+) -> None:
+    """A name that allows nothing is a slip of the pen where something is refused. Elsewhere it is a command that is
+    run again, as by a scheduler, after what it allows was accepted.
+    """
+    possible = {change.path for change in changes} | {difference.fact.kind for difference in differences}
+    for name in allow:
+        fixed = [change for change in changes if change.policy == "fixed" and _covers(name, change.path)]
+        if fixed:
+            raise UsageError(
+                f"allow=[{name}] cannot be: {fixed[0]} decides which variables exist or what they mean\n"
+                "start a new run from these weights: python -m trainer train … init_from=CHECKPOINT"
+            )
+        if name in KINDS and name not in ALLOWABLE_KINDS:
+            raise UsageError(f"allow=[{name}] cannot be: a network of another structure cannot take these weights")
+        used = any(_covers(name, change.path) for change in changes) or name in possible
+        if not used and something_refused:
+            raise UsageError(f"allow=[{name}] names nothing that changed{nearest(name, possible)}")
+
+
+def _report(
+    checkpoint: Path,
+    refused: Sequence[Change],
+    refused_kinds: Sequence[str],
+    unexplained: Sequence[FactDifference],
+    differences: Sequence[FactDifference],
+) -> str:
+    lines = [f"{checkpoint} does not match what was asked for; nothing was restored or changed"]
+    for change in refused[:SHOWN_CHANGES]:
+        lines.append(f"  {change}")
+        lines += [f"    {line}" for line in _consequence([d for d in differences if _concerns(change, d)])]
+    if len(refused) > SHOWN_CHANGES:
+        lines.append(f"  and {len(refused) - SHOWN_CHANGES} more keys")
+    for kind in refused_kinds:
+        of_kind = [difference for difference in unexplained if difference.fact.kind == kind]
+        lines.append(f"  {KIND_TITLES[kind]}")
+        lines += [f"    {line}" for line in _consequence(of_kind)]
+        lines.append(f"    look at {of_kind[0].fact.file}")
+    lines += _advice(refused, refused_kinds)
+    lines.append(_full_list(refused, differences))
+    return "\n".join(lines)
+
+
+def _consequence(differences: Sequence[FactDifference]) -> list[str]:
+    """The first difference, which is the root of those that follow from it downstream."""
+    if not differences:
+        return []
+    more = f" (and {len(differences) - 1} that follow)" if len(differences) > 1 else ""
+    return [f"first: {differences[0]}{more}"]
+
+
+def _advice(refused: Sequence[Change], refused_kinds: Sequence[str]) -> list[str]:
+    fixed = [change for change in refused if change.policy == "fixed"]
+    names = [change.path for change in refused if change.policy == "consent"]
+    names += [kind for kind in refused_kinds if kind in ALLOWABLE_KINDS]
+    lines = []
+    if fixed:
+        lines.append(f"{fixed[0].path} cannot change on resume: leave it as stored, or start a new run with")
+        lines.append("  python -m trainer train run_dir=NEW init_from=CHECKPOINT …")
+    elif "structure" in refused_kinds:
+        lines.append("use the code that wrote the checkpoint (its commit is in manifest.json)")
+    elif names:
+        lines.append(f"leave it as it was, or accept that the run is no longer the same: allow=[{','.join(names)}]")
+    return lines
+
+
+def _full_list(refused: Sequence[Change], differences: Sequence[FactDifference]) -> str:
+    """Where everything is listed: in the temporary directory, because a refusal writes nothing into the run
+    directory. Without one that can be written, that is said instead.
+    """
+    text = "".join(
+        [
+            *(f"config  {change}  ({change.policy})\n" for change in refused),
+            *(f"{d.fact.kind}  {d}  ({', '.join(d.fact.keys)}; {d.fact.file})\n" for d in differences),
+        ]
+    )
+    path = None
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="trainer-refused-", suffix=".txt")
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        if path is not None:
+            os.unlink(path)
+        return f"the full list could not be written ({error.strerror}): TMPDIR=DIRECTORY names another place for it"
+    return f"the full list: {path}"
+
+
+def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
+    """Differences in numerical libraries, devices and surroundings, which end bit-exactness and nothing else."""
+    lines = [
+        f"{name} was {stored[name]} and is {current[name]}: training goes on, but bit-exactness is not promised"
+        for name in (*EXACTNESS_PACKAGES, *DEVICES)
+        if name in stored and name in current and stored[name] != current[name]
+    ]
+    for name, before, now, remedy in surroundings.differences(stored, current):
+        line = f"{name} was {before} and is {now}: training goes on, but bit-exactness is not promised"
+        lines.append(f"{line}; as it was: {remedy}" if remedy else line)
+    return lines
+
+
+def company_warnings(rank: int, chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """What process ``rank`` of a run has otherwise than its chief, whose manifest knows the chief's alone."""
+    found = [(name, chief[name], own[name]) for name in (*EXACTNESS_PACKAGES, "device") if chief[name] != own[name]]
+    found += [(name, there, here) for name, there, here, _ in surroundings.differences(chief, own)]
+    return [
+        f"{name} is {here} in worker {rank} and {there} in the chief: another placement of the processes computes "
+        "other last bits"
+        for name, there, here in found
+    ]

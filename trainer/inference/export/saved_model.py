@@ -1,0 +1,56 @@
+"""The network behind its preprocessing, as a function of encoded images."""
+
+from __future__ import annotations
+
+import keras
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.data.images.decoding import NOT_JPEG, EncodedImage
+from trainer.data.images.draw import Draw
+from trainer.data.images.headers import UPRIGHT
+from trainer.data.images.transforms import network_input
+
+
+class Classifier(tf.Module):
+    """From encoded images to probabilities; what a SavedModel holds."""
+
+    def __init__(self, model: keras.Model, config: Config, class_names: tuple[str, ...]) -> None:
+        super().__init__()
+        self._model = model
+        self._parameters = [variable.value for variable in model.weights]  # where tf.Module looks for variables
+        self._preprocess = config.preprocess
+        self._seed = config.seed
+        self._class_names = tf.constant(class_names)
+
+    @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
+    def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
+        """``image_bytes`` are string ``[n]``, each a JPEG or PNG that is stored upright: TensorFlow has no operation
+        that reads EXIF's orientation. Preprocessing is that of evaluation.
+
+        Returns ``classes`` string ``[n, classes]`` and ``probabilities`` float32 ``[n, classes]``, both in label
+        order: the shapes of TensorFlow Serving's classification signature.
+        """
+        size, draw = self._preprocess.image_size, Draw(self._seed, tf.constant(0, tf.int64))
+        images = tf.map_fn(
+            lambda data: network_input(_encoded_image(data), self._preprocess.eval, self._preprocess, draw),
+            image_bytes,
+            fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
+        )
+        probabilities = tf.nn.softmax(self._model(images, training=False))
+        return {
+            "classes": tf.broadcast_to(self._class_names, tf.shape(probabilities)),
+            "probabilities": probabilities,
+        }
+
+
+def _encoded_image(data: tf.Tensor) -> EncodedImage:
+    """``trainer.data.images.decoding.encoded_image`` with TensorFlow's operations alone, for upright JPEG and PNG."""
+    jpeg = tf.io.is_jpeg(data)
+    size = tf.cond(
+        jpeg,
+        lambda: tf.image.extract_jpeg_shape(data)[:2],
+        lambda: tf.shape(tf.io.decode_image(data, channels=3, expand_animations=False))[:2],
+    )
+    orientation = tf.where(jpeg, UPRIGHT, NOT_JPEG)
+    return EncodedImage(data, tf.concat([size, orientation[tf.newaxis]], 0))

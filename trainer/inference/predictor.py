@@ -1,0 +1,110 @@
+"""A trained network ready for use: images in, probabilities out."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import keras
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
+from trainer.data.images.decoding import EncodedImage, encoded_image, fault
+from trainer.data.images.draw import Draw
+from trainer.data.images.transforms import network_input
+from trainer.errors import BadRecord, UsageError
+from trainer.inference.export.stock_model import stock_model
+from trainer.run.restore import restore
+
+Image = str | os.PathLike[str] | npt.NDArray[np.uint8]
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictor:
+    """A network as a checkpoint holds it, with what its inputs and outputs mean.
+
+    ``model`` is a Keras model of Keras's own layers, from ``preprocess``'s images to logits, float32 ``[n, classes]``,
+    without the auxiliary classifier. ``class_names`` has a name for each of its outputs. ``weights`` tells which
+    weights of ``checkpoint``, made at ``step``, it has.
+    """
+
+    model: keras.Model
+    class_names: tuple[str, ...]
+    config: Config
+    checkpoint: Path
+    step: int
+    weights: WeightsName
+
+    def preprocess(self, images: Sequence[Image] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Images as the network takes them, float32 ``[n, S, S, 3]``: decoded and transformed as in evaluation.
+
+        ``images`` are paths of files in any format that training reads, or arrays uint8 ``[height, width, 3]`` of RGB
+        in 0..255, of any size each; an array ``[n, height, width, 3]`` will do.
+
+        Raises:
+            UsageError: a file cannot be read, or an array is something else.
+            BadRecord: a file is no image that can be decoded.
+        """
+        transforms, draw = self.config.preprocess.eval, Draw(self.config.seed, tf.constant(0, tf.int64))
+        inputs = [
+            network_input(_encoded(image), transforms, self.config.preprocess, draw) for image in _several(images)
+        ]
+        size = self.config.preprocess.image_size
+        return np.stack(inputs) if inputs else np.zeros([0, size, size, 3], np.float32)
+
+    def predict(self, images: Sequence[Image] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        """Probabilities, float32 ``[n, classes]`` in the order of ``class_names``; each row adds up to 1.
+
+        ``images`` as for ``preprocess``; ``evaluation.batch_size`` of them are computed at a time.
+
+        Raises:
+            UsageError, BadRecord: as ``preprocess``.
+        """
+        images, size = _several(images), self.config.evaluation.batch_size
+        parts = [
+            tf.nn.softmax(self.model(self.preprocess(images[start : start + size]), training=False)).numpy()
+            for start in range(0, len(images), size)
+        ]
+        return np.concatenate(parts) if parts else np.zeros([0, len(self.class_names)], np.float32)
+
+
+def predictor(run_dir: Path, checkpoint: str, weights: WeightsName | None, allow: Sequence[str]) -> Predictor:
+    """The network of a checkpoint; see ``trainer.api.load``."""
+    restored = restore(run_dir, checkpoint, allow)
+    which = restored.weights(weights)
+    return Predictor(
+        model=stock_model(restored.state.model, restored.state.weights(which)),
+        class_names=restored.output_names,
+        config=restored.config,
+        checkpoint=restored.path,
+        step=restored.manifest.step,
+        weights=which,
+    )
+
+
+def _several(images: Sequence[Image] | npt.NDArray[np.uint8]) -> Sequence[Image] | npt.NDArray[np.uint8]:
+    if isinstance(images, str | os.PathLike):
+        raise UsageError(f"{images} is one path; give a list: [{str(images)!r}]")
+    return images
+
+
+def _encoded(image: Image) -> EncodedImage:
+    """An image as training gets it. Pixels are encoded without a loss, so that everything goes one way."""
+    if isinstance(image, str | os.PathLike):
+        try:
+            data = Path(image).read_bytes()
+        except OSError as error:
+            raise UsageError(f"{os.fspath(image)} cannot be read: {error.strerror}") from error
+        reason = fault(data)
+        if reason is not None:
+            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}")
+        return encoded_image(data)
+    found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UsageError(f"an image is {found}, but must be a path or an array uint8 [height, width, 3]")
+    return encoded_image(bytes(tf.io.encode_png(image).numpy()))

@@ -1,0 +1,209 @@
+"""Keras files: ``.weights.h5``, legacy ``.h5`` and ``.keras``, a zip around one. Nothing in them is deserialised.
+
+HDF5 can point at other files; links and external storage are left alone, so a foreign file can only show itself.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+
+from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
+from trainer.interchange.findings import DAMAGE, MISMATCH, Finding, Unusable
+from trainer.models.inception_v3_units import NORM_LEAVES
+
+WEIGHTS_MEMBER = "model.weights.h5"
+METADATA_MEMBER = "metadata.json"
+EXPANSION_LIMIT = 20  # unpacked size over size in the file; Keras compresses nothing
+JSON_LIMIT = 1 << 24  # bytes
+TEXT_ATTRIBUTES = ("keras_version", "backend", ORIGIN, ORIGIN_CONFIG)
+SECONDS_ALLOWED = 30.0
+SLOWEST_BYTES_PER_SECOND = 5e6
+SLOT_GROUPS = ("optimizer", "optimizer_weights")
+
+
+def read_hdf5(path: Path, kind: Kind) -> Contents:
+    """List a ``.weights.h5`` or a legacy ``.h5`` file.
+
+    Raises:
+        Unusable: HDF5 cannot open it, which is how a file that was cut short shows.
+    """
+    _survive(path, kind)
+    return _read_hdf5(path, kind)
+
+
+def _read_hdf5(path: Path, kind: Kind) -> Contents:
+    return _contents(_open(path, path), path, kind, {})
+
+
+def read_keras_archive(path: Path) -> Contents:
+    """List a ``.keras`` file: the JSON that says which Keras wrote it, and the weights.
+
+    Raises:
+        Unusable: a member is damaged or unpacks to an unreasonable size.
+    """
+    _survive(path, Kind.KERAS)
+    return _read_keras_archive(path)
+
+
+def _read_keras_archive(path: Path) -> Contents:
+    with zipfile.ZipFile(path) as archive:
+        facts = {}
+        if METADATA_MEMBER in archive.namelist():
+            facts = _json_texts(_member(archive, METADATA_MEMBER, JSON_LIMIT, path))
+        for name in {ORIGIN, ORIGIN_CONFIG} & set(archive.namelist()):
+            facts[name] = _member(archive, name, JSON_LIMIT, path).decode(errors="replace")
+        limit = EXPANSION_LIMIT * path.stat().st_size
+        weights = _member(archive, WEIGHTS_MEMBER, limit, path)
+    return _contents(_open(io.BytesIO(weights), path), path, Kind.KERAS, facts)
+
+
+def _survive(path: Path, kind: Kind) -> None:
+    """Read the whole file in another process first: on damaged structures the HDF5 library can loop or crash."""
+    seconds = SECONDS_ALLOWED + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
+    root = str(Path(__file__).resolve().parent.parent.parent)
+    known = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
+    try:
+        process = subprocess.run(
+            [sys.executable, "-m", __name__, kind.name, str(path)],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([root, *known])},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            timeout=seconds,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        title = f"{path} is damaged: the HDF5 library had not come to an end of it after {seconds:.0f} seconds"
+        raise Unusable(Finding("damaged", DAMAGE, title)) from error
+    if process.returncode < 0:
+        title = f"{path} is damaged: the HDF5 library crashed on it (signal {-process.returncode})"
+        raise Unusable(Finding("damaged", DAMAGE, title))
+
+
+def _read_everything(kind: Kind, path: Path) -> None:
+    contents = _read_keras_archive(path) if kind is Kind.KERAS else _read_hdf5(path, kind)
+    for tensor in contents.tensors:
+        contents.read(tensor)
+
+
+def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> bytes:
+    info = archive.getinfo(name)
+    if info.file_size > limit:
+        title = f"{path}: {name} would unpack to {info.file_size} bytes, more than the {limit} that are reasonable"
+        raise Unusable(Finding("oversized", MISMATCH, title))
+    try:
+        with archive.open(info) as member:
+            return member.read(limit + 1)  # the directory of a zip can lie about sizes, the read does not
+    except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
+        raise Unusable(Finding("flipped", DAMAGE, f"{path}: {name} is damaged: {error}")) from error
+
+
+def _json_texts(text: bytes) -> dict[str, str]:
+    try:
+        container = json.loads(text)
+    except ValueError:
+        return {}
+    return {str(key): str(value) for key, value in container.items()} if isinstance(container, dict) else {}
+
+
+def _open(source: Path | BinaryIO, path: Path) -> h5py.File:
+    try:
+        return h5py.File(source, "r")
+    except OSError as error:
+        text = str(error)
+        sizes = re.search(r"eof = (\d+).*stored_eof = (\d+)", text)
+        if sizes:
+            title = f"{path} ends too early: it has {sizes.group(1)} bytes and was written with {sizes.group(2)}"
+            raise Unusable(Finding("truncated", DAMAGE, title)) from error
+        raise Unusable(Finding("damaged", DAMAGE, f"{path} is no readable HDF5 file: {text}")) from error
+
+
+def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str]) -> Contents:
+    datasets: dict[str, h5py.Dataset] = {}
+
+    def visit(name: str, node: Any) -> None:
+        if isinstance(node, h5py.Dataset) and not node.external:
+            datasets[name] = node
+
+    try:
+        file.visititems(visit)  # does not follow soft or external links
+        label = _labels(file, datasets)
+        facts = {**facts, **{name: str(file.attrs[name]) for name in TEXT_ATTRIBUTES if name in file.attrs}}
+        tensors = tuple(
+            Tensor(key, label(key), tuple(dataset.shape or ()), str(dataset.dtype)) for key, dataset in datasets.items()
+        )
+        optimizer = _optimizer(file, datasets)
+    except (OSError, RuntimeError, KeyError, ValueError) as error:
+        raise Unusable(Finding("damaged", DAMAGE, f"{path} is damaged: {error}")) from error
+
+    def read(tensor: Tensor) -> Any:
+        if datasets[tensor.key].nbytes > EXPANSION_LIMIT * path.stat().st_size:
+            title = f"{tensor.label} would take {datasets[tensor.key].nbytes} bytes, far more than the file has"
+            raise Unusable(Finding("tensor", DAMAGE, title, (tensor.label,)))
+        try:
+            return datasets[tensor.key][()]
+        except (OSError, RuntimeError) as error:
+            raise Unusable(Finding("tensor", DAMAGE, str(error), (tensor.label,))) from error
+
+    return Contents(kind, path, tensors, read, optimizer=optimizer, facts=facts)
+
+
+def _optimizer(file: h5py.File, datasets: Mapping[str, Any]) -> str | None:
+    """The optimizer whose state is stored, ``adam``."""
+    if "optimizer/vars/0" in datasets:
+        return _attribute(file["optimizer/vars"], "name")
+    for key in datasets:
+        if key.startswith("optimizer_weights/"):
+            return key.split("/")[1]
+    return None
+
+
+def _attribute(group: h5py.Group, name: str) -> str | None:
+    value = group.attrs[name] if name in group.attrs else None
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _labels(file: h5py.File, datasets: Mapping[str, Any]) -> Callable[[str], str]:
+    """Names as ``conv2d_8/kernel`` for all of Keras's layouts.
+
+    Keras 3 numbers the variables of a layer and stores the layer under a running number of its class; only the
+    group's ``name`` attribute is the layer's name. Legacy keys end in the variable's path.
+    """
+    counts: dict[str, int] = {}
+    for key in datasets:
+        group = key.rpartition("/")[0]
+        counts[group] = counts[group] + 1 if group in counts else 1
+
+    def label(key: str) -> str:
+        group, _, leaf = key.rpartition("/")
+        if key.startswith(SLOT_GROUPS):
+            return key
+        if not group.endswith("vars") or not leaf.isdecimal():
+            layer = key.removeprefix("model_weights/").split("/")[0]
+            return f"{layer}/{leaf.removesuffix(':0')}"
+        layer = _attribute(file[group], "name") or group.removesuffix("/vars").rpartition("/")[2]
+        kind = group.removesuffix("/vars").rpartition("/")[2]
+        leaves: tuple[str, ...] = ("kernel", "bias")
+        if "batch_normalization" in kind:
+            beta, gamma, *moving = NORM_LEAVES
+            leaves = (gamma, beta, *moving) if counts[group] == len(NORM_LEAVES) else (beta, *moving)
+        number = int(leaf)
+        return f"{layer}/{leaves[number]}" if number < len(leaves) else f"{layer}/{leaf}"
+
+    return label
+
+
+if __name__ == "__main__":  # as _survive starts it
+    with contextlib.suppress(Unusable):  # the process that asked will find the same
+        _read_everything(Kind[sys.argv[1]], Path(sys.argv[2]))

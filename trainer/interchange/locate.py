@@ -1,0 +1,236 @@
+"""Recognising what a path is, by content and not by its extension."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.manifest import PREFIX
+from trainer.checkpoint.verification import newest_valid
+from trainer.config import stored
+from trainer.errors import NoValidCheckpoint
+from trainer.interchange.contents import Kind
+from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
+from trainer.run_directory.layout import CHECKPOINTS
+
+STATE_FILE = "checkpoint"  # what tf.train.Saver and CheckpointManager name the file that points to the newest
+SHARD = re.compile(r"(.+)\.data-(\d{5})-of-(\d{5})")
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # end of a leveldb table: .index files and V1 checkpoints
+HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
+ZIP_MAGIC = b"PK\x03\x04"
+PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+STATE_FILE_LIMIT = 1 << 20  # bytes; one line for each checkpoint
+
+
+@dataclasses.dataclass(frozen=True)
+class Located:
+    """A checkpoint: its format, the path its readers take, and what was wrong with the path that was given."""
+
+    kind: Kind
+    path: Path
+    findings: tuple[Finding, ...] = ()
+
+
+def locate(path: Path) -> Located:
+    """Find the checkpoint that ``path`` means.
+
+    Raises:
+        Unusable: there is none, or it is of a kind that must not be opened.
+    """
+    if path.is_dir():
+        return _directory(path)
+    if path.is_file():
+        return _file(path)
+    if Path(f"{path}.index").is_file() or shards(path):
+        return _prefix(path)
+    near = [str(prefix) for prefix in prefixes(path.parent)] if path.parent.is_dir() else []
+    details = (f"TensorFlow checkpoints in {path.parent}: {listed(near)}",) if near else ()
+    raise Unusable(Finding("missing", DAMAGE, f"{path} does not exist", details))
+
+
+Shards = Mapping[Path, tuple[int, int]]  # file → its number, and the number there should be
+
+
+def shards(prefix: Path) -> dict[Path, tuple[int, int]]:
+    """The ``.data-00000-of-00002`` files of a prefix, each with its number and the number there should be."""
+    found = {}
+    if prefix.parent.is_dir():
+        for path in sorted(prefix.parent.iterdir()):
+            match = SHARD.fullmatch(path.name)
+            if match is not None and match.group(1) == prefix.name:
+                found[path] = (int(match.group(2)), int(match.group(3)))
+    return found
+
+
+def prefixes(place: Path) -> list[Path]:
+    """The prefixes of the TensorFlow checkpoints in a directory, oldest first by their step, then by name."""
+    names = set()
+    for path in place.iterdir():
+        match = SHARD.fullmatch(path.name)
+        if path.suffix == ".index":
+            names.add(path.name.removesuffix(".index"))
+        elif match is not None:
+            names.add(match.group(1))
+
+    def age(name: str) -> tuple[int, str]:
+        number = re.search(r"-(\d+)$", name)
+        return (int(number.group(1)) if number else -1, name)
+
+    return [place / name for name in sorted(names, key=age)]
+
+
+def is_own(place: Path) -> bool:
+    """Whether a directory is a checkpoint of this trainer, whole or not."""
+    if (place / manifests.FILE_NAME).is_file() and not (place / CHECKPOINTS).is_dir():
+        return True
+    written = (place / f"{PREFIX}.index").is_file() or bool(shards(place / PREFIX))
+    return written and (directory.is_name(place.name) or (place / stored.FILE_NAME).is_file())
+
+
+def _directory(place: Path) -> Located:
+    if (place / CHECKPOINTS).is_dir():
+        return _run_directory(place)
+    if is_own(place):
+        return Located(Kind.OWN, place)
+    if (place / "saved_model.pb").is_file():
+        note = Finding("saved_model", NOTE, f"{place} is a SavedModel; its variables were read, its graph was not")
+        return Located(Kind.BUNDLE, place / "variables" / "variables", (note,))
+    if (place / STATE_FILE).is_file():
+        return _state_file(place / STATE_FILE)
+    found = prefixes(place)
+    if found:
+        return Located(Kind.BUNDLE, found[-1], (_directory_for_prefix(place, found),))
+    if directory.committed(place):
+        return _run_directory(place.parent if place.name == CHECKPOINTS else place)
+    raise Unusable(Finding("missing", DAMAGE, f"{place} is a directory that holds no checkpoint"))
+
+
+def _directory_for_prefix(place: Path, found: list[Path]) -> Finding:
+    others = (f"the newest of {listed(prefix.name for prefix in found)} was taken",) if len(found) > 1 else ()
+    return Finding(
+        "directory_for_prefix",
+        MISMATCH,
+        f"{place} is a directory; TensorFlow wants the prefix {found[-1]}",
+        ("a prefix is the common beginning of the .index and .data-… files, and no file of that name", *others),
+    )
+
+
+def _run_directory(place: Path) -> Located:
+    parent = place / CHECKPOINTS if (place / CHECKPOINTS).is_dir() else place
+    committed = directory.committed(parent)
+    if not committed:
+        raise Unusable(Finding("missing", DAMAGE, f"{parent} holds no checkpoint"))
+    skipped: list[str] = []
+    try:
+        newest = newest_valid(parent, "full", skipped.append).path
+    except NoValidCheckpoint:
+        newest = committed[-1]
+    title = f"{place} is a run directory; its newest {'' if len(skipped) == len(committed) else 'valid '}checkpoint"
+    return Located(Kind.OWN, newest, (Finding("run_directory", NOTE, f"{title} is {newest.name}", tuple(skipped)),))
+
+
+def _state_file(path: Path) -> Located:
+    """Follow ``checkpoint``, the text file in which TensorFlow notes the newest prefix."""
+    text = path.read_bytes()[:STATE_FILE_LIMIT].decode("utf-8", errors="replace")
+    match = re.search(r'^model_checkpoint_path: "(.*)"\s*$', text, re.MULTILINE)
+    here = prefixes(path.parent)
+    if match is None:
+        if not here:
+            raise Unusable(Finding("state_file", DAMAGE, f"{path} names no checkpoint, and there is none beside it"))
+        title = f"{path} names no checkpoint (tf.train.latest_checkpoint() answers None); {here[-1].name} is beside it"
+        return Located(Kind.BUNDLE, here[-1], (Finding("state_file", MISMATCH, title),))
+    pointed = Path(match.group(1))
+    target, moved = path.parent / pointed, path.parent / pointed.name  # an absolute path stays what it is
+    exists = Path(f"{target}.index").is_file()
+    if exists and target.parent.samefile(path.parent):
+        return Located(Kind.BUNDLE, moved, (_directory_for_prefix(path.parent, [moved]),))
+    title = f"{path} points to {pointed}, {'which is another place' if exists else 'where there is no checkpoint'}"
+    if exists and moved not in here:
+        return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, ("it was followed there",)),))
+    if not here:
+        raise Unusable(Finding("state_file", DAMAGE, title, (f"nor is there one in {path.parent}",)))
+    target = moved if moved in here else here[-1]
+    details = (f"the files were moved, copied or removed; {target} is beside it: give that prefix",)
+    return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, details),))
+
+
+def _prefix(prefix: Path, *findings: Finding) -> Located:
+    if prefix.name == PREFIX and is_own(prefix.parent):
+        title = f"{prefix} is a prefix; a checkpoint of this trainer is the directory {prefix.parent}"
+        return Located(Kind.OWN, prefix.parent, (Finding("prefix_for_directory", MISMATCH, title),))
+    return Located(Kind.BUNDLE, prefix, findings)
+
+
+def _file(path: Path) -> Located:
+    match = SHARD.fullmatch(path.name)
+    with path.open("rb") as file:
+        head = file.read(512)
+        file.seek(max(0, path.stat().st_size - len(TABLE_MAGIC)))
+        tail = file.read()
+    if path.suffix == ".index" or match is not None:
+        prefix = path.with_name(path.name.removesuffix(".index") if match is None else match.group(1))
+        title = f"{path.name} is one file of a TensorFlow checkpoint; its prefix is {prefix}"
+        return _prefix(prefix, Finding("file_for_prefix", MISMATCH, title))
+    if path.name in (manifests.FILE_NAME, stored.FILE_NAME) and is_own(path.parent):
+        title = f"{path.name} is one file of a checkpoint; the checkpoint is the directory {path.parent}"
+        return Located(Kind.OWN, path.parent, (Finding("file_for_directory", MISMATCH, title),))
+    if path.name == STATE_FILE and not head.startswith((HDF5_MAGIC, ZIP_MAGIC)):
+        return _state_file(path)
+    return _single_file(path, head, tail)
+
+
+def _single_file(path: Path, head: bytes, tail: bytes) -> Located:
+    """A format of one file, told by its first and last bytes."""
+    if tail == TABLE_MAGIC:
+        return Located(Kind.V1, path)
+    if head.startswith(HDF5_MAGIC):
+        return Located(Kind.WEIGHTS_H5 if path.name.endswith(".weights.h5") else Kind.LEGACY_H5, path)
+    if head.startswith(ZIP_MAGIC):
+        return _archive(path)
+    if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[5:8] == bytes(3)):
+        return Located(Kind.SAFETENSORS, path)
+    raise Unusable(_unknown(path, head))
+
+
+def _unknown(path: Path, head: bytes) -> Finding:
+    # a pickle of protocol 2 to 5 begins with PROTO; older ones are text that ends in "."
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+    if pickled or (head and path.suffix in PICKLE_SUFFIXES):
+        return _pickle(
+            path, "a Python pickle" if pickled else f"a {path.suffix} file, which usually is a Python pickle"
+        )
+    if path.suffix in (".h5", ".hdf5", ".keras"):
+        title = f"{path} does not begin as a {path.suffix} file does: it is empty, overwritten or something else"
+        return Finding("damaged", DAMAGE, title)
+    title = f"{path} is no checkpoint format that is known: it begins with {head[:8].hex(' ') or 'nothing'}"
+    return Finding("unknown_format", MISMATCH if head else DAMAGE, title)
+
+
+def _archive(path: Path) -> Located:
+    """A zip: a .keras model, or PyTorch's archive, which holds a pickle. Only its table of contents is read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+    except zipfile.BadZipFile as error:
+        title = f"{path} is a zip archive that was cut short or damaged: {error}"
+        raise Unusable(Finding("truncated", DAMAGE, title)) from error
+    if any(name.endswith("data.pkl") for name in names):
+        raise Unusable(_pickle(path, "a PyTorch archive, whose data.pkl is a pickle"))
+    if "model.weights.h5" in names:
+        return Located(Kind.KERAS, path)
+    title = f"{path} is a zip archive without model.weights.h5, so it is no .keras model: it holds {listed(names)}"
+    raise Unusable(Finding("unknown_format", MISMATCH, title))
+
+
+def _pickle(path: Path, what: str) -> Finding:
+    return Finding(
+        "pickle",
+        MISMATCH,
+        f"{path} is {what}, and is not opened: loading a pickle runs whatever code its author put into it",
+        ("convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",),
+    )

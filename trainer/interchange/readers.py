@@ -1,0 +1,43 @@
+"""Which reader a format has."""
+
+from __future__ import annotations
+
+from trainer.interchange.bundles import read_bundle
+from trainer.interchange.contents import Contents, Kind
+from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
+from trainer.interchange.hdf5_files import read_hdf5, read_keras_archive
+from trainer.interchange.locate import Located
+from trainer.interchange.safetensors_files import read_safetensors
+
+
+def read_contents(located: Located) -> Contents:
+    """List a foreign checkpoint.
+
+    Raises:
+        Unusable: it is damaged so that nothing can be listed.
+    """
+    match located.kind:
+        case Kind.BUNDLE | Kind.V1:
+            return read_bundle(located.path, located.kind)
+        case Kind.WEIGHTS_H5 | Kind.LEGACY_H5:
+            return read_hdf5(located.path, located.kind)
+        case Kind.KERAS:
+            return read_keras_archive(located.path)
+        case Kind.SAFETENSORS:
+            return read_safetensors(located.path)
+        case Kind.OWN:
+            raise AssertionError("our own checkpoints are opened by own_checkpoint.open_own")
+
+
+def unreadable_values(contents: Contents) -> list[Finding]:
+    """Read every value of a format without checksums; what cannot be read is damaged."""
+    reasons: dict[str, list[str]] = {}
+    for tensor in contents.tensors:
+        try:
+            contents.read(tensor)
+        except Unusable as error:
+            reasons.setdefault(error.finding.title, []).append(tensor.label)
+    return [
+        Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason,))
+        for reason, labels in reasons.items()
+    ]

@@ -1,0 +1,103 @@
+"""torchvision and timm: ``Mixed_7c.branch3x3dbl_3b.conv.weight``, channels first.
+
+Names: pytorch/vision torchvision/models/inception.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from trainer.interchange.meanings import Meaning
+from trainer.models.inception_v3_units import AUX_KERNEL_UNIT, is_variable
+
+TITLE = "torchvision or timm"
+OPTIMIZERS: Mapping[frozenset[str], str] = {}
+LEAVES = {
+    "conv.weight": "conv/kernel",
+    "conv.bias": "conv/bias",
+    "bn.weight": "batch_norm/gamma",
+    "bn.bias": "batch_norm/beta",
+    "bn.running_mean": "batch_norm/moving_mean",
+    "bn.running_var": "batch_norm/moving_variance",
+}
+HEADS = {"fc": "logits/logits", "AuxLogits.fc": "aux_logits/logits"}
+AUX = {"AuxLogits.conv0": "aux_logits/conv2d_1b_1x1", "AuxLogits.conv1": AUX_KERNEL_UNIT}
+_INCEPTION_A = {
+    "branch1x1": "branch_0/conv2d_0a_1x1",
+    "branch5x5_1": "branch_1/conv2d_0a_1x1",
+    "branch5x5_2": "branch_1/conv2d_0b_5x5",
+    "branch3x3dbl_1": "branch_2/conv2d_0a_1x1",
+    "branch3x3dbl_2": "branch_2/conv2d_0b_3x3",
+    "branch3x3dbl_3": "branch_2/conv2d_0c_3x3",
+    "branch_pool": "branch_3/conv2d_0b_1x1",
+}
+_INCEPTION_B = {
+    "branch1x1": "branch_0/conv2d_0a_1x1",
+    "branch7x7_1": "branch_1/conv2d_0a_1x1",
+    "branch7x7_2": "branch_1/conv2d_0b_1x7",
+    "branch7x7_3": "branch_1/conv2d_0c_7x1",
+    "branch7x7dbl_1": "branch_2/conv2d_0a_1x1",
+    "branch7x7dbl_2": "branch_2/conv2d_0b_7x1",
+    "branch7x7dbl_3": "branch_2/conv2d_0c_1x7",
+    "branch7x7dbl_4": "branch_2/conv2d_0d_7x1",
+    "branch7x7dbl_5": "branch_2/conv2d_0e_1x7",
+    "branch_pool": "branch_3/conv2d_0b_1x1",
+}
+_INCEPTION_C = {
+    "branch1x1": "branch_0/conv2d_0a_1x1",
+    "branch3x3_1": "branch_1/conv2d_0a_1x1",
+    "branch3x3_2a": "branch_1/conv2d_0b_1x3",
+    "branch3x3_2b": "branch_1/conv2d_0c_3x1",
+    "branch3x3dbl_1": "branch_2/conv2d_0a_1x1",
+    "branch3x3dbl_2": "branch_2/conv2d_0b_3x3",
+    "branch3x3dbl_3a": "branch_2/conv2d_0c_1x3",
+    "branch3x3dbl_3b": "branch_2/conv2d_0d_3x1",
+    "branch_pool": "branch_3/conv2d_0b_1x1",
+}
+BRANCHES = {
+    **{f"Mixed_5{letter}": _INCEPTION_A for letter in "bcd"},
+    "Mixed_6a": {
+        "branch3x3": "branch_0/conv2d_1a_3x3",
+        "branch3x3dbl_1": "branch_1/conv2d_0a_1x1",
+        "branch3x3dbl_2": "branch_1/conv2d_0b_3x3",
+        "branch3x3dbl_3": "branch_1/conv2d_1a_3x3",
+    },
+    **{f"Mixed_6{letter}": _INCEPTION_B for letter in "bcde"},
+    "Mixed_7a": {
+        "branch3x3_1": "branch_0/conv2d_0a_1x1",
+        "branch3x3_2": "branch_0/conv2d_1a_3x3",
+        "branch7x7x3_1": "branch_1/conv2d_0a_1x1",
+        "branch7x7x3_2": "branch_1/conv2d_0b_1x7",
+        "branch7x7x3_3": "branch_1/conv2d_0c_7x1",
+        "branch7x7x3_4": "branch_1/conv2d_1a_3x3",
+    },
+    **{f"Mixed_7{letter}": _INCEPTION_C for letter in "bc"},
+}
+
+
+def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
+    found = {label: _meaning(label) for label in labels}
+    return {label: meaning for label, meaning in found.items() if meaning is not None}
+
+
+def _meaning(label: str) -> Meaning | None:
+    if label.endswith(".num_batches_tracked"):
+        return Meaning("counter", label)
+    path = label.removeprefix("module.").removeprefix("model.")
+    head, _, leaf = path.rpartition(".")
+    if head in HEADS and leaf in ("weight", "bias"):
+        return Meaning("variable", f"{HEADS[head]}/{'kernel' if leaf == 'weight' else 'bias'}")
+    for suffix, ours in LEAVES.items():
+        unit = _unit(path.removesuffix(f".{suffix}"))
+        if path.endswith(f".{suffix}") and unit is not None and is_variable(f"{unit}/{ours}"):
+            return Meaning("variable", f"{unit}/{ours}")
+    return None
+
+
+def _unit(path: str) -> str | None:
+    if path in AUX:
+        return AUX[path]
+    block, _, branch = path.partition(".")
+    if block in BRANCHES and branch in BRANCHES[block]:
+        return f"{block.lower()}/{BRANCHES[block][branch]}"
+    return path.lower() if not branch else None

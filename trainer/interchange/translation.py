@@ -1,0 +1,109 @@
+"""From the names and layout of a file to this trainer's: which tensor is which variable of Inception V3."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from trainer.interchange import keras_names, own_names, slim_names, torch_names
+from trainer.interchange.contents import Contents, Tensor
+from trainer.interchange.meanings import Meaning, NamingScheme
+from trainer.models.inception_v3_units import HEADS, PUBLISHED, unit_of, window
+
+SCHEMES: tuple[NamingScheme, ...] = (own_names, slim_names, keras_names, torch_names)
+
+
+@dataclasses.dataclass(frozen=True)
+class Translation:
+    """A file in this trainer's terms.
+
+    ``variables`` and ``shadows`` map the model's variables (``mixed_5b/…/kernel``) to tensors whose shapes are in
+    TensorFlow's layout, height×width×in×out and in×out; ``channels_first`` tells whether the file's were not.
+    ``slots`` counts the tensors of each optimizer slot, ``optimizer`` is whose they are as far as names tell.
+    """
+
+    scheme: str
+    variables: Mapping[str, Tensor]
+    shadows: Mapping[str, Tensor]
+    slots: Mapping[str, int]
+    optimizer: str | None
+    counters: tuple[str, ...]
+    unknown: tuple[str, ...]
+    channels_first: bool
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """The variables, or their moving averages when only those are there."""
+        return self.variables or self.shadows
+
+    @property
+    def units(self) -> set[str]:
+        return {unit_of(name) for name in self.weights} & PUBLISHED.keys()
+
+
+def translate(contents: Contents) -> Translation:
+    """Read the names with the scheme that understands most of them."""
+    labels = [tensor.label for tensor in contents.tensors]
+    candidates = [(scheme, scheme.meanings(labels)) for scheme in SCHEMES]
+    scheme, meanings = max(candidates, key=lambda candidate: _weight(candidate[1]))
+    by_role: dict[str, dict[str, Tensor]] = {"variable": {}, "shadow": {}}
+    slots: dict[str, int] = {}
+    counters, unknown = [], []
+    for tensor in contents.tensors:
+        if tensor.label not in meanings:
+            unknown.append(tensor.label)
+            continue
+        meaning = meanings[tensor.label]
+        if meaning.role == "slot":
+            slots[meaning.slot] = slots[meaning.slot] + 1 if meaning.slot in slots else 1
+        elif meaning.role == "counter":
+            counters.append(tensor.label)
+        else:
+            by_role[meaning.role][meaning.name] = tensor
+    channels_first = _is_channels_first({**by_role["shadow"], **by_role["variable"]})
+    if channels_first:
+        by_role = {role: {n: _channels_last(t) for n, t in found.items()} for role, found in by_role.items()}
+    known = frozenset(slots)
+    optimizer = contents.optimizer or (scheme.OPTIMIZERS[known] if known in scheme.OPTIMIZERS else None)
+    return Translation(
+        scheme=scheme.TITLE,
+        variables=by_role["variable"],
+        shadows=by_role["shadow"],
+        slots=slots,
+        optimizer=optimizer,
+        counters=tuple(counters),
+        unknown=tuple(unknown),
+        channels_first=channels_first,
+    )
+
+
+def _weight(meanings: Mapping[str, Meaning]) -> int:
+    return sum(meaning.role in ("variable", "shadow") for meaning in meanings.values())
+
+
+def _is_channels_first(variables: Mapping[str, Tensor]) -> bool:
+    """Whether most kernels have their window in the last two dimensions (out×in×height×width)."""
+    votes = 0
+    for name, tensor in variables.items():
+        unit = unit_of(name)
+        # a 1×1 kernel of few channels, or a window that follows the image size, tells nothing
+        if name.endswith("conv/kernel") and len(tensor.shape) == 4 and unit.rpartition("_")[2] not in ("1x1",):
+            last, first = tensor.shape[:2] == window(unit), tensor.shape[2:] == window(unit)
+            votes += first - last
+    return votes > 0
+
+
+def _channels_last(tensor: Tensor) -> Tensor:
+    shape = tensor.shape
+    if len(shape) == 4:
+        shape = (shape[2], shape[3], shape[1], shape[0])
+    elif len(shape) == 2:
+        shape = shape[::-1]
+    return dataclasses.replace(tensor, shape=shape)
+
+
+def head_shape(name: str, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a classifier's kernel as a dense layer's: Slim writes it as a 1×1 convolution."""
+    if unit_of(name) in HEADS and len(shape) == 4 and shape[:2] == (1, 1):
+        return shape[2:]
+    return shape

@@ -1,0 +1,180 @@
+"""What TensorBoard shows of a run beside its scalars: the configuration, restarts, pictures, histograms, a profile.
+
+It is a view: nothing here is read again by training, and what the disk refuses is lost to TensorBoard alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import tensorflow as tf
+from PIL import Image
+
+from trainer.checkpoint.manifest import Start
+from trainer.checkpoint.tensors import os_error
+from trainer.config import stored
+from trainer.config.parse import leaves
+from trainer.config.schema import Config
+from trainer.config.schema.sources import SyntheticConfig
+from trainer.data.batch import Batch
+from trainer.data.images.mixing import mixed
+from trainer.data.sources.source import Source
+from trainer.errors import UsageError
+from trainer.models.registry import output_names
+from trainer.monitoring import pictures
+from trainer.run_directory import validation_predictions
+from trainer.run_directory.events import Events
+from trainer.run_directory.layout import TENSORBOARD
+from trainer.run_directory.metrics import TRAIN, VALIDATION
+from trainer.run_directory.validation_predictions import Mistake
+from trainer.training.state import TrainingState
+
+INPUTS_SHOWN = 8
+
+
+class TensorBoard:
+    """The views of one process's part of a run in ``run_dir``, in the event files of its history."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        events: Mapping[str, Events],
+        config: Config,
+        state: TrainingState,
+        validation: Source,
+        lineage: Sequence[Start],
+    ) -> None:
+        self._run_dir = run_dir
+        self._events = events
+        self._config = config
+        self._state = state
+        self._validation = validation
+        self._inputs_are_shown = False
+        self._profiling = False
+        self._describe(lineage)
+
+    def _describe(self, lineage: Sequence[Start]) -> None:
+        start = lineage[-1]
+        self._events[TRAIN].text(start.from_step, "config", _code(stored.to_text(self._config)))
+        changes = "".join(f"\n- {_quoted(change)}" for change in start.changes)
+        source = "" if start.checkpoint is None else f" from {_quoted(start.checkpoint)}"
+        began = f"start {len(lineage)}, {start.started}, on {_quoted(start.host)}: step {start.from_step}{source}"
+        self._events[TRAIN].text(start.from_step, "starts", began + changes)
+        self._events[TRAIN].scalars(start.from_step, {"start": len(lineage)})
+        board = self._run_dir / TENSORBOARD
+        if not any(board.glob("events.out.tfevents.*")):
+            summary = Events(board)  # above both splits, so that TensorBoard ranks runs by the metrics of either
+            summary.hyperparameters(_hyperparameters(self._config))
+            summary.close()
+
+    def before(self, step: int, batch: Batch) -> None:
+        """``batch`` is about to be trained on, as optimizer step ``step``."""
+        if not self._inputs_are_shown:
+            self._inputs_are_shown = True
+            self._show_inputs(step, batch)
+        window = self._config.profile
+        if window is not None and window[0] <= step <= window[1] and not self._profiling:
+            tf.profiler.experimental.start(str(self._run_dir / TENSORBOARD / TRAIN))
+            self._profiling = True
+
+    def after(self, step: int) -> None:
+        """Step ``step`` was dispatched."""
+        window, cadence = self._config.profile, self._config.train.histograms_every_steps
+        if window is not None and step >= window[1]:
+            self._end_profile()
+        if cadence is not None and step % cadence == 0:
+            weights = {f"weights/{name}": variable for name, variable in self._state.trainable.items()}
+            self._events[TRAIN].histograms(step, weights)
+
+    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
+        """Show what the validation at ``step`` predicted: for every batch float32 ``[B, 5]``, see
+        ``trainer.training.step.make_evaluation_step``. ``keep`` are the steps whose predictions are kept in the run
+        directory.
+        """
+        found = validation_predictions.summarize(step, np.concatenate([batch.numpy() for batch in examples]))
+        images = [self._picture(mistake) for mistake in found.mistakes]
+        found = validation_predictions.with_pictures(
+            found, [None if image is None else pictures.as_png(image) for image in images]
+        )
+        try:
+            validation_predictions.write(self._run_dir, found, keep)
+        except OSError as error:  # as with the event files: a view is lost, and nothing that training needs
+            self._events[VALIDATION].failure = error
+        names = self._class_names
+        if len(names) <= pictures.LARGEST_MATRIX:
+            counts = {(true, other): count for true, other, count in found.confusions}
+            self._events[VALIDATION].image(step, "confusion", pictures.confusion_matrix(counts, names))
+        shown = [
+            (image, _caption(mistake, names)) for image, mistake in zip(images, found.mistakes, strict=True) if image
+        ]
+        if shown:
+            self._events[VALIDATION].image(step, "mistakes", pictures.sheet(*zip(*shown, strict=True)))
+
+    def graph(self, graph: Callable[[], tf.Graph]) -> None:
+        """Show the network as it is evaluated."""
+        self._events[VALIDATION].graph(graph())
+
+    def close(self) -> None:
+        self._end_profile()
+
+    def _end_profile(self) -> None:
+        if self._profiling:
+            self._profiling = False
+            try:
+                tf.profiler.experimental.stop()
+            except tf.errors.OpError as error:
+                self._events[TRAIN].failure = os_error(error, self._run_dir / TENSORBOARD / TRAIN)
+
+    @property
+    def _class_names(self) -> tuple[str, ...]:
+        return output_names(self._validation.class_names, self._config.model.num_classes)
+
+    def _show_inputs(self, step: int, batch: Batch) -> None:
+        """The first images of the batch as the network gets them, augmented and mixed."""
+        config, names = self._config, self._class_names
+        few = mixed({name: tensor[:INPUTS_SHOWN] for name, tensor in batch.items()})
+        mean, std = _normalization(config)
+        images = [pictures.of_input(image, mean, std) for image in few["image"].numpy()]
+        captions = [names[label] for label in few["label"].numpy()]
+        if "partner_label" in few:
+            partners = zip(captions, few["label_weight"].numpy(), few["partner_label"].numpy(), strict=True)
+            captions = [f"{own} {share:.2f}, {names[other]}" for own, share, other in partners]
+        self._events[TRAIN].image(step, "inputs", pictures.sheet(images, captions))
+
+    def _picture(self, mistake: Mistake) -> Image.Image | None:
+        """The image as it is stored; None where it is none that Pillow reads, or can no longer be read."""
+        try:
+            (encoded,), _ = self._validation.read(np.array([mistake.example]))
+        except UsageError:
+            return None
+        return pictures.thumbnail(encoded)
+
+
+def _caption(mistake: Mistake, names: Sequence[str]) -> str:
+    return f"{names[mistake.label]} > {names[mistake.predicted]}"
+
+
+def _normalization(config: Config) -> tuple[Sequence[float], Sequence[float]]:
+    """Mean and standard deviation that turn the network's input into an image of 0..1."""
+    if isinstance(config.data, SyntheticConfig) and not config.data.decode:
+        return (0.5,) * 3, (0.5,) * 3  # trainer.data.sources.synthetic.ready_input
+    if "normalize" in config.preprocess.train:
+        return config.preprocess.normalize.mean, config.preprocess.normalize.std
+    return (0.0,) * 3, (1.0,) * 3
+
+
+def _hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
+    """Every key that changes the result and has one value."""
+    found = ((path, value) for path, value, fact in leaves(config) if fact.resume != "free")
+    return {path: value for path, value in found if isinstance(value, bool | int | float | str)}
+
+
+def _code(text: str) -> str:
+    """Markdown that shows a text as it is."""
+    return "".join(f"    {line}\n" for line in text.splitlines())
+
+
+def _quoted(text: str) -> str:
+    return f"`{text.replace('`', chr(39))}`"

@@ -1,0 +1,148 @@
+"""What a person sees while a run goes on: a progress bar on a terminal, sparse plain lines elsewhere, train.log."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.panel import Panel
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from trainer.storage import holding
+from trainer.storage.holding import named
+
+PLAIN_INTERVAL_SECONDS = 10.0
+
+
+class Terminal:
+    """Reports a run to stdout and ``train.log``. ``total`` is the run's length in steps."""
+
+    def __init__(self, log: Path, step: int, total: int) -> None:
+        self._path = log
+        self._log = _appending(log)
+        self.failure: OSError | None = None  # of the last attempt to write to the log
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._last_line = 0.0
+        self._progress: Progress | None = None
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("step"),
+                MofNCompleteColumn(),
+                BarColumn(bar_width=None),
+                TextColumn("ETA"),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[checkpoint]}"),
+                console=self._console,
+                expand=True,
+            )
+            self._task = self._progress.add_task("train", total=total, completed=step, checkpoint="")
+            self._live = Live(self._shown(""), console=self._console, refresh_per_second=10)
+            self._live.start()
+
+    def _shown(self, values: str) -> Group:
+        """The bar, and under it the values of the last training record."""
+        assert self._progress is not None
+        return Group(self._progress, Text(values, no_wrap=True, overflow="ellipsis"))
+
+    def step(self, step: int) -> None:
+        """A step was made."""
+        if self._progress is not None:
+            self._progress.update(self._task, completed=step)
+
+    def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
+        """A training record was logged."""
+        status = (
+            f"epoch {epoch:.2f}  loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
+            f"learning rate {values['learning_rate']:.3g}  {values['images_per_second']:.0f} images/s"
+        )
+        line = f"step {step}/{total}  {status}  ETA {_duration(seconds_left)}"
+        self.log(line)
+        if self._progress is not None:
+            self._live.update(self._shown(status))
+        elif time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
+            self._last_line = time.monotonic()
+            self._console.print(line, markup=False)
+
+    def committed(self, step: int) -> None:
+        """The checkpoint of ``step`` is on disk."""
+        self.log(f"checkpoint of step {step} is committed")
+        if self._progress is not None:
+            self._progress.update(self._task, checkpoint=f"checkpoint {step}")
+
+    def closing(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
+        """How the run ended: what it is about, and what is known or can be done of it."""
+        width = max(len(name) for name, _ in rows)
+        lines = [f"  {name:<{width}}  {text}" for name, text in rows]
+        for line in (title, *lines):
+            self.log(line)
+        if not self._console.is_terminal:
+            for line in (title, *lines):
+                self._console.print(line, markup=False)
+            return
+        self._end_progress()
+        table = Table.grid(padding=(0, 2))
+        for name, text in rows:
+            table.add_row(Text(name, "bold"), Text(text, overflow="fold"))
+        self._console.print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False), soft_wrap=False)
+
+    def line(self, text: str) -> None:
+        """Something worth a line of its own."""
+        self.log(text)
+        self._console.print(named(text), markup=False)
+
+    def warn(self, text: str) -> None:
+        self.line(f"warning: {text}")
+
+    def log(self, text: str) -> None:
+        """Something for ``train.log`` alone."""
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
+        try:
+            if self._is_gone():
+                gone, self._log = self._log, _appending(self._path)
+                with contextlib.suppress(OSError):  # what it had not written is gone with it
+                    gone.close()
+                self._log.write(f"{stamp}  {self._path.name} was deleted or replaced while the run went on\n")
+            self._log.write("".join(f"{stamp}  {line}\n" for line in named(text).splitlines()))
+            self._log.flush()
+            self.failure = None
+        except OSError as error:  # what was not written stays in the file object's buffer for the next attempt
+            self.failure = OSError(error.errno, error.strerror, str(self._path))
+
+    def _is_gone(self) -> bool:
+        """Whether another program has deleted or replaced the log, as to make room; not with the run directory."""
+        held = holding.of(self._path.parent)
+        if held is not None and held.lost() is not None:
+            return False
+        try:
+            return not os.path.samestat(self._path.lstat(), os.fstat(self._log.fileno()))
+        except FileNotFoundError:
+            return self._path.parent.is_dir()
+
+    def close(self) -> None:
+        self._end_progress()
+        with contextlib.suppress(OSError):  # what is left of the log; its failure has been reported
+            self._log.close()
+
+    def _end_progress(self) -> None:
+        if self._progress is not None:
+            self._live.stop()
+            self._progress = None
+
+
+def _appending(path: Path) -> TextIO:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"

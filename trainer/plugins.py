@@ -1,0 +1,47 @@
+"""All that the author of a plug-in imports: keys, the five bases, and what their methods take and give.
+
+``docs/plugins.md`` shows each in use. Nothing here imports TensorFlow until ``assign`` or ``assign_sub`` is asked for,
+so that a wrong key is answered in a second.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trainer.config.contracts import Numbers, Rule, Slots, Split, StoredSplit, Update
+from trainer.config.keys import key
+from trainer.config.schema.networks import ModelPlugin
+from trainer.config.schema.optimization import OptimizerPlugin, SchedulePlugin
+from trainer.config.schema.preprocessing import TransformPlugin
+from trainer.config.schema.sources import SourcePlugin
+from trainer.errors import BadRecord, UsageError
+
+if TYPE_CHECKING:
+    from trainer.distributed.replicas import assign, assign_sub
+
+__all__ = [
+    "BadRecord",
+    "ModelPlugin",
+    "Numbers",
+    "OptimizerPlugin",
+    "Rule",
+    "SchedulePlugin",
+    "Slots",
+    "SourcePlugin",
+    "Split",
+    "StoredSplit",
+    "TransformPlugin",
+    "Update",
+    "UsageError",
+    "assign",
+    "assign_sub",
+    "key",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in ("assign", "assign_sub"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from trainer.distributed import replicas
+
+    return getattr(replicas, name)

@@ -1,0 +1,344 @@
+"""Making checkpoints of a run: what goes into the directory beside the tensors, when it is written, and which older
+ones go.
+
+A save has two halves. ``save`` takes a snapshot of everything the checkpoint will say: the tensors, step, position,
+ledger, validations. The other half, ``_commit``, works on the snapshot alone, in one background thread: check, sync of
+the history, write, hash, fsync, rename, retention. Without ``checkpoint.async_save`` the loop waits for it at once. One
+save is in flight at a time: the next waits for it before it takes its snapshot, so there is at most one more copy of
+the state in memory. Nothing may be called committed before ``finish`` has returned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import queue
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainer.checkpoint import directory, manifest
+from trainer.checkpoint.manifest import Manifest, RecordedMetrics, Start
+from trainer.checkpoint.retention import Retention, retire
+from trainer.checkpoint.tensors import Snapshot, StateFile
+from trainer.command_line import resume_command
+from trainer.config import stored
+from trainer.config.schema import Config
+from trainer.errors import NotSaved, RunDirectoryLost, TrainingFailed
+from trainer.fingerprint import facts
+from trainer.fingerprint import versions as program_versions
+from trainer.fingerprint.facts import Fact
+from trainer.monitoring.terminal import Terminal
+from trainer.run_directory import commit_mark
+from trainer.run_directory.history import History
+from trainer.run_directory.layout import CHECKPOINTS, LOCK
+from trainer.run_directory.lost import way_on
+from trainer.run_directory.mirror import Mirror
+from trainer.storage import holding
+from trainer.storage.lease import Fence
+from trainer.storage.unreadable import Unreadable
+from trainer.training.state import Progress
+
+FAILURES_TOLERATED = 2  # in a row, with checkpoint.on_error=continue: the third stops the run
+WAIT_WORTH_A_LINE = 1.0  # seconds that the loop stood still for the save before
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What every checkpoint of one process says alike."""
+
+    config: Config
+    fingerprint: Sequence[Fact]
+    class_names: tuple[str, ...]
+    examples_per_epoch: int
+    versions: Mapping[str, str]
+    lineage: tuple[Start, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Moment:
+    """Everything a checkpoint says of the step it was made at."""
+
+    tensors: Snapshot
+    step: int
+    examples: int
+    ledger: str
+    validations: Mapping[int, dict[str, float]]
+    metrics: RecordedMetrics
+
+
+class Committer:
+    """Commits the state of one run under ``checkpoints``."""
+
+    def __init__(
+        self,
+        checkpoints: Path,
+        description: Description,
+        progress: Progress,
+        state_file: StateFile,
+        history: History,
+        terminal: Terminal,
+        retention: Retention,
+        mirror: Mirror | None,
+        last_good: Path | None,
+        when_finished: Callable[[], None],
+    ) -> None:
+        """``last_good`` is the verified checkpoint that the run continues from."""
+        self.description = description
+        self._run_dir = checkpoints.parent
+        self._checkpoints = checkpoints
+        self._progress = progress
+        self._state_file = state_file
+        self._history = history
+        self._terminal = terminal
+        self._mirror = mirror
+        self._last_good = last_good
+        self._when_finished = when_finished
+        self._fence = Fence(self._run_dir / LOCK)
+        # the same in every checkpoint, and not cheap to make
+        self._texts = {
+            stored.FILE_NAME: stored.to_text(description.config),
+            facts.FILE_NAME: facts.to_text(description.fingerprint),
+        }
+        self._fingerprints = {
+            **stored.section_digests(description.config),
+            **facts.digests(description.fingerprint),
+        }
+        self._retention = retention
+        self._stop_at_once = description.config.checkpoint.on_error == "stop"
+        self._background = ThreadPoolExecutor(1, "commit")
+        self._in_flight: tuple[int, Future[None]] | None = None
+        self._failures = 0  # saves that failed since one succeeded
+        self._warned: set[str] = set()  # logs whose failure was reported
+        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()  # from the background, for the loop to print
+
+    def save(self) -> None:
+        """Take a snapshot of the current step and commit it, in the background if the configuration says so.
+
+        Raises:
+            RunDirectoryInUse: another process has taken over; nothing was written.
+            RunDirectoryLost: the run directory is elsewhere; the current step is committed there, if that is possible.
+            NotSaved: the disk refused this save or an earlier one, and the policy is not to go on.
+            TrainingFailed: a variable is not finite in this save or an earlier one; that one was not written.
+        """
+        with self._keeping():
+            self._save()
+
+    def _save(self) -> None:
+        self._settle(last=False)
+        progress = self._progress
+        moment = Moment(
+            tensors=self._state_file.snapshot(),
+            step=int(progress.step.numpy()),
+            examples=int(progress.examples.numpy()),
+            ledger=progress.ledger_text(),
+            validations=dict(self._history.validations),
+            metrics=self._history.recorded,
+        )
+        self._in_flight = (moment.step, self._background.submit(self._commit, moment))
+        if not self.description.config.checkpoint.async_save:
+            self._settle(last=False)
+
+    def check(self) -> None:
+        """Report what went wrong since the last call, without waiting.
+
+        Raises:
+            RunDirectoryInUse, RunDirectoryLost, NotSaved, TrainingFailed: as ``save``.
+        """
+        with self._keeping():
+            self._fence.refuse_if_lost()
+            self._fence.look()
+            if self._in_flight is not None and self._in_flight[1].done():
+                self._settle(last=False)
+        self._print_notices()
+        for log, failure in (("metrics", self._history.failure), ("log", self._terminal.failure)):
+            if failure is None:
+                self._warned.discard(log)
+            elif self._stop_at_once:
+                raise NotSaved(f"{_reason(failure)}; {self._last()}")
+            elif log not in self._warned:
+                self._warned.add(log)
+                self._terminal.warn(f"{_reason(failure)}; training goes on, and what is missing is written later")
+        view = self._history.view_failure
+        if view is not None and "view" not in self._warned:
+            self._warned.add("view")
+            self._terminal.warn(f"{_reason(view)}; TensorBoard will not show everything, and nothing else is affected")
+
+    def finish(self) -> None:
+        """Return when everything that was saved is committed; after this the run may say so and end.
+
+        Raises:
+            NotSaved: the last save failed, or the history cannot be written.
+            RunDirectoryLost, TrainingFailed: as ``save``.
+        """
+        with self._keeping():
+            self._settle(last=True)
+            self._fence.refuse_if_lost()
+        try:
+            self._history.sync()
+        except OSError as error:
+            raise NotSaved(f"{_reason(error)}; {self._last()}") from error
+        if self._mirror is not None:
+            self._mirror.finish()
+        self._print_notices()
+        self._when_finished()
+
+    def close(self) -> None:
+        """Wait for what is in flight when the run ends by an error; that error is raised, not what is found here."""
+        try:
+            self._settle(last=True)
+        except (NotSaved, RunDirectoryLost, TrainingFailed) as error:
+            self._terminal.warn(str(error))
+        self._background.shutdown()
+        if self._mirror is not None:
+            self._mirror.finish()
+        self._print_notices()
+
+    @contextmanager
+    def _keeping(self) -> Iterator[None]:
+        """When the block finds that the run directory is elsewhere, commit the current step there."""
+        try:
+            yield
+        except RunDirectoryLost as lost:
+            raise RunDirectoryLost(f"{lost}\n{self._keep()}") from lost
+
+    def _keep(self) -> str:
+        """What became of the current step, and how to go on from where the run directory is now."""
+        held = holding.of(self._run_dir)
+        assert held is not None, "only a directory that is held can be found to be lost"
+        if self._in_flight is not None:  # of an earlier step, or refused for the same reason
+            wait([self._in_flight[1]])
+            self._in_flight = None
+        lost, step, failure = held.lost() or held, int(self._progress.step.numpy()), None
+        place = held.path / CHECKPOINTS if lost is held and held.path != held.name else lost.whereabouts()
+        held.follow()
+        if place is not None and not lost.is_deleted and 0 < step != self._newest():
+            self._checkpoints = place
+            try:
+                self._save()
+                self._settle(last=True)
+            except (NotSaved, TrainingFailed) as error:
+                failure = str(error)
+        return way_on(held, lost, self._newest(), step, failure)
+
+    def _newest(self) -> int | None:
+        """The step of the last checkpoint that was committed by this process, or that it continued from."""
+        known = self._last_good is not None and directory.NAME.fullmatch(self._last_good.name)
+        return directory.step_of(self._last_good) if self._last_good is not None and known else None
+
+    def _settle(self, *, last: bool) -> None:
+        """Wait for the save in flight and judge how it ended; ``last`` when no later one would make up for it."""
+        if self._in_flight is None:
+            return
+        step, future = self._in_flight
+        self._in_flight = None
+        began = time.monotonic()
+        error = future.exception()
+        waited = time.monotonic() - began
+        if waited > WAIT_WORTH_A_LINE and not last:
+            self._terminal.line(f"waited {waited:.1f} s for {directory.name_of(step)} to be written")
+        self._print_notices()
+        if error is None:
+            self._failures = 0
+            self._terminal.committed(step)
+        elif not isinstance(error, OSError):
+            raise error
+        else:
+            self._fence.refuse_if_lost()  # which may be all that is wrong
+            self._judge(step, error, last)
+
+    def _judge(self, step: int, error: OSError, last: bool) -> None:
+        self._failures += 1
+        text = f"{directory.name_of(step)} was not saved: {_reason(error)}; {self._last()}"
+        if last or self._stop_at_once or self._failures > FAILURES_TOLERATED:
+            count = f" ({self._failures} saves failed in a row)" if self._failures > 1 else ""
+            raise NotSaved(f"{text}{count}\nmake the disk writable and resume the run from there") from error
+        self._terminal.warn(f"{text}; training goes on, and the next save is made at its time")
+
+    def last_good(self) -> str:
+        """Words that name the newest checkpoint of this run that is known to be whole; waits for one in flight."""
+        if self._in_flight is not None:
+            wait([self._in_flight[1]])
+        return self._last()
+
+    def way_on(self) -> str:
+        """Words for a run that ends here, with everything committed, and can go on once a person has acted."""
+        held = holding.of(self._run_dir)
+        run_dir = self._run_dir if held is None else held.name  # quoted for what the user calls it
+        return f"{self._last()}\nthen go on with: {resume_command(run_dir)}"
+
+    def _last(self) -> str:
+        return f"the last good checkpoint is {self._last_good or 'none'}"
+
+    def _print_notices(self) -> None:
+        for notices in (
+            self._notices,
+            self._history.notices,
+            *([self._mirror.notices] if self._mirror is not None else []),
+        ):
+            while not notices.empty():
+                self._terminal.warn(notices.get())
+
+    # From here on everything runs in the background thread.
+
+    def _commit(self, moment: Moment) -> None:
+        bad = moment.tensors.non_finite()
+        if bad:
+            raise TrainingFailed(
+                f"{bad[0]} and {len(bad) - 1} more variables are not finite at step {moment.step}; nothing was "
+                f"committed; {self._last()}\n"
+                "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
+            )
+        self._fence.look_now()
+        self._history.sync()
+        path = directory.commit(
+            self._checkpoints,
+            moment.step,
+            lambda place: self._fill(place, moment),
+            lambda digests, sizes: self._describe(moment, digests, sizes),
+            self._fence,
+        )
+        self._last_good = path
+        try:
+            commit_mark.write(self._run_dir, committed=True)
+        except OSError as error:
+            self._notices.put(f"that a checkpoint was committed was not noted: {_reason(error)}")
+        try:
+            retire(self._checkpoints, self._retention, moment.validations, path)
+        except OSError as error:
+            self._notices.put(f"an old checkpoint was not deleted: {_reason(error)}")
+        except Unreadable as error:
+            self._notices.put(f"no old checkpoint was deleted: {error}")
+        if self._mirror is not None:
+            self._mirror.follow(moment.validations)
+
+    def _fill(self, place: Path, moment: Moment) -> None:
+        self._state_file.write(moment.tensors, place)  # first: it would make a directory that was deleted again
+        for name, text in self._texts.items():
+            (place / name).write_text(text, encoding="utf-8")
+
+    def _describe(self, moment: Moment, digests: dict[str, str], sizes: dict[str, int]) -> Manifest:
+        return Manifest(
+            format_version=manifest.FORMAT_VERSION,
+            step=moment.step,
+            examples=moment.examples,
+            epoch=moment.examples / self.description.examples_per_epoch,
+            ledger=moment.ledger,
+            validation=moment.validations.get(moment.step),
+            class_names=self.description.class_names,
+            fingerprints=self._fingerprints,
+            versions=dict(self.description.versions),
+            git_commit=program_versions.git_commit(),
+            created=program_versions.now(),
+            lineage=self.description.lineage,
+            metrics=moment.metrics,
+            files=digests,
+            sizes=sizes,
+        )
+
+
+def _reason(error: OSError) -> str:
+    assert error.errno is not None
+    return f"{error.filename}: {error.strerror} ({errno.errorcode[error.errno]})"

@@ -1,0 +1,107 @@
+"""Refusing a run whose places overlap: its directory, its mirror, its data, the weights that it starts from."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from trainer.checkpoint.manifest import CHECKPOINTS
+from trainer.config.schema import Config
+from trainer.config.schema.sources import ImageFolderConfig, TFDSConfig, TFRecordConfig
+from trainer.data.sources.image_folder import TRAIN_FOLDER, VALIDATION_FOLDERS
+from trainer.errors import UsageError
+from trainer.run_directory import occupancy, places
+from trainer.run_directory.mirror_place import Place
+
+
+def refuse(run_dir: Path, config: Config, init_from: str | None) -> None:
+    """Judge, before anything is written, where a run is about to train.
+
+    Raises:
+        UsageError: places overlap, or ``run_dir`` holds somebody else's files.
+    """
+    places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
+    refuse_mirror(run_dir, config)
+    if init_from is not None:
+        refuse_init_from(run_dir, init_from)
+    if not occupancy.has_checkpoints(run_dir):
+        refuse_for_new(run_dir, config)
+        occupancy.refuse_foreign(run_dir)
+
+
+def refuse_for_new(run_dir: Path, config: Config) -> None:
+    """Refuse places in which no new run can live; one that is there already goes on where it is.
+
+    Raises:
+        UsageError: names both places.
+    """
+    given = f"run_dir={run_dir}"
+    places.refuse_nested(run_dir, given)
+    local = _local_mirror(config)
+    if local is not None:
+        places.refuse_nested(local, f"checkpoint.mirror={config.checkpoint.mirror}")
+    if not isinstance(config.data, ImageFolderConfig | TFRecordConfig | TFDSConfig):
+        return
+    root = Path(config.data.root)
+    if places.within(root, run_dir):
+        raise UsageError(
+            f"data.root={root} lies in {given}: a run directory holds the run alone\n"
+            "choose a run_dir beside the data, or move the data"
+        )
+    if isinstance(config.data, ImageFolderConfig):
+        _refuse_in_classes(run_dir, given, root)
+
+
+def refuse_mirror(run_dir: Path, config: Config) -> None:
+    """Refuse a mirror that is the run directory, lies in it or contains it: the run's retention is applied there.
+
+    Raises:
+        UsageError: names both places.
+    """
+    mirror, local = config.checkpoint.mirror, _local_mirror(config)
+    if local is None:
+        return
+    if places.overlap(local, run_dir):
+        one = places.within(local, run_dir) and places.within(run_dir, local)
+        how = "is" if one else "lies in" if places.within(local, run_dir) else "contains"
+        raise UsageError(
+            f"checkpoint.mirror={mirror} {how} the run directory {run_dir}, so copies and originals would delete each "
+            "other\ngive a place on another filesystem, or checkpoint.mirror=null"
+        )
+    places.refuse_in_checkpoint(local, f"checkpoint.mirror={mirror}")
+    if isinstance(config.data, ImageFolderConfig):
+        _refuse_in_classes(local, f"checkpoint.mirror={mirror}", Path(config.data.root))
+
+
+def _local_mirror(config: Config) -> Path | None:
+    """The directory of the mirror, when it is one of this machine."""
+    return None if config.checkpoint.mirror is None else Place(config.checkpoint.mirror).local
+
+
+def refuse_init_from(run_dir: Path, init_from: str) -> None:
+    """Refuse to start a run in the place that its weights are read from.
+
+    Raises:
+        UsageError: names both places.
+    """
+    source = Path(init_from)
+    if (source.is_dir() and places.within(run_dir, source)) or places.within(source, run_dir / CHECKPOINTS):
+        raise UsageError(
+            f"init_from={init_from} and run_dir={run_dir} overlap: a run cannot start from its own directory\n"
+            f"choose another run_dir, or continue the run that is there with resume run_dir={run_dir}"
+        )
+
+
+def _refuse_in_classes(place: Path, given: str, root: Path) -> None:
+    """Refuse a place that image_folder would list as a class, or as images of one."""
+    folders = {name for name in (TRAIN_FOLDER, *VALIDATION_FOLDERS) if os.path.isdir(root / name)}
+    split = TRAIN_FOLDER in folders and len(folders) > 1
+    for listed in [root / name for name in sorted(folders)] if split else [root]:
+        if not places.within(place, listed):
+            continue
+        first = os.path.relpath(places.real(place), places.real(listed)).split(os.sep)[0]
+        if not first.startswith(".") or first in (os.curdir, os.pardir):  # what is hidden is no class
+            raise UsageError(
+                f"{given} lies in {listed}, whose folders are the classes of data.root={root}: it would become one\n"
+                "choose a place outside of the data"
+            )

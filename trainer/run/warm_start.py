@@ -1,0 +1,268 @@
+"""Starting a new run from the weights of another: by name and shape, saying what was taken.
+
+Any file whose names are understood will do: a checkpoint of this program, TensorFlow's own formats with the names of
+TF-Slim or Keras, Keras files, safetensors with the names of torchvision.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.manifest import PREFIX
+from trainer.checkpoint.verification import verify
+from trainer.command_line import argument, command_line
+from trainer.config import stored
+from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
+from trainer.config.schema.preprocessing import NormalizeConfig
+from trainer.diagnosis.comparison import BACKGROUND, differing
+from trainer.diagnosis.expected import shapes_of
+from trainer.diagnosis.silent_settings import differing_settings
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.interchange import own_names, torch_names
+from trainer.interchange.bundles import read_bundle
+from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
+from trainer.interchange.findings import Finding, Unusable, listed
+from trainer.interchange.locate import locate
+from trainer.interchange.origin import Origin, origin_config, origin_of
+from trainer.interchange.readers import read_contents
+from trainer.interchange.translation import Translation, head_shape, translate
+from trainer.models.inception_v3_units import AUX, HEADS, unit_of
+from trainer.storage import durable
+from trainer.training.state import TrainingState
+
+AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
+# what of a file may differ from the run, when allow names it
+CLASSES_KEY, SAME_CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "data.classes", "preprocess"
+# research/slim/preprocessing/inception_preprocessing.py and keras.applications.inception_v3.preprocess_input: -1..1
+HALF = NormalizeConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+# torchvision.transforms for ImageNet; torchvision/models/inception.py turns it into -1..1 when transform_input=True
+IMAGENET = NormalizeConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def check_model(config: Config) -> None:
+    """Refuse a network whose names in files of other programs are not known here.
+
+    Raises:
+        UsageError: names it.
+    """
+    if not isinstance(config.model, InceptionV3Config):
+        raise UsageError(
+            f"init_from reads weights for model=inception_v3 only, not for model.name={config.model.name}: which "
+            "tensor of a file belongs to which of its variables is not known\n"
+            "train it from random weights, without init_from"
+        )
+
+
+def find(path: Path) -> Contents:
+    """The contents of the checkpoint that ``init_from`` names, not yet its values; one of ours is verified.
+
+    Raises:
+        NoValidCheckpoint: it does not exist, is damaged, or must not be opened.
+    """
+    try:
+        located = locate(path)
+        if located.kind is not Kind.OWN:
+            return read_contents(located)
+        manifest = verify(located.path, "full")
+        digest = durable.stored_digest(located.path / manifests.FILE_NAME)
+        origin = Origin(located.path.name, digest, manifest.step, "raw", manifest.class_names)
+        config = (located.path / stored.FILE_NAME).read_text(encoding="utf-8")
+        contents = read_bundle(located.path / PREFIX, Kind.BUNDLE)
+        facts = {ORIGIN: origin.to_text(), ORIGIN_CONFIG: config}
+        return dataclasses.replace(contents, path=located.path, facts=facts)
+    except Unusable as error:
+        details = "".join(f"\n  {detail}" for detail in error.finding.details)
+        raise NoValidCheckpoint(f"init_from={path}: {error.finding.title}{details}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class WarmStart:
+    """What a new run starts from, and what of it may differ from the file.
+
+    ``allow`` may hold ``preprocess``: the configured normalisation is right for these weights; ``model.num_classes``: a
+    classifier for another number of classes is replaced by a fresh one; ``data.classes``: what the file calls other
+    classes are those of the data; and the keys of ``trainer/diagnosis/silent_settings``,
+    which decide what a network computes with equal weights.
+    ``classes_follow_data`` tells that nobody set ``model.num_classes``, so that a fresh classifier is what is wanted.
+    """
+
+    contents: Contents
+    allow: Sequence[str]
+    classes_follow_data: bool
+
+
+def load(start: WarmStart, config: Config, state: TrainingState, class_names: Sequence[str]) -> list[str]:
+    """Assign the file's weights to the model's variables; averages start at the new values.
+
+    The body of the network must be in the file whole. A classifier for 1001 classes serves for 1000 without its first,
+    the background; one for other classes than ``class_names``, those of the data, is replaced. Auxiliary head and
+    gamma may be missing, where the model has them. Returns lines that list what was loaded, what the file has and the
+    model does not take, and what starts fresh.
+
+    Raises:
+        RestoreRefused: another network, one that computes something else with equal weights, other classes than were
+            asked for, or another preprocessing; nothing was assigned.
+        NoValidCheckpoint: a tensor is damaged; nothing was assigned.
+    """
+    contents = start.contents
+    translation = translate(contents)
+    there = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
+    shapes = {name: tuple(variable.shape) for name, variable in state.variables.items()}
+    without_background = {name for name in shapes if name in there and _drops_background(there[name], shapes[name])}
+    others = _other_classes(start, class_names)
+    fitting = {name for name in shapes if name in there and there[name] == shapes[name]} | without_background
+    loaded = [name for name in shapes if name in fitting and not (others and unit_of(name) in HEADS)]
+    fresh = [name for name in shapes if name not in loaded]
+    skipped = [name for name in there if name not in loaded]
+    _check_body(contents, translation, config, state, [*fresh, *skipped])
+    _check_classes(start, there, shapes, fresh, others)
+    _check_settings(start, translation, config)
+    _check_normalization(start, translation, config)
+    values = {name: _value(contents, translation, name) for name in loaded}
+    for name, value in values.items():
+        state.variables[name].assign(value[..., 1:] if name in without_background else value)
+    for name, shadow in state.ema.items():
+        shadow.assign(state.variables[name])
+    lines = [f"weights from {contents.path}: {len(loaded)} of {len(shapes)} variables loaded"]
+    if others:
+        lines.append(f"  {others}: its classifier is not used")
+    elif without_background:
+        lines.append(f"  of {BACKGROUND} classes the first, the background, was dropped")
+    lines += [f"  freshly initialised: {listed(f'{name} {list(shapes[name])}' for name in fresh)}"] if fresh else []
+    lines += [f"  not taken from the file: {listed(f'{n} {list(there[n])}' for n in skipped)}"] if skipped else []
+    return lines
+
+
+def _drops_background(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
+    return found[-1:] == (BACKGROUND,) and wanted == (*found[:-1], BACKGROUND - 1)
+
+
+def _check_body(
+    contents: Contents, translation: Translation, config: Config, state: TrainingState, differing_names: Sequence[str]
+) -> None:
+    """Refuse when anything but a head, or a gamma that starts at one, is on one side only or of another shape."""
+    fresh_gammas = {name for name in differing_names if name.endswith("/gamma") and name not in translation.weights}
+    body = [n for n in differing_names if unit_of(n) not in HEADS and not n.startswith(f"{AUX}/")]
+    if not set(body) - fresh_gammas:
+        return
+    findings = differing(translation, shapes_of(config, state))
+    causes = [finding for finding in findings if finding.cause not in ("classes", "background_class", *AUX_CAUSES)]
+    lines = [f"  {line}" for finding in causes for line in (finding.title, *_fitting(finding))]
+    raise RestoreRefused(
+        f"init_from={contents.path} is not this network\n"
+        + "\n".join(lines)
+        + f"\nmore: {command_line('doctor', argument('checkpoint', contents.path))}"
+    )
+
+
+def _fitting(finding: Finding) -> list[str]:
+    return [f"  to fit it: {' '.join(finding.overrides)}"] if finding.overrides else []
+
+
+def _other_classes(start: WarmStart, class_names: Sequence[str]) -> str:
+    """How the classes of the file differ from those of the data, where it names them; empty when they do not."""
+    origin = origin_of(start.contents)
+    if origin is None or SAME_CLASSES_KEY in start.allow:
+        return ""
+    if tuple(class_names) in (origin.class_names, origin.class_names[1:]):  # the first may be the background
+        return ""
+    return f"it was trained on {listed(origin.class_names)}, the data has {listed(class_names)}"
+
+
+def _check_classes(
+    start: WarmStart,
+    there: Mapping[str, tuple[int, ...]],
+    shapes: Mapping[str, tuple[int, ...]],
+    fresh: Sequence[str],
+    others: str,
+) -> None:
+    """Refuse to replace the classifier of a network whose number of classes somebody has set."""
+    name = f"{HEADS[0]}/bias"
+    if name not in fresh or name not in there or start.classes_follow_data or CLASSES_KEY in start.allow:
+        return
+    found, wanted = there[name][0], shapes[name][0]
+    if found != wanted:
+        raise RestoreRefused(
+            f"init_from={start.contents.path} has {found} classes, {CLASSES_KEY}={wanted}\n"
+            f"set {CLASSES_KEY}={found}, or start with a fresh classifier: allow=[{CLASSES_KEY}]"
+        )
+    raise RestoreRefused(
+        f"init_from={start.contents.path} is for other classes: {others}\n"
+        f"start with a fresh classifier: allow=[{CLASSES_KEY}], or say that they are the same: "
+        f"allow=[{SAME_CLASSES_KEY}]"
+    )
+
+
+def _check_settings(start: WarmStart, translation: Translation, config: Config) -> None:
+    """Refuse when the network computes something else with equal weights, unless each such key is allowed."""
+    refused = [s for s in differing_settings(start.contents, translation, config) if s.key not in start.allow]
+    if not refused:
+        return
+    source = "its configuration" if origin_config(start.contents) is not None else f"weights of {translation.scheme}"
+    lines = [f"  {s.key}: {s.found} in {source}, {s.configured} is configured" for s in refused]
+    raise RestoreRefused(
+        f"init_from={start.contents.path} fits in every shape, but is of a network that computes something else\n"
+        + "".join(f"{line}\n" for line in lines)
+        + f"add {' '.join(f'{s.key}={s.found}' for s in refused)}, or say that what is configured is right: "
+        f"allow=[{','.join(s.key for s in refused)}]"
+    )
+
+
+def _check_normalization(start: WarmStart, translation: Translation, config: Config) -> None:
+    """Weights go with the range of pixel values they were trained on."""
+    if PREPROCESS_KEY in start.allow:
+        return
+    known = _known_normalizations(start.contents, translation)
+    configured = config.preprocess.normalize
+    if len(known) == 1 and known[0][1] == configured:
+        return
+    meant = [
+        f"  {source}: preprocess.normalize.mean={_list(normalize.mean)} preprocess.normalize.std={_list(normalize.std)}"
+        for source, normalize in known
+    ]
+    if len(known) == 1:
+        title = "belongs to another preprocessing than the configured one"
+        advice = f"add that, or say that the configured one is right: allow=[{PREPROCESS_KEY}]"
+    else:
+        title = "does not say which preprocessing it belongs to"
+        advice = f"add the right one, and say so: allow=[{PREPROCESS_KEY}]"
+    raise RestoreRefused(
+        f"init_from={start.contents.path} {title}\n"
+        + "".join(f"{line}\n" for line in meant)
+        + f"  configured: mean {_list(configured.mean)} std {_list(configured.std)}\n{advice}"
+    )
+
+
+def _known_normalizations(contents: Contents, translation: Translation) -> list[tuple[str, NormalizeConfig]]:
+    """Where weights of this kind come from, with the normalisation that is right for each."""
+    if ORIGIN_CONFIG in contents.facts or translation.scheme == own_names.TITLE:
+        origin = origin_config(contents)
+        return [] if origin is None else [("its configuration", origin.preprocess.normalize)]
+    if translation.scheme == torch_names.TITLE:
+        return [
+            ("torchvision with transform_input=True (its published weights), timm tf_in1k and tv_in1k", HALF),
+            ("torchvision with transform_input=False, timm gluon_in1k", IMAGENET),
+        ]
+    return [(f"weights of {translation.scheme} are for pixels in -1..1", HALF)]
+
+
+def _list(values: Sequence[float]) -> str:
+    return f"[{','.join(f'{value:g}' for value in values)}]"
+
+
+def _value(contents: Contents, translation: Translation, name: str) -> np.ndarray:
+    """A variable's value in the layout of the model."""
+    tensor = translation.weights[name]
+    try:
+        value = np.asarray(contents.read(tensor))
+    except Unusable as error:
+        raise NoValidCheckpoint(f"init_from={contents.path}: {error.finding.title}") from error
+    if translation.channels_first and value.ndim in (2, 4):
+        value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else (1, 0))
+    return value.reshape(head_shape(name, value.shape))

@@ -1,0 +1,69 @@
+"""Where all processes of a run begin alike: what chief and others both know, and what the loop of each works with."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+
+from trainer.config.schema import Config
+from trainer.data.batches import Part, evaluation_batches, training_batches
+from trainer.data.opened import Sources
+from trainer.distributed.peers import Message
+from trainer.distributed.stop_vote import StopAgreement
+from trainer.runtime.signals import StopRequest
+from trainer.training.interfaces import Display, Records, Run, Saves, Views
+from trainer.training.state import TrainingState, flatten
+
+
+@dataclasses.dataclass(frozen=True)
+class Beginning:
+    """What all processes of a run have to know alike, beside the configuration and the state."""
+
+    total_steps: int
+    committed_step: int | None
+    validations: Mapping[int, dict[str, float]]
+    fingerprint: str  # text of all facts
+    versions: Mapping[str, str]  # of the chief, as in its manifests
+
+    def message(self) -> Message:
+        return {**dataclasses.asdict(self), "validations": list(self.validations.items())}
+
+    @staticmethod
+    def of(message: Message) -> Beginning:
+        return Beginning(**{**message, "validations": {int(step): values for step, values in message["validations"]}})
+
+
+def begin(
+    beginning: Beginning,
+    config: Config,
+    state: TrainingState,
+    sources: Sources,
+    stop: StopRequest,
+    committer: Saves,
+    history: Records,
+    terminal: Display,
+    views: Views,
+) -> Run:
+    """What this process's loop works with: its part of every batch, and in ``state`` the chief's values.
+
+    Every process of the run has to come.
+    """
+    replicas = state.replicas
+    replicas.copy_from_chief(flatten(state.tree()).values())
+    part = Part(replicas.process, replicas.processes)
+    return Run(
+        config=config,
+        state=state,
+        examples_per_epoch=sources.sampling.examples_per_epoch,
+        total_steps=beginning.total_steps,
+        training_batches=lambda position: training_batches(
+            sources.training, config, position, state.dropout_features, part, terminal.warn, replicas.input_device
+        ),
+        evaluation_batches=evaluation_batches(sources.validation, config, part, terminal.warn, replicas.input_device),
+        committer=committer,
+        committed_step=beginning.committed_step,
+        history=history,
+        terminal=terminal,
+        views=views,
+        stop=StopAgreement(stop, replicas),
+    )

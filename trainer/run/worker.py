@@ -1,0 +1,127 @@
+"""The part of a process that is not the chief: it computes its share of every batch, and writes and shows nothing.
+
+It never looks into the run directory, so it does not matter what a network filesystem shows it: the configuration,
+every variable's value and everything else that decides what is done next come from the chief.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import tensorflow as tf
+
+from trainer.config import stored
+from trainer.data.batch import Batch
+from trainer.data.opened import open_sources
+from trainer.distributed.membership import build_replicas
+from trainer.distributed.peers import Peers
+from trainer.errors import UsageError, warn
+from trainer.fingerprint import facts, versions
+from trainer.fingerprint.collect import fingerprint_of
+from trainer.fingerprint.verdict import company_warnings
+from trainer.models import size
+from trainer.run.wiring import Beginning, begin
+from trainer.run_directory.metrics import VALIDATION, Record
+from trainer.runtime import execution
+from trainer.runtime.signals import StopRequest
+from trainer.training.loop import train as run_loop
+from trainer.training.state import build_state
+
+
+class _Saves:
+    """In the place of a Committer."""
+
+    def __init__(self, peers: Peers) -> None:
+        self._peers = peers
+
+    def check(self) -> None:
+        if self._peers.lost is not None:
+            raise self._peers.lost
+
+    def save(self) -> None:
+        pass
+
+    def finish(self) -> None:
+        """Return when the chief says that everything is committed: a launcher may end all when one process ends."""
+        self._peers.hear()
+
+    def last_good(self) -> str:
+        return "the chief names the last good checkpoint"
+
+    def way_on(self) -> str:
+        return "the chief names the checkpoint and the command that goes on"
+
+
+class _Records:
+    """In the place of a History."""
+
+    def __init__(self, validations: Mapping[int, dict[str, float]]) -> None:
+        self.validations = dict(validations)
+
+    def add(self, record: Record) -> None:
+        if record.split == VALIDATION:
+            self.validations[record.step] = record.scalars
+
+
+class _Display:
+    """In the place of a Terminal."""
+
+    def step(self, step: int) -> None:
+        pass
+
+    def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
+        pass
+
+    def line(self, text: str) -> None:
+        pass
+
+    def warn(self, text: str) -> None:
+        """What only this process has met, such as a bad record in its part."""
+        warn(text)
+
+
+class _Views:
+    """In the place of a TensorBoard."""
+
+    def before(self, step: int, batch: Batch) -> None:
+        pass
+
+    def after(self, step: int) -> None:
+        pass
+
+    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
+        pass
+
+    def graph(self, graph: Callable[[], tf.Graph]) -> None:
+        pass
+
+
+def follow(peers: Peers, stop: StopRequest) -> None:
+    """Work for the chief until the run ends.
+
+    Raises:
+        PeerLost: the chief or another process is gone.
+        UsageError: this process has other data or code than the chief.
+        Stopped, TrainingFailed: as the chief.
+    """
+    plan = peers.hear()
+    if plan["config"] is None:
+        return
+    config = stored.from_text(plan["config"])
+    sources = open_sources(config)
+    execution.configure(config.runtime)
+    replicas = build_replicas(config, peers, stop)
+    size.refuse_excess(config)
+    state = build_state(config, replicas, drawn=False)
+    beginning = Beginning.of(peers.hear())
+    for line in company_warnings(peers.cluster.rank, beginning.versions, versions.of_run(config, replicas)):
+        warn(line)
+    found = facts.differences(facts.from_text(beginning.fingerprint), fingerprint_of(config, state, sources))
+    if found:
+        raise UsageError(
+            f"worker {peers.cluster.rank} computes something else than the chief: {found[0]} "
+            f"({len(found) - 1} more differences)\n"
+            f"look at {found[0].fact.file}; give all processes the same program, environment and data"
+        )
+    records = _Records(beginning.validations)
+    run_loop(begin(beginning, config, state, sources, stop, _Saves(peers), records, _Display(), _Views()))

@@ -1,0 +1,100 @@
+"""TensorBoard's events: written next to metrics.jsonl as a view of it.
+
+What the disk refuses is lost to TensorBoard, and to nothing else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+from tensorboard.plugins.hparams import api as hparams
+
+from trainer.checkpoint.tensors import os_error
+from trainer.run_directory.event_files import put_in_order
+
+Pixels = npt.NDArray[np.uint8]
+
+
+class Events:
+    """The event files of one split; may be written to from several threads."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.failure: OSError | None = None  # the last; what it cost stays missing
+        self._writer: Any = None
+        self._lock = threading.Lock()
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        with self._open(step):
+            for name, value in values.items():
+                tf.summary.scalar(name, value)
+
+    def text(self, step: int, name: str, markdown: str) -> None:
+        with self._open(step):
+            tf.summary.text(name, markdown)
+
+    def image(self, step: int, name: str, pixels: Pixels) -> None:
+        """``pixels`` is uint8 ``[height, width, 3]``."""
+        with self._open(step):
+            tf.summary.image(name, pixels[np.newaxis])
+
+    def histograms(self, step: int, values: Mapping[str, tf.Variable]) -> None:
+        with self._open(step):
+            for name, value in values.items():
+                tf.summary.histogram(name, value)
+
+    def graph(self, graph: tf.Graph) -> None:
+        with self._open(0) as writer:
+            if writer is not None:
+                tf.summary.graph(graph)
+
+    def hyperparameters(self, values: Mapping[str, bool | int | float | str]) -> None:
+        with self._open(0) as writer:
+            if writer is not None:
+                hparams.hparams(dict(values))
+
+    def flush(self) -> None:
+        with self._open(0) as writer:
+            if writer is not None:
+                writer.flush()
+
+    def close(self) -> None:
+        """What is written later goes into another file."""
+        if self._writer is not None:
+            with self._open(0) as writer:
+                writer.close()
+            self._writer = None
+
+    @contextmanager
+    def _open(self, step: int) -> Iterator[Any]:
+        """The writer, for events of ``step``; None, without which a summary goes nowhere, when the disk refuses it.
+        After an error of the disk the next use begins a new file: nothing can be read behind half an event.
+        """
+        with self._lock:
+            try:
+                if self._writer is None:
+                    with contextlib.suppress(OSError):  # it is a view
+                        put_in_order(self._directory, int(time.time()))
+                    self._writer = tf.summary.create_file_writer(os.fsencode(self._directory))
+            except tf.errors.OpError as error:
+                self.failure = os_error(error, self._directory)  # raises what is no error of the disk
+            if self._writer is None:
+                with tf.summary.record_if(False):  # as_default leaves a writer that fails in its place
+                    yield None
+                return
+            try:
+                with self._writer.as_default(step):
+                    yield self._writer
+            except tf.errors.OpError as error:
+                self.failure = os_error(error, self._directory)
+                self._writer = None

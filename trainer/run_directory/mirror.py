@@ -1,0 +1,336 @@
+"""A copy of a run on another filesystem (s3://, gs://, a path …), through fsspec.
+
+What is mirrored lies under the URL as it lies in the run directory: ``checkpoints/step-…``, ``config.yaml``,
+``metrics.jsonl``, ``predictions/``. Every pass brings the mirror to where the run is: it copies the committed
+checkpoints that are missing there, newest first, and applies the run's retention to what it holds. So whatever one pass
+could not do, the next does. In a checkpoint the manifest is copied last, after everything else was read back and has
+the digests of the manifest, and deleted first: one that is only half there does not count.
+
+A mirror belongs to one run, known by the first start in its lineage. ``owner.json`` there says so from before the first
+copy on. Two runs that begin at the same moment find no owner, and both write themselves down; each waits for longer
+than that takes and reads it again, so that only the later one copies. Every pass reads it again.
+
+Credentials are fsspec's business (environment, configuration files). A URL never carries them: it is stored in
+``config.yaml`` and printed.
+"""
+
+from __future__ import annotations
+
+import queue
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path, PurePosixPath
+
+import yaml
+
+from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.manifest import Manifest, ManifestError, Start
+from trainer.checkpoint.retention import Retention, Validations
+from trainer.checkpoint.verification import Vanished, newest_valid, reading, verify
+from trainer.config import stored
+from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.run_directory import places, validation_predictions
+from trainer.run_directory.layout import CHECKPOINTS, LOCK, METRICS, PREDICTIONS
+from trainer.run_directory.mirror_place import Checkpoints, Place
+from trainer.storage import lease
+from trainer.storage.durable import make_directory, replace, sync
+from trainer.storage.unreadable import Unreadable
+
+SETTLED = 2.0  # seconds after which another that found no owner has written itself down
+DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
+
+
+class Mirror:
+    """Keeps a copy of a run up to date in a thread of its own. Failures end in ``notices``, not in exceptions."""
+
+    def __init__(self, place: Place, run_dir: Path, retention: Retention, start: Start, step: int) -> None:
+        """``start`` is the first in the run's lineage, by which it is known; ``step`` is where it goes on.
+
+        Raises:
+            UsageError: the place holds another run or somebody else's files, or is the run directory itself.
+        """
+        self._place = place
+        self._run_dir = run_dir
+        self._retention = retention
+        self._start = start
+        self._step = step
+        # what the place holds, known after the first pass: later ones need not ask
+        self._there: dict[str, Manifest] | None = None
+        self._shown: set[str] | None = None
+        self._validations: Validations = {}
+        self._thread = ThreadPoolExecutor(1, "mirror")
+        self._next: Future[None] | None = None
+        self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
+        try:
+            self._require_free()
+        except UsageError:
+            raise
+        except Exception as error:  # of whatever network or library is behind the URL
+            self._notice(error)
+
+    def follow(self, validations: Validations) -> None:
+        """Bring the mirror to where the run is now, soon. A pass that waits to begin is replaced, not added to."""
+        self._validations = dict(validations)
+        if self._next is not None:
+            self._next.cancel()
+        self._next = self._thread.submit(self._pass)
+
+    def finish(self) -> None:
+        """Return when the last pass has ended, well or not."""
+        self._thread.shutdown()
+
+    def _pass(self) -> None:
+        for delay in (*DELAYS, None):
+            try:
+                self._bring_up_to_date()
+                return
+            except UsageError as error:
+                self._notice(error)
+                return
+            except Exception as error:  # of whatever network or library is behind the URL
+                if delay is None:
+                    self._notice(error)
+                    return
+                time.sleep(delay)
+
+    def _notice(self, error: Exception) -> None:
+        what = str(error).splitlines()[0] if str(error) else type(error).__name__
+        self.notices.put(f"the mirror {self._place.url} is not up to date: {what}")
+
+    def _require_free(self) -> None:
+        """Judge the place before anything is written there or here."""
+        lock = self._place.read_if_there(self._place.root / LOCK)
+        holder = None if lock is None else lease.parse(lock.decode(errors="replace"))
+        if holder == lease.this_process():
+            raise UsageError(
+                f"checkpoint.mirror={self._place.url} is the run directory {self._run_dir} itself, by another way\n"
+                "give a place on another filesystem, or checkpoint.mirror=null"
+            )
+        owner, there = self._place.owner(), self._place.described()
+        self._require_owner(owner)
+        self._require_lineage(there)
+        if not there and owner is None:
+            for name in (stored.FILE_NAME, METRICS):
+                if self._place.read_if_there(self._place.root / name) is not None:
+                    raise UsageError(
+                        f"checkpoint.mirror={self._place.url} holds {name}, which is not of this run; choose another "
+                        "place"
+                    )
+
+    def _require_owner(self, owner: Start | None) -> None:
+        if owner is not None and owner != self._start:
+            raise UsageError(
+                f"checkpoint.mirror={self._place.url} holds another run, begun {owner.started} on {owner.host}; choose "
+                "another place"
+            )
+
+    def _require_lineage(self, checkpoints: Checkpoints) -> None:
+        for path, manifest in checkpoints:
+            if manifest.lineage[:1] != (self._start,):
+                raise UsageError(
+                    f"checkpoint.mirror={self._place.url} holds another run ({path.name}); choose another place"
+                )
+
+    def _own(self) -> None:
+        """Write this run down as the owner, unless it is.
+
+        Raises:
+            UsageError: it belongs to another.
+        """
+        owner = self._place.owner()
+        if owner is None:
+            self._require_lineage(self._place.described())  # of a version that wrote no owner
+            self._place.write_owner(self._start)
+            time.sleep(SETTLED)
+            owner = self._place.owner()
+        self._require_owner(owner)
+
+    def _foreign(self, path: PurePosixPath) -> PurePosixPath:
+        """``path`` on the mirror, which is about to be changed.
+
+        Raises:
+            UsageError: it is the run's own.
+        """
+        if self._place.local is not None and places.within(Path(path), self._run_dir):
+            raise UsageError(f"{path} is in the run directory {self._run_dir} itself, and was left alone")
+        return path
+
+    def _bring_up_to_date(self) -> None:
+        checkpoints = self._run_dir / CHECKPOINTS
+        self._own()
+        if self._there is None:
+            self._there = self._begin()
+        for path in reversed(directory.committed(checkpoints)):
+            if path.name not in self._there:
+                try:
+                    self._there[path.name] = self._copy(path)
+                except Vanished:
+                    continue
+        for name in (stored.FILE_NAME, METRICS):
+            if (self._run_dir / name).is_file():
+                self._copy_growing(name)
+        self._bring_predictions()
+        entries = sorted(self._there.items(), key=lambda entry: entry[1].step)
+        held = [(self._place.checkpoints / name, manifest) for name, manifest in entries]
+        kept = self._retention.kept(held, self._validations)
+        for checkpoint, _ in held:
+            if checkpoint not in kept:
+                self._place.remove(self._foreign(checkpoint))
+                del self._there[checkpoint.name]
+
+    def _bring_predictions(self) -> None:
+        here = {path.name for path in validation_predictions.stored(self._run_dir).values()}
+        if self._shown is None:
+            self._shown = self._place.predictions()
+        for name in sorted(here - self._shown):
+            self._place.put(self._run_dir / PREDICTIONS / name, self._place.root / PREDICTIONS / name)
+            self._shown.add(name)
+        for name in sorted(self._shown - here):
+            self._place.clear(self._foreign(self._place.root / PREDICTIONS / name))
+            self._shown.remove(name)
+
+    def _begin(self) -> dict[str, Manifest]:
+        """What of the run is there already; what it is about to make again is put away."""
+        there = self._place.described()
+        self._require_lineage(there)
+        kept = {}
+        for path, manifest in there:
+            local = self._run_dir / CHECKPOINTS / path.name
+            try:
+                other = local.is_dir() and manifests.read(local / manifests.FILE_NAME).files != manifest.files
+            except ManifestError:
+                other = False
+            if manifest.step > self._step or other:
+                self._place.set_aside(self._foreign(path))
+            else:
+                kept[path.name] = manifest
+        return kept
+
+    def _copy(self, path: Path) -> Manifest:
+        with reading(path):
+            manifest = manifests.read(path / manifests.FILE_NAME)
+            target = self._foreign(self._place.checkpoints / path.name)
+            self._place.clear(target)
+            for name in (*manifest.files, manifests.FILE_NAME):
+                self._place.put(path / name, target / name)
+            return manifest
+
+    def _copy_growing(self, name: str) -> None:
+        """Copy a file that the run may append to meanwhile: as it is at this moment."""
+        moment = self._run_dir / f".mirrored-{name}"
+        shutil.copyfile(self._run_dir / name, moment)
+        self._place.put(moment, self._place.root / name)
+        moment.unlink()
+
+
+def is_url(text: str) -> bool:
+    return "://" in text
+
+
+def default_directory(place: Place) -> Path:
+    """Where ``resume`` puts a run that it fetches: ``outputs/<experiment>/<last part of the URL>``.
+
+    Raises:
+        NoValidCheckpoint: there is no configuration at the URL.
+        Unreadable: it cannot be read now.
+    """
+    with _reached(place):
+        text = place.read(place.root / stored.FILE_NAME)
+    try:
+        config = stored.from_text(text.decode())
+    except (UnicodeDecodeError, yaml.YAMLError, UsageError) as error:
+        raise NoValidCheckpoint(f"{place.url}/{stored.FILE_NAME} is no configuration of this version") from error
+    return Path("outputs") / config.experiment / place.root.name
+
+
+def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
+    """Bring the newest valid checkpoint of a mirror, with the run's history, into ``run_dir``.
+
+    What ``run_dir`` has already stays: a checkpoint of that step or a later one need not be fetched.
+
+    Raises:
+        UsageError: ``run_dir`` holds another run.
+        NoValidCheckpoint: there is no valid checkpoint at the URL.
+        Unreadable: the mirror, or what ``run_dir`` has already, cannot be read now.
+    """
+    checkpoints = run_dir / CHECKPOINTS
+    checkpoints.mkdir(exist_ok=True)
+    directory.remove_leftovers(checkpoints)
+    with _reached(place):
+        there = place.described()
+    here = _newest_step(checkpoints, there)
+    for path, manifest in reversed(there):
+        if here is not None and manifest.step <= here:
+            return
+        try:
+            _fetch_checkpoint(place, path, manifest, checkpoints)
+        except NoValidCheckpoint as error:
+            warn(f"skipping {path.name} of {place.url}: {error}")
+            continue
+        if here is None:
+            with _reached(place):
+                shown = [f"{PREDICTIONS}/{name}" for name in sorted(place.predictions())]
+            make_directory(run_dir / PREDICTIONS)
+            for name in (stored.FILE_NAME, METRICS, *shown):
+                with _reached(place):
+                    content = place.read(place.root / name)
+                replace(run_dir / name, content)
+        return
+    raise NoValidCheckpoint(f"{place.url} holds no valid checkpoint")
+
+
+@contextmanager
+def _reached(place: Place) -> Iterator[None]:
+    """Make one message of whatever the network or library behind a URL raises when it cannot be read.
+
+    Raises:
+        NoValidCheckpoint: a file is missing there.
+        Unreadable: anything else, which says nothing about what is there.
+    """
+    try:
+        yield
+    except Exception as error:
+        reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        text = f"{place.url} cannot be read: {type(error).__name__}: {reason}"
+        if isinstance(error, FileNotFoundError):
+            raise NoValidCheckpoint(text) from error
+        raise Unreadable(f"{text}\nnothing older was taken in its place; run the same command again") from error
+
+
+def _newest_step(checkpoints: Path, there: Checkpoints) -> int | None:
+    """The newest valid step that is here already; None without any."""
+    if not directory.committed(checkpoints):
+        return None
+    try:
+        found = newest_valid(checkpoints, "full", lambda text: None)
+    except NoValidCheckpoint:
+        return None
+    if there and there[0][1].lineage[:1] != found.manifest.lineage[:1]:
+        raise UsageError(f"{checkpoints.parent} holds another run; fetch into another directory: into=DIR")
+    return found.manifest.step
+
+
+def _fetch_checkpoint(place: Place, path: PurePosixPath, manifest: Manifest, checkpoints: Path) -> None:
+    """Copy one checkpoint and commit it as one that was written here: see ``directory.commit``."""
+    unfinished = checkpoints / f"{directory.UNFINISHED}{path.name}"
+    unfinished.mkdir()
+    try:
+        for name in (*manifest.files, manifests.FILE_NAME):
+            with _reached(place):
+                place.get(path / name, unfinished / name)
+        verify(unfinished, "full")
+    except Exception:
+        shutil.rmtree(unfinished)
+        raise
+    for file in unfinished.iterdir():
+        sync(file)
+    sync(unfinished)
+    final = checkpoints / path.name
+    if final.is_dir():  # damaged, or it would not have been fetched
+        directory.quarantine(final, f"not valid here; fetched again from {place.url}")
+    unfinished.rename(final)
+    sync(checkpoints)

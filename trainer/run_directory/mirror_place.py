@@ -1,0 +1,150 @@
+"""The directory that a mirror lies in, on any filesystem that fsspec knows."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from pathlib import Path, PurePosixPath
+
+from trainer.checkpoint import directory
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.manifest import Manifest, ManifestError, Start
+from trainer.errors import UsageError
+from trainer.run_directory import validation_predictions
+from trainer.run_directory.layout import CHECKPOINTS, PREDICTIONS
+from trainer.storage.documents import parse_json
+from trainer.storage.typed import build
+from trainer.storage.unacceptable import Unacceptable
+
+OWNER = "owner.json"
+PATTERN = re.compile(r"[*?\[]")  # what fsspec's ``has_magic`` finds
+
+Checkpoints = list[tuple[PurePosixPath, Manifest]]  # oldest first
+
+
+class Place:
+    """A directory on any filesystem that fsspec knows.
+
+    Raises:
+        UsageError: the scheme is unknown, or the package of its filesystem is not installed.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec  # takes a tenth of a second, which only those who mirror pay
+        from fsspec.implementations.local import LocalFileSystem
+
+        scheme = url.partition("://")[0]
+        try:
+            self._files, root = fsspec.url_to_fs(url)
+        except ImportError as error:
+            raise UsageError(f"{url} needs a package for {scheme}:// that is not installed: {error}") from error
+        except ValueError as error:
+            raise UsageError(f"{url} cannot be used: {error}") from error
+        protocol = self._files.protocol
+        self._protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
+        self.url = url
+        self.root = PurePosixPath(root)
+        self.checkpoints = self.root / CHECKPOINTS
+        # where it lies on this machine, for filesystems of this machine
+        self.local = Path(root) if isinstance(self._files, LocalFileSystem) else None
+
+    def read(self, path: PurePosixPath) -> bytes:
+        content = self._files.cat_file(str(path))
+        assert isinstance(content, bytes)
+        return content
+
+    def put(self, source: Path, target: PurePosixPath) -> None:
+        """Copy a file there.
+
+        Raises:
+            OSError: what can be read back there is not what is here.
+        """
+        self._files.makedirs(str(target.parent), exist_ok=True)
+        self._files.put_file(str(source), str(target))
+        self._files.invalidate_cache()
+        with source.open("rb") as here, self._files.open(str(target), "rb") as there:
+            if hashlib.file_digest(here, "sha256").digest() != hashlib.file_digest(there, "sha256").digest():
+                raise OSError(f"{target} is not what was copied to it")
+
+    def read_if_there(self, path: PurePosixPath) -> bytes | None:
+        self._files.invalidate_cache()
+        return self.read(path) if self._files.exists(str(path)) else None
+
+    def owner(self) -> Start | None:
+        """The first start of the run that the place belongs to; None when it belongs to nobody yet.
+
+        Raises:
+            UsageError: what says so is not of this program.
+        """
+        content = self.read_if_there(self.root / OWNER)
+        if content is None:
+            return None
+        try:
+            return build(Start, parse_json(content.decode()), OWNER)
+        except (UnicodeDecodeError, Unacceptable) as error:
+            raise UsageError(f"{self.url}/{OWNER} is not of this program: {error}; choose another place") from error
+
+    def write_owner(self, start: Start) -> None:
+        self._files.makedirs(str(self.root), exist_ok=True)
+        self._files.pipe_file(str(self.root / OWNER), json.dumps(dataclasses.asdict(start)).encode())
+
+    def get(self, source: PurePosixPath, target: Path) -> None:
+        self._files.get_file(str(source), str(target))
+
+    def remove(self, checkpoint: PurePosixPath) -> None:
+        self._files.rm_file(str(checkpoint / manifests.FILE_NAME))
+        self._remove(checkpoint)
+
+    def clear(self, path: PurePosixPath) -> None:
+        """Remove what an interrupted copy left."""
+        if self._files.exists(str(path)):
+            self._remove(path)
+
+    def _remove(self, path: PurePosixPath) -> None:
+        """Remove a file, or a directory with all that is in it, and nothing else.
+
+        fsspec's ``rm`` takes a path for a pattern wherever that is not the local filesystem's: of ``lr=[1]`` it would
+        delete what lies in ``lr=1``, of another run.
+        """
+        if PATTERN.search(str(path)) and "file" not in self._protocols:
+            for name in self._files.find(str(path)):
+                self._files.rm_file(name)
+        else:
+            self._files.rm(str(path), recursive=True)
+
+    def predictions(self) -> set[str]:
+        """The names of the files of predictions there."""
+        return {name for name in self._names(self.root / PREDICTIONS) if validation_predictions.NAME.fullmatch(name)}
+
+    def _names(self, place: PurePosixPath) -> list[str]:
+        """What a directory holds now; nothing when there is none."""
+        self._files.invalidate_cache()
+        if not self._files.exists(str(place)):
+            return []
+        return [PurePosixPath(name).name for name in self._files.ls(str(place), detail=False)]
+
+    def set_aside(self, checkpoint: PurePosixPath) -> None:
+        superseded = self.checkpoints / directory.SUPERSEDED
+        number, target = 0, superseded / checkpoint.name
+        while self._files.exists(str(target)):
+            number, target = number + 1, superseded / f"{checkpoint.name}.{number + 1}"
+        self._files.makedirs(str(target), exist_ok=True)
+        # file by file: fsspec moves a directory where there are directories, and an object store has none
+        for file in self._files.find(str(checkpoint)):
+            self._files.cp_file(file, str(target / PurePosixPath(file).name))
+        self.remove(checkpoint)
+
+    def described(self) -> Checkpoints:
+        """Every checkpoint there whose manifest is whole, oldest first."""
+        found = []
+        for name in self._names(self.checkpoints):
+            path = self.checkpoints / name
+            if directory.NAME.fullmatch(name) and self._files.exists(str(path / manifests.FILE_NAME)):
+                try:
+                    text = self.read(path / manifests.FILE_NAME).decode(errors="replace")
+                    found.append((path, manifests.from_text(text, f"{name}/{manifests.FILE_NAME}")))
+                except ManifestError:
+                    continue  # evidence, as in the run directory
+        return sorted(found, key=lambda entry: entry[1].step)

@@ -1,0 +1,236 @@
+"""What is in a run directory before anything is written there: nothing, a run, what it left, or somebody else's files.
+
+A directory is of this program by what its files say, not by their names: a configuration that can be read, a record of
+metrics, the mark of ``trainer.run_directory.commit_mark``, or a checkpoint. What is in none of these is left alone.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+from pathlib import Path
+
+from trainer.checkpoint import directory
+from trainer.config import reproduction, stored
+from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
+from trainer.run_directory import commit_mark, places
+from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD
+from trainer.run_directory.metrics import record_of
+from trainer.storage.durable import make_directory, sync
+from trainer.storage.guarded import open_regular
+from trainer.storage.unacceptable import Unacceptable
+
+ASIDE = "before-"  # and a number: where an earlier run is kept when a new one begins in its directory
+# What lies in directories without being anybody's work: of filesystems, desktops and schedulers, logs of a shell, the
+# script that starts the run. Hidden names are left alone as well.
+BYSTANDERS = re.compile(
+    rf"\..*|lost\+found|@eaDir|Thumbs\.db|desktop\.ini|{ASIDE}\d+"
+    rf"|(?!{re.escape(LOG)}$).*\.(log|out|err|o\d+|e\d+|sh|sbatch|slurm)|multirun\.yaml"
+)
+RUN = (CHECKPOINTS, METRICS, LOG, TENSORBOARD, PREDICTIONS, "report.html", "finished.json", stored.FILE_NAME)
+ADVICE = "to begin again at step 0, add on_existing=restart (for a trial of a sweep, move its directory away)"
+TAIL = 1 << 20  # bytes of metrics.jsonl in which its last record is looked for
+SHOWN = 3
+
+
+def refuse_foreign(run_dir: Path) -> None:
+    """Refuse a directory that holds something, and nothing of this program. Nothing is written, not even the lock.
+
+    Raises:
+        UsageError: names what is there, or the checkpoint that ``run_dir`` is or lies in.
+    """
+    places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
+    try:
+        if not run_dir.is_dir() or _is_ours(run_dir):
+            return
+        foreign = [name for name in sorted(os.listdir(run_dir)) if not _is_bystander(run_dir / name)]
+    except OSError as error:
+        raise UsageError(f"run_dir={run_dir} cannot be read: {error.strerror}") from error
+    if not foreign:
+        return
+    why = f"\n{_unreadable(run_dir)}" if stored.FILE_NAME in foreign else ""
+    runs = [name for name in foreign if places.is_run(run_dir / name)]
+    named = [f"{name}/" if (run_dir / name).is_dir() else name for name in foreign[:SHOWN]]
+    more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+    what = f"contains other runs ({', '.join(runs[:SHOWN])})" if runs else "is not a run of this program and not empty"
+    raise UsageError(
+        f"run_dir={run_dir} {what}; there are {', '.join(named)}{more}, which a run would overwrite or mix with its "
+        f"own files{why}\nchoose a new directory, for example run_dir={run_dir / 'run'}"
+    )
+
+
+def has_checkpoints(run_dir: Path) -> bool:
+    """Whether checkpoints are there that a run could go on from, or that were put away."""
+    checkpoints = run_dir / CHECKPOINTS
+    return bool(directory.committed(checkpoints) or directory.put_away(checkpoints))
+
+
+def is_vacant(run_dir: Path, advice: str) -> bool:
+    """Whether no checkpoint is there and none was ever, so that a run may begin at step 0.
+
+    A run that may have committed checkpoints, none of which is there now, is refused; ``advice`` says how to begin
+    again.
+
+    Raises:
+        NoValidCheckpoint: names what is there.
+    """
+    if has_checkpoints(run_dir):
+        return False
+    mark = commit_mark.read(run_dir)
+    if mark is False or not (mark or _is_ours(run_dir)):
+        return True
+    known = (
+        "a run was here and had committed checkpoints"
+        if mark
+        else "a run was here, of a version that did not note whether it had committed a checkpoint"
+    )
+    raise NoValidCheckpoint(
+        f"{run_dir / CHECKPOINTS} holds no checkpoint, but {known}; there are {', '.join(_remains(run_dir))}\n"
+        "nothing was changed. Is a volume not mounted, or were the checkpoints moved? Put them back, or go on from a "
+        f"copy with resume checkpoint=PATH\n{advice}; it moves what is there to {_free(run_dir)}"
+    )
+
+
+def begin_again(run_dir: Path) -> str:
+    """The advice with the command that trains what ``run_dir`` was made with from step 0."""
+    try:
+        config = stored.read(run_dir / stored.FILE_NAME)
+        command = reproduction.command(config, run_dir, "on_existing=restart")
+    except TrainerError:
+        return "to begin again at step 0, run the train command of that run with on_existing=restart"
+    return f"to begin again at step 0:\n  {command}\nnothing is deleted"
+
+
+def begin(run_dir: Path, *, continues: bool, restart: bool) -> list[str]:
+    """Take possession of a run directory for a new run, or one that ``continues`` from a checkpoint, and write the mark
+    of ``trainer.run_directory.commit_mark``. With ``restart`` what an earlier run left is moved away first. Returns
+    lines for the log.
+
+    Raises:
+        UsageError: something cannot be moved.
+        OSError: the disk refuses.
+    """
+    said = []
+    for name in RUN:
+        directory.finish_removal(run_dir / name)  # of a restart that was killed while it moved by copying
+    if restart:
+        said = _put_aside(run_dir)
+    elif not continues and commit_mark.read(run_dir) is False:
+        said = [f"a run was begun in {run_dir} before and stopped before its first checkpoint: starting at step 0"]
+    commit_mark.write(run_dir, committed=continues)
+    return said
+
+
+def _is_ours(run_dir: Path) -> bool:
+    if commit_mark.read(run_dir) is not None or has_checkpoints(run_dir):
+        return True
+    try:
+        stored.read(run_dir / stored.FILE_NAME)
+    except NoValidCheckpoint:
+        return _has_records(run_dir / METRICS)
+    return True
+
+
+def _unreadable(run_dir: Path) -> str:
+    """Why the configuration that is there is none of this program."""
+    try:
+        stored.read(run_dir / stored.FILE_NAME)
+    except NoValidCheckpoint as error:
+        return str(error)
+    return ""
+
+
+def _has_records(path: Path) -> bool:
+    """Whether a metrics.jsonl begins with a record of a run."""
+    try:
+        with open_regular(path) as file:
+            record_of(file.readline(TAIL))
+    except (OSError, Unacceptable):
+        return False
+    return True
+
+
+def _is_bystander(path: Path) -> bool:
+    if BYSTANDERS.fullmatch(path.name) or _is_empty(path):
+        return True
+    # what a fetch or a first save left that was killed, or the top of a volume
+    return path.name == CHECKPOINTS and path.is_dir() and all(map(BYSTANDERS.fullmatch, os.listdir(path)))
+
+
+def _remains(run_dir: Path) -> list[str]:
+    """What an earlier run left, each with what is known of it."""
+    found = [name for name in RUN if os.path.lexists(run_dir / name) and not _is_empty(run_dir / name)]
+    return [_described(run_dir / name) for name in reversed(found)] or [commit_mark.FILE_NAME]
+
+
+def _described(path: Path) -> str:
+    if path.name != METRICS:
+        return f"{path.name}/" if path.is_dir() else path.name
+    try:
+        with open_regular(path) as file:
+            file.seek(max(0, path.stat().st_size - TAIL))
+            lines = file.read().splitlines(keepends=True)
+        step = next(record_of(line)["step"] for line in reversed(lines) if _is_record(line))
+    except (OSError, Unacceptable, StopIteration):
+        return path.name
+    return f"{path.name} (up to step {step})"
+
+
+def _is_record(line: bytes) -> bool:
+    try:
+        record_of(line)
+    except Unacceptable:
+        return False
+    return True
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not path.is_symlink() and not os.listdir(path)
+
+
+def _free(run_dir: Path) -> Path:
+    return next(
+        candidate for number in range(1, 10**6) if not os.path.lexists(candidate := run_dir / f"{ASIDE}{number}")
+    )
+
+
+def _put_aside(run_dir: Path) -> list[str]:
+    """Move what an earlier run left to a numbered directory beside it. Nothing is deleted.
+
+    The checkpoints go first and the mark last: after a crash between them, the next start refuses to begin unasked.
+    """
+    damaged = sorted(name for name in os.listdir(run_dir) if name.startswith(f"{METRICS}.damaged."))
+    names = [name for name in (*RUN, *damaged, commit_mark.FILE_NAME) if os.path.lexists(run_dir / name)]
+    names = [name for name in names if not _is_empty(run_dir / name)]
+    if not names:
+        return []
+    aside = _free(run_dir)
+    make_directory(aside)
+    for name in names:
+        try:
+            _move(run_dir / name, aside / name)
+        except OSError as error:
+            if _is_empty(aside):
+                aside.rmdir()
+            raise UsageError(
+                f"{run_dir / name} cannot be moved to {aside}: {error.strerror}; move it elsewhere by hand, and run "
+                "the same command again"
+            ) from error
+    return [f"beginning again: what an earlier run left is in {aside}"]
+
+
+def _move(path: Path, target: Path) -> None:
+    """Move a file or a directory, durably.
+
+    Raises:
+        OSError: it is not, or not only, where it should be.
+    """
+    if path.is_symlink() or not path.is_dir():
+        path.rename(target)
+        sync(target.parent)
+        sync(path.parent)
+        return
+    directory.move(path, target)
+    if path.exists():  # copied, and cannot be deleted: nothing that is written there would count
+        raise OSError(errno.EBUSY, "it was copied there, but what is here cannot be deleted", str(path))

@@ -1,0 +1,157 @@
+"""Whether one place lies in another, and where nothing may be written.
+
+Two paths can be one place: through a symbolic link, a bind mount, a second mount of the same export. So directories
+are compared by their resolved paths and, where they exist, by device and inode; both of a place and of those above it.
+
+Nothing is ever written below a committed checkpoint: one more file is damage to it. Every command that writes to a
+path of the user's asks here first.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from trainer.checkpoint import manifest as manifests
+from trainer.checkpoint.directory import NAME, QUARANTINE, SUPERSEDED, step_of
+from trainer.checkpoint.manifest import CHECKPOINTS, PREFIX
+from trainer.command_line import argument, resume_command
+from trainer.config import stored
+from trainer.errors import NoValidCheckpoint, UsageError
+
+
+def real(place: Path) -> Path:
+    """A place without links and ``..``, as far as it exists; what cannot be reached stays as it was given."""
+    return Path(os.path.realpath(place))
+
+
+def within(inner: Path, outer: Path) -> bool:
+    """Whether ``inner`` is ``outer`` or lies below it, by whatever path; neither has to exist."""
+    resolved = real(outer)
+    identity = _identity(resolved)
+    return any(place == resolved or (identity is not None and _identity(place) == identity) for place in _up(inner))
+
+
+def overlap(one: Path, other: Path) -> bool:
+    """Whether two places are one, or one lies in the other."""
+    return within(one, other) or within(other, one)
+
+
+def is_checkpoint(place: Path) -> bool:
+    """Whether a directory is a checkpoint, or was one before it was damaged."""
+    if NAME.fullmatch(place.name) and place.parent.name in (CHECKPOINTS, SUPERSEDED, QUARANTINE):
+        return os.path.isdir(place)
+    return all(os.path.isfile(place / name) for name in (manifests.FILE_NAME, f"{PREFIX}.index"))
+
+
+def is_run(place: Path) -> bool:
+    """Whether a directory is that of a run: it has a configuration of this program, and a place for checkpoints."""
+    try:
+        stored.read(place / stored.FILE_NAME)
+    except NoValidCheckpoint:
+        return False
+    return os.path.isdir(place / CHECKPOINTS)
+
+
+def refuse_in_checkpoint(place: Path, given: str) -> None:
+    """Refuse to write to ``place`` when it is or lies in a checkpoint or a directory of checkpoints; ``given`` is what
+    the user wrote.
+
+    Raises:
+        UsageError: names the checkpoint, the run it belongs to, and a command for what may have been meant.
+    """
+    for above in _up(place):
+        if is_checkpoint(above):
+            what = "is a checkpoint" if above == real(place) else f"lies in the checkpoint {above}"
+            raise UsageError(
+                f"{given} {what}{_owner(above)}; nothing is written there, because any change to a checkpoint damages "
+                f"it\n{_continuing(above)}"
+            )
+        if _holds_checkpoints(above):
+            what = "is" if above == real(place) else "lies in"
+            run_dir = _run_of(above)
+            raise UsageError(
+                f"{given} {what} the place for the checkpoints of the run {run_dir}; nothing else is written there\n"
+                f"to continue that run:\n  {resume_command(run_dir)}"
+            )
+
+
+def refuse_output(path: Path, given: str, own: Sequence[str]) -> None:
+    """Refuse to write a result to ``path`` when that would change a checkpoint or the files of a run; ``own`` are the
+    names in a run directory that the run alone writes to.
+
+    Raises:
+        UsageError: names the run.
+    """
+    refuse_in_checkpoint(path, given)
+    resolved = real(path)
+    for above in resolved.parents:
+        first = resolved.relative_to(above).parts[0]
+        if first in own and is_run(above):
+            raise UsageError(
+                f"{given} belongs to the run {above}, which writes {first} itself\nchoose another place, such as "
+                f"{above / f'of-{path.name}'}"
+            )
+
+
+def refuse_nested(place: Path, given: str) -> None:
+    """Refuse to begin something new inside the directory of a run.
+
+    Raises:
+        UsageError: names both.
+    """
+    for above in list(_up(place))[1:]:
+        if is_run(above):
+            raise UsageError(
+                f"{given} lies in the directory of another run, {above}: each would take the other's files for its "
+                "own\nchoose a place outside of it"
+            )
+
+
+def _up(place: Path) -> Iterator[Path]:
+    """A place as it really lies, and everything above it."""
+    resolved = real(place)
+    yield resolved
+    yield from resolved.parents
+
+
+def _identity(place: Path) -> tuple[int, int] | None:
+    try:
+        status = os.stat(place)
+    except OSError:  # not there, or out of reach: its path has to do
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _holds_checkpoints(place: Path) -> bool:
+    """Whether this is ``checkpoints/``, ``quarantine/`` or ``superseded/`` of a run; the name alone says nothing."""
+    if place.name in (SUPERSEDED, QUARANTINE):
+        return place.parent.name == CHECKPOINTS and os.path.isdir(place)
+    if place.name != CHECKPOINTS or not os.path.isdir(place):
+        return False
+    try:
+        with os.scandir(place) as entries:
+            names = {entry.name for entry in entries if entry.is_dir()}
+    except OSError:
+        return False
+    return bool(names & {SUPERSEDED, QUARANTINE}) or any(NAME.fullmatch(name) for name in names)
+
+
+def _run_of(place: Path) -> Path:
+    """The run directory above a checkpoint or a place for checkpoints."""
+    return next((above.parent for above in (place, *place.parents) if above.name == CHECKPOINTS), place.parent)
+
+
+def _owner(checkpoint: Path) -> str:
+    counted = checkpoint.parent.name == CHECKPOINTS
+    put_away = checkpoint.parent.name in (SUPERSEDED, QUARANTINE)
+    return f" of the run {_run_of(checkpoint)}" if counted or put_away else ""
+
+
+def _continuing(checkpoint: Path) -> str:
+    """What to do instead of giving a checkpoint for a run directory."""
+    if checkpoint.parent.name == CHECKPOINTS:
+        step = f"checkpoint=step-{step_of(checkpoint)}" if NAME.fullmatch(checkpoint.name) else "checkpoint=latest"
+        return f"to continue that run from it:\n  {resume_command(checkpoint.parent.parent, step)}"
+    return f"to go on from it in a new directory:\n  {resume_command(Path('NEW'), argument('checkpoint', checkpoint))}"

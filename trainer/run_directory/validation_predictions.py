@@ -1,0 +1,146 @@
+"""What the network made of the validation examples, beside its means: confusions, and the mistakes it was surest of.
+
+Kept in ``predictions/step-N.json`` for the newest and the best validation of a run, for TensorBoard and reports. No
+part of training depends on it. Reading takes no TensorFlow.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.checkpoint import directory
+from trainer.run_directory.layout import PREDICTIONS
+from trainer.storage.documents import parse_json
+from trainer.storage.durable import make_directory, replace
+from trainer.storage.guarded import read_text
+from trainer.storage.typed import build
+from trainer.storage.unacceptable import Unacceptable
+
+FORMAT_VERSION = 1
+NAME = re.compile(rf"{directory.NAME.pattern}\.json")
+SIZE_LIMIT = 16 << 20  # bytes; a confusion has about 12, a picture 20,000
+WORST = 16  # mistakes that are kept
+COLUMNS = 5  # label, predicted, confidence, loss, weight: see trainer.training.step.make_evaluation_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Mistake:
+    """One example of the validation split, numbered from 0, whose most probable class is wrong.
+
+    ``confidence`` is the probability of ``predicted``, ``loss`` the cross-entropy in nats; None where it is not
+    finite. ``picture`` is a PNG file in base64, None where the example is no image that can be shown.
+    """
+
+    example: int
+    label: int
+    predicted: int
+    confidence: float | None
+    loss: float | None
+    picture: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Predictions:
+    """``confusions`` counts the ``examples`` by true and predicted class, ``(true, predicted, count)``, hits included,
+    without those that never happened. ``mistakes`` are those with the highest loss, the highest first.
+    """
+
+    format_version: int
+    step: int
+    examples: int
+    confusions: tuple[tuple[int, ...], ...]
+    mistakes: tuple[Mistake, ...]
+
+
+def summarize(step: int, examples: npt.NDArray[np.float32]) -> Predictions:
+    """Count what a validation at ``step`` predicted, float32 ``[n, 5]`` in the order of the split; see ``COLUMNS``."""
+    label, predicted, confidence, loss, weight = examples.T.astype(np.float64)
+    used = weight > 0.0
+    pairs = np.stack([label, predicted], 1)[used].astype(np.int64)
+    found, counts = np.unique(pairs, axis=0, return_counts=True)
+    wrong = np.flatnonzero(used & (label != predicted))
+    worst = wrong[np.argsort(-loss[wrong], kind="stable")][:WORST]
+    return Predictions(
+        format_version=FORMAT_VERSION,
+        step=step,
+        examples=int(used.sum()),
+        confusions=tuple(
+            (int(true), int(other), int(count)) for (true, other), count in zip(found, counts, strict=True)
+        ),
+        mistakes=tuple(
+            Mistake(
+                example=int(number),
+                label=int(label[number]),
+                predicted=int(predicted[number]),
+                confidence=_finite(confidence[number]),
+                loss=_finite(loss[number]),
+                picture=None,
+            )
+            for number in worst
+        ),
+    )
+
+
+def _finite(value: np.float64) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def with_pictures(predictions: Predictions, pictures: Sequence[str | None]) -> Predictions:
+    """The same with a picture for each of its mistakes."""
+    mistakes = zip(predictions.mistakes, pictures, strict=True)
+    shown = tuple(dataclasses.replace(mistake, picture=picture) for mistake, picture in mistakes)
+    return dataclasses.replace(predictions, mistakes=shown)
+
+
+def write(run_dir: Path, predictions: Predictions, keep: Collection[int]) -> None:
+    """Store them, and delete those of steps that are not in ``keep``.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    make_directory(run_dir / PREDICTIONS)
+    text = json.dumps(dataclasses.asdict(predictions), allow_nan=False)
+    replace(run_dir / PREDICTIONS / f"{directory.name_of(predictions.step)}.json", text.encode())
+    for step, path in stored(run_dir).items():
+        if step not in keep:
+            path.unlink()
+
+
+def forget_later(run_dir: Path, step: int) -> None:
+    """Delete what was predicted after the step that a run continues from."""
+    with contextlib.suppress(OSError):  # it will be written again, or shown with its step
+        for later, path in stored(run_dir).items():
+            if later > step:
+                path.unlink()
+
+
+def stored(run_dir: Path) -> dict[int, Path]:
+    """Step → file, in ascending order."""
+    place = run_dir / PREDICTIONS
+    if place.is_symlink() or not place.is_dir():
+        return {}
+    found = ((NAME.fullmatch(path.name), path) for path in place.iterdir())
+    return dict(sorted((int(match[1]), path) for match, path in found if match))
+
+
+def read(path: Path) -> Predictions:
+    """Read a file of ``write``; it may come from anywhere.
+
+    Raises:
+        Unacceptable: it is not one of this version.
+        OSError: it cannot be read.
+    """
+    predictions = build(Predictions, parse_json(read_text(path, SIZE_LIMIT)), path.name)
+    if predictions.format_version != FORMAT_VERSION:
+        raise Unacceptable(f"{path.name} has format {predictions.format_version}; this version reads {FORMAT_VERSION}")
+    if any(len(entry) != 3 or min(entry) < 0 for entry in predictions.confusions):
+        raise Unacceptable(f"{path.name} has confusions that are not (true, predicted, count)")
+    return predictions

@@ -1,0 +1,48 @@
+"""Which checkpoint of a run is meant by ``latest``, ``best``, ``step-N`` or a path."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from trainer.checkpoint import directory
+from trainer.checkpoint.retention import described, ranked
+from trainer.checkpoint.verification import Depth, Found, foreign_note, newest_valid, verify
+from trainer.config import stored
+from trainer.errors import NoValidCheckpoint
+from trainer.run_directory import layout
+from trainer.run_directory.metrics import read_validations
+from trainer.storage.unreadable import is_directory
+
+
+def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], None]) -> Found:
+    """The checkpoint of the run that ``checkpoint`` names, verified; ``warn`` hears of damaged ones that are skipped.
+
+    Raises:
+        NoValidCheckpoint: it does not exist or is damaged.
+        Unreadable: it, or one that may be meant, cannot be read now.
+    """
+    parent = run_dir / layout.CHECKPOINTS
+    if checkpoint == "latest":
+        return newest_valid(parent, depth, warn)
+    if checkpoint == "best":
+        newest = newest_valid(parent, depth, warn)
+        metric = stored.read(newest.path / stored.FILE_NAME).checkpoint.best_metric
+        best = ranked(described(parent, warn), read_validations(run_dir), metric)
+        if not best:
+            raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
+        return _verified(best[0], depth, warn)
+    step = checkpoint.removeprefix("step-")
+    # a path is the user's own, so it may lead through links; what lies in a run directory may not
+    path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint).resolve()
+    if not is_directory(path):
+        there = ", ".join(found.name for found in directory.committed(parent))
+        raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {there or 'none'}")
+    return _verified(path, depth, warn)
+
+
+def _verified(path: Path, depth: Depth, warn: Callable[[str], None]) -> Found:
+    manifest = verify(path, depth)
+    for note in foreign_note(path, manifest):
+        warn(note)
+    return Found(path, manifest, ())

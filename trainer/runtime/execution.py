@@ -1,0 +1,144 @@
+"""How TensorFlow executes: threads, determinism, devices. Called once, before the first operation."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import platform
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+
+import tensorflow as tf
+
+from trainer.config.schema.training import RuntimeConfig
+from trainer.errors import UsageError
+from trainer.runtime.devices import physical_gpus
+
+# What TensorFlow takes once in a process, before its first operation: the keys, and the values that are in force.
+ONCE = ("threads", "virtual_devices", "deterministic", "xla")
+_in_force: dict[str, object] = {}
+
+
+def configure(config: RuntimeConfig) -> None:
+    """Set up TensorFlow as ``runtime`` says, or find it set up so already, by an earlier run in this process.
+
+    Raises:
+        UsageError: TensorFlow runs in this process already, with other settings; names them.
+    """
+    if not _in_force:
+        try:
+            _set_up(config)
+        except RuntimeError as error:
+            raise UsageError(
+                f"TensorFlow was used in this process before the run, so that runtime cannot be set: {error}\n"
+                "start the run first, or in a process of its own (in a notebook: restart the kernel)"
+            ) from error
+        _remember(config)
+        return
+    wanted = {name: getattr(config, name) for name in ONCE}
+    differing = [
+        f"runtime.{name}={_text(there)}, not {_text(wanted[name])}"
+        for name, there in _in_force.items()
+        if wanted[name] != there
+    ]
+    if differing:
+        raise UsageError(
+            f"TensorFlow runs in this process already with {'; '.join(differing)}: it takes that once\n"
+            "run it in a process of its own (in a notebook: restart the kernel)"
+        )
+
+
+def configure_for_reading(config: RuntimeConfig) -> None:
+    """``configure``, but where TensorFlow runs already it stays as it is. That decides the last bits of what a network
+    computes, and nothing that is kept.
+    """
+    if not _in_force:
+        with contextlib.suppress(RuntimeError):  # TensorFlow was used in this process: it has what it took
+            _set_up(config)
+            _remember(config)
+
+
+def _remember(config: RuntimeConfig) -> None:
+    _in_force.update({name: getattr(config, name) for name in ONCE})
+
+
+def _text(value: object) -> str:
+    return "null" if value is None else str(value).lower()
+
+
+def _set_up(config: RuntimeConfig) -> None:
+    """Set up TensorFlow. With XLA, what it compiles is kept in the user's cache directory.
+
+    What makes a run exact on a CPU: the number of threads within an operation is part of the configuration
+    (reductions are split by it), and no operation's result depends on which other one finished first. The one that does
+    is AddN of three or more (see ``trainer.training.gradients``). A step has none; TensorFlow's arithmetic optimisation
+    makes them of chains of sums, so it is off. On a GPU, ``enable_op_determinism`` selects deterministic kernels, and
+    one thread runs between operations, as nothing else was proven there. XLA's own code is deterministic and has no
+    kernel for max-pool gradients under op determinism, so the two exclude each other.
+    """
+    assert config.threads is not None
+    if config.xla:
+        _keep_compiled()  # first: TensorFlow reads the flags when it looks for devices
+    tf.config.threading.set_intra_op_parallelism_threads(config.threads)
+    gpus = physical_gpus()
+    if config.virtual_devices is not None:
+        _split_device(gpus, config.virtual_devices)
+    else:
+        for gpu in gpus:
+            tf.config.experimental.set_memory_growth(gpu, True)
+    if config.deterministic:
+        tf.config.threading.set_inter_op_parallelism_threads(1 if gpus else config.threads)
+        if config.xla:
+            flags = os.environ.get("XLA_FLAGS", "")
+            os.environ["XLA_FLAGS"] = f"{flags} --xla_gpu_deterministic_ops=true".strip()
+        else:
+            tf.config.experimental.enable_op_determinism()
+            tf.config.optimizer.set_experimental_options({"arithmetic_optimization": False})
+
+
+def _split_device(gpus: Sequence[tf.config.PhysicalDevice], count: int) -> None:
+    """Make ``count`` logical devices of the CPU, or of the only GPU and its memory.
+
+    Raises:
+        UsageError: there are several GPUs, which are devices already.
+    """
+    if len(gpus) > 1:
+        raise UsageError(f"runtime.virtual_devices={count} splits one device, but this machine has {len(gpus)} GPUs")
+    if gpus:
+        query = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+        megabytes = int(subprocess.run(query, capture_output=True, text=True, check=True).stdout.split()[0])
+        parts = [tf.config.LogicalDeviceConfiguration(memory_limit=megabytes * 9 // 10 // count)] * count
+        tf.config.set_logical_device_configuration(gpus[0], parts)
+    else:
+        (cpu,) = tf.config.list_physical_devices("CPU")
+        tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * count)
+
+
+def _keep_compiled() -> None:
+    """Let XLA keep executables; a directory of the user's own choice in ``TF_XLA_FLAGS`` stays as it is.
+
+    An executable is machine code, and its key says nothing of the machine: processors that differ get directories
+    that differ, as home directories may be shared.
+    """
+    flags = os.environ.get("TF_XLA_FLAGS", "")
+    if "--tf_xla_persistent_cache_directory" in flags:
+        return
+    cpuinfo = Path("/proc/cpuinfo")
+    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
+    features = [line for line in text.splitlines() if line.startswith(("flags", "Features", "model name"))][:2]
+    machine = hashlib.sha256("\n".join([tf.__version__, platform.machine(), *features]).encode()).hexdigest()[:16]
+    directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trainer" / "xla" / machine
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return  # without a cache everything is compiled again, and nothing else changes
+    os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_directory={directory}".strip()
+
+
+def leave_gpus_alone() -> None:
+    """For commands that look at things: keep TensorFlow off GPUs, which may be busy training."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow runs in this process already: it has what it took
+        tf.config.set_visible_devices([], "GPU")
+    tf.config.list_logical_devices()

@@ -1,0 +1,35 @@
+"""Importing TensorFlow and Keras, which is a good part of what a process does before its first step."""
+
+from __future__ import annotations
+
+import gc
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from trainer.runtime.quiet import quiet_startup
+
+# What TensorFlow and Keras import where they find it, for functions that this program does not call: converters of
+# TensorFlow Lite, wrappers of scikit-learn, plots of models. That can take as long as TensorFlow itself.
+UNUSED = ("jax", "sklearn", "matplotlib")
+
+
+@contextmanager
+def importing_tensorflow() -> Iterator[None]:
+    """For the first import of what imports TensorFlow: quiet, without ``UNUSED``, and without collecting garbage, of
+    which an import makes none. What is there at the end of the block is never looked through again.
+    """
+    absent = [name for name in UNUSED if name not in sys.modules]
+    for name in absent:
+        sys.modules[name] = None  # type: ignore[assignment]  # how Python is told that a module cannot be imported
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        with quiet_startup():
+            yield
+    finally:
+        for name in absent:
+            sys.modules.pop(name, None)
+        gc.freeze()
+        if collecting:
+            gc.enable()

@@ -1,0 +1,74 @@
+"""What the training loop works with, as it sees it: nothing here is about files, terminals or TensorBoard."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Protocol
+
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.data.batch import Batch
+from trainer.distributed.stop_vote import StopAgreement
+from trainer.run_directory.metrics import Record
+from trainer.training.state import TrainingState
+
+
+class Saves(Protocol):
+    """See Committer."""
+
+    def check(self) -> None: ...
+    def save(self) -> None: ...
+    def finish(self) -> None: ...
+    def last_good(self) -> str: ...
+    def way_on(self) -> str: ...
+
+
+class Records(Protocol):
+    """See History."""
+
+    validations: dict[int, dict[str, float]]
+
+    def add(self, record: Record) -> None: ...
+
+
+class Display(Protocol):
+    """See Terminal."""
+
+    def step(self, step: int) -> None: ...
+    def training(
+        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float
+    ) -> None: ...
+    def line(self, text: str) -> None: ...
+    def warn(self, text: str) -> None: ...
+
+
+class Views(Protocol):
+    """See TensorBoard."""
+
+    def before(self, step: int, batch: Batch) -> None: ...
+    def after(self, step: int) -> None: ...
+    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None: ...
+    def graph(self, graph: Callable[[], tf.Graph]) -> None: ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What the loop works with."""
+
+    config: Config
+    state: TrainingState
+    examples_per_epoch: int
+    total_steps: int
+    training_batches: Callable[[int], Iterable[Batch]]  # from a position on
+    evaluation_batches: Iterable[Batch]
+    committer: Saves
+    committed_step: int | None  # the step of the checkpoint the run was restored from
+    history: Records
+    terminal: Display
+    views: Views
+    stop: StopAgreement
+
+    def epoch(self, examples: int) -> float:
+        return examples / self.examples_per_epoch

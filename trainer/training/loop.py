@@ -1,0 +1,253 @@
+"""The training loop. A fresh and a resumed run execute the same code; only the state they begin with differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import tensorflow as tf
+
+from trainer.data.ahead import Ahead
+from trainer.data.batch import Batch
+from trainer.distributed.stop_vote import WithoutData
+from trainer.errors import DataLost, Stopped, TrainingFailed, UsageError
+from trainer.run_directory.metrics import TRAIN, Record
+from trainer.runtime.signals import exit_status
+from trainer.training.due import Cadence, Standing, due
+from trainer.training.interfaces import Run
+from trainer.training.loss_scale import MINIMUM
+from trainer.training.schedules import learning_rate_at
+from trainer.training.state import Progress
+from trainer.training.step import Told, make_evaluation_step, make_train_step
+from trainer.training.validation import patience_is_exhausted, validate
+
+
+def train(run: Run) -> None:
+    """Train until ``total_steps`` or early stopping.
+
+    What is due at a step is decided from the state alone (``trainer.training.due``), so a run that was interrupted
+    between a validation and a save does the missing one first when it goes on.
+
+    Raises:
+        Stopped: a signal asked for it; the current step is committed.
+        DataLost: the data cannot be read any more; the current step is committed.
+        UsageError: the data cannot be read at the start; nothing is committed.
+        TrainingFailed: the loss or a variable is not finite; nothing is committed.
+        NotSaved: the disk refused a save and the policy is not to go on, or it refused the last one.
+    """
+    config = run.config
+    train_step = make_train_step(run.state, config)
+    evaluation_step = make_evaluation_step(run.state, config)
+    cadence = _cadence(run)
+    standing = _standing(run)
+    batches = Ahead(_iterate(run), 2 if run.stop.is_shared else 0, run.stop.data_failed)
+    if run.stop.is_shared:
+        batches.look()
+    stretch = _Stretch()
+    while True:
+        run.committer.check()
+        stopping = run.stop.poll()
+        now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
+        if now.validate:
+            with stretch.paused(), _keeping_steps(run, standing, unless=False):
+                standing = validate(run, standing, evaluation_step, closing=now.closing)
+            stopping = run.stop.poll()  # one that arrives later is seen after the next step
+            now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
+        if now.save:
+            with stretch.paused():
+                run.committer.save()
+            standing = dataclasses.replace(standing, committed=standing.step)
+        if now.end:
+            run.committer.finish()
+        if now.stop:
+            raise _stopped(run, stopping, standing.step)
+        if now.finish:
+            return
+        with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed: they go on
+            batch = stretch.next(batches)
+        standing = _after_step(run, standing)
+        run.views.before(standing.step, batch)
+        stretch.add(train_step(batch))
+        _show_step(run, standing.step, stretch)
+
+
+def _cadence(run: Run) -> Cadence:
+    config = run.config
+    assert config.evaluation.every_steps is not None
+    return Cadence(
+        total=run.total_steps,
+        validate_every=config.evaluation.every_steps,
+        save_every=config.checkpoint.every_steps,
+        saves_best=config.checkpoint.keep_best > 0,
+    )
+
+
+def _standing(run: Run) -> Standing:
+    """Where the run begins in this process."""
+    progress = run.state.progress
+    step = int(progress.step.numpy())
+    return Standing(
+        step=step,
+        noted=int(progress.evaluated_step.numpy()),
+        committed=run.committed_step,
+        recorded=step in run.history.validations,
+        improved=False,
+        out_of_patience=patience_is_exhausted(progress, run.config),
+        stop_asked=False,
+    )
+
+
+def _after_step(run: Run, standing: Standing) -> Standing:
+    step = standing.step + 1
+    return dataclasses.replace(standing, step=step, recorded=step in run.history.validations, improved=False)
+
+
+@contextmanager
+def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[None]:
+    """Commit the current step when the block meets data that cannot be read: the state is good, and its steps need not
+    be made again. A run that has made none leaves nothing behind.
+
+    Raises:
+        DataLost: the data cannot be read; UsageError where other processes may still read theirs.
+    """
+    try:
+        yield
+    except UsageError as error:
+        if unless or standing.step == 0:
+            raise
+        if standing.committed != standing.step:
+            run.committer.save()
+        run.committer.finish()
+        lost = _data_lost(run, str(error))
+        # other processes that have not met the same error are told, and do not wait
+        raise (UsageError(str(lost)) if run.stop.is_shared else lost) from error
+
+
+def _data_lost(run: Run, reason: str) -> DataLost:
+    return DataLost(f"{reason}\nevery step until here is committed: {run.committer.way_on()}")
+
+
+def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int) -> Stopped | DataLost:
+    assert stopping is not None
+    if isinstance(stopping, WithoutData):
+        return _data_lost(run, stopping.reason)
+    return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
+
+
+def _show_step(run: Run, step: int, stretch: _Stretch) -> None:
+    run.terminal.step(step)
+    if step % run.config.train.log_every_steps == 0 or step == run.total_steps:
+        _log_training(run, step, stretch)
+    run.views.after(step)
+
+
+def _iterate(run: Run) -> Iterator[Batch]:
+    """The batches from the current position on; opened when the first is asked for."""
+    yield from run.training_batches(int(run.state.progress.examples.numpy()))
+
+
+def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
+    """Write the mean of the steps since the last record.
+
+    The sums are in the state tree, so a record is the same whether or not its steps were made by one process. At the
+    end of a run they are kept: a longer run may follow.
+    """
+    progress, config = run.state.progress, run.config
+    steps, seen = int(progress.steps_summed.numpy()), int(progress.seen.numpy())
+    if steps == 0:
+        _check_loss_scale(progress, step)
+        return
+    loss = float(progress.loss_sum.numpy()) / steps
+    if not math.isfinite(loss):
+        raise TrainingFailed(_not_finite(run, step, stretch.told))
+    rate = learning_rate_at(progress.step - 1, config.optimizer.learning_rate, config.schedule)
+    told = stretch.told
+    images_per_second, input_wait = stretch.end(config.train.global_batch_size)
+    scalars = {
+        "loss": loss,
+        "accuracy": int(progress.correct.numpy()) / seen,
+        "learning_rate": float(rate.numpy()),
+        "weight_norm": float(tf.linalg.global_norm(list(run.state.trainable.values())).numpy()),
+        "images_per_second": images_per_second,
+        "input_wait": input_wait,
+        "substituted": int(progress.substituted.numpy()),
+    }
+    closing = step % config.train.log_every_steps != 0
+    gradient_norm = float(told[-1].gradient_norm.numpy())
+    if not closing and math.isfinite(gradient_norm):  # with a loss scale, a step may be skipped
+        scalars["gradient_norm"] = gradient_norm
+    if config.runtime.precision == "mixed_float16":
+        scalars["loss_scale"] = float(progress.loss_scale.numpy())
+    examples = int(progress.examples.numpy())
+    facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": progress.ledger_text(), "closing": closing}
+    run.history.add(Record(step, TRAIN, scalars, facts))
+    left = (run.total_steps - step) * config.train.global_batch_size / scalars["images_per_second"]
+    run.terminal.training(step, run.total_steps, run.epoch(examples), scalars, left)
+    if not closing:
+        for variable in (progress.loss_sum, progress.correct, progress.seen, progress.steps_summed):
+            variable.assign(tf.zeros_like(variable))
+
+
+def _not_finite(run: Run, step: int, told: Sequence[Told]) -> str:
+    losses = [float(each.loss.numpy()) for each in told]
+    bad = next((at for at, loss in enumerate(losses, step - len(losses) + 1) if not math.isfinite(loss)), step)
+    size = run.config.train.global_batch_size
+    last = int(run.state.progress.examples.numpy()) - (step - bad) * size
+    return (
+        f"the training loss is not finite at step {bad}, of training examples {last - size} to {last - 1}; "
+        f"nothing was committed since; {run.committer.last_good()}\n"
+        "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
+    )
+
+
+def _check_loss_scale(progress: Progress, step: int) -> None:
+    """Skipped steps are the loss scale finding its place, unless it is at its lowest already."""
+    scale = float(progress.loss_scale.numpy())
+    if scale <= MINIMUM:
+        raise TrainingFailed(
+            f"the gradients at step {step} are not finite although the loss scale is down to {scale:g}\n"
+            "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or runtime.precision=mixed_bfloat16"
+        )
+
+
+class _Stretch:
+    """The steps that this process made since the last training record: what they told, and the time they took.
+
+    Evaluation and saving are left out of the time.
+    """
+
+    def __init__(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self.told: list[Told] = []
+        self._start = time.monotonic()
+        self._waited = 0.0
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        pause = time.monotonic()
+        yield
+        self._start += time.monotonic() - pause
+
+    def next(self, batches: Iterator[Batch]) -> Batch:
+        """The next batch, once it is there."""
+        began = time.monotonic()
+        batch = next(batches)
+        self._waited += time.monotonic() - began
+        return batch
+
+    def add(self, told: Told) -> None:
+        """A step was made."""
+        self.told.append(told)
+
+    def end(self, batch_size: int) -> tuple[float, float]:
+        """Images per second and the share of the time that was spent waiting for batches; the next stretch begins."""
+        elapsed = time.monotonic() - self._start
+        rates = len(self.told) * batch_size / elapsed, self._waited / elapsed
+        self._begin()
+        return rates

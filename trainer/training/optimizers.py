@@ -1,0 +1,149 @@
+"""Update rules over named slot variables, on TensorFlow's fused ``ResourceApply…`` kernels.
+
+One kernel a variable instead of the tens of small operations that ``keras.optimizers`` builds; the rules are
+Keras's (tests hold them equal). There is no hidden counter: the step and the learning rate come in from outside.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from trainer.config.contracts import Rule, Slots, Update
+from trainer.config.schema.optimization import (
+    AdamConfig,
+    AdamWConfig,
+    OptimizerConfig,
+    OptimizerPlugin,
+    RMSPropConfig,
+    SGDConfig,
+)
+from trainer.distributed.replicas import assign_sub
+from trainer.training.optimizer_plugin import plugged_rule
+
+
+def _adam(config: AdamConfig | AdamWConfig) -> Rule:
+    """Adam (arXiv 1412.6980), with bias correction folded into the learning rate as in Keras."""
+
+    def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
+        shared = {
+            "beta1_power": tf.pow(config.beta_1, step),
+            "beta2_power": tf.pow(config.beta_2, step),
+            "lr": rate,
+            "beta1": tf.constant(config.beta_1),
+            "beta2": tf.constant(config.beta_2),
+            "epsilon": tf.constant(config.epsilon),
+        }
+        # decoupled (arXiv 1711.05101), before the step, as in Keras
+        decay = config.weight_decay * rate if isinstance(config, AdamWConfig) else None
+
+        def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:
+            if decay is not None and is_kernel(variable):
+                assign_sub(variable, tf.convert_to_tensor(variable) * decay)
+            tf.raw_ops.ResourceApplyAdam(
+                var=variable.handle, m=slots["m"].handle, v=slots["v"].handle, grad=gradient, **shared
+            )
+
+        return update
+
+    return Rule({"m": 0.0, "v": 0.0}, begin)
+
+
+def _sgd(config: SGDConfig) -> Rule:
+    def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
+        momentum = tf.constant(config.momentum)
+
+        def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:
+            if config.momentum == 0.0:
+                tf.raw_ops.ResourceApplyGradientDescent(var=variable.handle, alpha=rate, delta=gradient)
+                return
+            tf.raw_ops.ResourceApplyKerasMomentum(
+                var=variable.handle,
+                accum=slots["momentum"].handle,
+                lr=rate,
+                grad=gradient,
+                momentum=momentum,
+                use_nesterov=config.nesterov,
+            )
+
+        return update
+
+    return Rule({"momentum": 0.0} if config.momentum else {}, begin)
+
+
+def _rmsprop(config: RMSPropConfig) -> Rule:
+    """Mean square and momentum with epsilon inside the root (``tf.compat.v1.train.RMSPropOptimizer``)."""
+
+    def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
+        shared = {
+            "lr": rate,
+            "rho": tf.constant(config.rho),
+            "momentum": tf.constant(config.momentum),
+            "epsilon": tf.constant(config.epsilon),
+        }
+
+        def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:
+            tf.raw_ops.ResourceApplyRMSProp(
+                var=variable.handle,
+                ms=slots["mean_square"].handle,
+                mom=slots["momentum"].handle,
+                grad=gradient,
+                **shared,
+            )
+
+        return update
+
+    return Rule({"mean_square": config.initial_mean_square, "momentum": 0.0}, begin)
+
+
+def rule_for(config: OptimizerConfig) -> Rule:
+    """The update rule that a configuration names.
+
+    Raises:
+        UsageError: a plug-in's is none.
+    """
+    match config:
+        case AdamConfig() | AdamWConfig():
+            return _adam(config)
+        case SGDConfig():
+            return _sgd(config)
+        case RMSPropConfig():
+            return _rmsprop(config)
+        case OptimizerPlugin():
+            return plugged_rule(config)
+
+
+def is_kernel(variable: tf.Variable) -> bool:
+    """Whether weight decay applies: kernels have two dimensions or more, biases and batch norm have one."""
+    return len(variable.shape) >= 2
+
+
+class Optimizer:
+    """A rule and its slot variables for a set of named variables.
+
+    ``slots[slot][name]`` is a float32 variable of the shape of ``variables[name]``.
+    """
+
+    def __init__(self, config: OptimizerConfig, variables: Mapping[str, tf.Variable]) -> None:
+        self._clip_norm = config.clip_norm
+        self._rule = rule_for(config)
+        self._variables = variables
+        self.slots = {
+            slot: {name: tf.Variable(tf.fill(variable.shape, initial)) for name, variable in variables.items()}
+            for slot, initial in self._rule.slots.items()
+        }
+
+    def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor) -> None:
+        """Update the variables that ``gradients`` has. ``step`` is int64 ``[]``: how many steps were made before."""
+        update = self._rule.begin(learning_rate, tf.cast(step + 1, tf.float32))
+        clipped = dict(zip(gradients, self._clipped(list(gradients.values())), strict=True))
+        for name, gradient in clipped.items():
+            slots = {slot: variables[name] for slot, variables in self.slots.items()}
+            update(self._variables[name], gradient, slots)
+
+    def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        if self._clip_norm is None:
+            return gradients
+        clipped, _ = tf.clip_by_global_norm(gradients, self._clip_norm)
+        return list(clipped)

@@ -1,0 +1,252 @@
+"""The compiled functions: one optimizer step, and the sums over one evaluation batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.config.schema.training import WeightsName
+from trainer.data.batch import Batch
+from trainer.data.order.ledger import CHAIN_FACTOR
+from trainer.distributed.replicas import assign, assign_sub, gathered, total
+from trainer.models.inception_v3_units import HEADS, unit_of
+from trainer.training.gradients import is_scaled, make_gradients
+from trainer.training.loss_scale import all_finite, update_loss_scale
+from trainer.training.losses import correct, cross_entropy
+from trainer.training.schedules import learning_rate_at
+from trainer.training.state import TrainingState, variable_name
+
+COUNTED = ("ledger", "substituted")  # what of a batch the network does not see
+
+
+class Told(NamedTuple):
+    """What a step tells to whoever asks; nothing waits for it unless it is read."""
+
+    loss: tf.Tensor  # float32 [], the objective of this step alone
+    gradient_norm: tf.Tensor  # float32 [], before clipping; zero at steps without a training record
+
+
+class Made(NamedTuple):
+    """What a step tells beside the variables it changed, of the whole global batch."""
+
+    loss: tf.Tensor  # float32 []
+    hits: tf.Tensor  # float32 [], correct predictions
+    finite: tf.Tensor  # bool [], whether the variables were changed
+    gradient_norm: tf.Tensor  # float32 [], see Told
+    ledger: tf.Tensor  # int64 [], sum of the examples' entries
+    substituted: tf.Tensor  # int64 []
+
+
+Update = Callable[[list[tf.Tensor], list[tf.Tensor], tf.Tensor], tf.Tensor]
+
+
+def _make_update(state: TrainingState, config: Config, statistics: Sequence[tf.Variable]) -> Update:
+    """A function that updates a replica's variables by the whole batch's gradients and tells whether it did: bool
+    ``[]``, false where they are not finite and a loss scale has to find its place.
+
+    Its arguments: ``statistics`` as they were before the forward pass, gradients of ``state.trainable`` in order, loss.
+    """
+    progress = state.progress
+
+    def optimize(gradients: list[tf.Tensor], names: Iterable[str]) -> None:
+        rate = learning_rate_at(progress.step, config.optimizer.learning_rate, config.schedule)
+        by_name = dict(zip(state.trainable, gradients, strict=True))
+        state.optimizer.apply({name: by_name[name] for name in names}, rate, progress.step)
+
+    def optimize_classifiers_first(before: list[tf.Tensor], gradients: list[tf.Tensor]) -> None:
+        frozen = progress.step < config.fine_tuning.freeze_until_step
+
+        def classifiers() -> tf.Tensor:
+            optimize(gradients, [name for name in state.trainable if unit_of(name) in HEADS])
+            put_back(before)
+            return frozen
+
+        def everything() -> tf.Tensor:
+            optimize(gradients, state.trainable)
+            return frozen
+
+        tf.cond(frozen, classifiers, everything)
+
+    def put_back(before: list[tf.Tensor]) -> None:
+        """Undo what the forward pass has done to the batch norm statistics."""
+        for variable, value in zip(statistics, before, strict=True):
+            assign(variable, value)
+
+    def update(before: list[tf.Tensor], gradients: list[tf.Tensor]) -> None:
+        if config.fine_tuning.freeze_until_step:
+            optimize_classifiers_first(before, gradients)
+        else:
+            optimize(gradients, state.trainable)
+        _update_average(state, config)
+
+    def update_if_finite(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
+        gradients = [gradient / progress.loss_scale for gradient in gradients]
+        finite = all_finite([loss, *gradients])
+
+        def go() -> tf.Tensor:
+            update(before, gradients)
+            return finite
+
+        def skip() -> tf.Tensor:
+            put_back(before)
+            return finite
+
+        tf.cond(finite, go, skip)
+        return finite
+
+    def update_always(before: list[tf.Tensor], gradients: list[tf.Tensor], loss: tf.Tensor) -> tf.Tensor:
+        update(before, gradients)
+        return tf.constant(True)
+
+    return update_if_finite if is_scaled(config) else update_always
+
+
+def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], Told]:
+    """A compiled function that takes one batch of ``training_batches`` and advances ``state`` by one step.
+
+    Everything it changes is in the state tree; what it returns stays on the device until it is read.
+    """
+    progress, replicas, parts = state.progress, state.replicas, config.train.accumulate_steps
+    gradients_of = make_gradients(state, config)
+    statistics = [variable for name, variable in state.variables.items() if name not in state.trainable]
+    may_put_back = is_scaled(config) or config.fine_tuning.freeze_until_step > 0
+    # each replica has moved its own towards those of its groups
+    diverged = statistics if replicas.count > 1 and not config.model.batch_norm.synchronized else []
+    update = _make_update(state, config, statistics)
+
+    def on_replica(examples: Batch) -> Made:
+        before = [tf.identity(variable) for variable in statistics] if may_put_back else []
+        gradients, loss, hits = gradients_of({name: examples[name] for name in examples if name not in COUNTED})
+        own = [tf.convert_to_tensor(variable) for variable in diverged]
+        loss, hits, *sums = total([loss, hits, *gradients, *own])
+        gradients, moved = sums[: len(gradients)], sums[len(gradients) :]
+        for variable, value in zip(diverged, moved, strict=True):
+            assign(variable, value / replicas.count)
+        norm = norm_if_recorded(gradients)
+        finite = update(before, gradients, loss)
+        ledger, substituted = total([tf.reduce_sum(examples[name]) for name in COUNTED])
+        return Made(loss, hits, finite, norm, ledger, substituted)
+
+    def norm_if_recorded(gradients: list[tf.Tensor]) -> tf.Tensor:
+        recorded = tf.equal((progress.step + 1) % config.train.log_every_steps, 0)
+        scale = progress.loss_scale if is_scaled(config) else 1.0
+        return tf.cond(recorded, lambda: tf.linalg.global_norm(gradients) / scale, lambda: tf.constant(0.0))
+
+    @tf.function(autograph=False)
+    def train_step(batch: Batch) -> Told:
+        made: Made = replicas.run(lambda share: on_replica(share(batch, parts)))
+        kept = tf.cast(made.finite, tf.int64)
+        progress.loss_sum.assign_add(tf.where(made.finite, made.loss, 0.0))
+        progress.correct.assign_add(kept * tf.cast(made.hits, tf.int64))
+        progress.seen.assign_add(kept * config.train.global_batch_size)
+        progress.steps_summed.assign_add(kept)
+        if is_scaled(config):
+            update_loss_scale(progress, made.finite, config.loss_scale)
+        progress.step.assign_add(1)
+        progress.examples.assign_add(config.train.global_batch_size)
+        progress.ledger.assign(progress.ledger * CHAIN_FACTOR + made.ledger)
+        progress.substituted.assign_add(made.substituted)
+        return Told(made.loss, made.gradient_norm)
+
+    return train_step
+
+
+def _update_average(state: TrainingState, config: Config) -> None:
+    """Move the shadow variables by slim's rule (``tf.train.ExponentialMovingAverage`` with ``num_updates``)."""
+    if config.ema.decay is None:
+        return
+    decay = tf.constant(config.ema.decay, tf.float32)
+    if config.ema.warmup:
+        updates = tf.cast(state.progress.step, tf.float32)
+        decay = tf.minimum(decay, (1.0 + updates) / (10.0 + updates))
+    for name, shadow in state.ema.items():
+        change = tf.convert_to_tensor(shadow) - tf.convert_to_tensor(state.variables[name])
+        assign_sub(shadow, change * (1.0 - decay))
+
+
+def inference(state: TrainingState, weights: WeightsName) -> Callable[[tf.Tensor], tf.Tensor]:
+    """The network in inference mode: from images float32 ``[n, S, S, 3]`` to logits float32 ``[n, classes]``."""
+    values = state.weights(weights)
+    trainable = [values[variable_name(variable)] for variable in state.model.trainable_variables]
+    fixed = [values[variable_name(variable)] for variable in state.model.non_trainable_variables]
+
+    def logits_of(images: tf.Tensor) -> tf.Tensor:
+        unused = tf.zeros([tf.shape(images)[0], state.dropout_features])
+        inputs = {"image": images, "dropout": unused}
+        outputs, _ = state.model.stateless_call(trainable, fixed, inputs, training=False)
+        return outputs["logits"]
+
+    return logits_of
+
+
+def make_evaluation_step(state: TrainingState, config: Config) -> tf.types.experimental.PolymorphicFunction:
+    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums`` over all replicas, and
+    what was predicted of each example of the global batch in order, float32 ``[B, 5]``: label, most probable class,
+    its probability, cross-entropy, weight.
+    """
+    logits_of = inference(state, config.evaluation.weights)
+
+    def on_replica(examples: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        logits = logits_of(examples["image"])
+        (sums,) = total([evaluation_sums(logits, examples)])
+        columns = (
+            examples["label"],
+            tf.argmax(logits, axis=-1),
+            tf.reduce_max(tf.nn.softmax(logits), axis=-1),
+            cross_entropy(logits, examples["label"]),
+            examples["weight"],
+        )
+        predicted = tf.stack([tf.cast(column, tf.float32) for column in columns], axis=1)
+        # replicas have consecutive rows
+        everywhere = gathered(predicted) if state.replicas.count > 1 else predicted
+        return sums, tf.reshape(everywhere, [-1, len(columns)])
+
+    @tf.function(autograph=False)
+    def evaluation_step(batch: Batch) -> tuple[tf.Tensor, tf.Tensor]:
+        return state.replicas.run(lambda share: on_replica(share(batch, 1)))
+
+    return evaluation_step
+
+
+def evaluation_sums(logits: tf.Tensor, batch: Batch) -> tf.Tensor:
+    """Sums over a batch, float64 ``[4]``: of cross-entropy (without smoothing), correct predictions, weight, and
+    examples that were skipped.
+    """
+    weight = batch["weight"]
+    sums = [
+        cross_entropy(logits, batch["label"]) * weight,
+        tf.cast(correct(logits, batch), tf.float32) * weight,
+        weight,
+        batch["skipped"],
+    ]
+    return tf.stack([tf.reduce_sum(tf.cast(each, tf.float64)) for each in sums])
+
+
+def make_prediction_step(
+    state: TrainingState, weights: WeightsName, *, flip: bool
+) -> Callable[[Batch], tuple[tf.Tensor, dict[str, tf.Tensor]]]:
+    """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums`` and, for each example,
+    the ``predicted`` class int64 ``[B]``, its probability ``confidence`` float32 ``[B]`` and ``in_top_5`` bool ``[B]``.
+
+    With ``flip`` the probabilities are the mean of those of the image and of its mirror image.
+    """
+    logits_of = inference(state, weights)
+
+    @tf.function(autograph=False)
+    def prediction_step(batch: Batch) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        logits = logits_of(batch["image"])
+        if flip:
+            mirrored = logits_of(tf.reverse(batch["image"], [2]))
+            views = tf.stack([tf.nn.log_softmax(logits), tf.nn.log_softmax(mirrored)])
+            logits = tf.reduce_logsumexp(views, axis=0)  # but for a constant, which softmax does not see
+        predictions = {
+            "predicted": tf.argmax(logits, axis=-1),
+            "confidence": tf.reduce_max(tf.nn.softmax(logits), axis=-1),
+            "in_top_5": tf.math.in_top_k(batch["label"], logits, 5),
+        }
+        return evaluation_sums(logits, batch), predictions
+
+    return prediction_step

@@ -1,0 +1,103 @@
+"""One validation of a run: made, recorded, and noted in the state."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import tensorflow as tf
+
+from trainer.config.schema import Config
+from trainer.data.ahead import Ahead
+from trainer.data.batch import Batch
+from trainer.run_directory.metrics import VALIDATION, Record, best_step
+from trainer.training.due import Standing
+from trainer.training.evaluation import evaluate
+from trainer.training.interfaces import Run
+from trainer.training.state import Progress
+
+
+def validate(
+    run: Run, standing: Standing, evaluation_step: tf.types.experimental.PolymorphicFunction, *, closing: bool
+) -> Standing:
+    """Validate this step, record it, and note it in the state unless it is ``closing``; a request to stop that comes
+    in between leaves everything as it was.
+
+    Raises:
+        UsageError: the data cannot be read, or none of them used; everything is as it was.
+    """
+    seen: list[tf.Tensor] = []
+
+    def watched(batch: Batch) -> tf.Tensor:
+        sums, examples = evaluation_step(batch)
+        if not seen and not run.history.validations:
+            run.views.graph(lambda: evaluation_step.get_concrete_function(batch).graph)
+        seen.append(examples)
+        return sums
+
+    batches = Ahead(run.evaluation_batches, 1 if run.stop.is_shared else 0, run.stop.data_failed)
+    if run.stop.is_shared:
+        batches.look()
+        run.stop.poll()  # so that the answer is there before the first batch is needed
+    validation = evaluate(batches, watched, lambda: run.stop.poll() is not None)
+    if validation is None:
+        return standing
+    improved = _record_validation(run, standing.step, validation, seen, closing)
+    standing = dataclasses.replace(standing, recorded=True, improved=improved)
+    if closing:
+        return standing
+    progress = run.state.progress
+    _note_validation(progress, standing.step, validation, run.config)
+    out_of_patience = patience_is_exhausted(progress, run.config)
+    return dataclasses.replace(standing, noted=standing.step, out_of_patience=out_of_patience)
+
+
+def _record_validation(
+    run: Run, step: int, validation: dict[str, float], seen: Sequence[tf.Tensor], closing: bool
+) -> bool:
+    """Write a validation to the history; whether it is the best so far.
+
+    ``closing`` marks one made only because the run ends here: it leaves no trace in the state, so that a longer run
+    that continues from here is the same as one that never stopped.
+    """
+    metric = run.config.checkpoint.best_metric
+    earlier = [values[metric] for values in run.history.validations.values()]
+    improved = all(_better(validation[metric], value, metric, 0.0) for value in earlier)
+    epoch = run.epoch(int(run.state.progress.examples.numpy()))
+    run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
+    best = best_step(run.history.validations, metric)
+    assert best is not None
+    run.views.validated(step, seen, (step, best))
+    skipped = f"  {validation['skipped']} bad records left out" if validation["skipped"] else ""
+    run.terminal.line(
+        f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "
+        f"accuracy {validation['accuracy']:.4f}{'  best so far' if improved else ''}{skipped}"
+    )
+    return improved
+
+
+def _note_validation(progress: Progress, step: int, validation: dict[str, float], config: Config) -> None:
+    """Move the state that depends on validation: best so far, and early stopping's patience."""
+    first = int(progress.evaluations.numpy()) == 0
+    metric, stopping = config.checkpoint.best_metric, config.early_stopping
+    if first or _better(validation[metric], float(progress.best_value.numpy()), metric, 0.0):
+        progress.best_value.assign(validation[metric])
+        progress.best_step.assign(step)
+    watched = validation[stopping.metric]
+    reference = float(progress.patience_value.numpy())
+    if first or _better(watched, reference, stopping.metric, stopping.min_change):
+        progress.patience_value.assign(watched)
+        progress.patience_used.assign(0)
+    else:
+        progress.patience_used.assign_add(1)
+    progress.evaluations.assign_add(1)
+    progress.evaluated_step.assign(step)
+
+
+def _better(value: float, reference: float, metric: str, min_change: float) -> bool:
+    return reference - value > min_change if metric == "loss" else value - reference > min_change
+
+
+def patience_is_exhausted(progress: Progress, config: Config) -> bool:
+    patience = config.early_stopping.patience
+    return patience is not None and int(progress.patience_used.numpy()) >= patience

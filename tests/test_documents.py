@@ -103,22 +103,21 @@ def test_every_script_that_is_named_exists(document: str, words: list[str]) -> N
 
 
 def prose(text: str) -> str:
-    """``text`` without code blocks, tables and headings, and with the words of a link or of code in a line as they
-    are read."""
+    """``text`` without code blocks, tables, headings and the targets of links."""
     text = re.sub(r"^```.*?^```", "\n", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^(?:\||#).*$", "\n", text, flags=re.MULTILINE)
     return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
 
 
 def sentences(text: str) -> Iterator[str]:
-    """Paragraphs and items of lists, split after a stop, a question mark or a colon that ends a line."""
+    """Paragraphs and items of lists, split after a full stop, a question mark or an exclamation mark."""
     for paragraph in re.split(r"\n\s*\n|\n(?=\s*- )", prose(text)):
         words = " ".join(paragraph.split())
         yield from filter(None, re.split(r"(?<=[.?!])(?:\*\*|\))?\s+(?=[A-Z`*\[(])", words))
 
 
 def paths(document: Path) -> Iterator[str]:
-    """Every path in ``code`` that begins with a folder of this project, in the text and in blocks."""
+    """Every path that begins with a folder of this project, in the text and in blocks."""
     text = document.read_text()
     if document.name == "design.md":
         before, _, after = text.partition(PEERS)

@@ -1,4 +1,5 @@
-"""What README and docs tell people to type is understood by the program. The tutorial is run to its end."""
+"""The program understands every command in README and docs, the tutorial works to its end, every path that a document
+names exists, and README and tutorial are easy to read."""
 
 from __future__ import annotations
 
@@ -19,10 +20,17 @@ from trainer.config.compose import compose
 from trainer.config.schema import Invocation
 
 ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")])
+DOCUMENTS = sorted(
+    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/*.md")]
+)
+README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
 BEFORE = r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ |exec |sbatch .*)*(?:\.venv/bin/)?"
 COMMAND = re.compile(BEFORE + r"(python -m trainer|scripts/slurm/train\.sbatch|scripts/\w+)\b(.*)$")
+
+LONGEST_SENTENCE = 30  # words
+LONGEST_README = 200  # lines
+PEERS = "## Peers"  # the section of design.md that names files of other projects
 
 
 def blocks(document: Path) -> list[str]:
@@ -92,6 +100,70 @@ def test_every_script_that_is_named_exists(document: str, words: list[str]) -> N
         assert (ROOT / "scripts" / "benchmarks" / f"bench_{words[1]}.py").exists()
     if words[0] in ("scripts/train", "scripts/slurm/train.sbatch"):
         compose([word for word in words[1:] if word.split("=")[0] not in Invocation.__annotations__])
+
+
+def prose(text: str) -> str:
+    """``text`` without code blocks, tables, headings and the targets of links."""
+    text = re.sub(r"^```.*?^```", "\n", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^(?:\||#).*$", "\n", text, flags=re.MULTILINE)
+    return re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+
+
+def sentences(text: str) -> Iterator[str]:
+    """Paragraphs and items of lists, split after a full stop, a question mark or an exclamation mark."""
+    for paragraph in re.split(r"\n\s*\n|\n(?=\s*- )", prose(text)):
+        words = " ".join(paragraph.split())
+        yield from filter(None, re.split(r"(?<=[.?!])(?:\*\*|\))?\s+(?=[A-Z`*\[(])", words))
+
+
+def paths(document: Path) -> Iterator[str]:
+    """Every path that begins with a folder of this project, in the text and in blocks."""
+    text = document.read_text()
+    if document.name == "design.md":
+        before, _, after = text.partition(PEERS)
+        assert after
+        text = before
+    for word in re.findall(r"(?<![\w./-])(?:\.ci|conf|docs|scripts|tests|trainer)/[\w./*-]*", text):
+        yield word.rstrip(".")
+
+
+@pytest.mark.parametrize("document", [README, TUTORIAL], ids=lambda path: path.name)
+def test_no_sentence_is_longer_than_a_reader_can_hold(document: Path) -> None:
+    found = list(sentences(document.read_text()))
+    assert len(found) > 10
+    assert [sentence for sentence in found if len(sentence.split()) > LONGEST_SENTENCE] == []
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.read_text().splitlines()) <= LONGEST_README
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_path_that_a_document_names_exists(document: Path) -> None:
+    missing = []
+    for path in sorted(set(paths(document))):
+        there = ROOT.glob(path) if "*" in path else [ROOT / path] * (ROOT / path).exists()
+        in_example = (ROOT / "tests" / "example_plugin" / "trainer_example" / path).exists()
+        if not any(there) and not (document.name == PLUGINS and in_example):
+            missing.append(path)
+    assert missing == []
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", document.read_text()):
+        if "://" in target:
+            continue
+        name, _, anchor = target.partition("#")
+        place = document.parent / name if name else document
+        assert place.exists(), target
+        headings = re.findall(r"^#+ (.*)$", place.read_text(), re.MULTILINE) if anchor else []
+        assert not anchor or anchor in [slug(heading) for heading in headings], target
+
+
+def slug(heading: str) -> str:
+    """The anchor of a heading, as hosts of Markdown make it."""
+    return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
 
 
 @pytest.mark.long

@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union
 
-from trainer.config import plugins, registry
+from trainer.config import registry
 from trainer.config.keys import KeyFacts, facts
 from trainer.errors import UsageError, nearest
 
@@ -69,7 +69,7 @@ def _join(path: str, name: str) -> str:
 
 def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
     if typing.get_origin(hint) is Mapping:
-        return _named_sections(typing.get_args(hint)[1], value, path, fact)
+        return _named_sections(value, path, fact)
     options = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
     sections = [option for option in options if dataclasses.is_dataclass(option)]
     if sections:
@@ -114,16 +114,16 @@ def _no_such_name(path: str, name: object, allowed: list[str], hint: str) -> Usa
     )
 
 
-def _named_sections(base: type, value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
-    """Sections of plug-ins, each under the name of its plug-in."""
+def _named_sections(value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
+    """Sections of options, each under the name of its option."""
     if not isinstance(value, Mapping):
         raise UsageError(f"{path} is {value!r}, but must be sections of keys, by name: {fact.doc}")
     assert fact.plugins is not None
     sections = {}
     for name, section in value.items():
-        keys = plugins.keys_of(fact.plugins, str(name), base)
+        keys = registry.keys_of(fact.plugins, str(name))
         if keys is None:
-            hint = nearest(str(name), plugins.names(fact.plugins))
+            hint = nearest(str(name), registry.names(fact.plugins))
             raise UsageError(f"{path} has {name}, which no installed plug-in has{hint}")
         parsed: Any = parse(keys, section, _join(path, str(name)))
         if parsed.name != name:
@@ -144,7 +144,7 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
     others: list[str] = []
     if typing.get_origin(kind) in UNIONS:  # names of our own, and of plug-ins
         assert fact.plugins is not None
-        kind, others = typing.get_args(kind)[0], plugins.names(fact.plugins)
+        kind, others = typing.get_args(kind)[0], registry.names(fact.plugins)
     if typing.get_origin(kind) is Literal:
         allowed = (*typing.get_args(kind), *others)
         if value not in allowed or type(value) is not type(allowed[0]):

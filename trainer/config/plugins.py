@@ -82,11 +82,12 @@ def keys_of(group: str, name: str, base: type) -> type | None:
         ) from error
     if not (isinstance(keys, type) and issubclass(keys, base) and dataclasses.is_dataclass(keys)):
         raise UsageError(
-            f"the plug-in {name} of {_origin(point)} is {keys!r}, but must be a dataclass, {base.__name__}"
+            f"the plug-in {name} of {_origin(point)} is {keys!r}, but must be a dataclass, a "
+            f"trainer.plugins.{base.__name__}"
         )
     bare = [field.name for field in dataclasses.fields(keys) if FACTS not in field.metadata]
     if bare:
-        raise UsageError(f"the plug-in {name} of {_origin(point)} declares {bare[0]} without key(…)")
+        raise UsageError(f"the plug-in {name} of {_origin(point)} declares {bare[0]} without trainer.plugins.key(…)")
     return keys
 
 

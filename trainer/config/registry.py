@@ -76,15 +76,14 @@ def keys_of(group: str, name: str) -> type | None:
     return plugins.keys_of(group, name, _bases[group])
 
 
+def builder_place(keys: type) -> str:
+    """``module:attribute`` of what builds the options that have these keys."""
+    return next(_builders[cls] for cls in keys.__mro__ if cls in _builders)
+
+
 def builder_of(config: object) -> Callable[..., Any]:
     """What builds the option that has ``config`` for its keys. Its module is imported now."""
-    place = next(_builders[cls] for cls in type(config).__mro__ if cls in _builders)
-    module, _, attribute = place.partition(":")
+    module, _, attribute = builder_place(type(config)).partition(":")
     builder = getattr(importlib.import_module(module), attribute)
     assert callable(builder)
     return builder
-
-
-def builders() -> list[str]:
-    """The place of every builder, ``module:attribute``."""
-    return list(_builders.values())

@@ -148,5 +148,5 @@ class ModelPlugin(StockModelConfig, abc.ABC):
     @abc.abstractmethod
     def build(self, image_size: int) -> keras.Model:
         """The network in Keras's own layers, from images float32 ``[n, image_size, image_size, 3]`` to logits float32
-        ``[n, num_classes]``. It is made exact afterwards, see ``trainer.models.exact.exact``.
+        ``[n, num_classes]``. It is made exact afterwards, see docs/plugins.md.
         """

@@ -32,13 +32,13 @@ TABLE = {
     "interchange": ("models", "run_directory", "checkpoint", "config", "storage"),
     "fingerprint": ("training", "models", "data", "distributed", "checkpoint", "config", "runtime", "storage"),
     "monitoring": ("training", "models", "data", "run_directory", "checkpoint", "config", "storage"),
-    "report": ("run_directory", "checkpoint", "config", "storage"),
+    "report": ("monitoring", "run_directory", "checkpoint", "config", "storage"),
     "diagnosis": (*("interchange", "training", "models", "data", "run_directory", "checkpoint", "config", "storage"),),
     "run": (
         *("diagnosis", "monitoring", "fingerprint", "interchange", "training", "models", "data", "run_directory"),
         *("distributed", "checkpoint", "runtime", "config", "storage"),
     ),
-    "inference": ("run", "diagnosis", "interchange", "training", "models", "data", "config"),
+    "inference": ("run", "diagnosis", "monitoring", "interchange", "training", "models", "data", "config"),
     "sweeps": ("run", "distributed", "run_directory", "checkpoint", "config", "runtime", "storage"),
     "plugins": ("distributed", "config"),
 }
@@ -46,7 +46,11 @@ TABLE = {
 HIGHEST = ("commands", "api", "plugins")
 STARTERS = ("__main__", "__init__")
 # narrower than a package: (importer, package) → the modules of it that may be imported
-ONLY = {("training", "run_directory"): ("trainer.run_directory.metrics",)}
+ONLY = {
+    ("training", "run_directory"): ("trainer.run_directory.metrics",),
+    ("report", "monitoring"): ("trainer.monitoring.confusion",),  # a report takes no TensorFlow
+    ("inference", "monitoring"): ("trainer.monitoring.confusion",),
+}
 INSIDE_FUNCTIONS = {("sweeps", "run")}  # it would import TensorFlow, which takes seconds
 
 

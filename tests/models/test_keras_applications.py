@@ -11,7 +11,7 @@ import pytest
 import tensorflow as tf
 from processes import NARROW, Trainer, assert_same_run
 
-from trainer.config.check import SMALLEST_IMAGES, check
+from trainer.config.check import check
 from trainer.config.complete import complete
 from trainer.config.compose import compose
 from trainer.config.schema import Config
@@ -114,7 +114,7 @@ def configured(name: str, size: int) -> Config:
 @pytest.mark.parametrize("name", APPLICATIONS)
 def test_every_application_is_built_without_hidden_state_and_within_its_bounds(name: str) -> None:
     """Its least size is that of Keras, its names are unique, and what it takes is below what was taken to be enough."""
-    least = SMALLEST_IMAGES[name] if name in SMALLEST_IMAGES else SIZE
+    least = config_of(name).smallest_image()
     for size in (least, 224):
         with tf.Graph().as_default():
             model = build_model(config_of(name), size, 0, "mixed_bfloat16")

@@ -200,7 +200,7 @@ def test_the_command_that_goes_on_has_the_name_that_the_user_gave_quoted_for_the
         place = layout.as_writer(run_dir)
         layout.hold_checkpoints(run_dir)
         run = saving.Run(place, 0, 0, False)
-        *_, command = run.committer.way_on().splitlines()
+        *_, command = run.checkpointer.way_on().splitlines()
         run.close()
     words = shlex.split(command.partition("python -m trainer ")[2])
     assert words == ["resume", f'run_dir="{run_dir}"']

@@ -8,12 +8,8 @@ import typing
 from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
 from trainer.config.schema.preprocessing import PreprocessConfig, TransformName
-from trainer.config.schema.sources import CommonDataConfig, SyntheticConfig, TFRecordConfig
+from trainer.config.schema.sources import DataConfig
 from trainer.errors import UsageError
-
-# Below these nothing is left of an image at the end of the network; the others take 32, the least that
-# preprocess.image_size may be. trainer/models/inception_v3.py, keras/src/applications/
-SMALLEST_IMAGES = {"inception_v3": 75, "InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 CROPS = ("random_area_crop", "central_crop")
 OWN_TRANSFORMS = frozenset(typing.get_args(TransformName))
@@ -44,10 +40,7 @@ def check(config: Config) -> None:
             f"preprocess.random_erasing.min_area={erasing.min_area} is above its max_area={erasing.max_area}"
         )
     _check_classes(config.data)
-    if isinstance(config.data, TFRecordConfig):
-        _check_tfrecord(config.data)
-    if isinstance(config.data, SyntheticConfig):
-        _check_synthetic(config.data, config.preprocess.image_size)
+    config.data.check_keys(config.preprocess.image_size)
     _check_transforms(config.preprocess)
     if config.evaluation.weights == "ema" and config.ema.decay is None:
         raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")
@@ -121,9 +114,9 @@ def check_url(name: str, url: str) -> None:
 
 
 def _check_model(config: Config) -> None:
-    name, size = config.model.name, config.preprocess.image_size
-    if name in SMALLEST_IMAGES and size < SMALLEST_IMAGES[name]:
-        raise UsageError(f"preprocess.image_size is {size}, but must be at least {SMALLEST_IMAGES[name]} for {name}")
+    name, size, smallest = config.model.name, config.preprocess.image_size, config.model.smallest_image()
+    if size < smallest:
+        raise UsageError(f"preprocess.image_size is {size}, but must be at least {smallest} for {name}")
     if config.fine_tuning.freeze_until_step and not isinstance(config.model, InceptionV3Config):
         raise UsageError(
             f"fine_tuning.freeze_until_step={config.fine_tuning.freeze_until_step} trains the classifiers alone, which "
@@ -136,7 +129,7 @@ def _divisors(number: int) -> list[int]:
     return [*small, *(number // n for n in small)]
 
 
-def _check_classes(data: CommonDataConfig) -> None:
+def _check_classes(data: DataConfig) -> None:
     classes, weights = data.classes, data.class_weights
     if classes is None:
         return
@@ -147,33 +140,3 @@ def _check_classes(data: CommonDataConfig) -> None:
         raise UsageError(f"data.classes has {twice[0]} twice")
     if weights is not None and len(weights) != len(classes):
         raise UsageError(f"data.class_weights has {len(weights)} numbers, but data.classes has {len(classes)} classes")
-
-
-def _check_synthetic(data: SyntheticConfig, image_size: int) -> None:
-    if data.classes is not None:
-        raise UsageError("data=synthetic has no classes to choose from: set data.num_classes instead of data.classes")
-    if not data.decode and (data.height, data.width) != (image_size, image_size):
-        raise UsageError(
-            f"data.decode=false makes the network's input itself, so data.height={data.height} and "
-            f"data.width={data.width} must be preprocess.image_size={image_size}"
-        )
-
-
-def _check_tfrecord(data: TFRecordConfig) -> None:
-    for name, path in (
-        ("labels_file", data.labels_file),
-        ("train_pattern", data.train_pattern),
-        ("validation_pattern", data.validation_pattern),
-    ):
-        if path is not None and (path.startswith("/") or ".." in path.split("/")):
-            raise UsageError(f"data.{name}={path} leads out of data.root; it is relative to data.root, without ..")
-    if data.labels_file is None and data.num_classes is None:
-        raise UsageError(
-            "TFRecord files do not say how many classes there are: set data.num_classes=N, or "
-            "data.labels_file=FILE, a file below data.root with one class name a line, in label order"
-        )
-    if data.labels_file is not None and data.num_classes is not None:
-        raise UsageError(
-            f"data.labels_file={data.labels_file} and data.num_classes={data.num_classes} both say how many classes "
-            "there are; leave data.num_classes null"
-        )

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
-from trainer.config.schema.optimization import ConstantScheduleConfig, ExponentialScheduleConfig
+from trainer.config.schema.optimization import EndingScheduleConfig, ExponentialScheduleConfig
 
 
 def total_steps(config: Config, examples_per_epoch: int) -> int:
@@ -33,7 +33,7 @@ def complete(config: Config, examples_per_epoch: int, num_classes: int) -> Confi
     if isinstance(schedule, ExponentialScheduleConfig) and schedule.decay_steps is None:
         period = epochs_to_steps(schedule.decay_epochs, config, examples_per_epoch)
         schedule = dataclasses.replace(schedule, decay_steps=max(1, period))
-    elif not isinstance(schedule, ConstantScheduleConfig) and schedule.decay_steps is None:
+    elif isinstance(schedule, EndingScheduleConfig) and schedule.decay_steps is None:
         schedule = dataclasses.replace(schedule, decay_steps=max(1, total_steps(config, examples_per_epoch)))
     evaluation = config.evaluation
     if evaluation.every_steps is None:

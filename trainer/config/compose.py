@@ -21,7 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config import plugins
+from trainer.config import plugins, registry
 from trainer.config.check import OWN_TRANSFORMS, check
 from trainer.config.explain import explain
 from trainer.config.parse import parse
@@ -46,7 +46,8 @@ class _PluginConfigurations(SearchPathPlugin):
         for directory in plugins.configuration_directories():
             search_path.append("trainer-plugin", f"file://{directory}")
         group = plugins.TRANSFORM_VALUES
-        sections = [{f"{group}@{group.replace('/', '.')}.{name}": name} for name in plugins.transforms_with_values()]
+        names = dict.fromkeys([*registry.own_names(plugins.TRANSFORMS), *plugins.transforms_with_values()])
+        sections = [{f"{group}@{group.replace('/', '.')}.{name}": name} for name in names]
         ConfigStore.instance().store(INSTALLED_TRANSFORMS, {"defaults": sections}, provider="trainer-plugin")
 
 

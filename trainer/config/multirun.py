@@ -16,6 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config.compose import application, composing, configuration_directory, run_application, typed
 from trainer.config.explain import explain
+from trainer.config.metrics import LOWER_IS_BETTER
 from trainer.config.schema import Config, Invocation
 from trainer.errors import LaunchFailed, TrainerError, UsageError
 
@@ -212,7 +213,7 @@ def _check_direction(sweeper: DictConfig, job: Job) -> None:
     if job.config is None:
         return
     metric = job.config.checkpoint.best_metric
-    wanted = "minimize" if metric == "loss" else "maximize"
+    wanted = "minimize" if metric in LOWER_IS_BETTER else "maximize"
     direction = getattr(sweeper.direction, "name", sweeper.direction)
     if direction != wanted:
         raise UsageError(

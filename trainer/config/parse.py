@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union
 
-from trainer.config import plugins
+from trainer.config import registry
 from trainer.config.keys import KeyFacts, facts
 from trainer.errors import UsageError, nearest
 
@@ -69,11 +69,12 @@ def _join(path: str, name: str) -> str:
 
 def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
     if typing.get_origin(hint) is Mapping:
-        return _named_sections(typing.get_args(hint)[1], value, path, fact)
+        return _named_sections(value, path, fact)
     options = typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,)
     sections = [option for option in options if dataclasses.is_dataclass(option)]
     if sections:
-        return parse(_variant(sections, value, path, fact.plugins), value, path)
+        keys = _variant(sections, value, path) if fact.plugins is None else _option(fact.plugins, value, path)
+        return parse(keys, value, path)
     if value is None and type(None) in options:
         return None
     (kind,) = [option for option in options if option is not type(None)]
@@ -82,41 +83,47 @@ def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
     return _scalar(kind, value, path, fact, optional=type(None) in options)
 
 
-def _variant(sections: list[Any], value: object, path: str, group: str | None) -> Any:
-    """The dataclass of a union whose ``name`` literal has the container's ``name``; one without a literal is the base
-    of the plug-ins in ``group``.
-    """
+def _variant(sections: list[Any], value: object, path: str) -> Any:
+    """The dataclass of a union whose ``name`` literal has the container's ``name``."""
     if len(sections) == 1:
         return sections[0]
     hints = {section: typing.get_type_hints(section)["name"] for section in sections}
     by_name = {name: section for section, hint in hints.items() for name in typing.get_args(hint)}
-    name = value["name"] if isinstance(value, Mapping) and "name" in value else None
-    if name in by_name:
-        return by_name[name]
-    others: list[str] = []
-    if group is not None:
-        (base,) = [section for section, hint in hints.items() if hint is str]
-        keys = plugins.keys_of(group, str(name), base)
-        if keys is not None:
-            return keys
-        others = plugins.names(group)
-    allowed = [*by_name, *others]
-    hint = ", which no installed plug-in has," if group is not None else ","
-    raise UsageError(
-        f"{path}.name is {name!r}{hint} but must be one of {', '.join(allowed)}{nearest(str(name), allowed)}"
+    name = _name(value)
+    if name not in by_name:
+        raise _no_such_name(path, name, list(by_name), "")
+    return by_name[name]
+
+
+def _option(group: str, value: object, path: str) -> Any:
+    """The dataclass that is registered under the container's ``name``, of our own or of a plug-in."""
+    name = _name(value)
+    keys = registry.keys_of(group, str(name))
+    if keys is None:
+        raise _no_such_name(path, name, registry.names(group), " which no installed plug-in has,")
+    return keys
+
+
+def _name(section: object) -> Any:
+    return section["name"] if isinstance(section, Mapping) and "name" in section else None
+
+
+def _no_such_name(path: str, name: object, allowed: list[str], hint: str) -> UsageError:
+    return UsageError(
+        f"{path}.name is {name!r},{hint} but must be one of {', '.join(allowed)}{nearest(str(name), allowed)}"
     )
 
 
-def _named_sections(base: type, value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
-    """Sections of plug-ins, each under the name of its plug-in."""
+def _named_sections(value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
+    """Sections of options, each under the name of its option."""
     if not isinstance(value, Mapping):
         raise UsageError(f"{path} is {value!r}, but must be sections of keys, by name: {fact.doc}")
     assert fact.plugins is not None
     sections = {}
     for name, section in value.items():
-        keys = plugins.keys_of(fact.plugins, str(name), base)
+        keys = registry.keys_of(fact.plugins, str(name))
         if keys is None:
-            hint = nearest(str(name), plugins.names(fact.plugins))
+            hint = nearest(str(name), registry.names(fact.plugins))
             raise UsageError(f"{path} has {name}, which no installed plug-in has{hint}")
         parsed: Any = parse(keys, section, _join(path, str(name)))
         if parsed.name != name:
@@ -137,7 +144,7 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
     others: list[str] = []
     if typing.get_origin(kind) in UNIONS:  # names of our own, and of plug-ins
         assert fact.plugins is not None
-        kind, others = typing.get_args(kind)[0], plugins.names(fact.plugins)
+        kind, others = typing.get_args(kind)[0], registry.names(fact.plugins)
     if typing.get_origin(kind) is Literal:
         allowed = (*typing.get_args(kind), *others)
         if value not in allowed or type(value) is not type(allowed[0]):

@@ -82,11 +82,12 @@ def keys_of(group: str, name: str, base: type) -> type | None:
         ) from error
     if not (isinstance(keys, type) and issubclass(keys, base) and dataclasses.is_dataclass(keys)):
         raise UsageError(
-            f"the plug-in {name} of {_origin(point)} is {keys!r}, but must be a dataclass, {base.__name__}"
+            f"the plug-in {name} of {_origin(point)} is {keys!r}, but must be a dataclass, a "
+            f"trainer.plugins.{base.__name__}"
         )
     bare = [field.name for field in dataclasses.fields(keys) if FACTS not in field.metadata]
     if bare:
-        raise UsageError(f"the plug-in {name} of {_origin(point)} declares {bare[0]} without key(…)")
+        raise UsageError(f"the plug-in {name} of {_origin(point)} declares {bare[0]} without trainer.plugins.key(…)")
     return keys
 
 
@@ -106,7 +107,11 @@ def transforms_with_values() -> list[str]:
 
 
 def title(group: str, name: str) -> str:
-    """How messages call a plug-in that is installed: ``the plug-in lion of trainer-example 1.0``."""
+    """How messages call a plug-in that is installed: ``the plug-in lion of trainer-example 1.0``. What is none is an
+    option of our own.
+    """
+    if name not in _installed(group):
+        return f"{name} of trainer"
     return f"the plug-in {name} of {_origin(_installed(group)[name])}"
 
 
@@ -136,8 +141,11 @@ def blamed(group: str, name: str) -> Iterator[None]:
 
 
 def versions(named: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """For a manifest: where the plug-ins, ``(group, name)``, come from that a configuration names."""
-    return {f"{RECORDED}{group} {name}": _origin(_installed(group)[name]) for group, name in named}
+    """For a manifest: where the plug-ins, ``(group, name)``, come from that a configuration names. An option of our
+    own among them comes from nowhere else.
+    """
+    installed = [(group, name) for group, name in named if name in _installed(group)]
+    return {f"{RECORDED}{group} {name}": _origin(_installed(group)[name]) for group, name in installed}
 
 
 def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path) -> list[str]:

@@ -4,6 +4,8 @@
 the job and index of this one (TensorFlow's guide to distributed training, section "Set up TF_CONFIG environment
 variable"). Slurm's variables describe the step that ``srun`` started (``man srun``, section OUTPUT ENVIRONMENT
 VARIABLES). No daemon and no ``scontrol`` is asked: a container may have neither.
+
+The lists of hosts are read here: the library for them, python-hostlist, is under the GPL, and this program is not.
 """
 
 from __future__ import annotations

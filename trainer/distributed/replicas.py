@@ -126,7 +126,11 @@ def total(values: Sequence[tf.Tensor]) -> list[tf.Tensor]:
 
 
 def gathered(value: tf.Tensor) -> tf.Tensor:
-    """The values of all replicas, ``[count, *value.shape]``, from inside ``Replicas.run``; differentiable."""
+    """The values of all replicas, ``[count, *value.shape]``, from inside ``Replicas.run``; differentiable.
+
+    ``ReplicaContext.all_gather`` has the same values and gradients, in 361 operations instead of 153 (TensorFlow 2.21,
+    two CPU replicas, forward and backward): it asks for the shapes of all replicas first.
+    """
     number = tf.distribute.get_replica_context().replica_id_in_sync_group
     own_row = tf.one_hot(number, count_here(), dtype=value.dtype)
     (rows,) = total([tf.tensordot(own_row, value, axes=0)])

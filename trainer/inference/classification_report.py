@@ -7,6 +7,8 @@ import dataclasses
 import numpy as np
 import numpy.typing as npt
 
+from trainer.monitoring.confusion import Confusion
+
 CALIBRATION_BINS = 15  # Guo et al., arXiv 1706.04599, section 5
 
 
@@ -40,9 +42,7 @@ class ClassificationReport:
 
     def confusions(self) -> list[tuple[int, int, int]]:
         """``(count, true class, predicted class)`` of every confusion that happened, most frequent first."""
-        wrong = self.confusion - np.diag(self.confusion.diagonal())
-        found = [(int(wrong[true, predicted]), int(true), int(predicted)) for true, predicted in np.argwhere(wrong)]
-        return sorted(found, key=lambda entry: (-entry[0], entry[1:]))
+        return Confusion.of_matrix(self.confusion).mistaken()
 
 
 class Tally:

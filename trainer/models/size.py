@@ -13,7 +13,7 @@ import keras
 import tensorflow as tf
 
 from trainer.config.schema import Config
-from trainer.config.schema.networks import InceptionV3Config, ModelPlugin
+from trainer.config.schema.networks import InceptionV3Config, KerasApplicationConfig
 from trainer.errors import UsageError
 from trainer.models.registry import build_model
 from trainer.runtime.devices import physical_gpus
@@ -75,12 +75,12 @@ def bound(config: Config) -> tuple[float, float]:
     """At least as many variables, and outputs of convolutions for one image, as the network has; costs nothing."""
     model = config.model
     assert model.num_classes is not None
-    if isinstance(model, ModelPlugin):
-        return math.inf, math.inf  # nothing is known of it before it is built
-    if not isinstance(model, InceptionV3Config):
+    if isinstance(model, KerasApplicationConfig):
         pixels = config.preprocess.image_size**2
         inner = max(1.0, pixels / LARGEST_SIZE**2)
         return LARGEST_VARIABLES * inner + LARGEST_FEATURES * model.num_classes, LARGEST_OUTPUTS * pixels
+    if not isinstance(model, InceptionV3Config):
+        return math.inf, math.inf  # nothing is known of it before it is built
     scale = max(model.width, model.min_depth / NARROWEST)
     classifiers = PUBLISHED_FEATURES * max(scale, 1.0) * model.num_classes
     variables = PUBLISHED_VARIABLES * max(scale, scale * scale) + classifiers

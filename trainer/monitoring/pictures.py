@@ -5,11 +5,13 @@ from __future__ import annotations
 import base64
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from trainer.monitoring.confusion import Confusion
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -73,7 +75,7 @@ def shortened(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont
     return f"{text}…"
 
 
-def confusion_matrix(counts: Mapping[tuple[int, int], int], class_names: Sequence[str]) -> Pixels:
+def confusion_matrix(found: Confusion, class_names: Sequence[str]) -> Pixels:
     """Counts by (true, predicted) class as a table, true classes down; darker for a larger share of the true class.
 
     uint8 ``[height, width, 3]``.
@@ -81,15 +83,14 @@ def confusion_matrix(counts: Mapping[tuple[int, int], int], class_names: Sequenc
     classes, cell, names = len(class_names), 30, 110
     paper = Image.new("RGB", (names + classes * cell + GAP, (classes + 1) * cell + GAP), PAPER)
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
-    totals = [sum(counts.get((true, other), 0) for other in range(classes)) for true in range(classes)]
+    rows, shares = found.rows(classes), found.shares(classes)
     draw.text((GAP, cell // 2), "true / predicted", INK, font, anchor="lm")
     for true in range(classes):
         middle = (true + 1) * cell + cell // 2
         draw.text((names + true * cell + cell // 2, cell // 2), str(true), INK, font, anchor="mm")
         draw.text((GAP, middle), shortened(f"{true} {class_names[true]}", draw, font)[:16], INK, font, anchor="lm")
         for other in range(classes):
-            count = counts.get((true, other), 0)
-            share = count / totals[true] if totals[true] else 0.0
+            count, share = rows[true][other], shares[true][other] or 0.0
             left, top = names + other * cell, (true + 1) * cell
             hue = (30, 100, 180) if true == other else (200, 60, 30)
             color = tuple(

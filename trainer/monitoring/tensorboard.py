@@ -24,6 +24,7 @@ from trainer.data.sources.source import Source
 from trainer.errors import UsageError
 from trainer.models.registry import output_names
 from trainer.monitoring import pictures
+from trainer.monitoring.confusion import Confusion
 from trainer.run_directory import validation_predictions
 from trainer.run_directory.events import Events
 from trainer.run_directory.layout import TENSORBOARD
@@ -104,8 +105,8 @@ class TensorBoard:
             self._events[VALIDATION].failure = error
         names = self._class_names
         if len(names) <= pictures.LARGEST_MATRIX:
-            counts = {(true, other): count for true, other, count in found.confusions}
-            self._events[VALIDATION].image(step, "confusion", pictures.confusion_matrix(counts, names))
+            matrix = pictures.confusion_matrix(Confusion.of_entries(found.confusions), names)
+            self._events[VALIDATION].image(step, "confusion", matrix)
         shown = [
             (image, _caption(mistake, names)) for image, mistake in zip(images, found.mistakes, strict=True) if image
         ]

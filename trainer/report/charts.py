@@ -12,9 +12,9 @@ from typing import Any
 
 import plotly.graph_objects as go
 
+from trainer.monitoring.confusion import Confusion
 from trainer.report.contents import Contents
 from trainer.run_directory.metrics import TRAIN, VALIDATION
-from trainer.run_directory.validation_predictions import Predictions
 
 # after Okabe and Ito's colours, which those who do not see all colours tell apart; the first lighter, for dark paper
 COLORS = ("#2B84CC", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
@@ -63,17 +63,15 @@ def comparison(runs: Sequence[Contents]) -> dict[str, str]:
     return found
 
 
-def confusion(predictions: Predictions, class_names: Sequence[str]) -> str | None:
+def confusion(found: Confusion, class_names: Sequence[str]) -> str | None:
     """How often which class is taken for which, as a figure in JSON; None when there are too many classes for it."""
-    counts = {(true, other): count for true, other, count in predictions.confusions}
-    classes = max((max(pair) for pair in counts), default=0) + 1
+    classes = found.classes
     if classes > LARGEST_MATRIX:
         return None
     known = list(class_names[:classes])
     names = [f"{number}: {_label(name)}" for number, name in enumerate([*known, *[""] * (classes - len(known))])]
-    totals = [sum(counts.get((true, other), 0) for other in range(classes)) for true in range(classes)]
-    rows = [[counts.get((true, other), 0) for other in range(classes)] for true in range(classes)]
-    shares = [[count / totals[true] if count else None for count in row] for true, row in enumerate(rows)]
+    rows = found.rows(classes)
+    shares = [[share or None for share in row] for row in found.shares(classes)]  # what never happened has no colour
     axis = list(range(classes))
     figure = go.Figure(
         go.Heatmap(

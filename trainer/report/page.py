@@ -22,6 +22,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.config import reproduction
 from trainer.config.parse import leaves
 from trainer.errors import UsageError
+from trainer.monitoring.confusion import Confusion
 from trainer.report import charts
 from trainer.report.contents import Contents
 from trainer.run_directory.validation_predictions import Mistake, Predictions
@@ -183,15 +184,15 @@ def _chosen(run: Contents) -> list[Predictions]:
 
 def _evaluated(run: Contents, found: Predictions) -> Evaluated:
     names = run.class_names
-    wrong = sorted((-count, true, other) for true, other, count in found.confusions if true != other)
-    hits = sum(count for true, other, count in found.confusions if true == other)
+    confusion = Confusion.of_entries(found.confusions)
+    wrong = confusion.mistaken()[:CONFUSIONS_SHOWN]
     return Evaluated(
         title=f"{'Best validation' if found.step == run.best_step else 'Newest validation'}, step {found.step}",
         step=found.step,
         examples=found.examples,
-        accuracy=f"{hits / found.examples:.4f}" if found.examples else ABSENT,
-        figure=charts.confusion(found, names),
-        confused=[(-count, _name(names, true), _name(names, other)) for count, true, other in wrong[:CONFUSIONS_SHOWN]],
+        accuracy=f"{confusion.hits / found.examples:.4f}" if found.examples else ABSENT,
+        figure=charts.confusion(confusion, names),
+        confused=[(count, _name(names, true), _name(names, other)) for count, true, other in wrong],
         mistakes=[_shown(names, mistake) for mistake in found.mistakes],
     )
 

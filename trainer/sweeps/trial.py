@@ -15,6 +15,7 @@ from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
 from trainer.command_line import argument, command_line
 from trainer.config import override, stored
+from trainer.config.metrics import rank
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
 from trainer.run_directory.layout import CHECKPOINTS
@@ -89,7 +90,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     step, metric = newest_step(run_dir), config.checkpoint.best_metric
     assert step is not None, "a run that ended has a checkpoint"
     values = [validation[metric] for validation in read_validations(run_dir).values()]
-    best = (min if metric == "loss" else max)(values, default=None)
+    best = min(values, key=lambda value: rank(value, metric), default=None)
     note = Finished(step, metric, best)
     replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(note)).encode())
 

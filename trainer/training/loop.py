@@ -120,15 +120,15 @@ def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[No
         if unless or standing.step == 0:
             raise
         if standing.committed != standing.step:
-            run.committer.save()
-        run.committer.finish()
+            run.checkpointer.save()
+        run.checkpointer.finish()
         lost = _data_lost(run, str(error))
         # other processes that have not met the same error are told, and do not wait
         raise (UsageError(str(lost)) if run.stop.is_shared else lost) from error
 
 
 def _data_lost(run: Run, reason: str) -> DataLost:
-    return DataLost(f"{reason}\nevery step until here is committed: {run.committer.way_on()}")
+    return DataLost(f"{reason}\nevery step until here is committed: {run.checkpointer.way_on()}")
 
 
 def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int) -> Stopped | DataLost:

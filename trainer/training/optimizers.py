@@ -11,19 +11,12 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from trainer.config.contracts import Rule, Slots, Update
-from trainer.config.schema.optimization import (
-    AdamConfig,
-    AdamWConfig,
-    OptimizerConfig,
-    OptimizerPlugin,
-    RMSPropConfig,
-    SGDConfig,
-)
+from trainer.config.registry import builder_of
+from trainer.config.schema.optimization import AdamConfig, AdamWConfig, OptimizerConfig, RMSPropConfig, SGDConfig
 from trainer.distributed.replicas import assign_sub
-from trainer.training.optimizer_plugin import plugged_rule
 
 
-def _adam(config: AdamConfig | AdamWConfig) -> Rule:
+def adam(config: AdamConfig | AdamWConfig) -> Rule:
     """Adam (arXiv 1412.6980), with bias correction folded into the learning rate as in Keras."""
 
     def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
@@ -50,7 +43,7 @@ def _adam(config: AdamConfig | AdamWConfig) -> Rule:
     return Rule({"m": 0.0, "v": 0.0}, begin)
 
 
-def _sgd(config: SGDConfig) -> Rule:
+def sgd(config: SGDConfig) -> Rule:
     def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
         momentum = tf.constant(config.momentum)
 
@@ -72,7 +65,7 @@ def _sgd(config: SGDConfig) -> Rule:
     return Rule({"momentum": 0.0} if config.momentum else {}, begin)
 
 
-def _rmsprop(config: RMSPropConfig) -> Rule:
+def rmsprop(config: RMSPropConfig) -> Rule:
     """Mean square and momentum with epsilon inside the root (``tf.compat.v1.train.RMSPropOptimizer``)."""
 
     def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
@@ -98,20 +91,14 @@ def _rmsprop(config: RMSPropConfig) -> Rule:
 
 
 def rule_for(config: OptimizerConfig) -> Rule:
-    """The update rule that a configuration names.
+    """The update rule that a configuration names. Its builder makes it from the optimizer's keys.
 
     Raises:
         UsageError: a plug-in's is none.
     """
-    match config:
-        case AdamConfig() | AdamWConfig():
-            return _adam(config)
-        case SGDConfig():
-            return _sgd(config)
-        case RMSPropConfig():
-            return _rmsprop(config)
-        case OptimizerPlugin():
-            return plugged_rule(config)
+    rule = builder_of(config)(config)
+    assert isinstance(rule, Rule)
+    return rule
 
 
 def is_kernel(variable: tf.Variable) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import tensorflow as tf
 
+from trainer.config.metrics import is_better
 from trainer.config.schema import Config
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
@@ -62,7 +63,7 @@ def _record_validation(
     """
     metric = run.config.checkpoint.best_metric
     earlier = [values[metric] for values in run.history.validations.values()]
-    improved = all(_better(validation[metric], value, metric, 0.0) for value in earlier)
+    improved = all(is_better(validation[metric], value, metric) for value in earlier)
     epoch = run.epoch(int(run.state.progress.examples.numpy()))
     run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
     best = best_step(run.history.validations, metric)
@@ -80,22 +81,18 @@ def _note_validation(progress: Progress, step: int, validation: dict[str, float]
     """Move the state that depends on validation: best so far, and early stopping's patience."""
     first = int(progress.evaluations.numpy()) == 0
     metric, stopping = config.checkpoint.best_metric, config.early_stopping
-    if first or _better(validation[metric], float(progress.best_value.numpy()), metric, 0.0):
+    if first or is_better(validation[metric], float(progress.best_value.numpy()), metric):
         progress.best_value.assign(validation[metric])
         progress.best_step.assign(step)
     watched = validation[stopping.metric]
     reference = float(progress.patience_value.numpy())
-    if first or _better(watched, reference, stopping.metric, stopping.min_change):
+    if first or is_better(watched, reference, stopping.metric, stopping.min_change):
         progress.patience_value.assign(watched)
         progress.patience_used.assign(0)
     else:
         progress.patience_used.assign_add(1)
     progress.evaluations.assign_add(1)
     progress.evaluated_step.assign(step)
-
-
-def _better(value: float, reference: float, metric: str, min_change: float) -> bool:
-    return reference - value > min_change if metric == "loss" else value - reference > min_change
 
 
 def patience_is_exhausted(progress: Progress, config: Config) -> bool:

@@ -7,12 +7,18 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
+from trainer.config.plugins import MODELS
+from trainer.config.registry import option, plugin_base
 from trainer.config.schema.bounds import LARGEST_BATCH, LARGEST_CLASSIFIER
 
 if TYPE_CHECKING:
     import keras
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
+
+SMALLEST_IMAGE = 32  # the least that preprocess.image_size may be
+# Below these nothing is left of an image at the end of the network. keras/src/applications/
+SMALLEST_IMAGES = {"InceptionV3": 75, "InceptionResNetV2": 75, "Xception": 71}
 
 # every classifier of keras.applications in Keras 3.15; a test holds the list complete
 ApplicationName = Literal[
@@ -69,11 +75,33 @@ class BatchNormConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class InceptionV3Config:
-    name: Literal["inception_v3"] = key("which network", "fixed")
+class BatchStatisticsConfig:
+    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
+    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """What every network has."""
+
+    name: str = key("which network", "fixed")
     num_classes: int | None = key(
         "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
     )
+
+    if TYPE_CHECKING:  # each network declares them itself, at the place where it stores them
+        weight_decay: float = key("L2 penalty on kernels", "consent")
+        batch_norm: BatchNormConfig | BatchStatisticsConfig = key("batch normalisation", "fixed")
+
+    def smallest_image(self) -> int:
+        """The least ``preprocess.image_size`` of which something is left at the end of the network, in pixels."""
+        return SMALLEST_IMAGE
+
+
+@option(MODELS, "trainer.models.inception_v3:build_inception_v3")
+@dataclasses.dataclass(frozen=True)
+class InceptionV3Config(ModelConfig):
+    name: Literal["inception_v3"] = key("which network", "fixed")
     width: float = key("filters = max(int(published x width), min_depth)", "fixed", above=0.0, maximum=8.0)
     min_depth: int = key("smallest number of filters a narrow network keeps", "fixed", minimum=1, maximum=4096)
     aux_logits: bool = key("build the auxiliary classifier", "fixed")
@@ -89,32 +117,30 @@ class InceptionV3Config:
     weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
     batch_norm: BatchNormConfig = key("batch normalisation", "fixed")
 
-
-@dataclasses.dataclass(frozen=True)
-class BatchStatisticsConfig:
-    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
-    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+    def smallest_image(self) -> int:
+        return 75  # trainer/models/inception_v3.py
 
 
 @dataclasses.dataclass(frozen=True)
-class StockModelConfig:
+class StockModelConfig(ModelConfig):
     """What every network has that is built of Keras's own layers and made exact afterwards."""
 
-    name: str = key("which network", "fixed")
-    num_classes: int | None = key(
-        "size of the classifier; null: the data's", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER, completed=True
-    )
     weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
     batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
 
 
+@option(MODELS, "trainer.models.keras_application:build_keras_application")
 @dataclasses.dataclass(frozen=True)
 class KerasApplicationConfig(StockModelConfig):
     """A network as ``keras.applications`` builds it; what is not here is what the application has."""
 
     name: ApplicationName = key("which network of keras.applications", "fixed")
 
+    def smallest_image(self) -> int:
+        return SMALLEST_IMAGES.get(self.name, SMALLEST_IMAGE)
 
+
+@plugin_base(MODELS, "trainer.models.plugin:build_plugin")
 @dataclasses.dataclass(frozen=True)
 class ModelPlugin(StockModelConfig, abc.ABC):
     """Base of a network that another distribution brings, by an entry point in ``trainer.models``. It adds its keys."""
@@ -122,8 +148,5 @@ class ModelPlugin(StockModelConfig, abc.ABC):
     @abc.abstractmethod
     def build(self, image_size: int) -> keras.Model:
         """The network in Keras's own layers, from images float32 ``[n, image_size, image_size, 3]`` to logits float32
-        ``[n, num_classes]``. It is made exact afterwards, see ``trainer.models.exact.exact``.
+        ``[n, num_classes]``. It is made exact afterwards, see docs/plugins.md.
         """
-
-
-ModelConfig = InceptionV3Config | KerasApplicationConfig | ModelPlugin

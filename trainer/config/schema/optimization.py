@@ -7,6 +7,8 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
+from trainer.config.plugins import OPTIMIZERS, SCHEDULES
+from trainer.config.registry import option, plugin_base
 
 if TYPE_CHECKING:
     import tensorflow as tf
@@ -15,19 +17,30 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class AdamConfig:
-    name: Literal["adam"] = key("which optimizer", "fixed")
+class OptimizerConfig:
+    """What every optimizer has."""
+
+    name: str = key("which optimizer", "fixed")
     learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
+
+    if TYPE_CHECKING:  # each optimizer declares it itself, at the place where it stores it
+        clip_norm: float | None = key("largest global gradient norm", "consent")
+
+
+@option(OPTIMIZERS, "trainer.training.optimizers:adam")
+@dataclasses.dataclass(frozen=True)
+class AdamConfig(OptimizerConfig):
+    name: Literal["adam"] = key("which optimizer", "fixed")
     beta_1: float = key("decay of the first moment", "consent", minimum=0.0, below=1.0)
     beta_2: float = key("decay of the second moment", "consent", minimum=0.0, below=1.0)
     epsilon: float = key("added to the root of the second moment", "consent", above=0.0, maximum=1.0)
     clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
 
 
+@option(OPTIMIZERS, "trainer.training.optimizers:adam")
 @dataclasses.dataclass(frozen=True)
-class AdamWConfig:
+class AdamWConfig(OptimizerConfig):
     name: Literal["adamw"] = key("which optimizer", "fixed")
-    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
     beta_1: float = key("decay of the first moment", "consent", minimum=0.0, below=1.0)
     beta_2: float = key("decay of the second moment", "consent", minimum=0.0, below=1.0)
     epsilon: float = key("added to the root of the second moment", "consent", above=0.0, maximum=1.0)
@@ -35,19 +48,19 @@ class AdamWConfig:
     clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
 
 
+@option(OPTIMIZERS, "trainer.training.optimizers:sgd")
 @dataclasses.dataclass(frozen=True)
-class SGDConfig:
+class SGDConfig(OptimizerConfig):
     name: Literal["sgd"] = key("which optimizer", "fixed")
-    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
     momentum: float = key("decay of the velocity", "consent", minimum=0.0, below=1.0)
     nesterov: bool = key("look ahead along the velocity", "consent")
     clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
 
 
+@option(OPTIMIZERS, "trainer.training.optimizers:rmsprop")
 @dataclasses.dataclass(frozen=True)
-class RMSPropConfig:
+class RMSPropConfig(OptimizerConfig):
     name: Literal["rmsprop"] = key("which optimizer", "fixed")
-    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
     rho: float = key("decay of the mean square", "consent", minimum=0.0, below=1.0)
     momentum: float = key("decay of the momentum slot", "consent", minimum=0.0, below=1.0)
     epsilon: float = key("added to the mean square inside the root", "consent", above=0.0, maximum=10.0)
@@ -57,14 +70,13 @@ class RMSPropConfig:
     clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
 
 
+@plugin_base(OPTIMIZERS, "trainer.training.optimizer_plugin:plugged_rule")
 @dataclasses.dataclass(frozen=True)
-class OptimizerPlugin(abc.ABC):
+class OptimizerPlugin(OptimizerConfig, abc.ABC):
     """Base of an optimizer that another distribution brings, by an entry point in ``trainer.optimizers``. It adds its
     keys.
     """
 
-    name: str = key("which optimizer", "fixed")
-    learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
     clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
 
     @abc.abstractmethod
@@ -76,11 +88,8 @@ class OptimizerPlugin(abc.ABC):
         """
 
 
-OptimizerConfig = AdamConfig | AdamWConfig | SGDConfig | RMSPropConfig | OptimizerPlugin
-
-
 @dataclasses.dataclass(frozen=True)
-class CommonScheduleConfig:
+class ScheduleConfig:
     """What every schedule has: a warm-up."""
 
     name: str = key("which schedule", "consent")
@@ -88,13 +97,15 @@ class CommonScheduleConfig:
     warmup_steps: int | None = key("linear warm-up from 0; null: warmup_epochs", "consent", minimum=0, completed=True)
 
 
+@option(SCHEDULES, "trainer.training.schedules:constant")
 @dataclasses.dataclass(frozen=True)
-class ConstantScheduleConfig(CommonScheduleConfig):
+class ConstantScheduleConfig(ScheduleConfig):
     name: Literal["constant"] = key("which schedule", "consent")
 
 
+@option(SCHEDULES, "trainer.training.schedules:exponential")
 @dataclasses.dataclass(frozen=True)
-class ExponentialScheduleConfig(CommonScheduleConfig):
+class ExponentialScheduleConfig(ScheduleConfig):
     name: Literal["exponential"] = key("which schedule", "consent")
     decay_rate: float = key("factor for each decay period", "consent", above=0.0, maximum=1.0)
     decay_epochs: float = key("length of a decay period, used when decay_steps is null", "consent", above=0.0)
@@ -104,7 +115,20 @@ class ExponentialScheduleConfig(CommonScheduleConfig):
 
 
 @dataclasses.dataclass(frozen=True)
-class CosineScheduleConfig(CommonScheduleConfig):
+class EndingScheduleConfig(ScheduleConfig):
+    """What every schedule has that goes from the beginning of a run to its end."""
+
+    decay_steps: int | None = key(
+        "step at which the schedule ends; null: the length of the run when it starts",
+        "consent",
+        minimum=1,
+        completed=True,
+    )
+
+
+@option(SCHEDULES, "trainer.training.schedules:cosine")
+@dataclasses.dataclass(frozen=True)
+class CosineScheduleConfig(EndingScheduleConfig):
     name: Literal["cosine"] = key("which schedule", "consent")
     decay_steps: int | None = key(
         "step at which the floor is reached; null: the length of the run when it starts",
@@ -115,27 +139,18 @@ class CosineScheduleConfig(CommonScheduleConfig):
     minimum_fraction: float = key("floor, as a share of the peak", "consent", minimum=0.0, maximum=1.0)
 
 
+@plugin_base(SCHEDULES, "trainer.training.schedules:plugged")
 @dataclasses.dataclass(frozen=True)
-class SchedulePlugin(CommonScheduleConfig, abc.ABC):
+class SchedulePlugin(EndingScheduleConfig, abc.ABC):
     """Base of a schedule that another distribution brings, by an entry point in ``trainer.schedules``. It adds its
     keys.
     """
-
-    decay_steps: int | None = key(
-        "step at which the schedule ends; null: the length of the run when it starts",
-        "consent",
-        minimum=1,
-        completed=True,
-    )
 
     @abc.abstractmethod
     def factor(self, step: tf.Tensor) -> tf.Tensor:
         """The share of the peak learning rate, float64 ``[]``, at ``step``, float64 ``[]``: a function of it and of the
         keys alone. The warm-up is applied to it afterwards.
         """
-
-
-ScheduleConfig = ConstantScheduleConfig | ExponentialScheduleConfig | CosineScheduleConfig | SchedulePlugin
 
 
 @dataclasses.dataclass(frozen=True)

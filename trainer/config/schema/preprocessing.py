@@ -9,10 +9,13 @@ from typing import TYPE_CHECKING, Literal, NewType
 
 from trainer.config.keys import key
 from trainer.config.plugins import TRANSFORMS
+from trainer.config.registry import plugin_base
 
 if TYPE_CHECKING:
     import tensorflow as tf
 
+# The transforms whose keys are sections of ``preprocess`` itself, as stored configurations have them. A further one is
+# a ``TransformConfig`` that registers as an option; its keys are in ``preprocess.plugins``, as those of plug-ins are.
 TransformName = Literal[
     "decode",
     "random_area_crop",
@@ -27,7 +30,7 @@ TransformName = Literal[
     "normalize",
 ]
 
-PluginName = NewType("PluginName", str)  # that of an installed plug-in
+PluginName = NewType("PluginName", str)  # that of an installed plug-in or of an option of our own
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,12 +87,18 @@ class NormalizeConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class TransformPlugin(abc.ABC):
+class TransformConfig:
+    """What every transform has whose keys are in a section of ``preprocess.plugins``."""
+
+    name: str = key("which transform", "consent")
+
+
+@plugin_base(TRANSFORMS, "trainer.data.images.plugin:plugged")
+@dataclasses.dataclass(frozen=True)
+class TransformPlugin(TransformConfig, abc.ABC):
     """Base of a transform that another distribution brings, by an entry point in ``trainer.transforms``. It adds its
     keys.
     """
-
-    name: str = key("which transform", "consent")
 
     @abc.abstractmethod
     def draws(self) -> int:
@@ -120,7 +129,7 @@ class PreprocessConfig:
     rand_augment: RandAugmentConfig = key("several random image operations of one strength", "consent")
     random_erasing: RandomErasingConfig = key("set a random part to zero", "consent")
     normalize: NormalizeConfig = key("(image - mean) / std", "consent")
-    plugins: Mapping[str, TransformPlugin] = key(
+    plugins: Mapping[str, TransformConfig] = key(
         "a section of keys for every transform of a plug-in that train or eval names",
         "consent",
         hashable=False,

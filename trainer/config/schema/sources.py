@@ -7,14 +7,17 @@ import dataclasses
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
+from trainer.config.plugins import SOURCES
+from trainer.config.registry import option, plugin_base
 from trainer.config.schema.bounds import LARGEST_CLASSIFIER
+from trainer.errors import UsageError
 
 if TYPE_CHECKING:
     from trainer.config.contracts import Split, StoredSplit
 
 
 @dataclasses.dataclass(frozen=True)
-class CommonDataConfig:
+class DataConfig:
     """What every source understands: which of its records are used, and what happens to one that is not usable."""
 
     name: str = key("which data", "fixed")
@@ -34,14 +37,19 @@ class CommonDataConfig:
         "a record that cannot be used: end with its name, or train on another in its place and count it", "free"
     )
 
+    def check_keys(self, image_size: int) -> None:
+        """Raise ``UsageError`` when keys of this section do not fit together, or not to ``preprocess.image_size``."""
 
+
+@option(SOURCES, "trainer.data.sources.digits:DigitsSplit")
 @dataclasses.dataclass(frozen=True)
-class DigitsConfig(CommonDataConfig):
+class DigitsConfig(DataConfig):
     name: Literal["digits"] = key("which data: the embedded UCI handwritten digits", "fixed")
 
 
+@option(SOURCES, "trainer.data.sources.image_folder:ImageFolderSplit")
 @dataclasses.dataclass(frozen=True)
-class ImageFolderConfig(CommonDataConfig):
+class ImageFolderConfig(DataConfig):
     name: Literal["image_folder"] = key("which data: image files in a folder for each class", "fixed")
     root: str = key("directory of the class folders, or of train/ and val/ with the class folders", "free", path=True)
     validation_share: float = key(
@@ -52,8 +60,9 @@ class ImageFolderConfig(CommonDataConfig):
     )
 
 
+@option(SOURCES, "trainer.data.sources.shards:TFRecordSplit")
 @dataclasses.dataclass(frozen=True)
-class TFRecordConfig(CommonDataConfig):
+class TFRecordConfig(DataConfig):
     name: Literal["tfrecord"] = key("which data: tf.train.Example records in TFRecord files", "fixed")
     root: str = key("directory of the files", "free", path=True)
     train_pattern: str = key("which files below root are for training (glob)", "consent")
@@ -69,9 +78,29 @@ class TFRecordConfig(CommonDataConfig):
     )
     verify_crc: bool = key("compare the CRC of every record that is read", "consent")
 
+    def check_keys(self, image_size: int) -> None:
+        for name, path in (
+            ("labels_file", self.labels_file),
+            ("train_pattern", self.train_pattern),
+            ("validation_pattern", self.validation_pattern),
+        ):
+            if path is not None and (path.startswith("/") or ".." in path.split("/")):
+                raise UsageError(f"data.{name}={path} leads out of data.root; it is relative to data.root, without ..")
+        if self.labels_file is None and self.num_classes is None:
+            raise UsageError(
+                "TFRecord files do not say how many classes there are: set data.num_classes=N, or "
+                "data.labels_file=FILE, a file below data.root with one class name a line, in label order"
+            )
+        if self.labels_file is not None and self.num_classes is not None:
+            raise UsageError(
+                f"data.labels_file={self.labels_file} and data.num_classes={self.num_classes} both say how many "
+                "classes there are; leave data.num_classes null"
+            )
 
+
+@option(SOURCES, "trainer.data.sources.tfds:TFDSSplit")
 @dataclasses.dataclass(frozen=True)
-class TFDSConfig(CommonDataConfig):
+class TFDSConfig(DataConfig):
     name: Literal["tfds"] = key("which data: a data set that tensorflow-datasets has prepared", "fixed")
     root: str = key("tensorflow-datasets' data_dir", "free", path=True)
     dataset: str = key("name[/config][:version], as tensorflow-datasets writes it", "consent")
@@ -81,8 +110,9 @@ class TFDSConfig(CommonDataConfig):
     label_key: str = key("feature that holds the label, a ClassLabel", "consent")
 
 
+@option(SOURCES, "trainer.data.sources.synthetic:SyntheticSplit")
 @dataclasses.dataclass(frozen=True)
-class SyntheticConfig(CommonDataConfig):
+class SyntheticConfig(DataConfig):
     name: Literal["synthetic"] = key("which data: made up, for benchmarks", "fixed")
     train_examples: int = key("number of records for training", "consent", minimum=1)
     validation_examples: int = key("number of records for validation", "consent", minimum=1)
@@ -91,9 +121,21 @@ class SyntheticConfig(CommonDataConfig):
     width: int = key("of the images, pixels", "consent", minimum=1, maximum=4096)
     decode: bool = key("JPEG files that are decoded and transformed; false: the network's input itself", "consent")
 
+    def check_keys(self, image_size: int) -> None:
+        if self.classes is not None:
+            raise UsageError(
+                "data=synthetic has no classes to choose from: set data.num_classes instead of data.classes"
+            )
+        if not self.decode and (self.height, self.width) != (image_size, image_size):
+            raise UsageError(
+                f"data.decode=false makes the network's input itself, so data.height={self.height} and "
+                f"data.width={self.width} must be preprocess.image_size={image_size}"
+            )
 
+
+@plugin_base(SOURCES, "trainer.data.sources.plugin:PluggedSplit")
 @dataclasses.dataclass(frozen=True)
-class SourcePlugin(CommonDataConfig, abc.ABC):
+class SourcePlugin(DataConfig, abc.ABC):
     """Base of a source that another distribution brings, by an entry point in ``trainer.sources``. It adds its keys."""
 
     @abc.abstractmethod
@@ -105,6 +147,3 @@ class SourcePlugin(CommonDataConfig, abc.ABC):
         Raises:
             UsageError: the data is missing or not what is expected; names the file or folder.
         """
-
-
-DataConfig = DigitsConfig | ImageFolderConfig | TFRecordConfig | TFDSConfig | SyntheticConfig | SourcePlugin

@@ -10,10 +10,10 @@ from collections.abc import Callable, Sequence
 
 import tensorflow as tf
 
+from trainer.config.registry import builder_of
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import EncodedImage, cut, decode, decode_window
 from trainer.data.images.draw import Draw
-from trainer.data.images.plugin import plugged
 from trainer.data.images.policies import rand_augment, trivial_augment
 from trainer.data.images.windows import WINDOWS, random_window
 
@@ -37,6 +37,10 @@ def network_input(encoded: EncodedImage, names: Sequence[str], config: Preproces
 def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: PreprocessConfig, draw: Draw) -> tf.Tensor:
     """The image after the named transforms, of which the first is decode.
 
+    One of ``TRANSFORMS`` gets the image, the section ``preprocess`` and the draw. The builder of any other gets its
+    keys, the image float32 ``[height, width, 3]``, the side to which it was resized before (None: not yet), and the
+    draw.
+
     Where a crop follows decode, only its window is decoded: the same pixels, for less.
     """
     first, *rest = names
@@ -51,7 +55,8 @@ def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: Prepro
             image = TRANSFORMS[name](image, config, draw)
         else:
             size = config.image_size if "resize" in rest[:place] else None
-            image = plugged(config.plugins[name], _as_float(image), size, draw)
+            keys = config.plugins[name]
+            image = builder_of(keys)(keys, _as_float(image), size, draw)
     return image
 
 

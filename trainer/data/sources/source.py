@@ -1,35 +1,17 @@
-"""The registry of sources of images, and which of their records a configuration uses."""
+"""The data that a configuration names, and which of its records the configuration uses."""
 
 from __future__ import annotations
-
-from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.config.contracts import Split, StoredSplit
-from trainer.config.schema.sources import CommonDataConfig, DataConfig, SourcePlugin
-from trainer.data.sources.digits import DigitsSplit
-from trainer.data.sources.image_folder import ImageFolderSplit
+from trainer.config.registry import builder_of
+from trainer.config.schema.sources import DataConfig
 from trainer.data.sources.labels import UNKNOWN
-from trainer.data.sources.plugin import PluggedSplit
-from trainer.data.sources.shards import TFRecordSplit
-from trainer.data.sources.synthetic import SyntheticSplit
-from trainer.data.sources.tfds import TFDSSplit
 from trainer.errors import UsageError, nearest
 
 Numbers = npt.NDArray[np.int64]
-
-
-# data.name -> what opens one split of it
-SOURCES: dict[str, Callable[[Any, Split], StoredSplit]] = {
-    "digits": DigitsSplit,
-    "image_folder": ImageFolderSplit,
-    "tfrecord": TFRecordSplit,
-    "tfds": TFDSSplit,
-    "synthetic": SyntheticSplit,
-}
 
 
 class Source:
@@ -39,7 +21,7 @@ class Source:
     record that cannot be used is to be replaced.
     """
 
-    def __init__(self, stored: StoredSplit, config: CommonDataConfig, split: Split) -> None:
+    def __init__(self, stored: StoredSplit, config: DataConfig, split: Split) -> None:
         self._stored = stored
         self._stored_labels: Numbers | None = None
         self.class_names = stored.class_names if config.classes is None else config.classes
@@ -75,7 +57,7 @@ class Source:
             self._stored_labels = self._stored.labels()
         return self._stored_labels
 
-    def _choose(self, config: CommonDataConfig, split: Split) -> Numbers:
+    def _choose(self, config: DataConfig, split: Split) -> Numbers:
         """The stored numbers of the records used, ascending."""
         chosen = np.arange(self._stored.count, dtype=np.int64)
         if config.classes is not None or config.class_weights is not None:
@@ -97,7 +79,7 @@ class Source:
             raise UsageError(f"data.{split}_examples is {wanted}, but {split} has {len(chosen)} records{of_them}")
         return self._stored.part(chosen, wanted)
 
-    def _check_every_class(self, config: CommonDataConfig, split: Split, labels: Numbers) -> None:
+    def _check_every_class(self, config: DataConfig, split: Split, labels: Numbers) -> None:
         found = np.bincount(self._new_label[labels], minlength=len(self.class_names))
         if config.classes is not None and not found.all():
             raise UsageError(
@@ -118,12 +100,11 @@ def _new_labels(stored: tuple[str, ...], used: tuple[str, ...]) -> Numbers:
 
 
 def open_source(config: DataConfig, split: Split) -> Source:
-    """Open one split of the configured data.
+    """Open one split of the configured data; its builder makes a ``StoredSplit`` of the keys and the split's name.
 
     Raises:
         UsageError: the data is missing or not what its source expects; names the file or folder.
         BadRecord: the classes of all records are needed, and one cannot be read.
         NoValidCheckpoint: the embedded data is damaged.
     """
-    stored = PluggedSplit(config, split) if isinstance(config, SourcePlugin) else SOURCES[config.name](config, split)
-    return Source(stored, config, split)
+    return Source(builder_of(config)(config, split), config, split)

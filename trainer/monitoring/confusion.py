@@ -1,0 +1,50 @@
+"""The confusion matrix: how many examples of which class were taken for which. Nothing here takes TensorFlow."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+
+@dataclasses.dataclass(frozen=True)
+class Confusion:
+    """``counts`` are examples by (true, predicted) class, hits included, without those that never happened: a stored
+    one may name any class, so that nothing is made of the size of a class number before ``classes`` was looked at.
+    """
+
+    counts: Mapping[tuple[int, int], int]
+
+    @classmethod
+    def of_entries(cls, entries: Iterable[Sequence[int]]) -> Confusion:
+        """From ``(true, predicted, count)``."""
+        return cls({(true, predicted): count for true, predicted, count in entries})
+
+    @classmethod
+    def of_matrix(cls, matrix: npt.NDArray[np.int64]) -> Confusion:
+        """From int64 ``[classes, classes]``, true classes down."""
+        return cls({(int(true), int(other)): int(matrix[true, other]) for true, other in np.argwhere(matrix)})
+
+    @property
+    def classes(self) -> int:
+        """The least number of classes that has all that are named."""
+        return max((max(pair) for pair in self.counts), default=0) + 1
+
+    @property
+    def hits(self) -> int:
+        return sum(count for (true, predicted), count in self.counts.items() if true == predicted)
+
+    def mistaken(self) -> list[tuple[int, int, int]]:
+        """``(count, true, predicted)`` of every mistake that happened, most frequent first."""
+        wrong = [(count, *pair) for pair, count in self.counts.items() if pair[0] != pair[1]]
+        return sorted(wrong, key=lambda entry: (-entry[0], *entry[1:]))
+
+    def rows(self, classes: int) -> list[list[int]]:
+        """The whole matrix, true classes down."""
+        return [[self.counts.get((true, other), 0) for other in range(classes)] for true in range(classes)]
+
+    def shares(self, classes: int) -> list[list[float | None]]:
+        """The same as shares of the true class's examples; None where it has none."""
+        return [[count / sum(row) if any(row) else None for count in row] for row in self.rows(classes)]

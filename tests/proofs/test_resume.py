@@ -7,16 +7,14 @@ whole of metrics.jsonl.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from made_once import made_once
 from processes import NARROW, Trainer, assert_same_run, checkpoint_names, metrics, wait_for_step
 
 STEPS = 12  # 2.4 epochs
@@ -45,29 +43,24 @@ def train_arguments(run_dir: Path, optimizer: str, *more: str) -> tuple[str, ...
     return ("train", f"run_dir={run_dir}", *EVERYTHING, *VARIANTS[optimizer][0], *more)
 
 
-@pytest.fixture(scope="module")
-def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+@pytest.fixture(scope="session")  # not of the module, whose tests would all go to one worker
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Undisturbed runs, made when first asked for."""
-    base = tmp_path_factory.getbasetemp()
-    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "references"
-    place.mkdir(exist_ok=True)
-    launcher = Trainer(place)
 
     class Made(dict[str, Path]):
         def __missing__(self, optimizer: str) -> Path:
-            run_dir = place / optimizer
-            with (place / f"{optimizer}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers share them
-                if not run_dir.exists():
-                    launcher.run(*train_arguments(run_dir, optimizer, f"train.steps={STEPS}"))
-            self[optimizer] = run_dir
-            return run_dir
+            def make(trainer: Trainer) -> None:
+                trainer.run(*train_arguments(trainer.cwd / "run", optimizer, f"train.steps={STEPS}"))
 
-    yield Made()
-    launcher.close()
+            self[optimizer] = made_once(tmp_path_factory, f"reference-{optimizer}", make) / "run"
+            return self[optimizer]
+
+    return Made()
 
 
-@pytest.mark.parametrize("optimizer", VARIANTS)
+@pytest.mark.parametrize(
+    "optimizer", [pytest.param(name, marks=[pytest.mark.fresh] if name == "adam" else []) for name in VARIANTS]
+)
 def test_clean_stop_and_resume_equals_uninterrupted_run(
     optimizer: str, references: dict[str, Path], trainer: Trainer
 ) -> None:
@@ -81,7 +74,7 @@ def test_clean_stop_and_resume_equals_uninterrupted_run(
 @pytest.mark.parametrize(
     ("number", "status", "after"),
     [
-        (signal.SIGTERM, 75, 4),
+        pytest.param(signal.SIGTERM, 75, 4, marks=pytest.mark.fresh),
         (signal.SIGUSR1, 75, 6),
         (signal.SIGINT, 130, 2),
         pytest.param(signal.SIGUSR2, 75, 8, marks=pytest.mark.long),
@@ -153,6 +146,7 @@ def kill_until_done(
     return landed
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize(("optimizer", "seed"), [("adam", 1), pytest.param("sgd", 2, marks=pytest.mark.long)])
 def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
     optimizer: str, seed: int, references: dict[str, Path], trainer: Trainer
@@ -167,6 +161,7 @@ def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
     assert leftovers == []
 
 
+@pytest.mark.fresh
 @pytest.mark.long
 @pytest.mark.parametrize("optimizer", VARIANTS)
 def test_resume_after_many_sigkills_equals_uninterrupted_run(

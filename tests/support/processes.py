@@ -6,11 +6,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import pythons
 
 # Every block of Inception V3 is there, four filters wide; 40 images make an epoch of 5 steps.
 NARROW = (
@@ -51,19 +52,19 @@ MEASURED = ("images_per_second", "input_wait")
 
 
 class Process:
-    """A Python process in a directory of its own, as a rule ``python -m trainer``, started as a user starts it."""
+    """A Python process in a directory of its own, as a rule ``python -m trainer``; ``fresh`` as in pythons.py."""
 
-    def __init__(self, *command: str, cwd: Path, variables: Mapping[str, str]) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")} | variables
+    def __init__(self, *command: str, cwd: Path, variables: Mapping[str, str], fresh: bool = False) -> None:
         self.log = cwd / f"process-{time.monotonic_ns()}.log"
         with self.log.open("wb") as output:
-            self._popen = subprocess.Popen(
-                [sys.executable, *command],
+            self._popen = pythons.start(
+                command,
                 cwd=cwd,
+                environment=pythons.without_tensorflow(os.environ) | variables,
+                fresh=fresh,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=environment,
                 start_new_session=True,
             )
 
@@ -100,8 +101,9 @@ class Process:
 class Trainer:
     """Starts processes in a temporary directory and ends those a failing test leaves behind."""
 
-    def __init__(self, cwd: Path) -> None:
+    def __init__(self, cwd: Path, fresh: bool = False) -> None:
         self.cwd = cwd
+        self.fresh = fresh
         self._started: list[Process] = []
 
     def start(self, *arguments: str, **variables: str) -> Process:
@@ -120,7 +122,7 @@ class Trainer:
         return _finished(self._start("-c", IN_ONE_PROCESS, json.dumps(commands)), commands, 0)
 
     def _start(self, *command: str, **variables: str) -> Process:
-        process = Process(*command, cwd=self.cwd, variables=variables)
+        process = Process(*command, cwd=self.cwd, variables=variables, fresh=self.fresh)
         self._started.append(process)
         return process
 
@@ -151,10 +153,13 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 def wait_for_step(process: Process, run_dir: Path, step: int) -> None:
     """Return when the run has logged ``step``, or has ended."""
     deadline = time.monotonic() + 240
+    path, read = run_dir / "metrics.jsonl", 0
     while process.running and time.monotonic() < deadline:
-        path = run_dir / "metrics.jsonl"
-        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
-            return
+        size = path.stat().st_size if path.exists() else 0
+        if size != read:  # or reading the same again and again would take the time from the run
+            read = size
+            if any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
+                return
         time.sleep(0.01)
 
 

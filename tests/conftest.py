@@ -6,13 +6,13 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pythons
 
 # Every block of Inception V3 is there, four filters wide; 40 images make an epoch of 5 steps.
 NARROW = (
@@ -53,19 +53,19 @@ MEASURED = ("images_per_second", "input_wait")
 
 
 class Process:
-    """A Python process in a directory of its own, as a rule ``python -m trainer``, started as a user starts it."""
+    """A Python process in a directory of its own, as a rule ``python -m trainer``; ``fresh`` as in pythons.py."""
 
-    def __init__(self, *command: str, cwd: Path, variables: Mapping[str, str]) -> None:
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")} | variables
+    def __init__(self, *command: str, cwd: Path, variables: Mapping[str, str], fresh: bool = False) -> None:
         self.log = cwd / f"process-{time.monotonic_ns()}.log"
         with self.log.open("wb") as output:
-            self._popen = subprocess.Popen(
-                [sys.executable, *command],
+            self._popen = pythons.start(
+                command,
                 cwd=cwd,
+                environment=pythons.without_tensorflow(os.environ) | variables,
+                fresh=fresh,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
-                env=environment,
                 start_new_session=True,
             )
 
@@ -102,8 +102,9 @@ class Process:
 class Trainer:
     """Starts processes in a temporary directory and ends those a failing test leaves behind."""
 
-    def __init__(self, cwd: Path) -> None:
+    def __init__(self, cwd: Path, fresh: bool = False) -> None:
         self.cwd = cwd
+        self.fresh = fresh
         self._started: list[Process] = []
 
     def start(self, *arguments: str, **variables: str) -> Process:
@@ -118,7 +119,7 @@ class Trainer:
         return _finished(self._start("-c", IN_ONE_PROCESS, json.dumps(commands)), commands, 0)
 
     def _start(self, *command: str, **variables: str) -> Process:
-        process = Process(*command, cwd=self.cwd, variables=variables)
+        process = Process(*command, cwd=self.cwd, variables=variables, fresh=self.fresh)
         self._started.append(process)
         return process
 
@@ -143,10 +144,25 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
 
 
 @pytest.fixture
-def trainer(tmp_path: Path) -> Iterator[Trainer]:
-    started = Trainer(tmp_path)
+def trainer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Trainer]:
+    started = Trainer(tmp_path, fresh=request.node.get_closest_marker("fresh") is not None)
     yield started
     started.close()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let one worker run the tests that share a fixture of their module, so that it is made once; and begin with what
+    takes long, the processes, so that no worker is left alone with it at the end.
+    """
+    items.sort(key=lambda item: "trainer" not in item.fixturenames)  # type: ignore[attr-defined]
+    for item in items:
+        definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
+        if any(each[-1].scope == "module" for each in definitions if each):
+            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+def pytest_sessionfinish() -> None:
+    pythons.close()
 
 
 def metrics(run_dir: Path) -> list[dict[str, Any]]:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import pythons
 from conftest import NARROW, Trainer, assert_same_run
 
 GROUPS = ("model.batch_norm.synchronized=false", "model.batch_norm.group_size=2")  # four of them
@@ -27,10 +26,8 @@ FULL_WIDTH = (
 def test_no_operation_that_executes_adds_more_than_two_at_once() -> None:
     """AddN begins with the input whose memory it can reuse: of three, the rounding depends on who else is done."""
     program = Path(__file__).with_name("executed_graph.py")
-    arguments = [sys.executable, str(program), json.dumps([*NARROW, *GROUPS])]
-    process = subprocess.run(arguments, capture_output=True, text=True, check=False, timeout=300)
-    assert process.returncode == 0, process.stderr[-3000:]
-    executed = json.loads(process.stdout.splitlines()[-1])
+    arguments = [str(program), json.dumps([*NARROW, *GROUPS])]
+    executed = json.loads(pythons.run(arguments, timeout=300).stdout.splitlines()[-1])
     assert executed["inter_op_threads"] == 2
     assert executed["added"] == [2]
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pythons
 import tensorflow as tf
 from conftest import NARROW
 from test_config import compose
@@ -57,15 +58,9 @@ def test_a_mixed_step_convolves_in_16_bits_forward_and_backward_and_never_leaves
 @pytest.fixture(scope="module")
 def two_devices() -> dict[str, Any]:
     """What exchanges.py finds."""
-    process = subprocess.run(
-        [sys.executable, str(Path(__file__).with_name("exchanges.py")), json.dumps([*NARROW, *GROUPS])],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    program = str(Path(__file__).with_name("exchanges.py"))
+    printed = pythons.run([program, json.dumps([*NARROW, *GROUPS])], timeout=300).stdout
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
 
 

@@ -395,6 +395,7 @@ def test_a_free_key_is_accepted_and_shown(
     assert text == parse_arguments([argument])[name]
 
 
+@pytest.mark.usefixtures("shared_builds")
 def test_the_same_command_may_be_run_again_when_what_it_allows_was_accepted_before(
     original: Path, tmp_path: Path, no_training: list[Any]
 ) -> None:
@@ -404,6 +405,7 @@ def test_the_same_command_may_be_run_again_when_what_it_allows_was_accepted_befo
     assert len(no_training) == 1
 
 
+@pytest.mark.usefixtures("shared_builds")
 @pytest.mark.parametrize(("checkpoint", "step"), [("latest", 4), ("step-2", 2), ("step-00000002", 2), ("best", 4)])
 def test_a_checkpoint_is_found_by_name(
     checkpoint: str, step: int, original: Path, tmp_path: Path, no_training: list[Any]
@@ -418,6 +420,7 @@ def test_a_checkpoint_is_found_by_name(
         session.resume(original, "step-3", {}, (), StopRequest())
 
 
+@pytest.mark.usefixtures("shared_builds")
 @pytest.mark.parametrize("other", [False, True])
 def test_a_checkpoint_from_elsewhere_is_the_one_here_only_if_it_holds_the_same(
     other: bool, original: Path, tmp_path: Path, no_training: list[Any]
@@ -481,6 +484,7 @@ def test_consent_that_cannot_be_given_is_a_usage_error(
     assert content(original) == before
 
 
+@pytest.mark.usefixtures("shared_builds")
 @pytest.mark.parametrize(
     ("package", "version"), [("tensorflow", "2.20.0"), ("keras", "3.0"), ("device", "NVIDIA H100")]
 )

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import pythons
 from conftest import NARROW, SMOOTH, Trainer, assert_same_run, metrics
 from test_config import compose
 
@@ -27,11 +26,8 @@ def curves(steps: int, counts: list[int], *overrides: str) -> dict[int, dict[str
 def curve(steps: int, count: int, *overrides: str) -> dict[str, Any]:
     arguments = [str(steps), str(count), json.dumps(overrides)]
     program = Path(__file__).with_name("curves.py")
-    process = subprocess.run(
-        [sys.executable, str(program), *arguments], capture_output=True, text=True, check=False, timeout=900
-    )
-    assert process.returncode == 0, process.stderr[-3000:]
-    found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
+    printed = pythons.run([str(program), *arguments], timeout=900).stdout
+    found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
 
 

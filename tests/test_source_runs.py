@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pythons
 from conftest import NARROW, SECONDS_ALLOWED, assert_same_run, metrics
 from image_data import example, jpeg, make_shards, make_splits, narrow, png, write, write_shard
 from prepared_data import prepare
@@ -68,12 +67,7 @@ main(["resume", "run_dir=stopped", *resume])
 def straight_and_resumed(place: Path, train: Sequence[str], resume: Sequence[str] = (), moved: Any = ()) -> str:
     """Make both runs below ``place``, require that they are the same, return what was printed."""
     arguments = json.dumps([[*NARROW, *STEPS, *train], list(resume), list(moved)])
-    command = [sys.executable, "-c", STRAIGHT_AND_RESUMED, arguments]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
-    process = subprocess.run(
-        command, cwd=place, env=environment, capture_output=True, text=True, check=False, timeout=2 * SECONDS_ALLOWED
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    process = pythons.run(["-c", STRAIGHT_AND_RESUMED, arguments], cwd=place, timeout=2 * SECONDS_ALLOWED)
     assert "Traceback" not in process.stderr, process.stderr
     assert "resuming stopped at step 3 of 6" in process.stdout
     assert_same_run(place / "straight", place / "stopped")

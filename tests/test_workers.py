@@ -114,6 +114,7 @@ def test_what_one_process_has_begun_two_go_on_with(undisturbed: Path, trainer: T
     assert "step-00000012 was made by replicas: 2 in 2 processes, and here there are: 1" in replayed
 
 
+@pytest.mark.fresh
 @pytest.mark.parametrize("victim", [0, pytest.param(1, marks=pytest.mark.long)])
 def test_when_a_process_is_killed_the_others_name_it_and_ask_to_be_run_again(
     victim: int, undisturbed: Path, trainer: Trainer

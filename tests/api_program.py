@@ -256,6 +256,17 @@ def interrupted(run_dir: str) -> list[str]:
     return error_of(lambda: resume(run_dir, ["train.steps=1000000"]))
 
 
+def in_a_thread(run_dir: str, steps: int) -> list[Any]:
+    """Go on from step 6; how it ended, and the steps of which the loss was logged."""
+    ends: list[Any] = []
+    thread = threading.Thread(target=lambda: ends.append(resume(run_dir, [f"train.steps={steps}"])))
+    thread.start()
+    thread.join()
+    records = map(json.loads, Path(run_dir, "metrics.jsonl").read_text().splitlines())
+    logged = [record["step"] for record in records if record["split"] == "train" and record["step"] > 6]
+    return [*((end.status, end.step) for end in ends), logged]
+
+
 def predictions() -> dict[str, Any]:
     """Probabilities of the validation images as files and as pixels, beside what evaluation says of them."""
     import tensorflow as tf
@@ -323,10 +334,7 @@ def main() -> dict[str, Any]:
     ]
     found["interrupted"] = interrupted("plugin")
     found["handlers are back"] = before == [signal.getsignal(number) for number in SIGNALS]
-    found["in a thread"] = []
-    thread = threading.Thread(target=lambda: found["in a thread"].append(resume("plugin again").status))
-    thread.start()
-    thread.join()
+    found["in a thread"] = in_a_thread("plugin again", 8)
     assert Stopped.__name__ == found["interrupted"][0]
     return found
 

@@ -142,7 +142,7 @@ def test_ctrl_c_commits_a_checkpoint_and_gives_the_handlers_back(found: dict[str
 
 
 def test_a_run_in_another_thread_works_without_handlers(found: dict[str, Any]) -> None:
-    assert found["in a thread"] == ["complete"]
+    assert found["in a thread"] == [["finished", 8], [8]]
 
 
 def test_a_plug_in_that_does_something_else_is_refused_with_the_first_difference(found: dict[str, Any]) -> None:

@@ -137,7 +137,16 @@ def test_a_part_of_the_images_is_spread_over_the_classes(tmp_path: Path) -> None
 
 def test_a_folder_called_train_may_be_a_class(tmp_path: Path) -> None:
     root = make_tree(tmp_path, 20, ["car", "train"])
-    assert folder_source(root).class_names == ("car", "train")
+    expected = {path.read_bytes(): int(path.parent.name == "train") for path in root.rglob("*.*")}
+    found: dict[bytes, int] = {}
+    for split in ("train", "validation"):
+        source = folder_source(root, split)
+        assert source.class_names == ("car", "train")
+        images, labels = everything(source)
+        assert set(labels) == {0, 1}
+        assert not found.keys() & set(images)
+        found |= zip(images, labels, strict=True)
+    assert found == expected
 
 
 def link(target: str, place: str) -> Callable[[Path], object]:

@@ -11,13 +11,16 @@ from pathlib import Path
 
 import pytest
 from conftest import NARROW, Trainer, assert_same_run, checkpoint_names, wait_for_step
+from writing import describe
 
-from trainer.checkpoint import manifest
+from trainer.checkpoint import directory, manifest
 from trainer.config import stored
 from trainer.config.complete import with_leaves
 from trainer.config.compose import compose_run
 from trainer.config.multirun import Job
 from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.lease import Fence
+from trainer.run_directory import CHECKPOINTS, LOCK
 from trainer.signals import StopRequest
 from trainer.sweeps import plan, trial
 
@@ -216,10 +219,25 @@ def test_a_trial_directory_that_leads_elsewhere_is_refused(stored_sweep: Path, t
     assert list((tmp_path / "elsewhere").iterdir()) == []
 
 
+def commit(run_dir: Path, step: int) -> Path:
+    """A checkpoint of one file, which verifies."""
+
+    def fill(place: Path) -> None:
+        (place / "data").write_bytes(b"weights")
+
+    fence = Fence(run_dir / LOCK)
+    return directory.commit(run_dir / CHECKPOINTS, step, fill, lambda *found: describe(step, *found), fence)
+
+
 def test_a_finished_trial_whose_last_checkpoint_is_damaged_is_not_finished(stored_sweep: Path, tmp_path: Path) -> None:
-    (tmp_path / "0").mkdir()
-    (tmp_path / "0" / trial.FINISHED).write_text('{"step": 4, "metric": "accuracy", "best": 0.5}')
-    assert not trial.is_finished(tmp_path, plan.read(stored_sweep).trials[0])
+    run_dir, first = tmp_path / "0", plan.read(stored_sweep).trials[0]
+    run_dir.mkdir()
+    for step in (2, 4):
+        newest = commit(run_dir, step)
+    (run_dir / trial.FINISHED).write_text('{"step": 4, "metric": "accuracy", "best": 0.5}')
+    assert trial.is_finished(tmp_path, first)
+    (newest / "data").write_bytes(b"changed")
+    assert not trial.is_finished(tmp_path, first)
 
 
 REFUSED = {

@@ -7,17 +7,15 @@ whole of metrics.jsonl.
 
 from __future__ import annotations
 
-import fcntl
-import os
 import random
 import shutil
 import signal
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from conftest import NARROW, Trainer, assert_same_run, checkpoint_names, metrics, wait_for_step
+from made_once import made_once
 
 STEPS = 12  # 2.4 epochs
 EVERYTHING = (
@@ -46,25 +44,18 @@ def train_arguments(run_dir: Path, optimizer: str, *more: str) -> tuple[str, ...
 
 
 @pytest.fixture(scope="session")  # not of the module, whose tests would all go to one worker
-def references(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Path]]:
+def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Undisturbed runs, made when first asked for."""
-    base = tmp_path_factory.getbasetemp()
-    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "references"
-    place.mkdir(exist_ok=True)
-    launcher = Trainer(place)
 
     class Made(dict[str, Path]):
         def __missing__(self, optimizer: str) -> Path:
-            run_dir = place / optimizer
-            with (place / f"{optimizer}.lock").open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers share them
-                if not run_dir.exists():
-                    launcher.run(*train_arguments(run_dir, optimizer, f"train.steps={STEPS}"))
-            self[optimizer] = run_dir
-            return run_dir
+            def make(trainer: Trainer) -> None:
+                trainer.run(*train_arguments(trainer.cwd / "run", optimizer, f"train.steps={STEPS}"))
 
-    yield Made()
-    launcher.close()
+            self[optimizer] = made_once(tmp_path_factory, f"reference-{optimizer}", make) / "run"
+            return self[optimizer]
+
+    return Made()
 
 
 @pytest.mark.parametrize(

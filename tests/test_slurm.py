@@ -6,7 +6,6 @@ table of times in docs/cluster.md comes from there.
 
 from __future__ import annotations
 
-import fcntl
 import itertools
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import NARROW, SMOOTH, Trainer, assert_same_run, checkpoint_names
 from elsewhere import build_elsewhere
+from made_once import made_once
 from slurm import Slurm, missing
 from test_workers import assert_one_curve, finish
 from test_workers import start as start_workers
@@ -66,18 +66,11 @@ def cluster(slurm: Slurm) -> Iterator[Slurm]:
 @pytest.fixture(scope="session")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing happens to, made when first asked for."""
-    base = tmp_path_factory.getbasetemp()
-    place = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "undisturbed"
-    place.mkdir(exist_ok=True)
-    with (place / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # parallel test workers share it
-        if not (place / "run").exists():
-            launcher = Trainer(place)
-            try:
-                launcher.run("train", f"run_dir={place / 'run'}", *ARGUMENTS)
-            finally:
-                launcher.close()
-    return place / "run"
+
+    def make(trainer: Trainer) -> None:
+        trainer.run("train", f"run_dir={trainer.cwd / 'run'}", *ARGUMENTS)
+
+    return made_once(tmp_path_factory, "undisturbed", make) / "run"
 
 
 def newest_step(run_dir: Path) -> int:
@@ -273,12 +266,11 @@ def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(cluster: Slurm, undi
 @pytest.fixture(scope="session")
 def undisturbed_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of two processes that nothing happens to."""
-    launcher = Trainer(tmp_path_factory.mktemp("pair"))
-    try:
-        finish(start_workers(launcher, "train", *SHARED, "run_dir=run"))
-    finally:
-        launcher.close()
-    return launcher.cwd / "run"
+
+    def make(trainer: Trainer) -> None:
+        finish(start_workers(trainer, "train", *SHARED, "run_dir=run"))
+
+    return made_once(tmp_path_factory, "undisturbed-pair", make) / "run"
 
 
 def test_a_job_on_two_nodes_is_requeued_and_loses_one_of_them_and_ends_as_if_nothing_had_happened(

@@ -183,10 +183,13 @@ def metrics(run_dir: Path) -> list[dict[str, Any]]:
 def wait_for_step(process: Process, run_dir: Path, step: int) -> None:
     """Return when the run has logged ``step``, or has ended."""
     deadline = time.monotonic() + 240
+    path, read = run_dir / "metrics.jsonl", 0
     while process.running and time.monotonic() < deadline:
-        path = run_dir / "metrics.jsonl"
-        if path.exists() and any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
-            return
+        size = path.stat().st_size if path.exists() else 0
+        if size != read:  # or reading the same again and again would take the time from the run
+            read = size
+            if any(json.loads(line)["step"] >= step for line in path.read_text().splitlines(True)[:-1]):
+                return
         time.sleep(0.01)
 
 

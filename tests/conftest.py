@@ -151,17 +151,17 @@ def trainer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Trainer]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let one worker run the tests that share a fixture of their module, so that it is made once; and begin with what
-    takes long, so that no worker is left alone with it at the end.
-
-    First Slurm, in one worker: its tests wait for most of their time, and another worker computes meanwhile. Then the
-    tests that start trainers.
+    """Begin with what takes long, so that no worker is left alone with it at the end: with Slurm, whose tests wait for
+    most of their time, then with the tests that start trainers.
     """
     items.sort(key=lambda item: ("slurm" not in item.keywords, "trainer" not in item.fixturenames))  # type: ignore[attr-defined]
-    for item in items:
-        definitions = item._fixtureinfo.name2fixturedefs.values()  # type: ignore[attr-defined]
-        if "slurm" in item.keywords or any(each[-1].scope == "module" for each in definitions if each):
-            item.add_marker(pytest.mark.xdist_group(item.path.stem))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    from scheduling import Scheduling
+
+    return Scheduling(config, log)
 
 
 def pytest_sessionfinish() -> None:

@@ -39,6 +39,7 @@ INSTALLED = (
 )
 HEADER = struct.Struct("!I")
 STREAMS = 3
+STARTED_WITH = dict(os.environ)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,8 +130,9 @@ def enter(request: Request, streams: list[int], tell: int) -> None:
         for place, descriptor in enumerate(streams):
             os.dup2(descriptor, place)
             os.close(descriptor)
+        set_by_imports = {name: os.environ[name] for name in os.environ.keys() - STARTED_WITH.keys()}
         os.environ.clear()
-        os.environ.update(request.environment)
+        os.environ.update(set_by_imports | request.environment)
     except OSError as error:
         os.write(tell, json.dumps({"errno": error.errno, "message": str(error)}).encode())
         os._exit(1)

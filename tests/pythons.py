@@ -26,9 +26,29 @@ from typing import Any
 import fork_server
 
 READ_LATER = {"XDG_CACHE_HOME", "PYTEST_CURRENT_TEST", "TF_CONFIG"}
-ENVIRONMENT = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}  # before any test
+# what TensorFlow, Keras, h5py and Hydra set in the process that imports them: a user's shell has none of it
+SET_BY_IMPORTS = {
+    "ENABLE_RUNTIME_UPTIME_TELEMETRY",
+    "HDF5_PLUGIN_PATH",
+    "HYDRA_FULL_ERROR",
+    "KMP_DUPLICATE_LIB_OK",
+    "KMP_INIT_AT_FORK",
+    "TF2_BEHAVIOR",
+    "TPU_ML_PLATFORM",
+    "TPU_ML_PLATFORM_VERSION",
+}
 QUIET = {"TF_CPP_MIN_LOG_LEVEL": "2"}  # as trainer sets it before it imports TensorFlow
 SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def without_tensorflow(environment: Mapping[str, str]) -> dict[str, str]:
+    """A user's environment: without the settings of TensorFlow, and without what imports have set in this process."""
+    return {
+        name: value for name, value in environment.items() if not name.startswith("TF_") and name not in SET_BY_IMPORTS
+    }
+
+
+ENVIRONMENT = without_tensorflow(os.environ)  # before any test
 
 
 class Server:
@@ -106,10 +126,6 @@ def server() -> Server:
 def close() -> None:
     while _started:
         _started.pop().close()
-
-
-def without_tensorflow(environment: Mapping[str, str]) -> dict[str, str]:
-    return {name: value for name, value in environment.items() if not name.startswith("TF_")}
 
 
 def may_be_forked(cwd: Path, environment: Mapping[str, str]) -> bool:

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 import pytest
 from api_program import PLUGIN, RUN
+from documents import PLUGINS, TRAINER
 from processes import SECONDS_ALLOWED, Process, wait_for_step
-from test_documents import PLUGINS, TRAINER
 
 TESTS = Path(__file__).parent
 VERSIONED = "trainer_example-1.0.dist-info"

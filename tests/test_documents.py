@@ -6,56 +6,26 @@ from __future__ import annotations
 import importlib
 import os
 import re
-import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documents import DOCUMENTS, PLUGINS, ROOT, TRAINER, blocks, commands
 
 from trainer.__main__ import COMMANDS
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema import Invocation
 
-ROOT = Path(__file__).resolve().parent.parent
-DOCUMENTS = sorted(
-    [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/*.md")]
-)
 README = ROOT / "README.md"
 TUTORIAL = ROOT / "docs" / "tutorial.md"
-BEFORE = r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ |exec |sbatch .*)*(?:\.venv/bin/)?"
-COMMAND = re.compile(BEFORE + r"(python -m trainer|scripts/slurm/train\.sbatch|scripts/\w+)\b(.*)$")
-
 LONGEST_SENTENCE = 30  # words
 LONGEST_README = 200  # lines
 PEERS = "## Peers"  # the section of design.md that names files of other projects
 
 
-def blocks(document: Path) -> list[str]:
-    return re.findall(r"^```\w*\n(.*?)^```", document.read_text(), re.MULTILINE | re.DOTALL)
-
-
-def commands() -> Iterator[tuple[str, list[str]]]:
-    """``(document, words)`` of every command line in a block, with the values of variables that the document sets."""
-    for document in DOCUMENTS:
-        variables = re.findall(r'^(?:\$ )?([A-Z]+)="(.*)"$', document.read_text(), re.MULTILINE)
-        for block in blocks(document):
-            text = block.replace("\\\n", " ")
-            for name, value in variables:
-                text = text.replace(f"${name}", value)
-            for line in text.splitlines():
-                found = COMMAND.match(line)
-                if found is None:
-                    continue
-                words = shlex.split(f"{found[1]} {found[2]}", comments=True)
-                end = next((index for index, word in enumerate(words) if word in ("&", "|", ">", "&&")), len(words))
-                yield document.name, [word for word in words[:end] if "…" not in word]
-
-
-TRAINER = [(name, words[3:]) for name, words in commands() if words[0] == "python"]
-PLUGINS = "plugins.md"  # its commands want a plug-in, see tests/test_api.py
 SCRIPTS = [(name, words) for name, words in commands() if words[0] != "python"]
 
 
@@ -140,6 +110,8 @@ def test_the_readme_is_short() -> None:
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_every_path_that_a_document_names_exists(document: Path) -> None:
+    if document.name == "extending.md":
+        return  # its paths are those of new files: tests/test_extending.py makes them in a copy of the tree
     missing = []
     for path in sorted(set(paths(document))):
         there = ROOT.glob(path) if "*" in path else [ROOT / path] * (ROOT / path).exists()

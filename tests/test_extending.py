@@ -11,8 +11,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from imports import offences
 from processes import SECONDS_ALLOWED
-from test_architecture import offences
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = ROOT / "docs" / "extending.md"

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from test_architecture import named_by
-from test_documents import blocks
+from documents import blocks
+from imports import named_by
 
 from trainer import plugins
 from trainer.config.plugins import GROUPS

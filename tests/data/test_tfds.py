@@ -5,16 +5,12 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from image_data import composed, everything
-from prepared_data import CLASSES, encoded, prepare
+from image_data import everything
+from prepared_data import CLASSES, encoded, prepare, tfds_source
 
-from trainer.config.arguments import parse_arguments
-from trainer.config.override import override
-from trainer.data.sources.source import Source, open_source
 from trainer.errors import BadRecord, UsageError
 
 
@@ -23,11 +19,6 @@ def data_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     place = tmp_path_factory.mktemp("tfds")
     prepare(place)
     return place
-
-
-def tfds_source(data_dir: Path, split: Any = "train", *overrides: str) -> Source:
-    values = {"data.root": str(data_dir), "data.validation_split": "test", **parse_arguments(overrides)}
-    return open_source(override(composed("data=tfds", "data.dataset=tiny_pets"), values).data, split)
 
 
 def test_prepared_images_come_as_they_are_encoded_and_classes_from_the_label_feature(data_dir: Path) -> None:

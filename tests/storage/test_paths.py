@@ -188,8 +188,7 @@ def test_data_and_history_lie_below_any_path(name: str, tmp_path: Path) -> None:
 
 
 def test_a_prepared_data_set_is_found_below_brackets(tmp_path: Path) -> None:
-    from prepared_data import prepare
-    from test_tfds import tfds_source
+    from prepared_data import prepare, tfds_source
 
     prepare(tmp_path / "plain")
     shutil.copytree(tmp_path / "plain", tmp_path / "data [1]*")

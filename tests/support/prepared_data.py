@@ -6,7 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
-from image_data import jpeg, png
+from image_data import composed, jpeg, png
+
+from trainer.config.arguments import parse_arguments
+from trainer.config.override import override
+from trainer.data.sources.source import Source, open_source
 
 CLASSES = ("cat", "dog", "ox")
 
@@ -45,3 +49,8 @@ def prepare(data_dir: Path, file_format: str = "array_record") -> Path:
     builder = TinyPets(data_dir=str(data_dir), file_format=file_format)
     builder.download_and_prepare()
     return Path(builder.data_dir)
+
+
+def tfds_source(data_dir: Path, split: Any = "train", *overrides: str) -> Source:
+    values = {"data.root": str(data_dir), "data.validation_split": "test", **parse_arguments(overrides)}
+    return open_source(override(composed("data=tfds", "data.dataset=tiny_pets"), values).data, split)

@@ -33,6 +33,9 @@ from trainer.data.sources.source import open_source
 from trainer.distributed.replicas import replicas_for
 from trainer.distributed.stop_vote import StopAgreement
 from trainer.monitoring.tensorboard import TensorBoard
+from trainer.monitoring.views import Views
+from trainer.run_directory.history import History
+from trainer.run_directory.metrics import VALIDATION
 from trainer.runtime import execution
 from trainer.runtime.signals import StopRequest
 from trainer.training.interfaces import Run
@@ -182,9 +185,15 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
             committed_step=None,
             history=history,
             terminal=terminal,
-            views=TensorBoard(run_dir, history.events, config, state, open_source(config.data, "validation"), [start]),
+            views=_views(run_dir, history, config, state, start),
             stop=StopAgreement(StopRequest(), state.replicas),
         )
+
+
+def _views(run_dir: Path, history: History, config: Config, state: TrainingState, start: Start) -> Views:
+    validation, events = open_source(config.data, "validation"), history.events
+    tensorboard = TensorBoard(run_dir, events, config, state, validation, [start])
+    return Views(run_dir, validation, events[VALIDATION], tensorboard)
 
 
 def _bare(turns: Turns, *, jit_compile: bool) -> None:

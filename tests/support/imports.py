@@ -19,7 +19,7 @@ TABLE = {
     "storage": (),
     "config": ("storage",),
     "runtime": ("config",),
-    "checkpoint": ("storage", "runtime"),
+    "checkpoint": ("config", "storage", "runtime"),
     "distributed": ("config", "storage", "runtime"),
     "run_directory": ("checkpoint", "config", "storage"),
     "data": ("config", "runtime", "storage"),

@@ -1,4 +1,4 @@
 """Checkpoints: tensors in files, the commit protocol, the manifest, retention and verification.
 
-May import: storage, runtime.
+May import: config, storage, runtime.
 """

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from trainer.checkpoint.directory import committed, manifest_of, remove
 from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.config.metrics import rank
 from trainer.storage.unreadable import Unreadable
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
@@ -43,7 +44,7 @@ def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, 
         result = manifest.validation or validations.get(manifest.step)
         if result is not None:
             values[path] = result[metric]
-    return sorted(values, key=lambda path: values[path] if metric == "loss" else -values[path])
+    return sorted(values, key=lambda path: rank(values[path], metric))
 
 
 def described(

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
-from trainer.config import plugins
+from trainer.config import plugins, registry
 from trainer.config.schema import Config
 from trainer.data.images.decoding import EncodedImage, encoded_image
 from trainer.data.images.draw import Draw
@@ -62,7 +62,13 @@ def _file(name: str) -> str:
     """Where to look for a transform of that name."""
     if name in FILES:
         return FILES[name]
-    return TRANSFORMS_FILE if name in TRANSFORMS else plugins.title(plugins.TRANSFORMS, name)
+    if name in TRANSFORMS:
+        return TRANSFORMS_FILE
+    keys = registry.keys_of(plugins.TRANSFORMS, name) if name in registry.own_names(plugins.TRANSFORMS) else None
+    if keys is not None:
+        module = registry.builder_place(keys).partition(":")[0]
+        return f"{module.replace('.', '/')}.py"
+    return plugins.title(plugins.TRANSFORMS, name)
 
 
 def _summary(image: tf.Tensor) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import tensorflow as tf
 from PIL import Image
 
@@ -21,15 +20,13 @@ from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.batch import Batch
 from trainer.data.images.mixing import mixed
 from trainer.data.sources.source import Source
-from trainer.errors import UsageError
 from trainer.models.registry import output_names
 from trainer.monitoring import pictures
 from trainer.monitoring.confusion import Confusion
-from trainer.run_directory import validation_predictions
 from trainer.run_directory.events import Events
 from trainer.run_directory.layout import TENSORBOARD
 from trainer.run_directory.metrics import TRAIN, VALIDATION
-from trainer.run_directory.validation_predictions import Mistake
+from trainer.run_directory.validation_predictions import Mistake, Predictions
 from trainer.training.state import TrainingState
 
 INPUTS_SHOWN = 8
@@ -89,29 +86,17 @@ class TensorBoard:
             weights = {f"weights/{name}": variable for name, variable in self._state.trainable.items()}
             self._events[TRAIN].histograms(step, weights)
 
-    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
-        """Show what the validation at ``step`` predicted: for every batch float32 ``[B, 5]``, see
-        ``trainer.training.step.make_evaluation_step``. ``keep`` are the steps whose predictions are kept in the run
-        directory.
-        """
-        found = validation_predictions.summarize(step, np.concatenate([batch.numpy() for batch in examples]))
-        images = [self._picture(mistake) for mistake in found.mistakes]
-        found = validation_predictions.with_pictures(
-            found, [None if image is None else pictures.as_png(image) for image in images]
-        )
-        try:
-            validation_predictions.write(self._run_dir, found, keep)
-        except OSError as error:  # as with the event files: a view is lost, and nothing that training needs
-            self._events[VALIDATION].failure = error
+    def validated(self, found: Predictions, images: Sequence[Image.Image | None]) -> None:
+        """Show what a validation predicted; ``images`` are those of its mistakes, None for one that cannot be shown."""
         names = self._class_names
         if len(names) <= pictures.LARGEST_MATRIX:
             matrix = pictures.confusion_matrix(Confusion.of_entries(found.confusions), names)
-            self._events[VALIDATION].image(step, "confusion", matrix)
+            self._events[VALIDATION].image(found.step, "confusion", matrix)
         shown = [
             (image, _caption(mistake, names)) for image, mistake in zip(images, found.mistakes, strict=True) if image
         ]
         if shown:
-            self._events[VALIDATION].image(step, "mistakes", pictures.sheet(*zip(*shown, strict=True)))
+            self._events[VALIDATION].image(found.step, "mistakes", pictures.sheet(*zip(*shown, strict=True)))
 
     def graph(self, graph: Callable[[], tf.Graph]) -> None:
         """Show the network as it is evaluated."""
@@ -143,14 +128,6 @@ class TensorBoard:
             partners = zip(captions, few["label_weight"].numpy(), few["partner_label"].numpy(), strict=True)
             captions = [f"{own} {share:.2f}, {names[other]}" for own, share, other in partners]
         self._events[TRAIN].image(step, "inputs", pictures.sheet(images, captions))
-
-    def _picture(self, mistake: Mistake) -> Image.Image | None:
-        """The image as it is stored; None where it is none that Pillow reads, or can no longer be read."""
-        try:
-            (encoded,), _ = self._validation.read(np.array([mistake.example]))
-        except UsageError:
-            return None
-        return pictures.thumbnail(encoded)
 
 
 def _caption(mistake: Mistake, names: Sequence[str]) -> str:

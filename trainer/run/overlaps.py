@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 
 from trainer.checkpoint.manifest import CHECKPOINTS
+from trainer.config.parse import leaves
 from trainer.config.schema import Config
-from trainer.config.schema.sources import ImageFolderConfig, TFDSConfig, TFRecordConfig
+from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.sources.image_folder import TRAIN_FOLDER, VALIDATION_FOLDERS
 from trainer.errors import UsageError
 from trainer.run_directory import occupancy, places
@@ -40,16 +41,16 @@ def refuse_for_new(run_dir: Path, config: Config) -> None:
     local = _local_mirror(config)
     if local is not None:
         places.refuse_nested(local, f"checkpoint.mirror={config.checkpoint.mirror}")
-    if not isinstance(config.data, ImageFolderConfig | TFRecordConfig | TFDSConfig):
-        return
-    root = Path(config.data.root)
-    if places.within(root, run_dir):
-        raise UsageError(
-            f"data.root={root} lies in {given}: a run directory holds the run alone\n"
-            "choose a run_dir beside the data, or move the data"
-        )
+    for key, value, facts in leaves(config):
+        if not facts.path or not key.startswith("data.") or not isinstance(value, str):
+            continue
+        if places.within(Path(value), run_dir):
+            raise UsageError(
+                f"{key}={value} lies in {given}: a run directory holds the run alone\n"
+                "choose a run_dir beside the data, or move the data"
+            )
     if isinstance(config.data, ImageFolderConfig):
-        _refuse_in_classes(run_dir, given, root)
+        _refuse_in_classes(run_dir, given, Path(config.data.root))
 
 
 def refuse_mirror(run_dir: Path, config: Config) -> None:

@@ -78,7 +78,7 @@ class _Display:
 
 
 class _Views:
-    """In the place of a TensorBoard."""
+    """In the place of the views."""
 
     def before(self, step: int, batch: Batch) -> None:
         pass

@@ -15,11 +15,13 @@ from trainer.distributed.membership import Process
 from trainer.errors import TrainerError, warn
 from trainer.monitoring.tensorboard import TensorBoard
 from trainer.monitoring.terminal import Terminal
+from trainer.monitoring.views import Views
 from trainer.run.checkpointer import Checkpointer, Contents, Store
 from trainer.run.preparation import Prepared
 from trainer.run.summary import opening, summarize
 from trainer.run_directory import layout, validation_predictions
 from trainer.run_directory.history import History, keep_readable
+from trainer.run_directory.metrics import VALIDATION
 from trainer.run_directory.mirror import Mirror
 from trainer.run_directory.mirror_place import Place
 from trainer.storage import holding
@@ -33,7 +35,7 @@ class Outputs:
     checkpointer: Checkpointer
     history: History
     terminal: Terminal
-    views: TensorBoard
+    views: Views
     committed_step: int | None
 
 
@@ -62,7 +64,9 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
             terminal.line(line)
         run.start.make_way(checkpoints, terminal)
         validation_predictions.forget_later(place, step)
-        views = TensorBoard(place, history.events, run.config, run.assembly.state, run.data.validation, run.lineage)
+        validation, events = run.data.validation, history.events
+        tensorboard = TensorBoard(place, events, run.config, run.assembly.state, validation, run.lineage)
+        views = Views(place, validation, events[VALIDATION], tensorboard)
         checkpointer = _checkpointer(checkpoints, run, mirror, history, terminal, process)
         # one that was taken from elsewhere is not in this directory yet
         committed_step = step if (checkpoints / directory.name_of(step)).is_dir() else None

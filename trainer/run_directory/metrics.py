@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.config.metrics import rank
 from trainer.run_directory.layout import METRICS
 from trainer.storage.documents import parse_json, shown
 from trainer.storage.guarded import open_regular
@@ -132,5 +133,4 @@ def last_training(run_dir: Path) -> dict[str, Any] | None:
 
 def best_step(validations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
     """The step with the best validation by ``metric``; of equals, the earliest."""
-    sign = 1.0 if metric == "loss" else -1.0
-    return min(validations, key=lambda step: (sign * validations[step][metric], step), default=None)
+    return min(validations, key=lambda step: (rank(validations[step][metric], metric), step), default=None)

@@ -45,7 +45,7 @@ class Display(Protocol):
 
 
 class Views(Protocol):
-    """See TensorBoard."""
+    """See trainer.monitoring.views."""
 
     def before(self, step: int, batch: Batch) -> None: ...
     def after(self, step: int) -> None: ...

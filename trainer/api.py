@@ -134,10 +134,10 @@ def evaluate(
     """
     with _without_leftovers():
         with quiet_startup():
-            from trainer.inference.evaluate import Request, assess
+            from trainer.inference.evaluate import Request, evaluate_checkpoint
 
         place = Path(run_dir).absolute()
-        return assess(Request(place, os.fspath(checkpoint), overrides, split, weights, flip, allow)).report
+        return evaluate_checkpoint(Request(place, os.fspath(checkpoint), overrides, split, weights, flip, allow)).report
 
 
 def load(

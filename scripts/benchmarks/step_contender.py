@@ -31,7 +31,7 @@ from trainer.config.schema import Config
 from trainer.data.batch import Batch
 from trainer.data.sources.source import open_source
 from trainer.distributed.replicas import replicas_for
-from trainer.distributed.stop_vote import StopAgreement
+from trainer.distributed.stop_vote import StopVote
 from trainer.monitoring.tensorboard import TensorBoard
 from trainer.monitoring.views import Views
 from trainer.run_directory.history import History
@@ -186,7 +186,7 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
             history=history,
             terminal=terminal,
             views=_views(run_dir, history, config, state, start),
-            stop=StopAgreement(StopRequest(), state.replicas),
+            stop=StopVote(StopRequest(), state.replicas),
         )
 
 

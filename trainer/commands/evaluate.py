@@ -22,7 +22,7 @@ from trainer.errors import RestoreRefused
 from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
-    from trainer.inference.evaluate import Assessment
+    from trainer.inference.evaluate import Evaluation
 
 FORMATS = ("table", "json")
 SHOWN_CLASSES = 12
@@ -56,14 +56,14 @@ def main(arguments: Sequence[str]) -> int:
     allow = take_list(values, "allow")
     refuse_rest(values, (*TAKEN, "data.…", "evaluation.batch_size"), "evaluate")
     with importing_tensorflow():
-        from trainer.inference.evaluate import Request, assess  # imports TensorFlow, which is slow
+        from trainer.inference.evaluate import Request, evaluate_checkpoint  # imports TensorFlow, which is slow
 
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
-    assessment = read_newest(lambda: assess(request), run_dir)
+    evaluation = read_newest(lambda: evaluate_checkpoint(request), run_dir)
     if form == "json":
-        print(json.dumps(_facts(assessment, split, flip=flip), indent=2, ensure_ascii=False))
+        print(json.dumps(_facts(evaluation, split, flip=flip), indent=2, ensure_ascii=False))
     else:
-        _print(assessment, split)
+        _print(evaluation, split)
     return 0
 
 
@@ -72,34 +72,34 @@ def _is_override(argument: str) -> bool:
     return key in ("data", "evaluation.batch_size") or key.startswith("data.")
 
 
-def _facts(assessment: Assessment, split: Split, *, flip: bool) -> dict[str, Any]:
-    restored, report = assessment.restored, assessment.report
+def _facts(evaluation: Evaluation, split: Split, *, flip: bool) -> dict[str, Any]:
+    restored, report = evaluation.restored, evaluation.report
     classes = zip(report.class_names, report.class_examples.tolist(), report.class_accuracy, strict=True)
     return {
         "checkpoint": str(restored.path),
         "checkpoint_digest": restored.digest,
         "step": restored.manifest.step,
-        "data": assessment.config.data.name,
+        "data": evaluation.config.data.name,
         "split": split,
-        "weights": assessment.weights,
+        "weights": evaluation.weights,
         "flip": flip,
-        "batch_size": assessment.config.evaluation.batch_size,
+        "batch_size": evaluation.config.evaluation.batch_size,
         "examples": report.examples,
         "loss": report.loss,
         "accuracy": report.accuracy,
         "top_5_accuracy": report.top_5_accuracy,
         "expected_calibration_error": report.expected_calibration_error,
-        "recorded": assessment.recorded,
+        "recorded": evaluation.recorded,
         "classes": [{"name": name, "examples": count, "accuracy": accuracy} for name, count, accuracy in classes],
         "confusion": report.confusion.tolist(),
     }
 
 
-def _print(assessment: Assessment, split: Split) -> None:
-    restored, report, recorded = assessment.restored, assessment.report, assessment.recorded
+def _print(evaluation: Evaluation, split: Split) -> None:
+    restored, report, recorded = evaluation.restored, evaluation.report, evaluation.recorded
     lines = {
-        "checkpoint": f"{restored.path} ({assessment.weights} weights)",
-        "data": f"{assessment.config.data.name} {split}: {report.examples} examples",
+        "checkpoint": f"{restored.path} ({evaluation.weights} weights)",
+        "data": f"{evaluation.config.data.name} {split}: {report.examples} examples",
         "loss": f"{report.loss:.4f}{_beside(recorded, 'loss')}",
         "accuracy": f"{report.accuracy:.4f}{_beside(recorded, 'accuracy')}",
         "top 5": f"{report.top_5_accuracy:.4f}",
@@ -108,10 +108,10 @@ def _print(assessment: Assessment, split: Split) -> None:
     for name, text in lines.items():
         print(f"{name:<12}{text}")
     console = Console(highlight=False)
-    console.print(_class_table(assessment))
+    console.print(_class_table(evaluation))
     confusions = report.confusions()
     if len(report.class_names) <= SHOWN_CLASSES:
-        console.print(_confusion_table(assessment))
+        console.print(_confusion_table(evaluation))
     elif confusions:
         print("most frequent confusions")
         for count, true, predicted in confusions[:SHOWN_CONFUSIONS]:
@@ -122,9 +122,9 @@ def _beside(recorded: dict[str, float] | None, name: str) -> str:
     return "" if recorded is None else f"   recorded in training: {recorded[name]:.4f}"
 
 
-def _class_table(assessment: Assessment) -> Table:
+def _class_table(evaluation: Evaluation) -> Table:
     """Accuracy by class; of many classes, those that do worst."""
-    report = assessment.report
+    report = evaluation.report
     rows = list(zip(report.class_names, report.class_examples.tolist(), report.class_accuracy, strict=True))
     title = "accuracy by class"
     if len(rows) > SHOWN_CLASSES:
@@ -139,8 +139,8 @@ def _class_table(assessment: Assessment) -> Table:
     return table
 
 
-def _confusion_table(assessment: Assessment) -> Table:
-    report = assessment.report
+def _confusion_table(evaluation: Evaluation) -> Table:
+    report = evaluation.report
     table = Table("true class", title="true and predicted class", title_justify="left", box=SIMPLE_HEAD)
     for index in range(len(report.class_names)):
         table.add_column(str(index), justify="right")

@@ -19,7 +19,7 @@ class WithoutData:
     reason: str
 
 
-class StopAgreement:
+class StopVote:
     """Every process asks equally often, at the same places."""
 
     def __init__(self, stop: StopRequest, replicas: Replicas) -> None:

@@ -38,7 +38,7 @@ class Request:
 
 
 @dataclasses.dataclass(frozen=True)
-class Assessment:
+class Evaluation:
     """``config`` is the stored configuration with the overrides; ``recorded`` what the checkpoint's manifest says of
     the same evaluation, None where it was another one or none.
     """
@@ -50,7 +50,7 @@ class Assessment:
     recorded: dict[str, float] | None
 
 
-def assess(request: Request) -> Assessment:
+def evaluate_checkpoint(request: Request) -> Evaluation:
     """Evaluate a checkpoint over a whole split.
 
     Raises:
@@ -74,7 +74,7 @@ def assess(request: Request) -> Assessment:
         and weights == restored.config.evaluation.weights
         and config.data == restored.config.data
     )
-    return Assessment(restored, config, weights, report, restored.manifest.validation if same else None)
+    return Evaluation(restored, config, weights, report, restored.manifest.validation if same else None)
 
 
 def _check_classes(restored: Restored, class_names: tuple[str, ...]) -> None:

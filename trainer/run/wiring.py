@@ -9,7 +9,7 @@ from trainer.config.schema import Config
 from trainer.data.batches import Part, evaluation_batches, training_batches
 from trainer.data.opened import Sources
 from trainer.distributed.peers import Message
-from trainer.distributed.stop_vote import StopAgreement
+from trainer.distributed.stop_vote import StopVote
 from trainer.runtime.signals import StopRequest
 from trainer.training.interfaces import Display, Records, Run, Saves, Views
 from trainer.training.state import TrainingState, flatten
@@ -67,5 +67,5 @@ def wire(
         history=history,
         terminal=terminal,
         views=views,
-        stop=StopAgreement(stop, replicas),
+        stop=StopVote(stop, replicas),
     )

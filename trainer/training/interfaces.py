@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from trainer.config.schema import Config
 from trainer.data.batch import Batch
-from trainer.distributed.stop_vote import StopAgreement
+from trainer.distributed.stop_vote import StopVote
 from trainer.run_directory.metrics import Record
 from trainer.training.state import TrainingState
 
@@ -68,7 +68,7 @@ class Run:
     history: Records
     terminal: Display
     views: Views
-    stop: StopAgreement
+    stop: StopVote
 
     def epoch(self, examples: int) -> float:
         return examples / self.examples_per_epoch

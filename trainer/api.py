@@ -26,7 +26,7 @@ from trainer.config.schema.training import WeightsName
 from trainer.errors import TrainerError, UsageError
 from trainer.inference.classification_report import ClassificationReport
 from trainer.run_directory.mirror import is_url
-from trainer.runtime.quiet import quiet_startup
+from trainer.runtime.importing import importing_quietly
 from trainer.runtime.signals import StopRequest
 
 if TYPE_CHECKING:
@@ -133,7 +133,7 @@ def evaluate(
         RestoreRefused: program and checkpoint do not match, or the data has another list of classes.
     """
     with _without_leftovers():
-        with quiet_startup():
+        with importing_quietly():
             from trainer.inference.evaluate import Request, evaluate_checkpoint
 
         place = Path(run_dir).absolute()
@@ -159,7 +159,7 @@ def load(
             ``allow=["behaviour", "step"]`` accepts the latter two.
     """
     with _without_leftovers():
-        with quiet_startup():
+        with importing_quietly():
             from trainer.inference.predictor import predictor
 
         return predictor(Path(run_dir).absolute(), os.fspath(checkpoint), weights, allow)
@@ -173,7 +173,7 @@ def _running(strategy: str) -> Iterator[StopRequest]:
         UsageError: this is one of several processes that were started to share a run.
     """
     with _without_leftovers():
-        with quiet_startup():
+        with importing_quietly():
             from trainer.distributed.membership import cluster_of
 
         if cluster_of(strategy, os.environ) is not None:

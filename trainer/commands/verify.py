@@ -188,6 +188,16 @@ def _replicas(checkpoint: Path) -> str | None:
     return versions["replicas"] if "replicas" in versions else None
 
 
+def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="trainer-replay-")
+    except OSError as error:
+        raise UsageError(
+            f"a replay trains in the temporary directory {tempfile.gettempdir()}, which cannot be written: "
+            f"{error.strerror}\nname another one: TMPDIR=DIRECTORY python -m trainer verify …"
+        ) from error
+
+
 def _replay(leg: Leg) -> None:
     """Train the stretch again.
 
@@ -199,7 +209,7 @@ def _replay(leg: Leg) -> None:
         from trainer.checkpoint.differences import differing_tensors
         from trainer.run import session  # imports TensorFlow, which is slow
 
-    with tempfile.TemporaryDirectory(prefix="trainer-replay-") as place, reading(leg.start), reading(leg.end):
+    with _temporary_directory() as place, reading(leg.start), reading(leg.end):
         with contextlib.redirect_stdout(io.StringIO()):  # what a run says of a directory that is about to vanish
             made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
         differences = differing_tensors(leg.end, made)

@@ -7,11 +7,20 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from trainer.runtime import temporary
 from trainer.runtime.quiet import quiet_startup
 
 # What TensorFlow and Keras import where they find it, for functions that this program does not call: converters of
 # TensorFlow Lite, wrappers of scikit-learn, plots of models. That can take as long as TensorFlow itself.
 UNUSED = ("jax", "sklearn", "matplotlib")
+
+
+@contextmanager
+def importing_quietly() -> Iterator[None]:
+    """For an import of TensorFlow in a program that is not this one's: what belongs to the process stays as it is."""
+    temporary.settle()
+    with quiet_startup():
+        yield
 
 
 @contextmanager
@@ -25,7 +34,7 @@ def importing_tensorflow() -> Iterator[None]:
     collecting = gc.isenabled()
     gc.disable()
     try:
-        with quiet_startup():
+        with importing_quietly():
             yield
     finally:
         for name in absent:

@@ -15,6 +15,7 @@ import tensorflow as tf
 from trainer.config.schema.training import RuntimeConfig
 from trainer.errors import UsageError
 from trainer.runtime.devices import physical_gpus
+from trainer.runtime.user_cache import user_cache
 
 # What TensorFlow takes once in a process, before its first operation: the keys, and the values that are in force.
 ONCE = ("threads", "virtual_devices", "deterministic", "xla")
@@ -129,11 +130,14 @@ def _keep_compiled() -> None:
     text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
     features = [line for line in text.splitlines() if line.startswith(("flags", "Features", "model name"))][:2]
     machine = hashlib.sha256("\n".join([tf.__version__, platform.machine(), *features]).encode()).hexdigest()[:16]
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trainer" / "xla" / machine
+    cache = user_cache()
+    if cache is None:
+        return  # without a cache everything is compiled again, and nothing else changes
+    directory = cache / "xla" / machine
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError:
-        return  # without a cache everything is compiled again, and nothing else changes
+        return
     os.environ["TF_XLA_FLAGS"] = f"{flags} --tf_xla_persistent_cache_directory={directory}".strip()
 
 

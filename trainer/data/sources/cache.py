@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from trainer.runtime.user_cache import user_cache
+
 Arrays = Mapping[str, npt.NDArray[np.int64]]
 
 VERSION = 2
@@ -37,17 +39,18 @@ def load_or_make(
             return stored
     made = make()
     if not any(_store(place, key, made) for place in places):
-        print(f"the {kind} of {root} could not be kept and will be made again: neither of these can be written:")
+        print(f"the {kind} of {root} could not be kept and will be made again: nothing can be written to")
         print("".join(f"  {place.parent}\n" for place in places), end="")
     return made
 
 
-def cache_files(root: Path, kind: str, files: Sequence[Path], settings: Sequence[str]) -> tuple[Path, Path]:
-    """Where a cache may lie: beside the files, and in the user's cache directory (XDG Base Directory)."""
+def cache_files(root: Path, kind: str, files: Sequence[Path], settings: Sequence[str]) -> list[Path]:
+    """Where a cache may lie: beside the files, and in the user's cache directory if there is one."""
     names = [*(os.path.relpath(file, root) for file in files), *settings]
-    directory = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "trainer"
     beside, elsewhere = _digest(names), _digest([str(root.resolve()), *names])
-    return root / f".trainer-{kind}-{beside}.npz", directory / f"{kind}-{elsewhere}.npz"
+    cache = user_cache()
+    there = [] if cache is None else [cache / f"{kind}-{elsewhere}.npz"]
+    return [root / f".trainer-{kind}-{beside}.npz", *there]
 
 
 def _digest(names: Sequence[str]) -> str:

@@ -1,4 +1,4 @@
-"""What to do about a run directory that is no longer where its name says: words for the end of the run."""
+"""Messages for the end of a run whose directory is no longer where its name says: what to do about it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainer.storage.holding import Held
 
 
 def way_on(held: Held, lost: Held, committed: int | None, step: int, failure: str | None) -> str:
-    """What became of the run that was at ``step``, and the commands that go on with it.
+    """What was saved of the run at ``step``, and the commands that continue it.
 
-    ``held`` is the run directory and ``lost`` what is not in its place, the directory itself or one inside it;
-    ``committed`` is the step of the newest checkpoint and ``failure`` why the current step has none.
+    ``held`` is the run directory. ``lost`` is the directory that is not in its place: the run directory itself or one
+    inside it. ``committed`` is the step of the newest checkpoint. ``failure`` says why the current step has none.
     """
     place = lost.whereabouts()
     newest = "no checkpoint was committed" if committed is None else f"{directory.name_of(committed)} is committed"
@@ -39,7 +39,7 @@ def way_on(held: Held, lost: Held, committed: int | None, step: int, failure: st
 
 
 def _missing(committed: int | None, step: int, failure: str | None) -> str:
-    """Which steps are lost, if any are."""
+    """The steps that are lost; empty when none are."""
     first = (committed or 0) + 1
     if step < first:
         return ""

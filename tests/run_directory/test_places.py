@@ -710,7 +710,7 @@ def test_a_requeued_command_begins_refuses_to_lose_a_history_and_begins_again_wh
     assert kept == {name: data for name, data in before.items() if name != layout.LOCK}
     assert commit_mark.read(run_dir) is True
     assert run(command) == UsageError.exit_status
-    assert "on_existing=restart keeps that run aside" in capsys.readouterr().err
+    assert "on_existing=restart moves that run aside" in capsys.readouterr().err
 
 
 def test_what_cannot_begin_moves_nothing_away(

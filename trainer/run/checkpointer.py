@@ -273,7 +273,7 @@ class Checkpointer:
         """Text for a run that ends with everything committed and can continue once the user has acted."""
         held = holding.of(self._run_dir)
         run_dir = self._run_dir if held is None else held.name  # the command has the user's name for it
-        return f"{self._last()}\nthen go on with: {resume_command(run_dir)}"
+        return f"{self._last()}\nthen continue with: {resume_command(run_dir)}"
 
     def _last(self) -> str:
         return f"the last good checkpoint is {self._last_good or 'none'}"

@@ -25,17 +25,17 @@ def way_on(held: Held, lost: Held, committed: int | None, step: int, failure: st
         what = "; ".join(part for part in (last, missing) if part) or "nothing was committed in it"
         back = "" if lost is held else f"put {lost.name} back first, and "
         where = Path("DIR") if lost is held else held.name
-        return f"{what}\nwith a copy of it, in a mirror or elsewhere, {back}go on with:\n  {resume_command(where)}"
+        return f"{what}\nwith a copy of it, in a mirror or elsewhere, {back}continue with:\n  {resume_command(where)}"
     here = f"{newest} there{f'; {missing}' if missing else ''}"
     if committed is None:
         return f"{here}\nstart the run again"
     if place is None:
-        return f"{here}\nwhen it can be reached again, go on with:\n  {resume_command(held.name)}"
+        return f"{here}\nwhen it can be reached again, continue with:\n  {resume_command(held.name)}"
     if lost is held:
-        return f"{here}\ngo on with:\n  {resume_command(place)}"
+        return f"{here}\ncontinue with:\n  {resume_command(place)}"
     first = f" after you have moved away what is at {lost.name} now" if os.path.lexists(lost.name) else ""
     back = shlex.join(["mv", str(place), str(lost.name)])
-    return f"{here}\nput it back{first}, and go on with:\n  {back}\n  {resume_command(held.name)}"
+    return f"{here}\nput it back{first}, and continue with:\n  {back}\n  {resume_command(held.name)}"
 
 
 def _missing(committed: int | None, step: int, failure: str | None) -> str:

@@ -26,7 +26,7 @@ import tensorflow as tf
 from trainer.errors import UsageError
 from trainer.storage.unreadable import is_directory, readable, refuse_unreadable
 
-# the characters that tsl::Env::GetMatchingPaths does not take literally, and bytes that are not UTF-8
+# what tsl::Env::GetMatchingPaths does not take literally, and bytes that are not UTF-8: TensorFlow is given neither
 PATTERN = re.compile("[*?\\[\\\\\udc80-\udcff]")
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # when the usual place for temporary files cannot be used
 DESCRIPTORS = Path("/proc/self/fd")

@@ -18,9 +18,10 @@ checkpoint refers to outside its directory (metrics.jsonl up to its step) is syn
 A checkpoint loses its name by ``move`` or ``remove``. Both are a ``rename`` where the filesystem has one for
 directories. Where it answers EXDEV (a directory of an image's lower layer, a project quota, a mount in between),
 ``move`` makes a copy by the protocol above, under a name that does not count until the copy is whole and synced. Then
-it removes the original. ``remove`` then puts a mark beside the directory, a file whose name contains the directory's
-name. Once the mark exists the directory does not count, and the next writer deletes it with whatever is left in it. So
-a crash leaves the checkpoint under its name, or whole at its new place, or both. The new place never counts.
+it removes the original. In this case ``remove`` puts a mark beside the directory, a file whose name contains the
+directory's name. Once the mark exists the directory does not count, and the next writer deletes it with whatever is
+left in it. So a crash leaves the checkpoint under its name, or whole at its new place, or both. The new place never
+counts.
 
 A disk error is a crash that the process survives: the unfinished directory is removed, if the disk allows it, and the
 error is raised. After a failed sync of the parent the new checkpoint may stay visible. It is complete, but nothing has

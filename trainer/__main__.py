@@ -14,7 +14,7 @@ from trainer.runtime import streams
 from trainer.runtime.shortage import shortage
 from trainer.runtime.signals import EXIT_INTERRUPTED
 
-# command -> what it does; each is trainer/commands/COMMAND.py (- is _ there) with a main(arguments)
+# command -> what it does; each is trainer/commands/COMMAND.py (with _ for -) and has a main(arguments)
 COMMANDS = {
     "train": "start a run            python -m trainer train [key=value …]",
     "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
@@ -32,9 +32,10 @@ USAGE = """Train Inception V3 and resume it bit for bit.
 
 {commands}
 
-python -m trainer COMMAND --help says more. Exit status: 0 done, 1 bug, failed training or a disk that refuses to
-be written, 2 usage or configuration,
-3 refused because checkpoint and program do not match, 4 no valid checkpoint, 5 run directory in use,
+python -m trainer COMMAND --help says more.
+
+Exit status: 0 done, 1 bug, failed training or a disk that cannot be written, 2 usage or configuration,
+3 refused because checkpoint and program do not match, 4 no valid checkpoint, 5 run directory in use or lost,
 75 stopped by a signal after a checkpoint was committed (run the same command again), 130 interrupted."""
 
 
@@ -78,11 +79,11 @@ def _run(name: str, *rest: str) -> int:
 def main(arguments: list[str]) -> NoReturn:
     """Run one command line and end the process with its exit status.
 
-    A run goes on when its standard streams are closed, full or broken; see ``trainer.runtime.streams``.
+    A run continues when its standard streams are closed, full or broken; see ``trainer.runtime.streams``.
 
-    The process ends without finalising the interpreter. An input pipeline may still be alive then, held by the
-    traceback of the error that ended the run; its threads could no longer take the interpreter's lock, and its
-    destructor would wait for them for ever. Everything of value has been closed by the commands.
+    The process ends without finalising the interpreter. An input pipeline may still be alive at that point, held by the
+    traceback of the error that ended the run. Its threads could no longer take the interpreter's lock, and its
+    destructor would wait for them forever. The commands have already closed everything of value.
     """
     streams.open_closed()
     streams.guard(tolerant=arguments[:1] in (["train"], ["resume"]))
@@ -93,7 +94,7 @@ def main(arguments: list[str]) -> NoReturn:
     except Exception:
         traceback.print_exc()
         status = 1
-    with contextlib.suppress(OSError, TrainerError):  # of a command that failed already
+    with contextlib.suppress(OSError, TrainerError):  # the command has failed already
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)

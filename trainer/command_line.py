@@ -1,4 +1,4 @@
-"""Command lines that messages print: they work when they are copied, whatever is in the paths."""
+"""Command lines that messages print. They work when they are copied, whatever the paths contain."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hydra.errors import OverrideParseException
 
 
 def command_line(command: str, *arguments: str) -> str:
-    """``python -m trainer COMMAND …``, quoted for the shell. ``arguments`` are in Hydra's grammar: see ``argument``."""
+    """``python -m trainer COMMAND …``, quoted for the shell. ``arguments`` use Hydra's grammar: see ``argument``."""
     return shlex.join(["python", "-m", "trainer", command, *arguments])
 
 
@@ -22,19 +22,19 @@ def resume_command(run_dir: Path, *arguments: str) -> str:
 
 
 def copy_command(run_dir: Path) -> str:
-    """A command that copies a run directory so that no file has a second name, within the copy or outside of it."""
+    """A command that copies a run directory. No file of the copy has a second name, inside the copy or outside it."""
     names = (run_dir.with_name(f"{run_dir.name}-copy{number or ''}") for number in range(10**6))
     new = next(name for name in names if not os.path.lexists(name))
     return shlex.join(["cp", "-a", "--no-preserve=links", "--reflink=auto", "--", str(run_dir), str(new)])
 
 
 def argument(key: str, value: str | Path) -> str:
-    """``key=value`` in Hydra's grammar, quoted where the bare text would mean something else there."""
+    """``key=value`` in Hydra's grammar, quoted where Hydra would read the bare text as something else."""
     text = str(value)
     bare = f"{key}={text}"
     if _means(bare, text):
         return bare
-    # double quotes by choice: single ones are the shell's
+    # double quotes, because shlex uses single ones
     return f"{key}={QuotedString(text, Quote.double).with_quotes()}"
 
 

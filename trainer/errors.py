@@ -1,6 +1,6 @@
-"""The errors a user can cause or meet, each with the exit status of the contract.
+"""The errors that a user can cause or meet, each with the exit status of the contract.
 
-A ``TrainerError`` is printed as its message alone; any other exception is a bug and shows its traceback.
+For a ``TrainerError`` only the message is printed. Any other exception is a bug and shows its traceback.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ class TrainerError(Exception):
 
 
 class TrainingFailed(TrainerError):
-    """Training itself cannot go on, e.g. the loss is no longer finite."""
+    """Training itself cannot continue, e.g. the loss is no longer finite."""
 
     exit_status = 1
 
@@ -37,11 +37,11 @@ class UsageError(TrainerError):
 
 
 class BadRecord(UsageError):
-    """One record of the data cannot be used; the message names it and says why. Others may be fine."""
+    """One record of the data cannot be used. The message names it and says why. Other records may be fine."""
 
 
 class DataLost(UsageError):
-    """Data that were there when a run began cannot be read any more. Every step that was made is committed."""
+    """Data that existed when a run began can no longer be read. Every completed step is committed."""
 
 
 class RestoreRefused(TrainerError):
@@ -51,7 +51,7 @@ class RestoreRefused(TrainerError):
 
 
 class NoValidCheckpoint(TrainerError):
-    """There is no checkpoint to continue from, or it is damaged and nothing can stand in for it."""
+    """There is no checkpoint to continue from, or it is damaged and no other can replace it."""
 
     exit_status = 4
 
@@ -63,7 +63,7 @@ class RunDirectoryInUse(TrainerError):
 
 
 class RunDirectoryLost(TrainerError):
-    """The run directory was moved, deleted, replaced or hidden while the run went on."""
+    """The run directory was moved, deleted, replaced or hidden while the run was using it."""
 
     exit_status = 5
 
@@ -75,7 +75,7 @@ class LaunchFailed(TrainerError):
 
 
 class PeerLost(TrainerError):
-    """Another process of the run is gone; the status is its own where it said so, else that of "run it again"."""
+    """Another process of the run is gone. The exit status is the one that it announced, else 75 ("run it again")."""
 
     exit_status = 75
 
@@ -93,20 +93,20 @@ class Stopped(TrainerError):
 
 
 def printable(message: str) -> str:
-    """``message`` with control characters escaped, line ends aside: parts of it may come from a foreign file."""
+    """``message`` with control characters escaped, except line ends: parts of it may come from a foreign file."""
     lines = message.split("\n")
     return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
 
 
 def warn(text: str) -> None:
-    """Print a warning to stderr, for what happens before a run has a log."""
+    """Print a warning to stderr, for events before a run has a log."""
     print(printable(f"warning: {text}"), file=sys.stderr)
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """``"; did you mean X?"`` for the most similar candidate, or nothing when none is similar."""
+    """``"; did you mean X?"`` for the most similar candidate, or an empty text when none is similar."""
     known = sorted(candidates)
-    # The last part of a dotted key carries most of its meaning, so a right leaf in a wrong section counts too.
+    # The last part of a dotted key carries most of its meaning, so a right leaf in a wrong section also counts.
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:
         leaf = name.rpartition(".")[2]

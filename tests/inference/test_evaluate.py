@@ -64,7 +64,7 @@ def test_a_checkpoint_whose_tensors_are_of_another_step_is_not_read(stored: Path
     shutil.copytree(next((stored / "checkpoints").glob("step-*")), renamed)
     manifest = manifests.read(renamed / manifests.FILE_NAME)
     manifests.write(dataclasses.replace(manifest, step=7), renamed / manifests.FILE_NAME)
-    with pytest.raises(NoValidCheckpoint, match="says step 7, and its tensors are of step 0"):
+    with pytest.raises(NoValidCheckpoint, match="says step 7, but its tensors have step 0"):
         restore.restore(stored, str(renamed), ())
 
 

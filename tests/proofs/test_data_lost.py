@@ -40,7 +40,7 @@ for folder, at in (("train", 3), ("val", 10)):
     terminal.Terminal.step = shown
     away.rename(there)
     outcomes.append((status, said.getvalue()))
-    command = shlex.split(said.getvalue().strip().splitlines()[-1].partition("go on with: python -m trainer ")[2])
+    command = shlex.split(said.getvalue().strip().splitlines()[-1].partition("continue with: python -m trainer ")[2])
 Path("outcomes").write_text(json.dumps(outcomes))
 main(command)
 """
@@ -67,7 +67,7 @@ def test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_m
         assert f"/images/{folder}/" in said, said
         assert "cannot be read: No such file or directory" in said, said
         assert f"every step until here is committed: the last good checkpoint is lost/checkpoints/{name}\n" in said
-        assert said.endswith("then go on with: python -m trainer resume run_dir=lost\n")
+        assert said.endswith("then continue with: python -m trainer resume run_dir=lost\n")
     assert 3 <= int(committed[0].removeprefix("step-")) < 10, "what was read ahead is trained on"
     assert committed[1:] == ["step-00000010", "step-00000012"]
     assert_same_run(tmp_path / "straight", tmp_path / "lost")

@@ -269,7 +269,7 @@ def test_a_mirror_that_is_the_run_directory_on_another_filesystem_is_known_by_it
 
     place = Place(f"file://{run_dir}")
     place.local = None  # nothing says that it is on this machine
-    with lock.writing(run_dir), pytest.raises(UsageError, match="itself, by another way"):
+    with lock.writing(run_dir), pytest.raises(UsageError, match="itself, by another path"):
         Mirror(place, run_dir, KEEP_ONE, START, 4)
 
 
@@ -704,13 +704,13 @@ def test_a_requeued_command_begins_refuses_to_lose_a_history_and_begins_again_wh
         assert "add on_existing=restart" in error
         assert content(run_dir) == before
     assert run([*command, "on_existing=restart"]) == 0
-    assert f"what an earlier run left is in {run_dir}/before-1" in capsys.readouterr().out
-    assert f"what an earlier run left is in {run_dir}/before-1" in (run_dir / "train.log").read_text()
+    assert f"the files of an earlier run are in {run_dir}/before-1" in capsys.readouterr().out
+    assert f"the files of an earlier run are in {run_dir}/before-1" in (run_dir / "train.log").read_text()
     kept = content(run_dir / "before-1")
     assert kept == {name: data for name, data in before.items() if name != layout.LOCK}
     assert commit_mark.read(run_dir) is True
     assert run(command) == UsageError.exit_status
-    assert "on_existing=restart keeps that run aside" in capsys.readouterr().err
+    assert "on_existing=restart moves that run aside" in capsys.readouterr().err
 
 
 def test_what_cannot_begin_moves_nothing_away(

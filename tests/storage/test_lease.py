@@ -94,7 +94,7 @@ def test_a_living_holder_on_another_host_is_left_alone(start: StartHost, tmp_pat
     assert second.end() == 5
     assert "was last written by process" in second.heard
     assert "is in use by process" in second.heard
-    assert " on a, there since" in second.heard
+    assert " on a, running since" in second.heard
     assert "holding" not in second.heard
     first.tell("commit 1")
     first.hear("committed 1")
@@ -191,7 +191,7 @@ def test_a_holder_that_was_taken_over_does_not_commit(start: StartHost, tmp_path
     first.tell("commit 2")
     assert first.end() == 5
     assert "was taken over by process" in first.heard
-    assert " on b, there since" in first.heard
+    assert " on b, running since" in first.heard
     second.tell("commit 3")
     second.hear("committed 3")
     assert checkpoint_names(tmp_path / "run") == ["step-00000001", "step-00000003"]

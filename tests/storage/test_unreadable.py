@@ -316,7 +316,7 @@ def test_a_process_that_a_mode_binds_is_told_so(run_dir: Path) -> None:
     process = subprocess.run(command, capture_output=True, text=True, check=False)
     assert process.returncode == 4, process.stderr
     assert "2 whole, 0 damaged, 1 cannot be read" in process.stdout
-    assert f"{manifest} is of user {os.geteuid()} with mode 0000, and this process is of user" in process.stdout
+    assert f"{manifest} belongs to user {os.geteuid()} with mode 0000, and this process runs as user" in process.stdout
     assert process.stderr == ""
 
 

@@ -1,9 +1,9 @@
-"""Reading TensorFlow's checkpoint files: those at the very prefix that is given, and no others.
+"""Reading TensorFlow's checkpoint files: exactly those at the given prefix, and no others.
 
-TensorFlow takes a prefix for a pattern when it reads, and not when it writes: below ``lr=[1]`` it finds nothing of what
-it wrote there. So it is given another name of the same files where the prefix has a character of patterns. And
-``tf.train.load_checkpoint`` takes a prefix that is also a directory for one, and reads whatever lies in that: a foreign
-directory ``state`` in a checkpoint would replace its tensors. So it is not called.
+TensorFlow treats a prefix as a pattern when it reads, but not when it writes: below ``lr=[1]`` it does not find what it
+wrote there. So where the prefix contains a pattern character, TensorFlow gets another name of the same files. And where
+a prefix is also a directory, ``tf.train.load_checkpoint`` reads whatever lies in the directory: a foreign directory
+``state`` in a checkpoint would replace its tensors. So this module does not call it.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import tensorflow as tf
 from trainer.errors import UsageError
 from trainer.storage.unreadable import is_directory, readable, refuse_unreadable
 
-# what tsl::Env::GetMatchingPaths does not take literally, and bytes that are no UTF-8, which TensorFlow is not given
+# what tsl::Env::GetMatchingPaths does not take literally, and bytes that are not UTF-8: TensorFlow is given neither
 PATTERN = re.compile("[*?\\[\\\\\udc80-\udcff]")
 PLACES = ("/tmp", "/var/tmp", "/dev/shm")  # when the usual place for temporary files cannot be used
 DESCRIPTORS = Path("/proc/self/fd")
@@ -34,7 +34,7 @@ PLAIN = "bundle"
 
 
 class BundleError(Exception):
-    """TensorFlow refuses what it has read, or a file is missing. ``truncated``: a file ends before a tensor does."""
+    """TensorFlow rejects what it read, or a file is missing. ``truncated``: a file ends before a tensor does."""
 
     def __init__(self, text: str, *, truncated: bool) -> None:
         super().__init__(text)
@@ -42,11 +42,13 @@ class BundleError(Exception):
 
 
 class BundleReader:
-    """The tensors under a prefix. Values are read, and held against their checksums, when they are asked for.
+    """The tensors under a prefix. A value is read, and its checksum verified, when the caller requests it.
+
+    Every method raises the same errors.
 
     Raises:
         BundleError: the index is missing or damaged.
-        Unreadable: the system cannot read it now. Every method raises both likewise.
+        Unreadable: the system cannot read it now.
     """
 
     def __init__(self, prefix: Path) -> None:
@@ -54,7 +56,7 @@ class BundleReader:
         stack = ExitStack()
         name = stack.enter_context(without_patterns(prefix))
         self._name = name
-        weakref.finalize(self, stack.close)  # the files of values are opened when a value is asked for
+        weakref.finalize(self, stack.close)  # the files of values are opened when a value is requested
         with self._translated():
             self._reader = tf.compat.v1.train.NewCheckpointReader(name)
 
@@ -81,11 +83,11 @@ class BundleReader:
 
 @contextmanager
 def translated(prefix: Path, name: str) -> Iterator[None]:
-    """Tell TensorFlow's errors about the files at ``prefix``, which it knows as ``name``, apart.
+    """Translate TensorFlow's errors about the files at ``prefix``, which TensorFlow knows as ``name``.
 
     Raises:
         BundleError: in place of TensorFlow's error.
-        Unreadable: there is an error of the operating system behind it that says nothing about the files.
+        Unreadable: the cause is an error of the operating system that says nothing about the files.
     """
     try:
         yield
@@ -100,22 +102,23 @@ def translated(prefix: Path, name: str) -> Iterator[None]:
 
 
 def system_error(message: str, place: Path) -> OSError | None:
-    """The error of the operating system that one of TensorFlow's carries as text only; None when there is none."""
+    """The operating system's error that a TensorFlow error carries only as text; None when it carries none."""
     found = [number for number in errno.errorcode if f"; {os.strerror(number)}" in message]  # "PATH; No such device"
     if not found:
         return None
-    number = max(found, key=lambda number: len(os.strerror(number)))  # one text may begin as another
+    number = max(found, key=lambda number: len(os.strerror(number)))  # one text may be the beginning of another
     return OSError(number, os.strerror(number), str(place))
 
 
 @contextmanager
 def without_patterns(prefix: Path) -> Iterator[str]:
-    """A prefix of the same files for TensorFlow to read, for as long as the block runs: ``prefix`` itself where
-    TensorFlow takes it literally, else links to its files in a directory for temporary files, or, where none can be
-    written, the way through an open descriptor.
+    """A prefix under which TensorFlow can read the same files while the block runs.
+
+    It is ``prefix`` itself where TensorFlow takes it literally. Otherwise it is links to the files in a temporary
+    directory or, where none can be written, a path through an open descriptor.
 
     Raises:
-        UsageError: there is no such way.
+        UsageError: none of these works.
         Unreadable: the directory of the files cannot be listed now.
     """
     if not PATTERN.search(str(prefix)):
@@ -135,14 +138,14 @@ def without_patterns(prefix: Path) -> Iterator[str]:
 
 
 def _siblings(prefix: Path) -> list[Path]:
-    """What lies beside it, if anything does: what is missing is TensorFlow's to say."""
+    """The files beside ``prefix``; empty without a directory, because TensorFlow itself reports missing files."""
     place = prefix.parent.absolute()
     with readable(place):
         return list(place.iterdir()) if is_directory(place) else []
 
 
 def _temporary() -> Path | None:
-    """A new directory whose path has no pattern; None when no place can be written."""
+    """A new directory whose path contains no pattern character; None when no place can be written."""
     for parent in (None, *PLACES):
         with contextlib.suppress(OSError):
             place = Path(tempfile.mkdtemp(prefix="trainer-", dir=parent))
@@ -155,7 +158,7 @@ def _temporary() -> Path | None:
 def _through_descriptor(prefix: Path, stack: ExitStack) -> str:
     if PATTERN.search(prefix.name) or not DESCRIPTORS.is_dir():
         raise UsageError(
-            f"TensorFlow takes {prefix} for a pattern, and there is no temporary directory where a link could be\n"
+            f"TensorFlow treats {prefix} as a pattern, and there is no temporary directory for a link to it\n"
             "name one with TMPDIR=…, or give a path without * ? [ \\"
         )
     descriptor = os.open(prefix.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

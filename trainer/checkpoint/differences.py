@@ -12,7 +12,7 @@ from trainer.checkpoint.tensors import StoredValues, stored_tensors
 
 @dataclasses.dataclass(frozen=True)
 class Difference:
-    """One tensor that is not bitwise equal on both sides, and how."""
+    """One tensor that is not bitwise equal on both sides, and how it differs."""
 
     name: str
     how: str
@@ -39,7 +39,7 @@ def differing_tensors(left: Path, right: Path) -> list[Difference]:
 
 
 def _how_values_differ(left: np.ndarray, right: np.ndarray) -> str | None:
-    """None for equal bits, else the count, the first differing index with both values and the largest differences."""
+    """None for equal bits; otherwise the count, the first differing index, both values and the largest differences."""
     if left.tobytes() == right.tobytes():
         return None
     itemsize = f"V{left.dtype.itemsize}"

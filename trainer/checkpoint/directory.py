@@ -1,31 +1,31 @@
-"""Checkpoint directories: committed whole or absent, found, set aside.
+"""Checkpoint directories: committed as a whole or absent, found, set aside.
 
 The crash argument. A checkpoint is written into a directory whose name no reader accepts, on the filesystem where it
 will stay. Every file is synced, then that directory, so its content is on disk before anything points to it. One
-``rename`` gives it its final name, and syncing the parent makes the name durable. A crash before the rename leaves a
-directory that is ignored and removed by the next writer; a crash after it leaves a complete checkpoint, whose name
-may at worst be lost with the power: the checkpoint before is still there, because retention only runs after the sync
-of the parent. There is no pointer to "the latest": the newest directory whose files have the digests of its manifest
-is the latest.
+``rename`` gives it its final name, and a sync of the parent makes the name durable. A crash before the rename leaves a
+directory that readers ignore and the next writer removes. A crash after it leaves a complete checkpoint. At worst a
+power failure loses its name: the checkpoint before is still there, because retention runs only after the sync of the
+parent. There is no pointer to "the latest": that is the newest directory whose files have the digests of its manifest.
 
-Two processes must not write here at once; the ``Fence`` of the run directory sees to it where its lock does not
+Two processes must not write here at once. The ``Fence`` of the run directory prevents it where the lock does not
 reach (``trainer.storage.lease`` has the argument).
 
-Nothing in this depends on who calls it. An asynchronous save runs the same calls in the same order in one background
-thread, one save at a time, from tensors that nobody changes any more; what the loop does meanwhile touches no file of
-``checkpoints``. "Committed" is said, and older checkpoints are deleted, only after ``commit`` has returned. What the
-checkpoint refers to outside of its directory (metrics.jsonl up to its step) is synced before ``commit`` is called.
+None of this depends on the caller. An asynchronous save runs the same calls in the same order in one background
+thread, one save at a time, from tensors that nobody changes any more. Meanwhile the loop touches no file of
+``checkpoints``. The run reports "committed" and deletes older checkpoints only after ``commit`` has returned. What the
+checkpoint refers to outside its directory (metrics.jsonl up to its step) is synced before ``commit`` is called.
 
-A checkpoint leaves its name by ``move`` or ``remove``, each a ``rename`` where the filesystem has one for directories.
-Where it answers EXDEV (a directory of an image's lower layer, a project quota, a mount in between), ``move`` makes a
-copy by the protocol above, under a name that does not count until it is whole and synced, and then removes what was
-copied; and ``remove`` puts a file beside the directory whose name takes the directory's name from it: from the moment
-that file is there the directory does not count, and the next writer deletes it with whatever is left in it. So a crash
-leaves the checkpoint under its name, or whole at its new place, or both; the new place never counts.
+A checkpoint loses its name by ``move`` or ``remove``. Both are a ``rename`` where the filesystem has one for
+directories. Where it answers EXDEV (a directory of an image's lower layer, a project quota, a mount in between),
+``move`` makes a copy by the protocol above, under a name that does not count until the copy is whole and synced. Then
+it removes the original. In this case ``remove`` puts a mark beside the directory, a file whose name contains the
+directory's name. Once the mark exists the directory does not count, and the next writer deletes it with whatever is
+left in it. So a crash leaves the checkpoint under its name, or whole at its new place, or both. The new place never
+counts.
 
-An error of the disk is a crash that is survived: the unfinished directory is removed, if the disk lets us, and the
-error is raised. After a failed sync of the parent the new checkpoint may stay visible; it is complete, but nobody
-was told that it is durable.
+A disk error is a crash that the process survives: the unfinished directory is removed, if the disk allows it, and the
+error is raised. After a failed sync of the parent the new checkpoint may stay visible. It is complete, but nothing has
+reported it as durable.
 """
 
 from __future__ import annotations
@@ -72,23 +72,23 @@ def commit(
 ) -> Path:
     """Make the checkpoint of ``step`` under ``parent`` and return its directory.
 
-    ``fill`` writes the files into the directory it is given; ``describe`` turns their digests and sizes into the
+    ``fill`` writes the files into the directory that it gets. ``describe`` turns their digests and sizes into the
     manifest.
 
     Raises:
-        RunDirectoryInUse: another process has taken over ``parent``; nothing there was changed.
-        RunDirectoryLost: ``parent`` or the run directory is no longer where its name says; nothing was committed.
-        OSError: the disk is full, broken, read-only …; there is no checkpoint of ``step``, or one that is complete.
+        RunDirectoryInUse: another process has taken over ``parent``. Nothing there was changed.
+        RunDirectoryLost: ``parent`` or the run directory is no longer where its name says. Nothing was committed.
+        OSError: the disk is full, broken, read-only …; there is no checkpoint of ``step``, or a complete one.
     """
     final = parent / name_of(step)
     assert not final.exists() or _is_doomed(final), "a resume sets later checkpoints aside"
     fence.refuse_if_lost()
-    parent.mkdir(exist_ok=True)  # but not the run directory: one that was deleted must not come back half empty
-    sync(parent.parent)  # or the name of `checkpoints` itself may be lost, with all that is in it
+    parent.mkdir(exist_ok=True)  # but not the run directory: a deleted one must not come back half empty
+    sync(parent.parent)  # otherwise the name of `checkpoints` itself may be lost, with all its content
     unfinished = parent / f"{UNFINISHED}{name_of(step)}{fence.mark}"
     if unfinished.exists():  # an earlier save failed, and so did its removal
         shutil.rmtree(unfinished)
-    if _is_doomed(final):  # what was deleted there could not be so far
+    if _is_doomed(final):  # an earlier deletion of it did not finish
         fence.look_now()
         _delete_marked(final)
     try:
@@ -107,21 +107,21 @@ def commit(
         unfinished.rename(final)
         sync(parent)
     except Exception as error:
-        shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this as well
-        if isinstance(error, OSError):  # perhaps of a writer that has taken over, and removed what was unfinished
+        shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this, too
+        if isinstance(error, OSError):  # perhaps another writer took over and removed it
             with contextlib.suppress(OSError):
                 fence.look_now()
-        if isinstance(error, OSError) and error.filename is None:  # a write knows its file by descriptor only
+        if isinstance(error, OSError) and error.filename is None:  # a write knows only the descriptor
             error.filename = str(unfinished)
         raise
     return final
 
 
 def remove_leftovers(parent: Path) -> None:
-    """Remove what a dead writer left unfinished. Only the holder of the run directory may call this.
+    """Remove the unfinished files of a dead writer. Only the holder of the run directory may call this.
 
-    What is in use or another user's cannot be deleted, as foreign files in it may be. It stays, under a name that
-    nobody renames to that of a checkpoint.
+    A directory cannot be deleted if a foreign file in it is in use or belongs to another user. It stays, under a name
+    that nobody renames to that of a checkpoint.
     """
     for place in (parent, parent / SUPERSEDED, parent / QUARANTINE):
         try:
@@ -129,7 +129,7 @@ def remove_leftovers(parent: Path) -> None:
         except (FileNotFoundError, NotADirectoryError):
             continue
         except OSError as error:
-            _warn(f"{place} cannot be listed: {error.strerror}; what was left there unfinished stays")
+            _warn(f"{place} cannot be listed: {error.strerror}; unfinished files there stay")
             continue
         for path in there:
             if path.name.startswith((UNFINISHED, RETIRED)):
@@ -145,17 +145,17 @@ def _remove_leftover(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        _warn(f"{path} cannot be deleted: {error.filename}: {error.strerror}; it is no checkpoint any more")
+        _warn(f"{path} cannot be deleted: {error.filename}: {error.strerror}; it is no longer a checkpoint")
         if path.name.startswith(UNFINISHED):
-            with contextlib.suppress(OSError):  # it does not count under this name either
+            with contextlib.suppress(OSError):  # this name does not count either
                 path.rename(free(path.parent, f"{RETIRED}{path.name.removeprefix(UNFINISHED)}"))
 
 
 def move(path: Path, target: Path) -> None:
-    """Give a directory another name, durably, on any filesystem. ``target`` is none that counts, and is free.
+    """Give a directory another name, durably, on any filesystem. ``target`` is free, and no checkpoint's name.
 
     Raises:
-        OSError: it cannot be moved; it is still at ``path``, whole, and there may be a copy at ``target``.
+        OSError: it cannot be moved. It is still whole at ``path``, and there may be a copy at ``target``.
     """
     try:
         path.rename(target)
@@ -166,7 +166,7 @@ def move(path: Path, target: Path) -> None:
         if error.errno != errno.EXDEV:
             raise
     unfinished = target.parent / f"{UNFINISHED}{target.name}"
-    if unfinished.exists():  # of an attempt that failed, as did its removal
+    if unfinished.exists():  # an earlier attempt failed, and so did its removal
         shutil.rmtree(unfinished)
     try:
         copy_tree(path, unfinished)
@@ -184,10 +184,10 @@ def move(path: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Delete a checkpoint so that a crash leaves nothing half under its name.
+    """Delete a checkpoint. A crash never leaves a part of it under its name.
 
     Raises:
-        OSError: it cannot be deleted; it may not count any more, and the next writer tries again.
+        OSError: it cannot be deleted. It may no longer count, and the next writer tries again.
     """
     doomed = free(path.parent, f"{RETIRED}{path.name}")
     try:
@@ -199,12 +199,12 @@ def remove(path: Path) -> None:
         sync(path.parent)
         _delete_marked(path)
         return
-    sync(path.parent)  # or a power failure may undo the new name and keep the deletions
+    sync(path.parent)  # otherwise a power failure may undo the rename and keep the deletions
     shutil.rmtree(doomed)
 
 
 def finish_removal(path: Path) -> None:
-    """Delete the rest of a directory that a dead writer had begun to remove, if it had.
+    """Delete the rest of a directory, if a dead writer had begun to remove it.
 
     Raises:
         OSError: it cannot be deleted, and still does not count.
@@ -216,26 +216,26 @@ def finish_removal(path: Path) -> None:
 def _delete_marked(path: Path) -> None:
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
-        sync(path.parent)  # before the mark goes: without it, what is left would count
+        sync(path.parent)  # before the mark goes: without the mark, what is left would count
     _mark_of(path).unlink()
 
 
 def _mark_of(path: Path) -> Path:
-    """The file that takes the name of a directory from it, beside it; no retired directory has a name like this."""
+    """The mark beside a directory that is being deleted. No retired directory has a name like this."""
     return path.parent / f"{RETIRED}{path.name}{MARK}"
 
 
 def _doomed_by(mark: Path) -> Path | None:
-    """What a file marks as being deleted; None where it is no mark of a checkpoint."""
+    """The checkpoint that ``mark`` marks as being deleted; None when it is not such a mark."""
     path = mark.with_name(mark.name.removeprefix(RETIRED).removesuffix(MARK))
     return path if _mark_of(path) == mark and NAME.fullmatch(path.name) and _is_doomed(path) else None
 
 
 def _is_doomed(path: Path) -> bool:
-    """Whether a file beside the directory says that it is being deleted.
+    """Whether a mark beside the directory says that it is being deleted.
 
     Raises:
-        OSError: the system cannot tell.
+        OSError: the system cannot answer.
     """
     try:
         return stat.S_ISREG(_mark_of(path).lstat().st_mode)
@@ -246,9 +246,7 @@ def _is_doomed(path: Path) -> bool:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a checkpoint is there, and is not being deleted. One that cannot be reached is not one that was
-    deleted.
-    """
+    """Whether a checkpoint exists and is not being deleted. One that cannot be reached counts as existing."""
     try:
         return is_directory(path) and not _is_doomed(path)
     except (OSError, Unreadable):
@@ -260,7 +258,7 @@ def _warn(text: str) -> None:
 
 
 def committed(parent: Path) -> list[Path]:
-    """Every directory that carries a checkpoint's name, oldest first; what is in it has not been looked at.
+    """Every directory with a checkpoint's name, oldest first. Its content has not been checked.
 
     Raises:
         Unreadable: ``parent`` cannot be listed now.
@@ -269,10 +267,10 @@ def committed(parent: Path) -> list[Path]:
 
 
 def _directories(place: Path, name: re.Pattern[str]) -> list[Path]:
-    """The directories in ``place`` whose name is a ``name``; none where it does not exist.
+    """The directories in ``place`` whose name matches ``name``; none when ``place`` does not exist.
 
     Raises:
-        Unreadable: the system cannot tell, so that none would mean nothing.
+        Unreadable: the system cannot answer, so an empty result would be wrong.
     """
     with readable(place):
         if not is_directory(place) or _is_doomed(place):
@@ -282,7 +280,7 @@ def _directories(place: Path, name: re.Pattern[str]) -> list[Path]:
 
 
 def is_name(name: str) -> bool:
-    """Whether a directory of this name is a checkpoint, or would have become one."""
+    """Whether a directory with this name is a checkpoint, or would have become one."""
     return NAME.fullmatch(name) is not None or NAME_UNFINISHED.fullmatch(name) is not None
 
 
@@ -293,10 +291,10 @@ def step_of(path: Path) -> int:
 
 
 def manifest_of(path: Path) -> Manifest:
-    """The manifest of a checkpoint directory, which must be that of the step in the directory's name.
+    """The manifest of a checkpoint directory. Its step must be the step in the directory's name.
 
     Raises:
-        ManifestError: it cannot be understood, is of another step, or ``path`` leads to another place.
+        ManifestError: it cannot be parsed, it has another step, or ``path`` is not a directory (a link, for example).
         Unreadable: the system cannot read it now.
     """
     try:
@@ -306,7 +304,9 @@ def manifest_of(path: Path) -> Manifest:
         raise ManifestError(str(error)) from error
     manifest = manifests.read(path / manifests.FILE_NAME)
     if NAME.fullmatch(path.name) and step_of(path) != manifest.step:
-        raise ManifestError(f"{path} holds step {manifest.step}: it was renamed, or its manifest is another's")
+        raise ManifestError(
+            f"{path} holds step {manifest.step}: it was renamed, or its manifest belongs to another checkpoint"
+        )
     return manifest
 
 
@@ -319,9 +319,9 @@ def set_aside(paths: Sequence[Path]) -> None:
 
 
 def quarantine(path: Path, reason: str) -> Path:
-    """Move a damaged checkpoint to ``quarantine`` with the reason beside it; returns its new place.
+    """Move a damaged checkpoint to ``quarantine`` with the reason beside it. Returns its new place.
 
-    The reason is on disk before the move, so a crash between them leaves a reason that the next attempt overwrites.
+    The reason is on disk before the move. A crash between the two leaves a reason that the next attempt overwrites.
     """
     place = path.parent / QUARANTINE
     make_directory(place)
@@ -334,13 +334,13 @@ def quarantine(path: Path, reason: str) -> Path:
 
 
 def put_away(parent: Path) -> list[Path]:
-    """The checkpoints in quarantine and those set aside: a run was here, even if it has no other checkpoint."""
+    """The checkpoints in quarantine and those set aside. They show that a run was here, even without any other."""
     places = [parent / QUARANTINE, parent / SUPERSEDED]
     return sorted(path for place in places for path in _directories(place, PUT_AWAY))
 
 
 def free(place: Path, name: str) -> Path:
-    """``name`` in ``place``, with a number where that is taken."""
+    """The path ``name`` in ``place``, with a number when that is taken."""
     return next(
         candidate
         for number in range(10**6)

@@ -1,7 +1,7 @@
-"""What a checkpoint says of itself: ``manifest.json``.
+"""What a checkpoint says about itself: ``manifest.json``.
 
-Its last entry, ``sha256``, is the digest of the text of all others, so a manifest that was changed is told from one
-that was written.
+Its last entry, ``sha256``, is the digest of the text of all others. It shows whether a manifest was changed after it
+was written.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import readable
 
-CHECKPOINTS = "checkpoints"  # of a run directory and of a mirror
+CHECKPOINTS = "checkpoints"  # in a run directory and in a mirror
 PREFIX = "state"  # of state.index and state.data-00000-of-00001
 FILE_NAME = "manifest.json"
 FORMAT_VERSION = 2
@@ -35,18 +35,18 @@ METRICS = ("loss", "accuracy")
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """One start of the process that led here: a new run, or a resume."""
+    """One start of the run: a new run, or a resume."""
 
     started: str  # ISO 8601, UTC
     host: str
     from_step: int
-    checkpoint: str | None  # the directory it was restored from; None for a new run
+    checkpoint: str | None  # the path that this start read its state or weights from; None for a new run without any
     changes: tuple[str, ...]  # what was accepted, "key: stored -> wanted"
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordedMetrics:
-    """The part of the run's metrics.jsonl that a checkpoint belongs to: its first ``size`` bytes and their SHA-256."""
+    """The part of metrics.jsonl that was written before a checkpoint: its first ``size`` bytes and their SHA-256."""
 
     size: int
     sha256: str
@@ -54,8 +54,10 @@ class RecordedMetrics:
 
 @dataclasses.dataclass(frozen=True)
 class Manifest:
-    """Facts about a checkpoint. ``files`` maps names to SHA-256 digests, ``sizes`` to bytes, ``fingerprints`` the
-    sections of the configuration (``config.model``) and the kinds of facts (``structure``) to theirs; ``validation``
+    """Facts about a checkpoint.
+
+    ``files`` maps file names to SHA-256 digests, ``sizes`` maps them to bytes. ``fingerprints`` maps the sections of
+    the configuration (``config.model``) and the kinds of facts (``structure``) to their SHA-256 digests. ``validation``
     is None when the step was not evaluated.
     """
 
@@ -77,7 +79,7 @@ class Manifest:
 
 
 class ManifestError(Exception):
-    """The manifest is missing or cannot be understood; the message says why."""
+    """The manifest is missing or cannot be parsed. The message says why."""
 
 
 def write(manifest: Manifest, path: Path) -> None:
@@ -86,11 +88,11 @@ def write(manifest: Manifest, path: Path) -> None:
 
 
 def read(path: Path) -> Manifest:
-    """Read a manifest, which may come from anywhere.
+    """Read a manifest. It may come from anywhere.
 
     Raises:
-        ManifestError: it does not exist, is no plain file, was changed after it was written, or does not have exactly
-            the expected fields with values that a checkpoint can have.
+        ManifestError: it does not exist, is not a regular file, was changed after it was written, or does not have
+            exactly the expected fields with values that a checkpoint can have.
         Unreadable: the system cannot read it now.
     """
     try:
@@ -106,7 +108,7 @@ def read(path: Path) -> Manifest:
 
 
 def from_text(text: str, place: str) -> Manifest:
-    """The manifest that ``write`` wrote; ``place`` is what an error calls it.
+    """The manifest in the text that ``write`` wrote. Errors call it ``place``.
 
     Raises:
         ManifestError: as ``read``.
@@ -136,7 +138,7 @@ def _digest(container: dict[str, Any]) -> str:
 
 
 def _numbers(manifest: Manifest) -> list[tuple[str, float]]:
-    """Everything that counts something."""
+    """Every count in the manifest, with its name."""
     return [
         ("step", manifest.step),
         ("examples", manifest.examples),
@@ -148,7 +150,7 @@ def _numbers(manifest: Manifest) -> list[tuple[str, float]]:
 
 
 def _check(manifest: Manifest) -> None:
-    """Refuse values that no checkpoint has. A measured loss alone may be infinite or not a number."""
+    """Refuse values that no checkpoint has. Only a measured loss may be infinite or NaN."""
     for name, number in _numbers(manifest):
         if not (math.isfinite(number) and number >= 0):
             raise Unacceptable(f"{name} is {number}, but must be at least 0")
@@ -161,9 +163,9 @@ def _check(manifest: Manifest) -> None:
         *((f"fingerprints.{kind}", value, DIGEST) for kind, value in manifest.fingerprints.items()),
     ):
         if not pattern.fullmatch(text):
-            raise Unacceptable(f"{name} is {shown(text)}, which is no digest")
+            raise Unacceptable(f"{name} is {shown(text)}, which is not a digest")
     for file in manifest.files:
         if not PLAIN_NAME.fullmatch(file):
-            raise Unacceptable(f"files has {shown(file)}, which is no name of a file in this directory")
+            raise Unacceptable(f"files has {shown(file)}, which is not the name of a file in this directory")
     if manifest.files.keys() != manifest.sizes.keys():
         raise Unacceptable("files and sizes do not name the same files")

@@ -1,4 +1,4 @@
-"""Which checkpoints stay, and deleting the others."""
+"""The decision which checkpoints stay, and the deletion of the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ P = TypeVar("P", bound=PurePath)  # a checkpoint's directory, here or on a mirro
 
 @dataclasses.dataclass(frozen=True)
 class Retention:
-    """Which checkpoints stay: the newest, the best by a validation metric, and those at multiples of a step."""
+    """The policy: the newest checkpoints stay, the best by a validation metric, and those at multiples of a step."""
 
     keep_last: int
     keep_best: int
@@ -26,7 +26,7 @@ class Retention:
     best_metric: str
 
     def kept(self, checkpoints: Sequence[tuple[P, Manifest]], validations: Validations) -> set[P]:
-        """The checkpoints to keep out of all, oldest first."""
+        """The checkpoints to keep. ``checkpoints`` are all of them, oldest first."""
         kept = {path for path, _ in checkpoints[-self.keep_last :]}
         kept.update(ranked(checkpoints, validations, self.best_metric)[: self.keep_best])
         if self.keep_every_steps is not None:
@@ -35,9 +35,10 @@ class Retention:
 
 
 def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, metric: str) -> list[P]:
-    """The checkpoints that were evaluated, best first; of equals, the oldest first.
+    """The checkpoints that were evaluated, best first; the oldest first among equals.
 
-    ``validations`` stands in where a manifest has none: a signal can commit a step before its evaluation is done.
+    Where a manifest has no validation, ``validations`` is used: a signal can commit a step before its evaluation is
+    done.
     """
     values = {}
     for path, manifest in checkpoints:
@@ -50,10 +51,10 @@ def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, 
 def described(
     parent: Path, warn: Callable[[str], None], passed_over: tuple[type[Exception], ...] = (ManifestError,)
 ) -> list[tuple[Path, Manifest]]:
-    """Every checkpoint whose manifest is whole, with it, oldest first; ``warn`` hears of the others.
+    """Every checkpoint with a valid manifest, and the manifest, oldest first. ``warn`` gets a line for each other one.
 
     Raises:
-        Unreadable: a manifest cannot be read now, and that is not among the errors ``passed_over``.
+        Unreadable: a manifest cannot be read now, and ``passed_over`` does not include this error.
     """
     found = []
     for path in committed(parent):
@@ -65,22 +66,22 @@ def described(
 
 
 def retire(parent: Path, retention: Retention, validations: Validations, verified: Path) -> list[Path]:
-    """Delete what the policy does not keep, so that a crash leaves no half-deleted checkpoint under its name.
+    """Delete what the policy does not keep. A crash leaves no half-deleted checkpoint under its name.
 
-    ``verified`` is the checkpoint that is known to be whole, and stays whatever the policy says.
+    ``verified`` is a checkpoint that is known to be whole. It stays whatever the policy says.
 
     Raises:
-        OSError: the first that was met, after all were tried; what no longer counts goes at the next start.
+        OSError: the first error, after all deletions were tried. The next start deletes what no longer counts.
         Unreadable: ``parent`` cannot be listed now.
     """
-    # a damaged checkpoint is evidence: it is neither counted nor deleted, and the next resume reports it
+    # a damaged checkpoint is evidence: it does not count and is not deleted, and the next resume reports it
     checkpoints = described(parent, lambda reason: None, (ManifestError, Unreadable))
     retired = sorted({path for path, _ in checkpoints} - retention.kept(checkpoints, validations) - {verified})
     failure: OSError | None = None
     for path in retired:
         try:
             remove(path)
-        except OSError as error:  # a foreign file in it that is in use or another user's; the others can still go
+        except OSError as error:  # a foreign file in it is in use or another user's; the others still go
             failure = failure or error
     if failure is not None:
         raise failure

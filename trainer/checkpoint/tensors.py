@@ -25,10 +25,10 @@ SHOWN = 8
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
-    """The values of a tree at one moment, in host memory; later steps do not change them.
+    """The values of a tree at one moment, in host memory. Later steps do not change them.
 
-    On a CPU a value shares its buffer with its variable until the variable is next assigned, which then takes a new
-    buffer. So a snapshot costs at most one more copy of the state, and only for as long as it is referred to.
+    On a CPU a value shares its buffer with its variable. The next assignment gives the variable a new buffer. So a
+    snapshot costs at most one more copy of the state, and only as long as something refers to it.
     """
 
     values: Mapping[str, tf.Tensor]
@@ -51,7 +51,7 @@ class StateFile:
         self._checkpoint = tf.train.Checkpoint(**tree)
 
     def snapshot(self) -> Snapshot:
-        """The current values. Takes milliseconds: Python's part of reading a variable is left out."""
+        """The current values. This takes milliseconds, because it avoids the Python code that reads a variable."""
         read = tf.raw_ops.ReadVariableOp
         values = {name: read(resource=variable.handle, dtype=variable.dtype) for name, variable in self._flat.items()}
         with tf.device("/device:CPU:0"):
@@ -65,8 +65,7 @@ class StateFile:
     def write(self, snapshot: Snapshot, directory: Path) -> None:
         """Write ``state.index`` and ``state.data-00000-of-00001``, byte for byte as ``tf.train.Checkpoint`` does.
 
-        The one kernel that writes them runs in the calling thread and releases the interpreter's lock. Nothing is
-        synced.
+        One kernel writes them. It runs in the calling thread and releases the interpreter's lock. Nothing is synced.
 
         Raises:
             OSError: the operating system refused a call.
@@ -85,16 +84,16 @@ class StateFile:
 
     @functools.cached_property
     def _graph(self) -> _ObjectGraph:
-        """Made when the first checkpoint is written: it takes a good part of a second, and does not change."""
+        """Made when the first checkpoint is written. It takes much of a second and does not change."""
         return _object_graph(self._tree)
 
     def restore(self, directory: Path) -> None:
         """Assign every variable of the tree from the checkpoint.
 
         Raises:
-            RestoreRefused: names, shapes or types differ in either direction; nothing was assigned.
+            RestoreRefused: names, shapes or types differ in either direction. Nothing was assigned.
             NoValidCheckpoint: a tensor is damaged. Some variables may have been assigned.
-            Unreadable: the system cannot read a file now. As above.
+            Unreadable: the system cannot read a file now. Some variables may have been assigned.
         """
         stored = stored_tensors(directory)
         differences = []
@@ -125,16 +124,16 @@ class StateFile:
 
 @dataclasses.dataclass(frozen=True)
 class _ObjectGraph:
-    """What ``tf.train.Checkpoint`` stores beside the values: the tree itself, and each variable's key in file order."""
+    """What ``tf.train.Checkpoint`` stores beside the values: the tree, and the keys of the variables in file order."""
 
     serialized: bytes
     keys: tuple[str, ...]
 
 
 def _object_graph(tree: Mapping[str, Any]) -> _ObjectGraph:
-    """The graph that ``tf.train.Checkpoint`` makes of ``tree``: of one with the same names over scalars, that is.
+    """The graph that ``tf.train.Checkpoint`` makes of ``tree``, taken from a tree of scalars with the same names.
 
-    Shapes and values are not part of it, so the real ones need not be written for it.
+    The graph has no shapes or values, so the real variables need not be written for it.
     """
 
     def scalars(node: Any) -> Any:
@@ -153,10 +152,10 @@ def _object_graph(tree: Mapping[str, Any]) -> _ObjectGraph:
 
 
 def os_error(error: tf.errors.OpError, place: Path) -> OSError:
-    """The error of the operating system behind one of TensorFlow's, which carries it as text only.
+    """The operating system's error behind a TensorFlow error, which carries it only as text.
 
     Raises:
-        tf.errors.OpError: there is none behind it.
+        tf.errors.OpError: there is no such error behind it.
     """
     found = system_error(error.message, place)
     if found is None:
@@ -165,7 +164,7 @@ def os_error(error: tf.errors.OpError, place: Path) -> OSError:
 
 
 def damaged_tensors(directory: Path) -> list[str]:
-    """Names of the tensors whose bytes do not have the checksum that the index has of them. Reads every value."""
+    """Names of the tensors whose bytes do not match their checksum in the index. Reads every value."""
     reader = BundleReader(directory / PREFIX)
     names = []
     for key in sorted(reader.shapes):
@@ -181,7 +180,7 @@ def _describe(variable: tf.Variable) -> str:
 
 
 def stored_tensors(directory: Path) -> dict[str, str]:
-    """Name in the state tree → type and shape, as ``float32[3, 3, 3, 32]``, of every tensor in a checkpoint.
+    """Name in the state tree → type and shape (``float32[3, 3, 3, 32]``) of every tensor in a checkpoint.
 
     Raises:
         NoValidCheckpoint: the index is damaged.
@@ -200,7 +199,7 @@ def stored_tensors(directory: Path) -> dict[str, str]:
 
 
 class StoredValues:
-    """The values in a checkpoint directory, each read when it is asked for by its name in the state tree."""
+    """The values in a checkpoint directory, by name in the state tree. Each is read when it is requested."""
 
     def __init__(self, directory: Path) -> None:
         self._reader = BundleReader(directory / PREFIX)

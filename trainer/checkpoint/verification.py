@@ -1,4 +1,4 @@
-"""Whether a checkpoint is what was written, and which one is the newest that is."""
+"""Verification: whether a checkpoint is what was written, and which valid checkpoint is the newest."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from trainer.storage.guarded import refuse_unless_file
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable, readable
 
-# full: the SHA-256 of every file. fast: sizes, and the SHA-256 of every file but the values of the tensors, which
-# TensorFlow checks by its own CRC-32C when they are restored. off: the manifest, and that all files are there.
+# full: the SHA-256 of every file. fast: sizes, and the SHA-256 of every file except the values of the tensors, which
+# TensorFlow checks by its own CRC-32C when it restores them. off: the manifest, and that all files exist.
 Depth = Literal["full", "fast", "off"]
 SHOWN = 8
 
 
 class Vanished(NoValidCheckpoint):
-    """A checkpoint was deleted by its run's retention while it was being read."""
+    """The retention of its run deleted a checkpoint while it was being read."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +49,10 @@ class Found:
 
 @contextmanager
 def reading(path: Path) -> Iterator[None]:
-    """Tell a checkpoint that vanishes while the block reads it from one that is damaged.
+    """Distinguish a checkpoint that vanishes while the block reads it from a damaged one.
 
     Raises:
-        Vanished: the directory was there before the block and is not after it, however the block ended.
+        Vanished: the directory existed before the block and does not after it, however the block ended.
     """
     there = is_there(path)
     failure: Exception | None = None
@@ -67,11 +67,11 @@ def reading(path: Path) -> Iterator[None]:
 
 
 def verify(path: Path, depth: Depth) -> Manifest:
-    """Check a checkpoint against its manifest. What the manifest does not name is not looked at (``foreign``).
+    """Check a checkpoint against its manifest. Files that the manifest does not name are ignored (``foreign``).
 
     Raises:
-        NoValidCheckpoint: names every file that is missing or changed, and the tensors that are damaged.
-        Unreadable: the system cannot read a file now, so that nothing is known of it.
+        NoValidCheckpoint: names every missing or changed file, and the damaged tensors.
+        Unreadable: the system cannot read a file now, so its state is unknown.
         Vanished: the checkpoint was deleted meanwhile.
     """
     with reading(path), readable(path):
@@ -89,16 +89,14 @@ def verify(path: Path, depth: Depth) -> Manifest:
 def foreign(path: Path, manifest: Manifest) -> list[str]:
     """Names in the directory that the manifest does not have, sorted.
 
-    Editors, desktops and network filesystems leave such files. Nothing reads them, so they cannot change what the
-    checkpoint is; they move with it, are deleted with it, and are not copied to a mirror.
+    Editors, desktops and network filesystems leave such files. Nothing reads them, so they cannot change the
+    checkpoint. They move with it, are deleted with it, and are not copied to a mirror.
     """
     return sorted(file.name for file in path.iterdir() if file.name not in (*manifest.files, manifests.FILE_NAME))
 
 
 def foreign_note(path: Path, manifest: Manifest) -> list[str]:
-    """A line about what is in the directory and the manifest does not name; none where there is nothing, or where it
-    cannot be listed.
-    """
+    """A line about the files that the manifest does not name; none if there are none, or if they cannot be listed."""
     try:
         names = foreign(path, manifest)
     except OSError:
@@ -112,7 +110,7 @@ def foreign_note(path: Path, manifest: Manifest) -> list[str]:
 
 
 def _problems(path: Path, manifest: Manifest, depth: Depth) -> list[str]:
-    """What is wrong with each file, largest doubts first: missing, of another size, changed."""
+    """What is wrong with each file: missing, not a regular file, of another size, changed. Missing files come first."""
     problems: list[str] = []
     whole: list[str] = []
     for name in manifest.files:
@@ -128,7 +126,7 @@ def _problems(path: Path, manifest: Manifest, depth: Depth) -> list[str]:
         if depth == "off":
             continue
         if size != manifest.sizes[name]:
-            problems.append(f"{file} is damaged: {size} bytes, and it was {manifest.sizes[name]}")
+            problems.append(f"{file} is damaged: it has {size} bytes, the manifest says {manifest.sizes[name]}")
         elif depth == "full" or not _holds_values(name):
             whole.append(name)
     with ThreadPoolExecutor() as pool:  # hashing releases the interpreter's lock
@@ -146,7 +144,7 @@ def _holds_values(name: str) -> bool:
 def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> list[str]:
     """The tensors whose bytes were changed, by TensorFlow's own checksum of each.
 
-    Only where the index is known to be right: TensorFlow follows its offsets and sizes without looking.
+    They are checked only where the index is known to be right: TensorFlow does not check the offsets and sizes in it.
     """
     index = path / f"{PREFIX}.index"
     damaged = [name for name in manifest.files if _holds_values(name) and any(str(path / name) in p for p in problems)]
@@ -163,15 +161,14 @@ def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> lis
 
 
 def newest_valid(parent: Path, depth: Depth, warn: Callable[[str], None]) -> Found:
-    """The newest checkpoint that verifies; ``warn`` hears of each that does not, and of foreign files in the one that
-    does.
+    """The newest valid checkpoint. ``warn`` gets a line for each invalid one, and for foreign files in the valid one.
 
-    A checkpoint that retention deletes meanwhile is no damage: what replaced it is looked for instead.
+    A checkpoint that retention deletes meanwhile is not damaged: the search starts again for what replaced it.
 
     Raises:
         NoValidCheckpoint: there is none.
-        Unreadable: the newest that is not damaged cannot be read now. What it holds is not known, so none that is
-            older is taken in its place.
+        Unreadable: the newest checkpoint that is not damaged cannot be read now. Its content is unknown, so no older
+            one is taken in its place.
     """
     damaged: dict[Path, str] = {}
     while candidates := [path for path in committed(parent) if path not in damaged]:
@@ -204,12 +201,12 @@ def newest_valid(parent: Path, depth: Depth, warn: Callable[[str], None]) -> Fou
 
 
 def _older(candidates: Sequence[Path], depth: Depth) -> str:
-    """Words that name the newest of some checkpoints that is whole, for a user who would rather take that one."""
+    """A line that names the newest valid checkpoint of ``candidates``, for a user who would rather resume from it."""
     for path in reversed(candidates):
         try:
             step = verify(path, depth).step
         except (NoValidCheckpoint, Unreadable):
             continue
         command = command_line("resume", argument("run_dir", path.parent.parent), f"checkpoint=step-{step}")
-        return f"\nan older checkpoint is taken only by name:\n  {command}"
+        return f"\nan older checkpoint is used only if you name it:\n  {command}"
     return ""

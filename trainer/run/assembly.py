@@ -1,4 +1,4 @@
-"""Building what a configuration describes: the one order for a run, for the workers of one, and for reading."""
+"""Building what a configuration describes: the same order for a run, for its workers, and for reading."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.training.state import TrainingState, build_state, flatten
 
 @dataclasses.dataclass(frozen=True)
 class Assembly:
-    """Network, optimizer and everything else that a run changes; ``state_file`` reads and writes all of it."""
+    """The network, the optimizer and all other state that a run changes. ``state_file`` reads and writes all of it."""
 
     config: Config
     state: TrainingState
@@ -31,23 +31,24 @@ class Assembly:
         """Assign everything from a checkpoint.
 
         Raises:
-            RestoreRefused: it holds other variables; nothing was assigned.
-            NoValidCheckpoint: a tensor is damaged, or the tensors are of another step than ``manifest`` says.
+            RestoreRefused: it holds other variables. Nothing was assigned.
+            NoValidCheckpoint: a tensor is damaged, or the tensors have another step than ``manifest`` says.
         """
         self.state_file.restore(checkpoint)
         if self.step != manifest.step:
-            raise NoValidCheckpoint(f"{checkpoint} says step {manifest.step}, and its tensors are of step {self.step}")
+            raise NoValidCheckpoint(f"{checkpoint} says step {manifest.step}, but its tensors have step {self.step}")
 
 
 def assemble(config: Config, process: Process | None, *, drawn: bool) -> Assembly:
-    """Build what ``config``, which must be complete, describes.
+    """Build what ``config`` describes. ``config`` must be complete.
 
-    ``process`` is one of those that train it, all of which have to come; None builds it for reading, on one device.
-    ``drawn``: the variables get the values that a new run begins with; otherwise they wait for others.
+    ``process`` is one of those that train the run. All of them must call this. With None, the state is built for
+    reading, on one device. With ``drawn``, the variables get the initial values of a new run. Without it, they get
+    their values later.
 
     Raises:
         UsageError: the configuration does not fit the machine or the processes.
-        PeerLost, Stopped: while the processes of the run met.
+        PeerLost, Stopped: raised while the processes of the run met.
     """
     size.refuse_excess(config)
     if process is None:

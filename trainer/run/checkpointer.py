@@ -1,11 +1,11 @@
-"""Making checkpoints of a run: what goes into the directory beside the tensors, when it is written, and which older
-ones go.
+"""Making checkpoints of a run: what each contains beside the tensors, when it is written, and which older ones are
+deleted.
 
 A save has two halves. ``save`` takes a snapshot of everything the checkpoint will say: the tensors, step, position,
-ledger, validations. The other half, ``_commit``, works on the snapshot alone, in one background thread: check, sync of
+ledger, validations. The other half, ``_commit``, works only on the snapshot, in one background thread: check, sync of
 the history, write, hash, fsync, rename, retention. Without ``checkpoint.async_save`` the loop waits for it at once. One
-save is in flight at a time: the next waits for it before it takes its snapshot, so there is at most one more copy of
-the state in memory. Nothing may be called committed before ``finish`` has returned.
+save is in flight at a time: the next save waits for it before it takes its snapshot, so there is at most one more copy
+of the state in memory. Nothing may be reported as committed before ``finish`` has returned.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ from trainer.storage.lease import Fence
 from trainer.storage.unreadable import Unreadable
 from trainer.training.state import Progress
 
-FAILURES_TOLERATED = 2  # in a row, with checkpoint.on_error=continue: the third stops the run
-WAIT_WORTH_A_LINE = 1.0  # seconds that the loop stood still for the save before
+FAILURES_TOLERATED = 2  # in a row, with checkpoint.on_error=continue; the third stops the run
+WAIT_WORTH_A_LINE = 1.0  # seconds that the loop waited for the previous save
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What goes into a checkpoint: what all of one process say alike, and where the state is."""
+    """The content of a checkpoint: the part that is the same for all saves of one process, and where the state is."""
 
     config: Config
     fingerprint: Sequence[Fact]
@@ -61,7 +61,7 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """Where checkpoints go, which of them stay, and ``last_good``, the verified one that the run continues from."""
+    """Where checkpoints go and which of them stay. ``last_good`` is the verified one that the run continues from."""
 
     checkpoints: Path
     retention: Retention
@@ -71,7 +71,7 @@ class Store:
 
 @dataclasses.dataclass(frozen=True)
 class Moment:
-    """Everything a checkpoint says of the step it was made at."""
+    """Everything that a checkpoint says about its step."""
 
     tensors: Snapshot
     step: int
@@ -104,7 +104,7 @@ class Checkpointer:
         self._last_good = store.last_good
         self._when_finished = when_finished
         self._fence = Fence(self._run_dir / LOCK)
-        # the same in every checkpoint, and not cheap to make
+        # these are the same in every checkpoint, and not cheap to make
         self._texts = {
             stored.FILE_NAME: stored.to_text(contents.config),
             facts.FILE_NAME: facts.to_text(contents.fingerprint),
@@ -116,18 +116,18 @@ class Checkpointer:
         self._stop_at_once = contents.config.checkpoint.on_error == "stop"
         self._background = ThreadPoolExecutor(1, "commit")
         self._in_flight: tuple[int, Future[None]] | None = None
-        self._failures = 0  # saves that failed since one succeeded
+        self._failures = 0  # saves that failed since the last success
         self._warned: set[str] = set()  # logs whose failure was reported
-        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()  # from the background, for the loop to print
+        self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()  # from the background thread; the loop prints them
 
     def save(self) -> None:
         """Take a snapshot of the current step and commit it, in the background if the configuration says so.
 
         Raises:
-            RunDirectoryInUse: another process has taken over; nothing was written.
-            RunDirectoryLost: the run directory is elsewhere; the current step is committed there, if that is possible.
-            NotSaved: the disk refused this save or an earlier one, and the policy is not to go on.
-            TrainingFailed: a variable is not finite in this save or an earlier one; that one was not written.
+            RunDirectoryInUse: another process has taken over. Nothing was written.
+            RunDirectoryLost: the run directory is elsewhere. The current step is committed there, if possible.
+            NotSaved: this save or an earlier one could not be written, and the policy is to stop.
+            TrainingFailed: a variable is not finite in this save or an earlier one. That save was not written.
         """
         with self._keeping():
             self._save()
@@ -166,14 +166,14 @@ class Checkpointer:
                 raise NotSaved(f"{_reason(failure)}; {self._last()}")
             elif log not in self._warned:
                 self._warned.add(log)
-                self._terminal.warn(f"{_reason(failure)}; training goes on, and what is missing is written later")
+                self._terminal.warn(f"{_reason(failure)}; training continues, and what is missing is written later")
         view = self._history.view_failure
         if view is not None and "view" not in self._warned:
             self._warned.add("view")
             self._terminal.warn(f"{_reason(view)}; TensorBoard will not show everything, and nothing else is affected")
 
     def finish(self) -> None:
-        """Return when everything that was saved is committed; after this the run may say so and end.
+        """Return when every save is committed. After this the run may report it and end.
 
         Raises:
             NotSaved: the last save failed, or the history cannot be written.
@@ -192,7 +192,7 @@ class Checkpointer:
         self._when_finished()
 
     def close(self) -> None:
-        """Wait for what is in flight when the run ends by an error; that error is raised, not what is found here."""
+        """Wait for the save in flight when an error ends the run. That error is raised; an error here is a warning."""
         try:
             self._settle(last=True)
         except (NotSaved, RunDirectoryLost, TrainingFailed) as error:
@@ -204,17 +204,17 @@ class Checkpointer:
 
     @contextmanager
     def _keeping(self) -> Iterator[None]:
-        """When the block finds that the run directory is elsewhere, commit the current step there."""
+        """If the block finds that the run directory is elsewhere, commit the current step there."""
         try:
             yield
         except RunDirectoryLost as lost:
             raise RunDirectoryLost(f"{lost}\n{self._keep()}") from lost
 
     def _keep(self) -> str:
-        """What became of the current step, and how to go on from where the run directory is now."""
+        """Save the current step if possible. Returns what became of it, and how to continue the run."""
         held = holding.of(self._run_dir)
         assert held is not None, "only a directory that is held can be found to be lost"
-        if self._in_flight is not None:  # of an earlier step, or refused for the same reason
+        if self._in_flight is not None:  # it is of an earlier step, or failed for the same reason
             wait([self._in_flight[1]])
             self._in_flight = None
         lost, step, failure = held.lost() or held, int(self._progress.step.numpy()), None
@@ -230,12 +230,12 @@ class Checkpointer:
         return way_on(held, lost, self._newest(), step, failure)
 
     def _newest(self) -> int | None:
-        """The step of the last checkpoint that was committed by this process, or that it continued from."""
+        """The step of the last checkpoint that this process committed, or that it continued from."""
         known = self._last_good is not None and directory.NAME.fullmatch(self._last_good.name)
         return directory.step_of(self._last_good) if self._last_good is not None and known else None
 
     def _settle(self, *, last: bool) -> None:
-        """Wait for the save in flight and judge how it ended; ``last`` when no later one would make up for it."""
+        """Wait for the save in flight and handle its outcome. ``last``: no later save can replace this one."""
         if self._in_flight is None:
             return
         step, future = self._in_flight
@@ -252,7 +252,7 @@ class Checkpointer:
         elif not isinstance(error, OSError):
             raise error
         else:
-            self._fence.refuse_if_lost()  # which may be all that is wrong
+            self._fence.refuse_if_lost()  # this may be the cause
             self._judge(step, error, last)
 
     def _judge(self, step: int, error: OSError, last: bool) -> None:
@@ -261,19 +261,19 @@ class Checkpointer:
         if last or self._stop_at_once or self._failures > FAILURES_TOLERATED:
             count = f" ({self._failures} saves failed in a row)" if self._failures > 1 else ""
             raise NotSaved(f"{text}{count}\nmake the disk writable and resume the run from there") from error
-        self._terminal.warn(f"{text}; training goes on, and the next save is made at its time")
+        self._terminal.warn(f"{text}; training continues, and the next save is made at its time")
 
     def last_good(self) -> str:
-        """Words that name the newest checkpoint of this run that is known to be whole; waits for one in flight."""
+        """Text that names the newest checkpoint of this run that is known to be whole. Waits for a save in flight."""
         if self._in_flight is not None:
             wait([self._in_flight[1]])
         return self._last()
 
     def way_on(self) -> str:
-        """Words for a run that ends here, with everything committed, and can go on once a person has acted."""
+        """Text for a run that ends with everything committed and can continue once the user has acted."""
         held = holding.of(self._run_dir)
-        run_dir = self._run_dir if held is None else held.name  # quoted for what the user calls it
-        return f"{self._last()}\nthen go on with: {resume_command(run_dir)}"
+        run_dir = self._run_dir if held is None else held.name  # the command has the user's name for it
+        return f"{self._last()}\nthen continue with: {resume_command(run_dir)}"
 
     def _last(self) -> str:
         return f"the last good checkpoint is {self._last_good or 'none'}"
@@ -287,7 +287,7 @@ class Checkpointer:
             while not notices.empty():
                 self._terminal.warn(notices.get())
 
-    # From here on everything runs in the background thread.
+    # Everything below runs in the background thread.
 
     def _commit(self, moment: Moment) -> None:
         bad = moment.tensors.non_finite()
@@ -310,7 +310,7 @@ class Checkpointer:
         try:
             commit_mark.write(self._run_dir, committed=True)
         except OSError as error:
-            self._notices.put(f"that a checkpoint was committed was not noted: {_reason(error)}")
+            self._notices.put(f"the mark of a committed checkpoint was not written: {_reason(error)}")
         try:
             retire(self._checkpoints, self._retention, moment.validations, path)
         except OSError as error:
@@ -321,7 +321,7 @@ class Checkpointer:
             self._mirror.follow(moment.validations)
 
     def _fill(self, place: Path, moment: Moment) -> None:
-        self._state_file.write(moment.tensors, place)  # first: it would make a directory that was deleted again
+        self._state_file.write(moment.tensors, place)  # first: TensorFlow would make a deleted directory again
         for name, text in self._texts.items():
             (place / name).write_text(text, encoding="utf-8")
 

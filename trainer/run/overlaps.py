@@ -1,4 +1,4 @@
-"""Refusing a run whose places overlap: its directory, its mirror, its data, the weights that it starts from."""
+"""Refusing a run whose places overlap: its directory, its mirror, its data, and the weights that it starts from."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from trainer.run_directory.mirror_place import Place
 
 
 def refuse(run_dir: Path, config: Config, init_from: str | None) -> None:
-    """Judge, before anything is written, where a run is about to train.
+    """Check the places of a run before anything is written.
 
     Raises:
-        UsageError: places overlap, or ``run_dir`` holds somebody else's files.
+        UsageError: places overlap, or ``run_dir`` holds foreign files.
     """
     places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
     refuse_mirror(run_dir, config)
@@ -31,7 +31,7 @@ def refuse(run_dir: Path, config: Config, init_from: str | None) -> None:
 
 
 def refuse_for_new(run_dir: Path, config: Config) -> None:
-    """Refuse places in which no new run can live; one that is there already goes on where it is.
+    """Refuse places that no new run may use. An existing run continues where it is.
 
     Raises:
         UsageError: names both places.
@@ -46,7 +46,7 @@ def refuse_for_new(run_dir: Path, config: Config) -> None:
             continue
         if places.within(Path(value), run_dir):
             raise UsageError(
-                f"{key}={value} lies in {given}: a run directory holds the run alone\n"
+                f"{key}={value} lies in {given}: a run directory holds only the run\n"
                 "choose a run_dir beside the data, or move the data"
             )
     if isinstance(config.data, ImageFolderConfig):
@@ -54,7 +54,7 @@ def refuse_for_new(run_dir: Path, config: Config) -> None:
 
 
 def refuse_mirror(run_dir: Path, config: Config) -> None:
-    """Refuse a mirror that is the run directory, lies in it or contains it: the run's retention is applied there.
+    """Refuse a mirror that is the run directory, lies in it or contains it, because retention deletes files there.
 
     Raises:
         UsageError: names both places.
@@ -75,12 +75,12 @@ def refuse_mirror(run_dir: Path, config: Config) -> None:
 
 
 def _local_mirror(config: Config) -> Path | None:
-    """The directory of the mirror, when it is one of this machine."""
+    """The directory of the mirror if it is on this machine, else None."""
     return None if config.checkpoint.mirror is None else Place(config.checkpoint.mirror).local
 
 
 def refuse_init_from(run_dir: Path, init_from: str) -> None:
-    """Refuse to start a run in the place that its weights are read from.
+    """Refuse to start a run in the directory that its weights come from.
 
     Raises:
         UsageError: names both places.
@@ -89,19 +89,19 @@ def refuse_init_from(run_dir: Path, init_from: str) -> None:
     if (source.is_dir() and places.within(run_dir, source)) or places.within(source, run_dir / CHECKPOINTS):
         raise UsageError(
             f"init_from={init_from} and run_dir={run_dir} overlap: a run cannot start from its own directory\n"
-            f"choose another run_dir, or continue the run that is there with resume run_dir={run_dir}"
+            f"choose another run_dir, or continue that run with resume run_dir={run_dir}"
         )
 
 
 def _refuse_in_classes(place: Path, given: str, root: Path) -> None:
-    """Refuse a place that image_folder would list as a class, or as images of one."""
+    """Refuse a place that ``image_folder`` would list as a class, or as images of a class."""
     folders = {name for name in (TRAIN_FOLDER, *VALIDATION_FOLDERS) if os.path.isdir(root / name)}
     split = TRAIN_FOLDER in folders and len(folders) > 1
     for listed in [root / name for name in sorted(folders)] if split else [root]:
         if not places.within(place, listed):
             continue
         first = os.path.relpath(places.real(place), places.real(listed)).split(os.sep)[0]
-        if not first.startswith(".") or first in (os.curdir, os.pardir):  # what is hidden is no class
+        if not first.startswith(".") or first in (os.curdir, os.pardir):  # a hidden folder is not a class
             raise UsageError(
                 f"{given} lies in {listed}, whose folders are the classes of data.root={root}: it would become one\n"
                 "choose a place outside of the data"

@@ -1,4 +1,4 @@
-"""Everything of a run that is settled before its directory is touched: configuration, data, network, values."""
+"""The steps of a run before its directory is touched: configuration, data, network, values."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Prepared:
     start: StartingPoint
     fingerprint: list[Fact]
     versions: Mapping[str, str]  # for manifests
-    accepted: tuple[str, ...]  # differences to the checkpoint that it continues
+    accepted: tuple[str, ...]  # differences from the checkpoint that it continues
     lineage: tuple[Start, ...]
     notes: Sequence[str]
 
@@ -40,13 +40,13 @@ class Prepared:
 def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Process) -> Prepared | None:
     """Open the data, complete the configuration, build, compare with the checkpoint, restore. Nothing is written.
 
-    The other processes of the run are told the configuration and do the same. None when nothing is left to do.
+    The other processes of the run receive the configuration and do the same. Returns None when nothing is left to do.
 
     Raises:
         UsageError: the configuration does not fit the machine or the data.
         NoValidCheckpoint: the checkpoint is damaged.
-        RestoreRefused: code or data are not those of the checkpoint.
-        PeerLost, Stopped: while the processes of the run met.
+        RestoreRefused: code or data differ from those of the checkpoint.
+        PeerLost, Stopped: raised while the processes of the run met.
     """
     data = open_sources(config)
     class_names = data.training.class_names

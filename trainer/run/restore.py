@@ -1,4 +1,4 @@
-"""A checkpoint brought back for reading: its run is rebuilt and restored, and nothing is written or locked."""
+"""Restoring a checkpoint for reading: its run is rebuilt and restored, and nothing is written or locked."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from trainer.training.state import TrainingState
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A verified checkpoint, the configuration stored in it and the state it holds."""
+    """A verified checkpoint, with its configuration and its state."""
 
     path: Path
     manifest: Manifest
-    digest: str  # SHA-256 of manifest.json, which holds those of all other files
+    digest: str  # SHA-256 of manifest.json, which holds the digests of all other files
     config: Config
     state: TrainingState
 
@@ -43,10 +43,10 @@ class Restored:
         return output_names(self.manifest.class_names, self.config.model.num_classes)
 
     def weights(self, asked: WeightsName | None) -> WeightsName:
-        """Which weights are meant: those asked for, else those the run was evaluated with.
+        """The weights to use: ``asked``, or else those that the run was evaluated with.
 
         Raises:
-            UsageError: averages are asked for and the run keeps none.
+            UsageError: averages are asked for, but the run keeps none.
         """
         if asked == "ema" and self.config.ema.decay is None:
             raise UsageError(f"weights=ema: {self.path} holds no averages (ema.decay is null); use weights=raw")
@@ -58,9 +58,10 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
 
     Raises:
         UsageError: the directory does not exist.
-        NoValidCheckpoint: what was asked for does not exist or is damaged.
+        NoValidCheckpoint: the checkpoint does not exist or is damaged.
         Vanished: the run that is training there has deleted it meanwhile.
-        RestoreRefused: the program builds another network or evaluates images otherwise than the one that wrote it.
+        RestoreRefused: this program builds another network, or evaluates images differently, than the program that
+            wrote it.
     """
     if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
         raise UsageError(f"run_dir={run_dir} does not exist")
@@ -72,7 +73,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         config = stored.read(path / stored.FILE_NAME)
         assembly = assemble(config, None, drawn=False)
         state = assembly.state
-        # network, preprocessing and evaluation must be those of the checkpoint; the rest plays no part here
+        # network, preprocessing and evaluation must be those of the checkpoint; nothing else matters for reading
         here = [*model_facts(state.model), *preprocessing_facts(config), *evaluation_facts(config)]
         judge_stored(path, found.manifest, here, versions.versions(), (), allow, _matters)
         assembly.restore(path, found.manifest)

@@ -1,6 +1,6 @@
-"""One process working on one run, from its beginning to its end: the order of events.
+"""One process working on one run, from beginning to end: the order of events.
 
-``train`` and ``resume`` find out what the run begins from. ``_run`` is what follows, the same for all: open data,
+``train`` and ``resume`` find out what the run begins from. ``_run`` does the rest, the same for all: open data,
 complete the configuration, build, compare, restore (``preparation``); take the directory (``writer``); loop
 (``trainer.training.loop``); close.
 """
@@ -32,21 +32,21 @@ from trainer.runtime.signals import StopRequest
 from trainer.storage.unreadable import is_directory
 from trainer.training.loop import train as run_loop
 
-# how a run ended: at its length, because validation no longer improved, or nothing was left to do
+# how a run ended: at its last step, because validation no longer improved, or because nothing was left to do
 Ending = Literal["finished", "stopped_early", "complete"]
 
 
 def train(invocation: Invocation, config: Config, stop: StopRequest) -> Ending | None:
-    """Start a run in ``run_dir``; with ``on_existing="resume"``, continue the one that is there, with ``"restart"``
-    keep it aside and begin again.
+    """Start a run in ``run_dir``. If it already holds a run, ``on_existing="resume"`` continues that run, and
+    ``"restart"`` moves it aside and begins again.
 
-    None is returned where another process is the chief, which knows how the run ended.
+    Returns None where another process is the chief: only the chief knows how the run ended.
 
     Raises:
-        UsageError: there are checkpoints already, or somebody else's files, places overlap, or the configuration does
+        UsageError: ``run_dir`` already holds checkpoints or foreign files, places overlap, or the configuration does
             not fit the data.
-        NoValidCheckpoint: a run was there and its checkpoints are gone.
-        RestoreRefused: ``config`` differs from the run that is there in a key that changes the result.
+        NoValidCheckpoint: ``run_dir`` held a run, and its checkpoints are gone.
+        RestoreRefused: ``config`` differs from the existing run in a key that changes the result.
     """
     with joined(config.runtime.strategy, stop) as process:
         if not process.is_chief:
@@ -63,7 +63,7 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> Ending |
             raise UsageError(
                 f"{run_dir} has checkpoints already; to continue that run:\n"
                 f"  {resume_command(run_dir)}\n"
-                "or add on_existing=resume to this command, or choose another run_dir; on_existing=restart keeps that "
+                "or add on_existing=resume to this command, or choose another run_dir; on_existing=restart moves that "
                 "run aside and begins again"
             )
 
@@ -73,13 +73,13 @@ def resume(
 ) -> Ending | None:
     """Continue the run in ``run_dir`` from a checkpoint: ``latest``, ``best``, ``step-N`` or a path.
 
-    ``values`` are configuration keys to change, ``allow`` the changes that may change the result. None is returned as
-    by ``train``.
+    ``values`` are the configuration keys to change. ``allow`` names the changes that may change the result. Returns
+    None as ``train`` does.
 
     Raises:
         UsageError: a directory or key does not exist.
-        NoValidCheckpoint: what was asked for does not exist or is damaged.
-        RestoreRefused: a change is not one that a resume may make, or code or data are not those of the checkpoint.
+        NoValidCheckpoint: the checkpoint does not exist or is damaged.
+        RestoreRefused: a resume may not make one of the changes, or code or data differ from those of the checkpoint.
     """
     with joined(override.strategy_asked(values), stop) as process:
         if not process.is_chief:
@@ -96,10 +96,10 @@ def resume(
 
 
 def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path) -> Path:
-    """Train from ``checkpoint`` to ``config.train.steps`` in another run directory; returns what is committed there.
+    """Train from ``checkpoint`` to ``config.train.steps`` in another run directory. Returns the last checkpoint there.
 
     Raises:
-        RestoreRefused: code, data or ``config`` are not those of the checkpoint.
+        RestoreRefused: code, data or ``config`` differ from those of the checkpoint.
     """
     with lock.writing(run_dir):
         found = Found(checkpoint, verify(checkpoint, "full"), ())
@@ -138,7 +138,7 @@ def _from_nothing(invocation: Invocation, config: Config) -> FromNothing:
 def _continue(
     run_dir: Path, found: Found, want: Callable[[Config], Config], allow: Sequence[str], process: Process
 ) -> Ending:
-    """Go on from the checkpoint that was ``found``, with what ``want`` makes of the configuration stored in it."""
+    """Continue from the checkpoint ``found``. ``want`` turns its stored configuration into the wanted one."""
     other_plugins = plugins.refuse_others(found.manifest.versions, allow, found.path)
     there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
@@ -150,7 +150,7 @@ def _continue(
 
 
 def _depth(run_dir: Path, values: Mapping[str, object]) -> Depth:
-    """How thoroughly to verify: as asked for now, else as the run was last told, and fully where that is unreadable."""
+    """How thoroughly to verify: as ``values`` say, else as the run's configuration says, else fully."""
     asked = values.get("checkpoint.verify")
     for depth in typing.get_args(Depth):
         if asked == depth:

@@ -1,6 +1,6 @@
 """What a run begins from: nothing, the weights of another, or a checkpoint of its own.
 
-A new and a continued run go through the same order of events (``trainer.run.session``); what differs is here.
+A new and a continued run go through the same order of events (``trainer.run.session``). The differences are here.
 """
 
 from __future__ import annotations
@@ -29,36 +29,36 @@ from trainer.storage.host import host_name
 
 
 class StartingPoint(Protocol):
-    """What the order of events asks of whatever a run begins from, in that order."""
+    """What ``trainer.run.session`` needs from the starting point of a run, in the order of the calls."""
 
     @property
     def draws_weights(self) -> bool:
-        """Whether the variables get the values that a new run begins with."""
+        """Whether the variables get the initial values of a new run."""
 
     @property
     def checkpoint(self) -> Path | None:
-        """The verified checkpoint that the run continues."""
+        """The verified checkpoint that the run continues; None for a new run."""
 
     def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
         """The step at which the run is complete; None when something is left to do."""
 
     def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
-        """What is accepted to be different here; raises RestoreRefused when something is not."""
+        """The accepted differences. Raises RestoreRefused when a difference is not accepted."""
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
-        """Give the variables the values to begin with; returns lines for the log."""
+        """Give the variables their first values. Returns lines for the log."""
 
     def lineage(self, step: int, accepted: Sequence[str]) -> tuple[Start, ...]:
         """All starts of the run, this one last."""
 
     def take(self, place: Path) -> list[str]:
-        """Take possession of the run directory; returns lines for the log."""
+        """Take the run directory. Returns lines for the log."""
 
     def recorded(self, run_dir: Path) -> RecordedMetrics | None:
-        """What is known of the history in ``run_dir``."""
+        """What the checkpoint recorded about the history in ``run_dir``; None when nothing is known."""
 
     def make_way(self, checkpoints: Path, terminal: Terminal) -> None:
-        """Put away what the run has no use for. Nothing is deleted."""
+        """Put away the checkpoints that the run cannot use. Nothing is deleted."""
 
     def opening(self, run_dir: Path, step: int, total_steps: int, images: int) -> str:
         """The first line of the log."""
@@ -66,7 +66,7 @@ class StartingPoint(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FromNothing:
-    """A new run, from drawn weights or from ``weights`` of another. ``restart``: an earlier one is kept aside."""
+    """A new run, from random weights or from given ``weights``. ``restart``: an earlier run is moved aside."""
 
     restart: bool
     weights: WarmStart | None
@@ -102,18 +102,18 @@ class FromNothing:
 
 @dataclasses.dataclass(frozen=True)
 class FromCheckpoint:
-    """A run that goes on from ``checkpoint``; the newer ones that are damaged, and what is asked to be different."""
+    """A run that continues from ``checkpoint``, with the newer damaged checkpoints and the requested changes."""
 
     checkpoint: Path
     manifest: Manifest
     damaged: Sequence[Damage]
     changes: Sequence[Change]
     allow: Sequence[str]
-    other_plugins: Sequence[str]  # versions that are accepted to be others
+    other_plugins: Sequence[str]  # accepted differences in the versions of plug-ins
     draws_weights = False
 
     def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
-        """With changes other than of free keys the answer is a judgement, not "complete"."""
+        """A change of a key that is not free must be judged, so the run is not complete then."""
         step, validation = self.manifest.step, self.manifest.validation
         evaluated = validation is not None or step in read_validations(run_dir) or step == 0
         free = all(change.policy == "free" for change in self.changes)
@@ -134,7 +134,7 @@ class FromCheckpoint:
         return occupancy.begin(place, continues=True, restart=False)
 
     def recorded(self, run_dir: Path) -> RecordedMetrics | None:
-        """None when the checkpoint was taken from elsewhere."""
+        """None when the checkpoint lies outside ``run_dir``."""
         here = self.checkpoint.parent.absolute() == (run_dir / CHECKPOINTS).absolute()
         return self.manifest.metrics if here else None
 
@@ -158,7 +158,7 @@ class FromCheckpoint:
 
 
 def _is_same(here: Path, other: Manifest) -> bool:
-    """Whether a checkpoint of this run holds what one from elsewhere holds."""
+    """Whether a checkpoint of this run has the same files as one from elsewhere."""
     try:
         return verify(here, "full").files == other.files
     except NoValidCheckpoint:

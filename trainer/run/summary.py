@@ -1,4 +1,4 @@
-"""What a run says first and last."""
+"""The first and the last lines of a run."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from trainer.run_directory.metrics import best_step
 
 
 def summarize(run_dir: Path, run: Prepared, history: History, terminal: Terminal) -> None:
-    """Say how far the run has come, what was best, and what can be done with it."""
+    """Print the last step, the best validation, and the commands to look at the run or continue it."""
     step = run.assembly.step
     rows: list[tuple[str, str]] = []
     best = best_step(history.validations, run.config.checkpoint.best_metric)

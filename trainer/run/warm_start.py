@@ -1,7 +1,7 @@
-"""Starting a new run from the weights of another: by name and shape, saying what was taken.
+"""Starting a new run from the weights of another: by name and shape, with a report of what was loaded.
 
-Any file whose names are understood will do: a checkpoint of this program, TensorFlow's own formats with the names of
-TF-Slim or Keras, Keras files, safetensors with the names of torchvision.
+Any file with known names can be used: a checkpoint of this program, TensorFlow's own formats with the names of TF-Slim
+or Keras, Keras files, safetensors with the names of torchvision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from trainer.storage import durable
 from trainer.training.state import TrainingState
 
 AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
-# what of a file may differ from the run, when allow names it
+# differences between file and run that ``allow`` may name
 CLASSES_KEY, SAME_CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "data.classes", "preprocess"
 # research/slim/preprocessing/inception_preprocessing.py and keras.applications.inception_v3.preprocess_input: -1..1
 HALF = NormalizeConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
@@ -46,21 +46,21 @@ IMAGENET = NormalizeConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
 
 def check_model(config: Config) -> None:
-    """Refuse a network whose names in files of other programs are not known here.
+    """Refuse a network whose variable names in files of other programs are not known here.
 
     Raises:
         UsageError: names it.
     """
     if not isinstance(config.model, InceptionV3Config):
         raise UsageError(
-            f"init_from reads weights for model=inception_v3 only, not for model.name={config.model.name}: which "
-            "tensor of a file belongs to which of its variables is not known\n"
+            f"init_from reads weights only for model=inception_v3, not for model.name={config.model.name}: it is not "
+            "known which tensor of a file belongs to which of its variables\n"
             "train it from random weights, without init_from"
         )
 
 
 def find(path: Path) -> Contents:
-    """The contents of the checkpoint that ``init_from`` names, not yet its values; one of ours is verified.
+    """The contents of the checkpoint that ``init_from`` names, without its values. One of this program is verified.
 
     Raises:
         NoValidCheckpoint: it does not exist, is damaged, or must not be opened.
@@ -83,13 +83,15 @@ def find(path: Path) -> Contents:
 
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
-    """What a new run starts from, and what of it may differ from the file.
+    """The file that a new run starts from, and how the run may differ from it.
 
-    ``allow`` may hold ``preprocess``: the configured normalisation is right for these weights; ``model.num_classes``: a
-    classifier for another number of classes is replaced by a fresh one; ``data.classes``: what the file calls other
-    classes are those of the data; and the keys of ``trainer/diagnosis/silent_settings``,
-    which decide what a network computes with equal weights.
-    ``classes_follow_data`` tells that nobody set ``model.num_classes``, so that a fresh classifier is what is wanted.
+    ``allow`` may contain:
+    ``preprocess``: the configured normalisation is right for these weights;
+    ``model.num_classes``: a fresh classifier replaces one for another number of classes;
+    ``data.classes``: the classes of the file are those of the data under other names;
+    the keys of ``trainer.diagnosis.silent_settings``, which decide what a network computes with equal weights.
+
+    ``classes_follow_data`` says that nobody set ``model.num_classes``, so that a fresh classifier is wanted.
     """
 
     contents: Contents
@@ -98,17 +100,17 @@ class WarmStart:
 
 
 def load(start: WarmStart, config: Config, state: TrainingState, class_names: Sequence[str]) -> list[str]:
-    """Assign the file's weights to the model's variables; averages start at the new values.
+    """Assign the file's weights to the model's variables. Averages start at the new values.
 
-    The body of the network must be in the file whole. A classifier for 1001 classes serves for 1000 without its first,
-    the background; one for other classes than ``class_names``, those of the data, is replaced. Auxiliary head and
-    gamma may be missing, where the model has them. Returns lines that list what was loaded, what the file has and the
-    model does not take, and what starts fresh.
+    The file must have the whole body of the network. A classifier for 1001 classes is used for 1000 without its first
+    class, the background. A classifier for other classes than ``class_names``, those of the data, is replaced. The file
+    may lack an auxiliary head and gammas that the model has. Returns lines that list what was loaded, what the file has
+    but the model does not use, and what starts fresh.
 
     Raises:
-        RestoreRefused: another network, one that computes something else with equal weights, other classes than were
-            asked for, or another preprocessing; nothing was assigned.
-        NoValidCheckpoint: a tensor is damaged; nothing was assigned.
+        RestoreRefused: the file is of another network, of one that computes something else with equal weights, has
+            another number of classes than configured, or needs another preprocessing. Nothing was assigned.
+        NoValidCheckpoint: a tensor is damaged. Nothing was assigned.
     """
     contents = start.contents
     translation = translate(contents)
@@ -146,7 +148,7 @@ def _drops_background(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
 def _check_body(
     contents: Contents, translation: Translation, config: Config, state: TrainingState, differing_names: Sequence[str]
 ) -> None:
-    """Refuse when anything but a head, or a gamma that starts at one, is on one side only or of another shape."""
+    """Refuse if a variable is on one side only or has another shape, except in a head or a gamma that starts at one."""
     fresh_gammas = {name for name in differing_names if name.endswith("/gamma") and name not in translation.weights}
     body = [n for n in differing_names if unit_of(n) not in HEADS and not n.startswith(f"{AUX}/")]
     if not set(body) - fresh_gammas:
@@ -166,7 +168,7 @@ def _fitting(finding: Finding) -> list[str]:
 
 
 def _other_classes(start: WarmStart, class_names: Sequence[str]) -> str:
-    """How the classes of the file differ from those of the data, where it names them; empty when they do not."""
+    """How the classes that the file names differ from those of the data; empty when they do not, or are not named."""
     origin = origin_of(start.contents)
     if origin is None or SAME_CLASSES_KEY in start.allow:
         return ""
@@ -182,7 +184,7 @@ def _check_classes(
     fresh: Sequence[str],
     others: str,
 ) -> None:
-    """Refuse to replace the classifier of a network whose number of classes somebody has set."""
+    """Refuse to replace the classifier if the user has set the number of classes."""
     name = f"{HEADS[0]}/bias"
     if name not in fresh or name not in there or start.classes_follow_data or CLASSES_KEY in start.allow:
         return
@@ -207,7 +209,7 @@ def _check_settings(start: WarmStart, translation: Translation, config: Config) 
     source = "its configuration" if origin_config(start.contents) is not None else f"weights of {translation.scheme}"
     lines = [f"  {s.key}: {s.found} in {source}, {s.configured} is configured" for s in refused]
     raise RestoreRefused(
-        f"init_from={start.contents.path} fits in every shape, but is of a network that computes something else\n"
+        f"init_from={start.contents.path} fits in every shape, but its network computes something else\n"
         + "".join(f"{line}\n" for line in lines)
         + f"add {' '.join(f'{s.key}={s.found}' for s in refused)}, or say that what is configured is right: "
         f"allow=[{','.join(s.key for s in refused)}]"
@@ -215,7 +217,7 @@ def _check_settings(start: WarmStart, translation: Translation, config: Config) 
 
 
 def _check_normalization(start: WarmStart, translation: Translation, config: Config) -> None:
-    """Weights go with the range of pixel values they were trained on."""
+    """Refuse another normalisation: weights need the range of pixel values that they were trained on."""
     if PREPROCESS_KEY in start.allow:
         return
     known = _known_normalizations(start.contents, translation)
@@ -240,7 +242,7 @@ def _check_normalization(start: WarmStart, translation: Translation, config: Con
 
 
 def _known_normalizations(contents: Contents, translation: Translation) -> list[tuple[str, NormalizeConfig]]:
-    """Where weights of this kind come from, with the normalisation that is right for each."""
+    """The possible origins of weights of this kind, with the right normalisation for each."""
     if ORIGIN_CONFIG in contents.facts or translation.scheme == own_names.TITLE:
         origin = origin_config(contents)
         return [] if origin is None else [("its configuration", origin.preprocess.normalize)]
@@ -257,7 +259,7 @@ def _list(values: Sequence[float]) -> str:
 
 
 def _value(contents: Contents, translation: Translation, name: str) -> np.ndarray:
-    """A variable's value in the layout of the model."""
+    """The value of a variable in the layout of the model."""
     tensor = translation.weights[name]
     try:
         value = np.asarray(contents.read(tensor))

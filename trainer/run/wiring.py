@@ -1,4 +1,4 @@
-"""Where all processes of a run begin alike: what the chief announces, and what the loop of each works with."""
+"""The common start of all processes of a run: what the chief announces, and what the loop of each process uses."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainer.training.state import TrainingState, flatten
 
 @dataclasses.dataclass(frozen=True)
 class Announcement:
-    """What all processes of a run have to know alike, beside the configuration and the state."""
+    """What all processes of a run must know, beside the configuration and the state. It is the same for all."""
 
     total_steps: int
     committed_step: int | None
@@ -46,9 +46,9 @@ def wire(
     terminal: Display,
     views: Views,
 ) -> Run:
-    """What this process's loop works with: its part of every batch, and in ``state`` the chief's values.
+    """What the loop of this process uses: its part of every batch, and the chief's values in ``state``.
 
-    Every process of the run has to come.
+    Every process of the run must call this.
     """
     replicas = state.replicas
     replicas.copy_from_chief(flatten(state.tree()).values())

@@ -1,7 +1,7 @@
-"""The part of a process that is not the chief: it computes its share of every batch, and writes and shows nothing.
+"""A process that is not the chief: it computes its share of every batch, and writes and displays nothing.
 
-It never looks into the run directory, so it does not matter what a network filesystem shows it: the configuration,
-every variable's value and everything else that decides what is done next come from the chief.
+It never reads the run directory, so it does not matter what a network filesystem shows it. The configuration, the value
+of every variable, and everything else that decides the next steps come from the chief.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from trainer.training.loop import train as run_loop
 
 
 class _Saves:
-    """In the place of a Checkpointer."""
+    """Used in place of a Checkpointer."""
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
@@ -39,18 +39,18 @@ class _Saves:
         pass
 
     def finish(self) -> None:
-        """Return when the chief says that everything is committed: a launcher may end all when one process ends."""
+        """Wait until the chief says that everything is committed: a launcher may end all processes when one ends."""
         self._peers.hear()
 
     def last_good(self) -> str:
         return "the chief names the last good checkpoint"
 
     def way_on(self) -> str:
-        return "the chief names the checkpoint and the command that goes on"
+        return "the chief names the checkpoint and the command that continues the run"
 
 
 class _Records:
-    """In the place of a History."""
+    """Used in place of a History."""
 
     def __init__(self, validations: Mapping[int, dict[str, float]]) -> None:
         self.validations = dict(validations)
@@ -61,7 +61,7 @@ class _Records:
 
 
 class _Display:
-    """In the place of a Terminal."""
+    """Used in place of a Terminal."""
 
     def step(self, step: int) -> None:
         pass
@@ -73,12 +73,12 @@ class _Display:
         pass
 
     def warn(self, text: str) -> None:
-        """What only this process has met, such as a bad record in its part."""
+        """Print what only this process has met, such as a bad record in its part."""
         warn(text)
 
 
 class _Views:
-    """In the place of the views."""
+    """Used in place of the views."""
 
     def before(self, step: int, batch: Batch) -> None:
         pass
@@ -99,10 +99,10 @@ def work(process: Process) -> None:
     Raises:
         PeerLost: the chief or another process is gone.
         UsageError: this process has other data or code than the chief.
-        Stopped, TrainingFailed: as the chief.
+        Stopped, TrainingFailed: as in the chief.
     """
     peers = process.peers
-    assert peers is not None, "one that works alone is the chief"
+    assert peers is not None, "a process that works alone is the chief"
     plan = peers.hear()
     if plan["config"] is None:
         return

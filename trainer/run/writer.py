@@ -1,4 +1,4 @@
-"""The one process that writes a run directory: what it takes possession of, keeps open, and closes again."""
+"""The one process that writes a run directory: what it takes, keeps open, and closes again."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from trainer.storage.durable import replace
 
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """Where a run writes what it makes. ``committed_step``: the checkpoint of the step it begins at is here already."""
+    """What a run writes to. ``committed_step`` is the step it begins at, if the run directory has that checkpoint."""
 
     checkpointer: Checkpointer
     history: History
@@ -41,12 +41,13 @@ class Outputs:
 
 @contextmanager
 def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
-    """Take the run directory, which this process has locked, for as long as the block runs; then say how it ended.
+    """Take the run directory, which this process has locked, while the block runs. Then print how the run ended.
 
-    Nothing in it is touched before; what an earlier life of the run left and this one has no use for is put away.
+    Nothing in the directory is touched before. Checkpoints of an earlier start that this start cannot use are put away.
 
     Raises:
-        RunDirectoryInUse, RunDirectoryLost: it is not, or no longer, the one that this process was about to write to.
+        RunDirectoryInUse: another process has taken the directory over.
+        RunDirectoryLost: the name no longer leads to the directory that this process has locked.
         UsageError: the mirror holds another run.
     """
     mirror = _mirror(holding.path_of(run_dir), run)
@@ -68,7 +69,7 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
         tensorboard = TensorBoard(place, events, run.config, run.assembly.state, validation, run.lineage)
         views = Views(place, validation, events[VALIDATION], tensorboard)
         checkpointer = _checkpointer(checkpoints, run, mirror, history, terminal, process)
-        # one that was taken from elsewhere is not in this directory yet
+        # a checkpoint that was taken from elsewhere is not in this directory yet
         committed_step = step if (checkpoints / directory.name_of(step)).is_dir() else None
         try:
             yield Outputs(checkpointer, history, terminal, views, committed_step)

@@ -1,4 +1,4 @@
-"""The run directory: what lies where, its lock, the records in it, and its mirror elsewhere.
+"""The run directory: its layout, its lock, the records in it, and its mirror on another filesystem.
 
 May import: checkpoint, config, storage.
 """

@@ -1,9 +1,9 @@
-"""TensorBoard's event files as files: cutting them where a run goes back, and the order in which they are read.
+"""TensorBoard's event files as files: truncating them where a run goes back, and the order in which they are read.
 
-A file is what one process has written, so its steps never fall, but for events of step 0 (the graph, the format's
-version) anywhere in it. That is why its end tells what a cut is about, however long the file is. A record is uint64
-length, uint32 CRC of the length, the data, uint32 CRC of the data (tensorflow/core/lib/io/record_writer.h); the first
-CRC tells where a record begins when one reads backwards.
+One process writes a file, so its steps never decrease, except events of step 0 (the graph, the format's version), which
+can be anywhere. That is why reading its end is enough to find what to cut, however long the file is. A record is uint64
+length, uint32 CRC of the length, the data, uint32 CRC of the data (tensorflow/core/lib/io/record_writer.h). The first
+CRC identifies the beginning of a record when one searches near the end.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ from trainer.storage.guarded import open_regular
 HEADER = struct.Struct("<QI")
 LENGTH_BYTES = 8
 FOOTER_BYTES = 4
-STEP_AT, STEP_TAG = 9, 0x10  # of an Event: the double wall_time with its tag, and then the tag of the integer step
-FIRST_READ = 1 << 18  # bytes at the end of a file; doubled until they tell
-FIRST_EVENTS = 20  # among which the first step of a file is looked for
+STEP_AT, STEP_TAG = 9, 0x10  # in an Event: the double wall_time with its tag, then the tag of the integer step
+FIRST_READ = 1 << 18  # bytes at the end of a file; doubled until they are enough
+FIRST_EVENTS = 20  # the first step of a file is searched among these
 
-# of seconds since 1970, by TensorFlow's EventsWriter; the name of a host, which follows, may hold a line end
+# seconds since 1970, by TensorFlow's EventsWriter; then the name of a host, which may contain a line end
 NAME = re.compile(r"events\.out\.tfevents\.(\d{10})\.(.+)", re.DOTALL)
 
 
 def truncate_events(directory: Path, step: int) -> None:
     """Rewrite the event files without events later than ``step``.
 
-    TensorBoard would otherwise draw both the abandoned and the new values of the same steps.
+    Otherwise TensorBoard would draw both the abandoned and the new values of the same steps.
 
     Raises:
-        OSError: the disk refuses; names the file.
+        OSError: a file cannot be read or written. The error names it.
     """
     for path in _files(directory):
         try:
             _truncate(path, step)
         except OSError as error:
-            error.filename = error.filename or str(path)  # a read or write knows its file by descriptor only
+            error.filename = error.filename or str(path)  # a read or write knows only the descriptor
             raise
 
 
@@ -57,7 +57,7 @@ def _truncate(path: Path, step: int) -> None:
             return
         temporary = path.with_name(f".{path.name}")  # TensorBoard reads every name that contains "tfevents"
         temporary = temporary.with_name(temporary.name.replace("tfevents", "rewriting"))
-        temporary.unlink(missing_ok=True)  # a crash may have left it, or a foreign directory have it lead elsewhere
+        temporary.unlink(missing_ok=True)  # a crash may have left it, or in a foreign directory it may lead elsewhere
         file.seek(0)
         with temporary.open("xb") as kept:
             _copy(file, kept, begin)
@@ -67,8 +67,9 @@ def _truncate(path: Path, step: int) -> None:
 
 
 def put_in_order(directory: Path, now: int) -> None:
-    """Rename event files, where needed, so that their names sort as their steps do and before one made at ``now``
-    (seconds since 1970): TensorBoard reads them by name, and a clock can go back.
+    """Rename event files, where needed, so that their names sort in the order of their steps, and before the name of a
+    file made at ``now`` (seconds since 1970). TensorBoard reads files in the order of their names, and a clock can go
+    back.
     """
     found = [(path, match) for path in _files(directory) if (match := NAME.fullmatch(path.name)) is not None]
     found.sort(key=lambda entry: (*_span(entry[0]), entry[0].name))
@@ -82,13 +83,13 @@ def put_in_order(directory: Path, now: int) -> None:
 
 
 def _files(directory: Path) -> list[Path]:
-    """The event files of this program; TensorFlow would follow a link, or wait for a FIFO."""
+    """The regular event files. TensorFlow would follow a link, or wait for a FIFO."""
     found = sorted(directory.glob("events.out.tfevents.*"))
     return [path for path in found if path.is_file() and not path.is_symlink()]
 
 
 def _span(path: Path) -> tuple[int, int]:
-    """The last and the first step in a file, 0 where it has none."""
+    """The last and the first step in a file; 0 when it has none."""
     with open_regular(path) as file:
         first = next((at for at, _ in itertools.islice(_events(file, 0), FIRST_EVENTS) if at), 0)
         last = max((at for at, _ in _events(file, _before_later(file, 0, any_step=True))), default=0)
@@ -96,9 +97,9 @@ def _span(path: Path) -> tuple[int, int]:
 
 
 def _before_later(file: io.BufferedReader, step: int, *, any_step: bool = False) -> int:
-    """Where a record begins before which no event is later than ``step``, near the end of the file if possible.
+    """The byte where a record begins, near the end of the file if possible. No event before it is later than ``step``.
 
-    With ``any_step``, any record from which on there is a step.
+    With ``any_step``, any record will do that has a step in it or after it.
     """
     size, length = os.fstat(file.fileno()).st_size, FIRST_READ
     while length < size:
@@ -112,7 +113,7 @@ def _before_later(file: io.BufferedReader, step: int, *, any_step: bool = False)
 
 
 def _first_record(file: io.BufferedReader, begin: int) -> int | None:
-    """Where the first record begins at byte ``begin`` or after it; None when no length has its CRC there."""
+    """The byte where the first record at or after byte ``begin`` begins; None when no length there has its CRC."""
     file.seek(begin)
     content = file.read()
     at = content.find(bytes(4), 4)  # the upper half of a length
@@ -125,7 +126,7 @@ def _first_record(file: io.BufferedReader, begin: int) -> int | None:
 
 
 def _events(file: io.BufferedReader, begin: int) -> Iterator[tuple[int, bytes]]:
-    """Step and record of every event from byte ``begin`` on; a process that was killed leaves one without its end."""
+    """Step and record of every event from byte ``begin`` on. A killed process leaves a record without its end."""
     size = os.fstat(file.fileno()).st_size
     file.seek(begin)
     while len(header := file.read(HEADER.size)) == HEADER.size:

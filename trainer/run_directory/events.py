@@ -1,6 +1,6 @@
 """TensorBoard's events: written next to metrics.jsonl as a view of it.
 
-What the disk refuses is lost to TensorBoard, and to nothing else.
+Events that cannot be written are lost to TensorBoard, and to nothing else.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ Pixels = npt.NDArray[np.uint8]
 
 
 class Events:
-    """The event files of one split; may be written to from several threads."""
+    """The event files of one split. Several threads may write to them."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
-        self.failure: OSError | None = None  # the last; what it cost stays missing
+        self.failure: OSError | None = None  # the last one; the events that it cost stay missing
         self._writer: Any = None
         self._lock = threading.Lock()
 
@@ -69,7 +69,7 @@ class Events:
                 writer.flush()
 
     def close(self) -> None:
-        """What is written later goes into another file."""
+        """Close the file. Later events go into another file."""
         if self._writer is not None:
             with self._open(0) as writer:
                 writer.close()
@@ -77,8 +77,9 @@ class Events:
 
     @contextmanager
     def _open(self, step: int) -> Iterator[Any]:
-        """The writer, for events of ``step``; None, without which a summary goes nowhere, when the disk refuses it.
-        After an error of the disk the next use begins a new file: nothing can be read behind half an event.
+        """The writer for events of ``step``; None when its file cannot be made, and then summaries are dropped.
+
+        After a disk error the next use begins a new file, because nothing behind half an event can be read.
         """
         with self._lock:
             try:
@@ -87,9 +88,9 @@ class Events:
                         put_in_order(self._directory, int(time.time()))
                     self._writer = tf.summary.create_file_writer(os.fsencode(self._directory))
             except tf.errors.OpError as error:
-                self.failure = os_error(error, self._directory)  # raises what is no error of the disk
+                self.failure = os_error(error, self._directory)  # raises any error that is not from the disk
             if self._writer is None:
-                with tf.summary.record_if(False):  # as_default leaves a writer that fails in its place
+                with tf.summary.record_if(False):  # as_default leaves a failing writer in place
                     yield None
                 return
             try:

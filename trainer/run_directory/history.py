@@ -1,6 +1,6 @@
-"""The history of a run, metrics.jsonl and TensorBoard events: one line of time, whatever restarts there were.
+"""The history of a run, metrics.jsonl and TensorBoard events: one timeline, however often the run was restarted.
 
-A resume drops what was recorded after the step it continues from, because those steps will be made again.
+A resume drops the records after the step that it continues from, because it will make those steps again.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ READ_AT_ONCE = 1 << 20  # bytes
 class History:
     """Appends records to a run directory. ``step`` is where the run continues: later records are dropped first.
 
-    A disk that refuses a record does not end training. The record stays in memory and is written, in its place, when
-    the disk takes it again; ``sync`` fails until then, so no checkpoint refers to a history that is not there.
+    Training does not end when a record cannot be written. The record stays in memory and is written, in order, when the
+    disk works again. Until then ``sync`` fails, so no checkpoint refers to a history that is not on disk.
 
-    A file that another program has deleted, replaced, cut or appended to is made again: from the deleted one, which is
-    still open here, or from the records that are left and the validations, which are known. ``notices`` has what
-    happened, for the loop to print.
+    If another program has deleted, replaced, cut or extended the file, it is made again: from the deleted file, which
+    is still open here, or from the records that are left and the validations, which are in memory. ``notices`` says
+    what happened, for the loop to print.
     """
 
     def __init__(self, run_dir: Path, step: int) -> None:
@@ -57,11 +57,11 @@ class History:
                 truncate_events(run_dir / TENSORBOARD / split, step)
             except OSError as error:
                 events.failure = error
-        self._size, self._sha256 = kept.size, kept.sha256  # of every record, whether it is written already or not
+        self._size, self._sha256 = kept.size, kept.sha256  # of every record, written or not
         self._written = kept.sha256.copy()  # of what is in the file
         self._metrics = self._path.open("a+b", buffering=0)
-        sync(run_dir)  # so that a file that was made here is found after a power failure
-        self._whole = self._path.stat().st_size  # bytes, up to the end of the last whole line
+        sync(run_dir)  # so that a new file is found after a power failure
+        self._whole = self._path.stat().st_size  # bytes up to the end of the last whole line
         self._unwritten: list[bytes] = []
         self.failure: OSError | None = None  # of the last attempt to write
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -70,10 +70,10 @@ class History:
         self._fence = Fence(run_dir / LOCK)
 
     def add(self, record: Record) -> None:
-        """Write a record, or keep it in memory until the disk takes it.
+        """Write a record, or keep it in memory until it can be written.
 
         Raises:
-            RunDirectoryInUse: another process has taken over the run directory; nothing was written.
+            RunDirectoryInUse: another process has taken over the run directory. Nothing was written.
         """
         self._fence.look()
         if record.split == VALIDATION:
@@ -93,16 +93,16 @@ class History:
     def recorded(self) -> RecordedMetrics:
         """What metrics.jsonl holds after the next ``sync``, for the manifest of a checkpoint."""
         with self._lock:
-            self._write()  # or it may be a file that is no longer there
+            self._write()  # also makes a deleted or changed file again
         return RecordedMetrics(self._size, self._sha256.hexdigest())
 
     @property
     def view_failure(self) -> OSError | None:
-        """Why TensorBoard's files lack something; None when they do not."""
+        """Why TensorBoard's files are incomplete; None when they are complete."""
         return next((events.failure for events in self.events.values() if events.failure is not None), None)
 
     def sync(self) -> None:
-        """Bring everything to disk; called before a checkpoint refers to it.
+        """Flush everything to disk. Called before a checkpoint refers to it.
 
         Raises:
             RunDirectoryInUse: as ``add``.
@@ -114,7 +114,7 @@ class History:
                 events.flush()
         if self.failure is not None:
             raise self.failure
-        sync(self._path)  # by its name: a run directory that was deleted meanwhile is noticed
+        sync(self._path)  # by its name, so that a deleted run directory is noticed
 
     def close(self) -> None:
         for events in self.events.values():
@@ -122,10 +122,10 @@ class History:
         self._metrics.close()
 
     def _write(self) -> None:
-        """Append what is not written yet. A line that got only half into the file is taken out again."""
+        """Append the lines that are not written yet. A half-written line is removed first."""
         try:
             if self.failure is not None:
-                self._fence.look_now()  # what is cut off here must be ours
+                self._fence.look_now()  # the file that is cut must be ours
                 if os.fstat(self._metrics.fileno()).st_size > self._whole:
                     os.ftruncate(self._metrics.fileno(), self._whole)
             self._mend()
@@ -141,7 +141,7 @@ class History:
             self.failure = OSError(error.errno, error.strerror, str(self._path))
 
     def _mend(self) -> None:
-        """Make the file again if it is not the one that this process has written; not with its run directory."""
+        """Make the file again if it is not as this process has written it. Never make the run directory again."""
         if self._fence.is_lost:
             return
         ours = os.fstat(self._metrics.fileno())
@@ -149,7 +149,7 @@ class History:
             there = self._path.lstat()
         except FileNotFoundError:
             if not self._path.parent.is_dir():
-                return  # with the whole run directory: that is not made again
+                return  # the whole run directory was deleted: it is not made again
             how = "was deleted"
         else:
             if not os.path.samestat(there, ours):
@@ -158,7 +158,7 @@ class History:
                 how = f"had {self._whole} bytes and was changed to {there.st_size}"
             else:
                 return
-        self._fence.look_now()  # by a process that has taken over, if we are unlucky
+        self._fence.look_now()  # perhaps a process that has taken over changed the file
         whole = self._is_whole()
         aside = None
         if os.path.lexists(self._path):
@@ -168,14 +168,14 @@ class History:
         self._metrics.close()
         self._metrics = self._path.open("a+b", buffering=0)
         self._take_in()
-        left = "nothing is missing" if whole else "what is left of it was kept, with all validations"
-        beside = "" if aside is None else f"; what was there is {aside.name}"
+        left = "and nothing is missing" if whole else "from the records that were left and all validations"
+        beside = "" if aside is None else f"; the file that was found is kept as {aside.name}"
         self.notices.put(
-            f"{self._path} {how} by another program while the run was writing to it; it was made again, {left}{beside}"
+            f"{self._path} {how} by another program while the run was writing to it; it was made again {left}{beside}"
         )
 
     def _content(self) -> Iterator[bytes]:
-        """What this process has written, as far as it is there, from the file that is open."""
+        """What this process has written, as far as the open file still has it."""
         at = 0
         while piece := os.pread(self._metrics.fileno(), min(READ_AT_ONCE, self._whole - at), at):
             at += len(piece)
@@ -188,7 +188,7 @@ class History:
         return found.digest() == self._written.digest()
 
     def _remains(self) -> Iterator[bytes]:
-        """The records that are left, and the validations that are not among them."""
+        """The records that are left, then the validations that are not among them."""
         missing = dict(self.validations)
         for line in _readable_of(self._content()):
             for step in validations_in([line]):
@@ -200,7 +200,7 @@ class History:
                 yield Record(step, VALIDATION, values, {"closing": False}).line().encode()
 
     def _take_in(self) -> None:
-        """Take size and digest of the file that was made, and of what will follow."""
+        """Compute size and digest of the new file, and of the lines that will follow."""
         self._whole, self._written = os.fstat(self._metrics.fileno()).st_size, hashlib.sha256()
         for piece in self._content():
             self._written.update(piece)
@@ -210,15 +210,15 @@ class History:
 
 
 def keep_readable(run_dir: Path, recorded: RecordedMetrics | None, warn: Callable[[str], None]) -> None:
-    """Replace a damaged metrics.jsonl by the records that can be read, and keep the damaged one beside it.
+    """Replace a damaged metrics.jsonl with the records that can be read, and keep the damaged file beside it.
 
-    ``recorded`` is what the checkpoint to resume from says of the file; None when it is of another run directory. What
-    has its digest was written by this program and is not parsed, so a long history costs the reading of its bytes.
-    Only how the run is shown and which checkpoint counts as the best depend on this file, so damage does not stop a
-    resume.
+    ``recorded`` is what the checkpoint to resume from says about the file; None when the checkpoint is from another run
+    directory. The part with the recorded digest was written by this program and is not parsed, so a long history only
+    costs the reading of its bytes. Only the display of the run and the choice of the best checkpoint depend on this
+    file, so damage does not stop a resume.
 
     Raises:
-        Unreadable: it cannot be read now, so nothing is known of damage.
+        Unreadable: it cannot be read now, so damage is unknown.
     """
     path = run_dir / METRICS
     if not path.exists():
@@ -229,7 +229,7 @@ def keep_readable(run_dir: Path, recorded: RecordedMetrics | None, warn: Callabl
     begin, number = (0, 1) if recorded is None or known is None else (recorded.size, known + 1)
     reason = _first_fault(path, begin, number)
     if recorded is not None and known is None and reason is None:
-        reason = f"its first {recorded.size} bytes are not those that the checkpoint was made with"
+        reason = f"its first {recorded.size} bytes differ from those that the checkpoint recorded"
     if reason is None:
         return
     aside = free_name(path)
@@ -237,13 +237,13 @@ def keep_readable(run_dir: Path, recorded: RecordedMetrics | None, warn: Callabl
     kept = _Counted(_readable(aside))
     replace(path, kept)
     warn(
-        f"{path} is damaged: {reason}; {kept.count} records that can be read were kept, the damaged file is "
+        f"{path} is damaged: {reason}; {kept.count} records that can be read were kept, the damaged file is now "
         f"{aside.name}; training is not affected"
     )
 
 
 def free_name(path: Path) -> Path:
-    """Where a history that is not what it was can lie beside the one that takes its place."""
+    """A free path for a damaged history, beside the file that takes its place."""
     return next(
         candidate
         for number in range(10**6)
@@ -252,7 +252,7 @@ def free_name(path: Path) -> Path:
 
 
 class _Counted:
-    """An iterable that says how many it has given out."""
+    """An iterable that counts the values it has yielded."""
 
     def __init__(self, values: Iterator[bytes]) -> None:
         self._values = values
@@ -273,7 +273,7 @@ def _readable_of(pieces: Iterator[bytes]) -> Iterator[bytes]:
     for piece in pieces:
         *whole, rest = (rest + piece).split(b"\n")
         yield from (line + b"\n" for line in whole if _fault(line) is None)
-        rest = rest[:LINE_LIMIT]  # more than that is no record
+        rest = rest[:LINE_LIMIT]  # a longer line is not a record
 
 
 def _fault(line: bytes) -> str | None:
@@ -285,13 +285,13 @@ def _fault(line: bytes) -> str | None:
 
 
 def _first_fault(path: Path, begin: int, number: int) -> str | None:
-    """The first line from byte ``begin`` on that is no record, and why; ``number`` is that of the line there."""
+    """The first line from byte ``begin`` on that is not a record, and why. Line ``number`` begins at ``begin``."""
     faults = ((at, _fault(line)) for at, line in enumerate(lines(path, begin), number))
     return next((f"line {at}: {fault}" for at, fault in faults if fault is not None), None)
 
 
 def _known_lines(path: Path, recorded: RecordedMetrics) -> int | None:
-    """How many lines the part of the file has that ``recorded`` is about; None where it is another."""
+    """The number of lines in the part that ``recorded`` describes; None when the file begins with other bytes."""
     digest, count, left = hashlib.sha256(), 0, recorded.size
     with readable(path), open_regular(path) as file:
         while left and (piece := file.read(min(left, READ_AT_ONCE))):
@@ -303,7 +303,7 @@ def _known_lines(path: Path, recorded: RecordedMetrics) -> int | None:
 
 @dataclasses.dataclass
 class _Kept:
-    """What is left of a history: its size in bytes, its digest, and its validations."""
+    """The part of a history that is kept: its size in bytes, its digest, and its validations."""
 
     size: int
     sha256: hashlib._Hash
@@ -311,10 +311,9 @@ class _Kept:
 
 
 def _drop_later(path: Path, step: int) -> _Kept:
-    """Take the records after ``step`` out of the file, and half a line at its end.
+    """Remove the records after ``step`` from the file, and half a line at its end.
 
-    As a rule they are its end, which is cut off; records among them that stay are brought to the front by writing the
-    file anew.
+    Usually they are the end of the file, which is cut off. If records that stay are among them, the file is rewritten.
     """
     kept, position, in_one_piece = _Kept(0, hashlib.sha256(), {}), 0, True
     if not path.exists():

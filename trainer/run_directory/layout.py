@@ -1,4 +1,4 @@
-"""What lies where in a run directory."""
+"""The layout of a run directory."""
 
 from __future__ import annotations
 
@@ -36,21 +36,21 @@ DIRECTORIES = (
     f"{TENSORBOARD}/val",
     PREDICTIONS,
 )
-# at the top of a run directory, what the run alone writes to
+# the names at the top of a run directory that only the run writes to
 OWN = (*FILES, CHECKPOINTS, TENSORBOARD, PREDICTIONS)
 
 
 @contextmanager
 def _locked(held: Held, descriptor: int) -> Iterator[None]:
-    """The lease, behind the lock; and what an error of the disk in the block is."""
+    """Hold the lease, in addition to the lock, and translate disk errors of the block."""
     try:
         with lease.leased(held.path / LOCK, descriptor, lambda text: warn(holding.named(text))) as taken_over:
-            _refuse_if_lost(held)  # it took its time
+            _refuse_if_lost(held)  # taking the lease may have needed seconds
             if taken_over:
                 remove_leftovers(held.path / CHECKPOINTS)
             yield
     except (OSError, NotSaved, NoValidCheckpoint, UsageError) as error:
-        _refuse_if_lost(held)  # what was looked for by its name was not there, or was another's
+        _refuse_if_lost(held)  # a lookup by name may have found nothing, or another directory
         if isinstance(error, OSError) and isinstance(error.filename, str | Path):
             name = Path(holding.named(str(error.filename)))
             if name.is_relative_to(held.name):
@@ -66,10 +66,11 @@ def _refuse_if_lost(held: Held) -> None:
 
 
 def as_writer(run_dir: Path) -> Path:
-    """Where this process, as the writer of ``run_dir`` that it now becomes, has to write.
+    """The path where this process must write, now that it becomes the writer of ``run_dir``.
 
     Raises:
-        RunDirectoryInUse, RunDirectoryLost: it is not, or no longer, the one that this process was about to write to.
+        RunDirectoryInUse: another process has taken the directory over.
+        RunDirectoryLost: the name no longer leads to the directory that this process has locked.
     """
     place, held = holding.path_of(run_dir), holding.of(run_dir)
     assert held is not None
@@ -79,8 +80,8 @@ def as_writer(run_dir: Path) -> Path:
 
 
 def hold_checkpoints(run_dir: Path) -> Path:
-    """Where this process, as the writer of ``run_dir``, has to write checkpoints; the directory is made if needed, and
-    from now on it must stay where it is as well.
+    """The path where this process, as the writer of ``run_dir``, must write checkpoints. The directory is made if
+    needed. From now on it must also stay in its place.
     """
     place, held = holding.path_of(run_dir), holding.of(run_dir)
     assert held is not None
@@ -93,7 +94,7 @@ def refuse_links(run_dir: Path) -> None:
     """Refuse a run directory in which a name that this program writes to leads to another place.
 
     Such a name may be a symbolic link, a hard link to a file that has another name elsewhere, a FIFO or a device.
-    ``run_dir`` itself may be a link: its user gave it.
+    ``run_dir`` itself may be a link, because the user chose it.
 
     Raises:
         UsageError: names the path and what it is.
@@ -108,6 +109,6 @@ def refuse_links(run_dir: Path) -> None:
     except Unacceptable as error:
         raise UsageError(
             f"run_dir={run_dir} cannot be used: {error}\n"
-            "what this program writes there would end up in another place; give the real directory, or a copy that "
-            f"shares nothing with it:\n  {copy_command(run_dir)}"
+            "this program would write to another place; give the real directory, or a copy that shares no file with "
+            f"it:\n  {copy_command(run_dir)}"
         ) from error

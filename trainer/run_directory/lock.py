@@ -1,4 +1,4 @@
-"""One writer for each run directory: a lock of the kernel, with a lease behind it for other hosts."""
+"""One writer for each run directory: a kernel lock, and a lease in addition for other hosts."""
 
 from __future__ import annotations
 
@@ -19,24 +19,24 @@ from trainer.storage.durable import make_directory
 
 @contextmanager
 def writing(run_dir: Path) -> Iterator[None]:
-    """Hold the run directory, made if needed, for as long as the block runs.
+    """Hold the run directory while the block runs. It is made if needed.
 
     The kernel drops the lock with the process, so a crash leaves nothing behind. After a crash on another host the
-    lease must run out first (``trainer.storage.lease``). A directory that was made here and in which nothing was
-    written is removed again.
+    lease must expire first (``trainer.storage.lease``). If this function made the directory and nothing was written in
+    it, the directory is removed again.
 
-    Everything in it is to be written below ``holding.path_of(run_dir)``, so that it never comes to lie in another
-    directory that has the name meanwhile.
+    Callers must write to it below ``holding.path_of(run_dir)``. Otherwise they could write to another directory that
+    has taken the name meanwhile.
 
     Raises:
-        RunDirectoryInUse: another process holds it, or has taken it over meanwhile; names host and process.
-        RunDirectoryLost: it is no longer where its name says, and the block did not notice by itself.
-        UsageError: the directory cannot be written, it is or lies in a checkpoint, what is written there would end up
-            elsewhere, or its filesystem has no locks.
-        NotSaved: the block met an error of the disk on a file of the run.
+        RunDirectoryInUse: another process holds it, or has taken it over meanwhile. The message names host and process.
+        RunDirectoryLost: it is no longer where its name says, and the block did not notice this itself.
+        UsageError: the directory cannot be written, it is or lies in a checkpoint, a name in it leads to another place,
+            or its filesystem has no locks.
+        NotSaved: the block met a disk error on a file of the run.
     """
     places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
-    made = not os.path.exists(run_dir)  # also where this may not be known; make_directory says so
+    made = not os.path.exists(run_dir)  # also when it cannot be read: make_directory reports that
     with contextlib.ExitStack() as stack:
         try:
             make_directory(run_dir)
@@ -79,4 +79,4 @@ def _lock(run_dir: Path) -> int:
         except OSError:
             os.close(descriptor)
             raise
-        os.close(descriptor)  # its holder has just removed it, with the directory in which nothing was written
+        os.close(descriptor)  # its holder has just removed it, with an empty run directory

@@ -1,4 +1,4 @@
-"""What to do about a run directory that is no longer where its name says: words for the end of the run."""
+"""Messages for the end of a run whose directory is no longer where its name says: what to do about it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from trainer.storage.holding import Held
 
 
 def way_on(held: Held, lost: Held, committed: int | None, step: int, failure: str | None) -> str:
-    """What became of the run that was at ``step``, and the commands that go on with it.
+    """What was saved of the run at ``step``, and the commands that continue it.
 
-    ``held`` is the run directory and ``lost`` what is not in its place, the directory itself or one inside it;
-    ``committed`` is the step of the newest checkpoint and ``failure`` why the current step has none.
+    ``held`` is the run directory. ``lost`` is the directory that is not in its place: the run directory itself or one
+    inside it. ``committed`` is the step of the newest checkpoint. ``failure`` says why the current step has none.
     """
     place = lost.whereabouts()
     newest = "no checkpoint was committed" if committed is None else f"{directory.name_of(committed)} is committed"
@@ -25,21 +25,21 @@ def way_on(held: Held, lost: Held, committed: int | None, step: int, failure: st
         what = "; ".join(part for part in (last, missing) if part) or "nothing was committed in it"
         back = "" if lost is held else f"put {lost.name} back first, and "
         where = Path("DIR") if lost is held else held.name
-        return f"{what}\nwith a copy of it, in a mirror or elsewhere, {back}go on with:\n  {resume_command(where)}"
+        return f"{what}\nwith a copy of it, in a mirror or elsewhere, {back}continue with:\n  {resume_command(where)}"
     here = f"{newest} there{f'; {missing}' if missing else ''}"
     if committed is None:
         return f"{here}\nstart the run again"
     if place is None:
-        return f"{here}\nwhen it can be reached again, go on with:\n  {resume_command(held.name)}"
+        return f"{here}\nwhen it can be reached again, continue with:\n  {resume_command(held.name)}"
     if lost is held:
-        return f"{here}\ngo on with:\n  {resume_command(place)}"
+        return f"{here}\ncontinue with:\n  {resume_command(place)}"
     first = f" after you have moved away what is at {lost.name} now" if os.path.lexists(lost.name) else ""
     back = shlex.join(["mv", str(place), str(lost.name)])
-    return f"{here}\nput it back{first}, and go on with:\n  {back}\n  {resume_command(held.name)}"
+    return f"{here}\nput it back{first}, and continue with:\n  {back}\n  {resume_command(held.name)}"
 
 
 def _missing(committed: int | None, step: int, failure: str | None) -> str:
-    """Which steps are lost, if any are."""
+    """The steps that are lost; empty when none are."""
     first = (committed or 0) + 1
     if step < first:
         return ""

@@ -1,4 +1,4 @@
-"""The records of a run as ``metrics.jsonl`` holds them: one JSON object a line. Reading them takes no TensorFlow."""
+"""The records of a run in ``metrics.jsonl``: one JSON object per line. Reading them does not need TensorFlow."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ LINE_LIMIT = 64 << 10  # bytes; a record has about 300
 STEP_LIMIT = 2**63
 
 BEGINNING = re.compile(rb'\{"step": (\d{1,18}), "split": "(train|val)", "')  # of a line as ``Record`` writes it
-END_READ = 1 << 20  # bytes, in which the last records are looked for
+END_READ = 1 << 20  # bytes at the end of the file, in which the last records are searched
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Record:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """The records of a metrics.jsonl; ends at a line that a crash left incomplete.
+    """The records of a metrics.jsonl, up to a line that a crash left incomplete.
 
-    Lines that are no records are left out; ``trainer.run_directory.history.keep_readable`` is what reports them.
+    Lines that are not records are left out. ``trainer.run_directory.history.keep_readable`` reports them.
     """
     for line in lines(path):
         try:
@@ -52,7 +52,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def lines(path: Path, begin: int = 0) -> Iterator[bytes]:
-    """The complete lines of the file from byte ``begin`` on, and the parts of one that is too long to be a record.
+    """The complete lines of the file from byte ``begin`` on. A line that is too long for a record comes in parts.
 
     Raises:
         Unreadable: the system cannot read it now.
@@ -66,24 +66,28 @@ def lines(path: Path, begin: int = 0) -> Iterator[bytes]:
 
 
 def record_of(line: bytes) -> dict[str, Any]:
-    """One line as a record with a step, a split and plain values; a validation has all of its metrics."""
+    """The record in one line: a step, a split and plain values. A validation has all of its metrics.
+
+    Raises:
+        Unacceptable: the line is not such a record.
+    """
     record = parse_json(line.decode("utf-8", errors="replace"))
     if not isinstance(record, dict) or not {"step", "split"} <= record.keys():
         raise Unacceptable(f"{shown(record)} is not a record")
     step, split = record["step"], record["split"]
     needed = VALIDATION_METRICS if split == VALIDATION else ()
     if type(step) is not int or not 0 <= step < STEP_LIMIT or split not in (TRAIN, VALIDATION):
-        raise Unacceptable(f"it is of step {shown(step)} and split {shown(split)}")
+        raise Unacceptable(f"it has step {shown(step)} and split {shown(split)}")
     if any(isinstance(value, dict | list) for value in record.values()):
-        raise Unacceptable("it has a value that is no number or text")
+        raise Unacceptable("it has a value that is a list or an object")
     if any(name not in record or type(record[name]) not in (int, float) for name in needed):
         raise Unacceptable(f"it lacks {' or '.join(needed)}")
     return record
 
 
 def step_in(line: bytes) -> int | None:
-    """The step of a line, None where it is no record. What the rest of a line that begins as ours holds is not looked
-    at: a history may have a million of them.
+    """The step of a line; None when it is not a record. If a line begins as ours do, the rest is not parsed, because a
+    history may have a million lines.
     """
     match = BEGINNING.match(line)
     if match is not None:
@@ -97,16 +101,16 @@ def step_in(line: bytes) -> int | None:
 
 
 def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
-    """Step → validation metrics, from metrics.jsonl; empty when there is none."""
+    """Step → validation metrics, from metrics.jsonl; empty when the file does not exist."""
     path = run_dir / METRICS
     return validations_in(lines(path) if path.exists() else ())
 
 
 def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
-    """Step → validation metrics, of the lines that are a validation; only these are parsed."""
+    """Step → validation metrics, from the lines that are validations. Only these lines are parsed."""
     found = {}
     for line in text:
-        if b'val"' not in line and b"\\" not in line:  # JSON has no third way to write it
+        if b'val"' not in line and b"\\" not in line:  # JSON has no other way to write it
             continue
         try:
             record = record_of(line)
@@ -118,7 +122,7 @@ def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
 
 
 def last_training(run_dir: Path) -> dict[str, Any] | None:
-    """The last training record near the end of metrics.jsonl, None where there is none."""
+    """The last training record near the end of metrics.jsonl; None when there is none."""
     path = run_dir / METRICS
     begin = max(0, os.stat(path).st_size - END_READ)
     found = None
@@ -126,11 +130,11 @@ def last_training(run_dir: Path) -> dict[str, Any] | None:
         try:
             record = record_of(line)
         except Unacceptable:
-            continue  # the first may be the end of one
+            continue  # the first line may be the end of a record
         found = record if record["split"] == TRAIN else found
     return found
 
 
 def best_step(validations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
-    """The step with the best validation by ``metric``; of equals, the earliest."""
+    """The step with the best validation by ``metric``; the earliest among equals."""
     return min(validations, key=lambda step: (rank(validations[step][metric], metric), step), default=None)

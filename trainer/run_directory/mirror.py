@@ -1,16 +1,16 @@
 """A copy of a run on another filesystem (s3://, gs://, a path …), through fsspec.
 
-What is mirrored lies under the URL as it lies in the run directory: ``checkpoints/step-…``, ``config.yaml``,
-``metrics.jsonl``, ``predictions/``. Every pass brings the mirror to where the run is: it copies the committed
-checkpoints that are missing there, newest first, and applies the run's retention to what it holds. So whatever one pass
-could not do, the next does. In a checkpoint the manifest is copied last, after everything else was read back and has
-the digests of the manifest, and deleted first: one that is only half there does not count.
+A mirror has the layout of the run directory: ``checkpoints/step-…``, ``config.yaml``, ``metrics.jsonl``,
+``predictions/``. Every pass brings the mirror up to date with the run. It copies the committed checkpoints that the
+mirror lacks, newest first, and applies the run's retention to the mirror. So the next pass does whatever one pass could
+not do. In a checkpoint the manifest is copied last, after every other file was read back and compared, and it is
+deleted first. So a checkpoint that is only partly there does not count.
 
-A mirror belongs to one run, known by the first start in its lineage. ``owner.json`` there says so from before the first
-copy on. Two runs that begin at the same moment find no owner, and both write themselves down; each waits for longer
-than that takes and reads it again, so that only the later one copies. Every pass reads it again.
+A mirror belongs to one run, identified by the first start in its lineage. ``owner.json`` records the owner before the
+first copy. Two runs that begin at the same moment both find no owner, and both write themselves down. Each waits longer
+than that takes and reads the file again, so that only the later one copies. Every pass reads it again.
 
-Credentials are fsspec's business (environment, configuration files). A URL never carries them: it is stored in
+fsspec handles credentials (environment, configuration files). A URL never carries them, because it is stored in
 ``config.yaml`` and printed.
 """
 
@@ -40,25 +40,25 @@ from trainer.storage import lease
 from trainer.storage.durable import make_directory, replace, sync
 from trainer.storage.unreadable import Unreadable
 
-SETTLED = 2.0  # seconds after which another that found no owner has written itself down
+SETTLED = 2.0  # seconds after which another run that found no owner has written itself down
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
 
 
 class Mirror:
-    """Keeps a copy of a run up to date in a thread of its own. Failures end in ``notices``, not in exceptions."""
+    """Keeps a copy of a run up to date in its own thread. Failures become ``notices``, not exceptions."""
 
     def __init__(self, place: Place, run_dir: Path, retention: Retention, start: Start, step: int) -> None:
-        """``start`` is the first in the run's lineage, by which it is known; ``step`` is where it goes on.
+        """``start`` is the first start in the run's lineage and identifies it. The run continues at ``step``.
 
         Raises:
-            UsageError: the place holds another run or somebody else's files, or is the run directory itself.
+            UsageError: the place holds another run or foreign files, or is the run directory itself.
         """
         self._place = place
         self._run_dir = run_dir
         self._retention = retention
         self._start = start
         self._step = step
-        # what the place holds, known after the first pass: later ones need not ask
+        # what the place holds, known after the first pass, so that later passes need not ask
         self._there: dict[str, Manifest] | None = None
         self._shown: set[str] | None = None
         self._validations: Validations = {}
@@ -73,14 +73,14 @@ class Mirror:
             self._notice(error)
 
     def follow(self, validations: Validations) -> None:
-        """Bring the mirror to where the run is now, soon. A pass that waits to begin is replaced, not added to."""
+        """Bring the mirror up to date soon. The new pass replaces one that has not begun yet."""
         self._validations = dict(validations)
         if self._next is not None:
             self._next.cancel()
         self._next = self._thread.submit(self._pass)
 
     def finish(self) -> None:
-        """Return when the last pass has ended, well or not."""
+        """Return when the last pass has ended, successful or not."""
         self._thread.shutdown()
 
     def _pass(self) -> None:
@@ -102,12 +102,12 @@ class Mirror:
         self.notices.put(f"the mirror {self._place.url} is not up to date: {what}")
 
     def _require_free(self) -> None:
-        """Judge the place before anything is written there or here."""
+        """Check the place before anything is written in it or in the run directory."""
         lock = self._place.read_if_there(self._place.root / LOCK)
         holder = None if lock is None else lease.parse(lock.decode(errors="replace"))
         if holder == lease.this_process():
             raise UsageError(
-                f"checkpoint.mirror={self._place.url} is the run directory {self._run_dir} itself, by another way\n"
+                f"checkpoint.mirror={self._place.url} is the run directory {self._run_dir} itself, by another path\n"
                 "give a place on another filesystem, or checkpoint.mirror=null"
             )
         owner, there = self._place.owner(), self._place.described()
@@ -117,8 +117,8 @@ class Mirror:
             for name in (stored.FILE_NAME, METRICS):
                 if self._place.read_if_there(self._place.root / name) is not None:
                     raise UsageError(
-                        f"checkpoint.mirror={self._place.url} holds {name}, which is not of this run; choose another "
-                        "place"
+                        f"checkpoint.mirror={self._place.url} holds {name}, which does not belong to this run; choose "
+                        "another place"
                     )
 
     def _require_owner(self, owner: Start | None) -> None:
@@ -143,17 +143,17 @@ class Mirror:
         """
         owner = self._place.owner()
         if owner is None:
-            self._require_lineage(self._place.described())  # of a version that wrote no owner
+            self._require_lineage(self._place.described())  # a version without owner.json may have written it
             self._place.write_owner(self._start)
             time.sleep(SETTLED)
             owner = self._place.owner()
         self._require_owner(owner)
 
     def _foreign(self, path: PurePosixPath) -> PurePosixPath:
-        """``path`` on the mirror, which is about to be changed.
+        """``path`` on the mirror, checked before it is changed.
 
         Raises:
-            UsageError: it is the run's own.
+            UsageError: it lies in the run directory.
         """
         if self._place.local is not None and places.within(Path(path), self._run_dir):
             raise UsageError(f"{path} is in the run directory {self._run_dir} itself, and was left alone")
@@ -194,7 +194,7 @@ class Mirror:
             self._shown.remove(name)
 
     def _begin(self) -> dict[str, Manifest]:
-        """What of the run is there already; what it is about to make again is put away."""
+        """The checkpoints of the run that the mirror already has. Those that the run will make again are set aside."""
         there = self._place.described()
         self._require_lineage(there)
         kept = {}
@@ -220,7 +220,7 @@ class Mirror:
             return manifest
 
     def _copy_growing(self, name: str) -> None:
-        """Copy a file that the run may append to meanwhile: as it is at this moment."""
+        """Copy a file as it is at this moment. The run may append to it meanwhile."""
         moment = self._run_dir / f".mirrored-{name}"
         shutil.copyfile(self._run_dir / name, moment)
         self._place.put(moment, self._place.root / name)
@@ -232,10 +232,10 @@ def is_url(text: str) -> bool:
 
 
 def default_directory(place: Place) -> Path:
-    """Where ``resume`` puts a run that it fetches: ``outputs/<experiment>/<last part of the URL>``.
+    """The directory for a run that ``resume`` fetches: ``outputs/<experiment>/<last part of the URL>``.
 
     Raises:
-        NoValidCheckpoint: there is no configuration at the URL.
+        NoValidCheckpoint: there is no configuration of this version at the URL.
         Unreadable: it cannot be read now.
     """
     with _reached(place):
@@ -243,19 +243,19 @@ def default_directory(place: Place) -> Path:
     try:
         config = stored.from_text(text.decode())
     except (UnicodeDecodeError, yaml.YAMLError, UsageError) as error:
-        raise NoValidCheckpoint(f"{place.url}/{stored.FILE_NAME} is no configuration of this version") from error
+        raise NoValidCheckpoint(f"{place.url}/{stored.FILE_NAME} is not a configuration of this version") from error
     return Path("outputs") / config.experiment / place.root.name
 
 
 def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
     """Bring the newest valid checkpoint of a mirror, with the run's history, into ``run_dir``.
 
-    What ``run_dir`` has already stays: a checkpoint of that step or a later one need not be fetched.
+    Files in ``run_dir`` stay. Nothing is fetched if it already has a valid checkpoint of the same step or a later one.
 
     Raises:
         UsageError: ``run_dir`` holds another run.
         NoValidCheckpoint: there is no valid checkpoint at the URL.
-        Unreadable: the mirror, or what ``run_dir`` has already, cannot be read now.
+        Unreadable: the mirror, or a checkpoint in ``run_dir``, cannot be read now.
     """
     checkpoints = run_dir / CHECKPOINTS
     checkpoints.mkdir(exist_ok=True)
@@ -285,11 +285,11 @@ def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
 
 @contextmanager
 def _reached(place: Place) -> Iterator[None]:
-    """Make one message of whatever the network or library behind a URL raises when it cannot be read.
+    """Turn any error of the network or library behind a URL into one message.
 
     Raises:
         NoValidCheckpoint: a file is missing there.
-        Unreadable: anything else, which says nothing about what is there.
+        Unreadable: any other error. It says nothing about the stored files.
     """
     try:
         yield
@@ -302,7 +302,7 @@ def _reached(place: Place) -> Iterator[None]:
 
 
 def _newest_step(checkpoints: Path, there: Checkpoints) -> int | None:
-    """The newest valid step that is here already; None without any."""
+    """The step of the newest valid checkpoint in ``checkpoints``; None when there is none."""
     if not directory.committed(checkpoints):
         return None
     try:
@@ -315,7 +315,7 @@ def _newest_step(checkpoints: Path, there: Checkpoints) -> int | None:
 
 
 def _fetch_checkpoint(place: Place, path: PurePosixPath, manifest: Manifest, checkpoints: Path) -> None:
-    """Copy one checkpoint and commit it as one that was written here: see ``directory.commit``."""
+    """Copy one checkpoint and commit it like one that was written here: see ``directory.commit``."""
     unfinished = checkpoints / f"{directory.UNFINISHED}{path.name}"
     unfinished.mkdir()
     try:
@@ -330,7 +330,7 @@ def _fetch_checkpoint(place: Place, path: PurePosixPath, manifest: Manifest, che
         sync(file)
     sync(unfinished)
     final = checkpoints / path.name
-    if final.is_dir():  # damaged, or it would not have been fetched
+    if final.is_dir():  # it is damaged, otherwise it would not be fetched
         directory.quarantine(final, f"not valid here; fetched again from {place.url}")
     unfinished.rename(final)
     sync(checkpoints)

@@ -1,4 +1,4 @@
-"""The directory that a mirror lies in, on any filesystem that fsspec knows."""
+"""The directory of a mirror, on any filesystem that fsspec knows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
 
 OWNER = "owner.json"
-PATTERN = re.compile(r"[*?\[]")  # what fsspec's ``has_magic`` finds
+PATTERN = re.compile(r"[*?\[]")  # the characters that fsspec's ``has_magic`` finds
 
 Checkpoints = list[tuple[PurePosixPath, Manifest]]  # oldest first
 
@@ -32,7 +32,7 @@ class Place:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec  # takes a tenth of a second, which only those who mirror pay
+        import fsspec  # takes a tenth of a second, so only runs with a mirror import it
         from fsspec.implementations.local import LocalFileSystem
 
         scheme = url.partition("://")[0]
@@ -47,7 +47,7 @@ class Place:
         self.url = url
         self.root = PurePosixPath(root)
         self.checkpoints = self.root / CHECKPOINTS
-        # where it lies on this machine, for filesystems of this machine
+        # its path on this machine; None on another filesystem than this machine's
         self.local = Path(root) if isinstance(self._files, LocalFileSystem) else None
 
     def read(self, path: PurePosixPath) -> bytes:
@@ -56,10 +56,10 @@ class Place:
         return content
 
     def put(self, source: Path, target: PurePosixPath) -> None:
-        """Copy a file there.
+        """Copy a file to the mirror.
 
         Raises:
-            OSError: what can be read back there is not what is here.
+            OSError: the copy, read back, differs from the file.
         """
         self._files.makedirs(str(target.parent), exist_ok=True)
         self._files.put_file(str(source), str(target))
@@ -73,10 +73,10 @@ class Place:
         return self.read(path) if self._files.exists(str(path)) else None
 
     def owner(self) -> Start | None:
-        """The first start of the run that the place belongs to; None when it belongs to nobody yet.
+        """The first start of the run that owns the place; None when no run owns it yet.
 
         Raises:
-            UsageError: what says so is not of this program.
+            UsageError: this program did not write ``owner.json``.
         """
         content = self.read_if_there(self.root / OWNER)
         if content is None:
@@ -84,7 +84,7 @@ class Place:
         try:
             return build(Start, parse_json(content.decode()), OWNER)
         except (UnicodeDecodeError, Unacceptable) as error:
-            raise UsageError(f"{self.url}/{OWNER} is not of this program: {error}; choose another place") from error
+            raise UsageError(f"{self.url}/{OWNER} is not from this program: {error}; choose another place") from error
 
     def write_owner(self, start: Start) -> None:
         self._files.makedirs(str(self.root), exist_ok=True)
@@ -103,10 +103,10 @@ class Place:
             self._remove(path)
 
     def _remove(self, path: PurePosixPath) -> None:
-        """Remove a file, or a directory with all that is in it, and nothing else.
+        """Remove a file, or a directory with all its content, and nothing else.
 
-        fsspec's ``rm`` takes a path for a pattern wherever that is not the local filesystem's: of ``lr=[1]`` it would
-        delete what lies in ``lr=1``, of another run.
+        Except on the local filesystem, fsspec's ``rm`` treats a path as a pattern: given ``lr=[1]``, it would delete
+        ``lr=1``, which belongs to another run.
         """
         if PATTERN.search(str(path)) and "file" not in self._protocols:
             for name in self._files.find(str(path)):
@@ -115,11 +115,11 @@ class Place:
             self._files.rm(str(path), recursive=True)
 
     def predictions(self) -> set[str]:
-        """The names of the files of predictions there."""
+        """The names of the prediction files on the mirror."""
         return {name for name in self._names(self.root / PREDICTIONS) if validation_predictions.NAME.fullmatch(name)}
 
     def _names(self, place: PurePosixPath) -> list[str]:
-        """What a directory holds now; nothing when there is none."""
+        """The names in a directory now; empty when it does not exist."""
         self._files.invalidate_cache()
         if not self._files.exists(str(place)):
             return []
@@ -131,13 +131,13 @@ class Place:
         while self._files.exists(str(target)):
             number, target = number + 1, superseded / f"{checkpoint.name}.{number + 1}"
         self._files.makedirs(str(target), exist_ok=True)
-        # file by file: fsspec moves a directory where there are directories, and an object store has none
+        # file by file: fsspec can move a directory only where directories exist, and an object store has none
         for file in self._files.find(str(checkpoint)):
             self._files.cp_file(file, str(target / PurePosixPath(file).name))
         self.remove(checkpoint)
 
     def described(self) -> Checkpoints:
-        """Every checkpoint there whose manifest is whole, oldest first."""
+        """Every checkpoint on the mirror that has a valid manifest, oldest first."""
         found = []
         for name in self._names(self.checkpoints):
             path = self.checkpoints / name

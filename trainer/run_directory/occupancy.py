@@ -1,7 +1,8 @@
-"""What is in a run directory before anything is written there: nothing, a run, what it left, or somebody else's files.
+"""What a run directory holds before anything is written there: nothing, a run, remains of a run, or foreign files.
 
-A directory is of this program by what its files say, not by their names: a configuration that can be read, a record of
-metrics, the mark of ``trainer.run_directory.commit_mark``, or a checkpoint. What is in none of these is left alone.
+A directory belongs to this program because of the content of its files, not their names: a readable configuration, a
+metrics record, the mark of ``trainer.run_directory.commit_mark``, or a checkpoint. A directory without any of these is
+left alone.
 """
 
 from __future__ import annotations
@@ -21,24 +22,24 @@ from trainer.storage.durable import make_directory, sync
 from trainer.storage.guarded import open_regular
 from trainer.storage.unacceptable import Unacceptable
 
-ASIDE = "before-"  # and a number: where an earlier run is kept when a new one begins in its directory
-# What lies in directories without being anybody's work: of filesystems, desktops and schedulers, logs of a shell, the
-# script that starts the run. Hidden names are left alone as well.
+ASIDE = "before-"  # and a number: the place for an earlier run when a new one begins in its directory
+# Files that are nobody's work: those of filesystems, desktops and schedulers, logs of a shell, the script that starts
+# the run. Hidden names are also left alone.
 BYSTANDERS = re.compile(
     rf"\..*|lost\+found|@eaDir|Thumbs\.db|desktop\.ini|{ASIDE}\d+"
     rf"|(?!{re.escape(LOG)}$).*\.(log|out|err|o\d+|e\d+|sh|sbatch|slurm)|multirun\.yaml"
 )
 RUN = (CHECKPOINTS, METRICS, LOG, TENSORBOARD, PREDICTIONS, "report.html", "finished.json", stored.FILE_NAME)
 ADVICE = "to begin again at step 0, add on_existing=restart (for a trial of a sweep, move its directory away)"
-TAIL = 1 << 20  # bytes of metrics.jsonl in which its last record is looked for
+TAIL = 1 << 20  # bytes at the end of metrics.jsonl in which its last record is searched
 SHOWN = 3
 
 
 def refuse_foreign(run_dir: Path) -> None:
-    """Refuse a directory that holds something, and nothing of this program. Nothing is written, not even the lock.
+    """Refuse a directory that has content, but none of this program. Nothing is written, not even the lock.
 
     Raises:
-        UsageError: names what is there, or the checkpoint that ``run_dir`` is or lies in.
+        UsageError: names the content, or the checkpoint that ``run_dir`` is or lies in.
     """
     places.refuse_in_checkpoint(run_dir, f"run_dir={run_dir}")
     try:
@@ -61,19 +62,18 @@ def refuse_foreign(run_dir: Path) -> None:
 
 
 def has_checkpoints(run_dir: Path) -> bool:
-    """Whether checkpoints are there that a run could go on from, or that were put away."""
+    """Whether the directory has checkpoints that a run could continue from, or that were put away."""
     checkpoints = run_dir / CHECKPOINTS
     return bool(directory.committed(checkpoints) or directory.put_away(checkpoints))
 
 
 def is_vacant(run_dir: Path, advice: str) -> bool:
-    """Whether no checkpoint is there and none was ever, so that a run may begin at step 0.
+    """Whether the directory has no checkpoint and never had one, so that a run may begin at step 0.
 
-    A run that may have committed checkpoints, none of which is there now, is refused; ``advice`` says how to begin
-    again.
+    A run that may have committed checkpoints, but has none now, is refused. ``advice`` says how to begin again.
 
     Raises:
-        NoValidCheckpoint: names what is there.
+        NoValidCheckpoint: names what the directory holds.
     """
     if has_checkpoints(run_dir):
         return False
@@ -87,13 +87,13 @@ def is_vacant(run_dir: Path, advice: str) -> bool:
     )
     raise NoValidCheckpoint(
         f"{run_dir / CHECKPOINTS} holds no checkpoint, but {known}; there are {', '.join(_remains(run_dir))}\n"
-        "nothing was changed. Is a volume not mounted, or were the checkpoints moved? Put them back, or go on from a "
-        f"copy with resume checkpoint=PATH\n{advice}; it moves what is there to {_free(run_dir)}"
+        "nothing was changed. Is a volume not mounted, or were the checkpoints moved? Put them back, or continue from "
+        f"a copy with resume checkpoint=PATH\n{advice}; it moves what is there to {_free(run_dir)}"
     )
 
 
 def begin_again(run_dir: Path) -> str:
-    """The advice with the command that trains what ``run_dir`` was made with from step 0."""
+    """The advice with the command that trains the configuration of ``run_dir`` from step 0."""
     try:
         config = stored.read(run_dir / stored.FILE_NAME)
         command = reproduction.command(config, run_dir, "on_existing=restart")
@@ -103,17 +103,17 @@ def begin_again(run_dir: Path) -> str:
 
 
 def begin(run_dir: Path, *, continues: bool, restart: bool) -> list[str]:
-    """Take possession of a run directory for a new run, or one that ``continues`` from a checkpoint, and write the mark
-    of ``trainer.run_directory.commit_mark``. With ``restart`` what an earlier run left is moved away first. Returns
+    """Take a run directory for a new run, or for one that ``continues`` from a checkpoint, and write the mark of
+    ``trainer.run_directory.commit_mark``. With ``restart``, the files of an earlier run are moved away first. Returns
     lines for the log.
 
     Raises:
-        UsageError: something cannot be moved.
-        OSError: the disk refuses.
+        UsageError: a file cannot be moved.
+        OSError: the mark cannot be written.
     """
     said = []
     for name in RUN:
-        directory.finish_removal(run_dir / name)  # of a restart that was killed while it moved by copying
+        directory.finish_removal(run_dir / name)  # a restart was killed while it moved by copying
     if restart:
         said = _put_aside(run_dir)
     elif not continues and commit_mark.read(run_dir) is False:
@@ -133,7 +133,7 @@ def _is_ours(run_dir: Path) -> bool:
 
 
 def _unreadable(run_dir: Path) -> str:
-    """Why the configuration that is there is none of this program."""
+    """Why the configuration in ``run_dir`` is not one of this program."""
     try:
         stored.read(run_dir / stored.FILE_NAME)
     except NoValidCheckpoint as error:
@@ -154,12 +154,12 @@ def _has_records(path: Path) -> bool:
 def _is_bystander(path: Path) -> bool:
     if BYSTANDERS.fullmatch(path.name) or _is_empty(path):
         return True
-    # what a fetch or a first save left that was killed, or the top of a volume
+    # left by a fetch or a first save that was killed, or the top of a volume
     return path.name == CHECKPOINTS and path.is_dir() and all(map(BYSTANDERS.fullmatch, os.listdir(path)))
 
 
 def _remains(run_dir: Path) -> list[str]:
-    """What an earlier run left, each with what is known of it."""
+    """The files that an earlier run left, each with what is known about it."""
     found = [name for name in RUN if os.path.lexists(run_dir / name) and not _is_empty(run_dir / name)]
     return [_described(run_dir / name) for name in reversed(found)] or [commit_mark.FILE_NAME]
 
@@ -196,9 +196,9 @@ def _free(run_dir: Path) -> Path:
 
 
 def _put_aside(run_dir: Path) -> list[str]:
-    """Move what an earlier run left to a numbered directory beside it. Nothing is deleted.
+    """Move the files of an earlier run to a numbered directory inside ``run_dir``. Nothing is deleted.
 
-    The checkpoints go first and the mark last: after a crash between them, the next start refuses to begin unasked.
+    The checkpoints go first and the mark last. After a crash between the two, the next start refuses to begin unasked.
     """
     damaged = sorted(name for name in os.listdir(run_dir) if name.startswith(f"{METRICS}.damaged."))
     names = [name for name in (*RUN, *damaged, commit_mark.FILE_NAME) if os.path.lexists(run_dir / name)]
@@ -217,14 +217,14 @@ def _put_aside(run_dir: Path) -> list[str]:
                 f"{run_dir / name} cannot be moved to {aside}: {error.strerror}; move it elsewhere by hand, and run "
                 "the same command again"
             ) from error
-    return [f"beginning again: what an earlier run left is in {aside}"]
+    return [f"beginning again: the files of an earlier run are in {aside}"]
 
 
 def _move(path: Path, target: Path) -> None:
     """Move a file or a directory, durably.
 
     Raises:
-        OSError: it is not, or not only, where it should be.
+        OSError: it is not at ``target``, or it is also still at ``path``.
     """
     if path.is_symlink() or not path.is_dir():
         path.rename(target)
@@ -232,5 +232,5 @@ def _move(path: Path, target: Path) -> None:
         sync(path.parent)
         return
     directory.move(path, target)
-    if path.exists():  # copied, and cannot be deleted: nothing that is written there would count
+    if path.exists():  # copied, but not deleted: nothing written there would count
         raise OSError(errno.EBUSY, "it was copied there, but what is here cannot be deleted", str(path))

@@ -1,10 +1,11 @@
 """Whether one place lies in another, and where nothing may be written.
 
 Two paths can be one place: through a symbolic link, a bind mount, a second mount of the same export. So directories
-are compared by their resolved paths and, where they exist, by device and inode; both of a place and of those above it.
+are compared by their resolved paths and, where they exist, by device and inode. A place and all directories above it
+are compared.
 
-Nothing is ever written below a committed checkpoint: one more file is damage to it. Every command that writes to a
-path of the user's asks here first.
+Nothing is ever written below a committed checkpoint, because an additional file is damage. Every command that writes to
+a path from the user checks it here first.
 """
 
 from __future__ import annotations
@@ -22,19 +23,19 @@ from trainer.errors import NoValidCheckpoint, UsageError
 
 
 def real(place: Path) -> Path:
-    """A place without links and ``..``, as far as it exists; what cannot be reached stays as it was given."""
+    """A place without links and ``..``, as far as it exists. A part that cannot be reached stays as it was given."""
     return Path(os.path.realpath(place))
 
 
 def within(inner: Path, outer: Path) -> bool:
-    """Whether ``inner`` is ``outer`` or lies below it, by whatever path; neither has to exist."""
+    """Whether ``inner`` is ``outer`` or lies below it, by any path. Neither has to exist."""
     resolved = real(outer)
     identity = _identity(resolved)
     return any(place == resolved or (identity is not None and _identity(place) == identity) for place in _up(inner))
 
 
 def overlap(one: Path, other: Path) -> bool:
-    """Whether two places are one, or one lies in the other."""
+    """Whether two places are the same, or one lies in the other."""
     return within(one, other) or within(other, one)
 
 
@@ -46,7 +47,7 @@ def is_checkpoint(place: Path) -> bool:
 
 
 def is_run(place: Path) -> bool:
-    """Whether a directory is that of a run: it has a configuration of this program, and a place for checkpoints."""
+    """Whether a directory is a run directory: it has a configuration of this program and ``checkpoints/``."""
     try:
         stored.read(place / stored.FILE_NAME)
     except NoValidCheckpoint:
@@ -55,11 +56,11 @@ def is_run(place: Path) -> bool:
 
 
 def refuse_in_checkpoint(place: Path, given: str) -> None:
-    """Refuse to write to ``place`` when it is or lies in a checkpoint or a directory of checkpoints; ``given`` is what
-    the user wrote.
+    """Refuse to write to ``place`` when it is, or lies in, a checkpoint or a directory of checkpoints. ``given`` is
+    what the user wrote.
 
     Raises:
-        UsageError: names the checkpoint, the run it belongs to, and a command for what may have been meant.
+        UsageError: names the checkpoint, its run, and a command that the user may have meant.
     """
     for above in _up(place):
         if is_checkpoint(above):
@@ -78,8 +79,8 @@ def refuse_in_checkpoint(place: Path, given: str) -> None:
 
 
 def refuse_output(path: Path, given: str, own: Sequence[str]) -> None:
-    """Refuse to write a result to ``path`` when that would change a checkpoint or the files of a run; ``own`` are the
-    names in a run directory that the run alone writes to.
+    """Refuse to write a result to ``path`` when that would change a checkpoint or the files of a run. ``own`` are the
+    names in a run directory that only the run writes to.
 
     Raises:
         UsageError: names the run.
@@ -96,7 +97,7 @@ def refuse_output(path: Path, given: str, own: Sequence[str]) -> None:
 
 
 def refuse_nested(place: Path, given: str) -> None:
-    """Refuse to begin something new inside the directory of a run.
+    """Refuse to begin something new inside a run directory.
 
     Raises:
         UsageError: names both.
@@ -110,7 +111,7 @@ def refuse_nested(place: Path, given: str) -> None:
 
 
 def _up(place: Path) -> Iterator[Path]:
-    """A place as it really lies, and everything above it."""
+    """The resolved path of a place, and every directory above it."""
     resolved = real(place)
     yield resolved
     yield from resolved.parents
@@ -119,13 +120,13 @@ def _up(place: Path) -> Iterator[Path]:
 def _identity(place: Path) -> tuple[int, int] | None:
     try:
         status = os.stat(place)
-    except OSError:  # not there, or out of reach: its path has to do
+    except OSError:  # it is missing or cannot be reached: only its path is compared
         return None
     return status.st_dev, status.st_ino
 
 
 def _holds_checkpoints(place: Path) -> bool:
-    """Whether this is ``checkpoints/``, ``quarantine/`` or ``superseded/`` of a run; the name alone says nothing."""
+    """Whether this is ``checkpoints/``, ``quarantine/`` or ``superseded/`` of a run. The name alone is not enough."""
     if place.name in (SUPERSEDED, QUARANTINE):
         return place.parent.name == CHECKPOINTS and os.path.isdir(place)
     if place.name != CHECKPOINTS or not os.path.isdir(place):
@@ -150,8 +151,9 @@ def _owner(checkpoint: Path) -> str:
 
 
 def _continuing(checkpoint: Path) -> str:
-    """What to do instead of giving a checkpoint for a run directory."""
+    """What to do instead of giving a checkpoint as a run directory."""
     if checkpoint.parent.name == CHECKPOINTS:
         step = f"checkpoint=step-{step_of(checkpoint)}" if NAME.fullmatch(checkpoint.name) else "checkpoint=latest"
         return f"to continue that run from it:\n  {resume_command(checkpoint.parent.parent, step)}"
-    return f"to go on from it in a new directory:\n  {resume_command(Path('NEW'), argument('checkpoint', checkpoint))}"
+    command = resume_command(Path("NEW"), argument("checkpoint", checkpoint))
+    return f"to continue from it in a new directory:\n  {command}"

@@ -1,7 +1,7 @@
-"""What the network made of the validation examples, beside its means: confusions, and the mistakes it was surest of.
+"""The network's predictions on the validation examples, beside the means: confusions, and the worst mistakes.
 
-Kept in ``predictions/step-N.json`` for the newest and the best validation of a run, for TensorBoard and reports. No
-part of training depends on it. Reading takes no TensorFlow.
+They are kept in ``predictions/step-N.json`` for the newest and the best validation of a run, for TensorBoard and
+reports. No part of training depends on them. Reading them does not need TensorFlow.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ COLUMNS = 5  # label, predicted, confidence, loss, weight: see trainer.training.
 class Mistake:
     """One example of the validation split, numbered from 0, whose most probable class is wrong.
 
-    ``confidence`` is the probability of ``predicted``, ``loss`` the cross-entropy in nats; None where it is not
-    finite. ``picture`` is a PNG file in base64, None where the example is no image that can be shown.
+    ``confidence`` is the probability of ``predicted``, ``loss`` the cross-entropy in nats; each is None when it is not
+    finite. ``picture`` is a PNG file in base64; None when the example cannot be shown as an image.
     """
 
     example: int
@@ -49,8 +49,8 @@ class Mistake:
 
 @dataclasses.dataclass(frozen=True)
 class Predictions:
-    """``confusions`` counts the ``examples`` by true and predicted class, ``(true, predicted, count)``, hits included,
-    without those that never happened. ``mistakes`` are those with the highest loss, the highest first.
+    """``confusions`` counts the ``examples`` by true and predicted class, ``(true, predicted, count)``. It includes
+    hits and leaves out counts of 0. ``mistakes`` are those with the highest loss, the highest first.
     """
 
     format_version: int
@@ -61,7 +61,10 @@ class Predictions:
 
 
 def summarize(step: int, examples: npt.NDArray[np.float32]) -> Predictions:
-    """Count what a validation at ``step`` predicted, float32 ``[n, 5]`` in the order of the split; see ``COLUMNS``."""
+    """Count the predictions of a validation at ``step``.
+
+    ``examples`` is float32 ``[n, 5]`` in the order of the split; see ``COLUMNS``.
+    """
     label, predicted, confidence, loss, weight = examples.T.astype(np.float64)
     used = weight > 0.0
     pairs = np.stack([label, predicted], 1)[used].astype(np.int64)
@@ -94,17 +97,17 @@ def _finite(value: np.float64) -> float | None:
 
 
 def with_pictures(predictions: Predictions, pictures: Sequence[str | None]) -> Predictions:
-    """The same with a picture for each of its mistakes."""
+    """The same predictions with a picture for each mistake."""
     mistakes = zip(predictions.mistakes, pictures, strict=True)
     shown = tuple(dataclasses.replace(mistake, picture=picture) for mistake, picture in mistakes)
     return dataclasses.replace(predictions, mistakes=shown)
 
 
 def write(run_dir: Path, predictions: Predictions, keep: Collection[int]) -> None:
-    """Store them, and delete those of steps that are not in ``keep``.
+    """Store the predictions, and delete those of steps that are not in ``keep``.
 
     Raises:
-        OSError: the disk refuses.
+        OSError: a file cannot be written or deleted.
     """
     make_directory(run_dir / PREDICTIONS)
     text = json.dumps(dataclasses.asdict(predictions), allow_nan=False)
@@ -115,8 +118,8 @@ def write(run_dir: Path, predictions: Predictions, keep: Collection[int]) -> Non
 
 
 def forget_later(run_dir: Path, step: int) -> None:
-    """Delete what was predicted after the step that a run continues from."""
-    with contextlib.suppress(OSError):  # it will be written again, or shown with its step
+    """Delete the predictions after the step that a run continues from."""
+    with contextlib.suppress(OSError):  # they will be written again, or shown with their step
         for later, path in stored(run_dir).items():
             if later > step:
                 path.unlink()
@@ -132,10 +135,10 @@ def stored(run_dir: Path) -> dict[int, Path]:
 
 
 def read(path: Path) -> Predictions:
-    """Read a file of ``write``; it may come from anywhere.
+    """Read a file that ``write`` wrote. It may come from anywhere.
 
     Raises:
-        Unacceptable: it is not one of this version.
+        Unacceptable: this version did not write it.
         OSError: it cannot be read.
     """
     predictions = build(Predictions, parse_json(read_text(path, SIZE_LIMIT)), path.name)

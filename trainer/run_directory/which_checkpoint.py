@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is meant by ``latest``, ``best``, ``step-N`` or a path."""
+"""Which checkpoint of a run ``latest``, ``best``, ``step-N`` or a path means."""
 
 from __future__ import annotations
 
@@ -16,11 +16,12 @@ from trainer.storage.unreadable import is_directory
 
 
 def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], None]) -> Found:
-    """The checkpoint of the run that ``checkpoint`` names, verified; ``warn`` hears of damaged ones that are skipped.
+    """The verified checkpoint of the run that ``checkpoint`` names. ``warn`` gets a line for each damaged one that is
+    skipped.
 
     Raises:
         NoValidCheckpoint: it does not exist or is damaged.
-        Unreadable: it, or one that may be meant, cannot be read now.
+        Unreadable: it, or another that ``checkpoint`` may mean, cannot be read now.
     """
     parent = run_dir / layout.CHECKPOINTS
     if checkpoint == "latest":

@@ -1,4 +1,4 @@
-"""JSON and YAML as data: bounded in depth, without duplicate keys, and of YAML only what JSON has too."""
+"""JSON and YAML as data: bounded in depth, without duplicate keys. Of YAML, only the part that JSON also has."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(entries) != len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise Unacceptable(f"the key {shown(repeated)} is there twice")
+        raise Unacceptable(f"the key {shown(repeated)} appears twice")
     return entries
 
 
@@ -55,9 +55,9 @@ def _limit_depth(value: Any) -> None:
 
 
 def parse_yaml(text: str, node_limit: int = NODE_LIMIT) -> Any:
-    """The value of a YAML text of plain scalars, lists and sections, of at most ``node_limit`` in all.
+    """The value of a YAML text of at most ``node_limit`` plain scalars, lists and sections.
 
-    Everything that makes YAML more than data is refused before a value is built: anchors, aliases, merge keys, tags,
+    Everything that makes YAML more than data is refused before any value is built: anchors, aliases, merge keys, tags,
     directives and more than one document.
 
     Raises:
@@ -74,7 +74,7 @@ def parse_yaml(text: str, node_limit: int = NODE_LIMIT) -> Any:
 
 
 class _Section:
-    """A mapping or list that is open while the events of a document go by."""
+    """A mapping or list that is still open while the events of a document are read."""
 
     def __init__(self, is_mapping: bool) -> None:
         self.is_mapping = is_mapping
@@ -82,7 +82,7 @@ class _Section:
         self.at_key = is_mapping
 
     def take(self, event: yaml.Event) -> None:
-        """Account for one entry; in a mapping names and values alternate."""
+        """Account for one entry. In a mapping, names and values alternate."""
         if not self.is_mapping:
             return
         if self.at_key:
@@ -91,7 +91,7 @@ class _Section:
             if event.value == MERGE_KEY:
                 raise _refusal(event, "merge keys (<<) are not allowed")
             if event.value in self.names:
-                raise _refusal(event, f"the key {shown(event.value)} is there twice")
+                raise _refusal(event, f"the key {shown(event.value)} appears twice")
             self.names.add(event.value)
         self.at_key = not self.at_key
 
@@ -134,6 +134,6 @@ def _refusal(event: yaml.Event, reason: str) -> Unacceptable:
 
 
 def shown(value: object) -> str:
-    """A value for a message: escaped and cut."""
+    """A value as text for a message: escaped and shortened."""
     text = repr(value)
     return text if len(text) <= VALUE_SHOWN else f"{text[:VALUE_SHOWN]}…"

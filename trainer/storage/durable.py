@@ -1,4 +1,4 @@
-"""What a commit does to single files: written, digested, flushed, replaced whole."""
+"""What a commit does with single files: write, digest, flush, replace as a whole."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def sync(path: Path) -> None:
     """Flush a file or a directory to disk.
 
     Raises:
-        OSError: with the path, which the system call itself does not know.
+        OSError: carries the path, which the system call itself does not know.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -30,10 +30,10 @@ def sync(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make a directory, and those above it that are missing, so that their names outlive a power failure.
+    """Make a directory and its missing parents, so that their names survive a power failure.
 
     Raises:
-        OSError: one cannot be made.
+        OSError: one of them cannot be made.
     """
     if not path.is_dir():
         make_directory(path.parent)
@@ -42,13 +42,13 @@ def make_directory(path: Path) -> None:
 
 
 def digest(path: Path) -> str:
-    """SHA-256 of a file, hexadecimal; raises ``Unacceptable`` for anything that is not a regular file."""
+    """The SHA-256 of a file, hexadecimal. Raises ``Unacceptable`` for anything that is not a regular file."""
     with open_regular(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def stored_digest(path: Path) -> str:
-    """``digest`` of a file that is to be judged, and not of one that was just written.
+    """``digest`` of a stored file that the caller verifies. A file that was just written goes through ``digest``.
 
     Raises:
         Unacceptable: as ``digest``.
@@ -60,13 +60,12 @@ def stored_digest(path: Path) -> str:
 
 
 def replace(path: Path, content: bytes | Iterable[bytes]) -> None:
-    """Give a file its new content, whole or in pieces, so that a crash leaves it whole, with the old content or the
-    new.
+    """Replace the content of a file. A crash leaves the whole old content or the whole new content.
 
-    What else the old file was called elsewhere keeps the old content.
+    ``content`` is one piece or several. Other hard links to the old file keep the old content.
     """
     temporary = path.with_name(f".{path.name}")
-    temporary.unlink(missing_ok=True)  # a crash may have left it, or a foreign directory have it lead elsewhere
+    temporary.unlink(missing_ok=True)  # a crash may have left it, or in a foreign directory it may lead elsewhere
     with temporary.open("xb") as file:
         file.writelines([content] if isinstance(content, bytes) else content)
     sync(temporary)
@@ -75,7 +74,7 @@ def replace(path: Path, content: bytes | Iterable[bytes]) -> None:
 
 
 def cut(path: Path, size: int) -> None:
-    """Shorten a file to ``size`` bytes, durably before anything is appended to it."""
+    """Shorten a file to ``size`` bytes. The new size is durable before anything is appended."""
     descriptor = os.open(path, os.O_WRONLY | os.O_NOFOLLOW)
     try:
         os.ftruncate(descriptor, size)
@@ -85,12 +84,12 @@ def cut(path: Path, size: int) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a directory with all that is in it, and bring the copy to disk. ``target`` must not exist.
+    """Copy a directory with all its content, and flush the copy to disk. ``target`` must not exist.
 
-    A link stays a link. What is no file, directory or link is made anew: a damaged directory may hold anything.
+    A link stays a link. FIFOs, sockets and devices are made again, because a damaged directory may hold anything.
 
     Raises:
-        OSError: something cannot be read or written; names it.
+        OSError: a file cannot be read or written. The error names it.
     """
     target.mkdir()
     for path in sorted(source.iterdir()):
@@ -112,7 +111,7 @@ def _copy_file(source: Path, target: Path) -> None:
         with open_regular(source) as there, target.open("xb") as here:
             shutil.copyfileobj(there, here)
     except OSError as error:
-        error.filename = error.filename or str(source)  # a read or write knows its file by descriptor only
+        error.filename = error.filename or str(source)  # a read or write knows only the descriptor
         raise
     shutil.copystat(source, target)
     sync(target)

@@ -23,7 +23,7 @@ def refuse_unless_file(path: Path) -> os.stat_result:
     """The status of a regular file.
 
     Raises:
-        Unacceptable: ``path`` is something else, a link to a file included.
+        Unacceptable: ``path`` is something else. A link to a file is also refused.
         OSError: it does not exist or cannot be reached.
     """
     return _refuse_unless(path, stat.S_IFREG, "a file")
@@ -47,7 +47,7 @@ def _refuse_unless(path: Path, wanted: int, words: str) -> os.stat_result:
 def open_regular(path: Path) -> io.BufferedReader:
     """Open a regular file for reading.
 
-    It is looked at before it is opened, because opening alone can act on a device, and again once it is open.
+    The kind of file is checked before it is opened, because opening alone can act on a device, and again afterwards.
 
     Raises:
         Unacceptable: it is a link, directory, FIFO, socket or device.
@@ -65,13 +65,13 @@ def read_text(path: Path, limit: int) -> str:
     """The text of a file of at most ``limit`` bytes.
 
     Raises:
-        Unacceptable: it is no regular file, larger, or not UTF-8.
+        Unacceptable: it is not a regular file, it is larger than ``limit``, or it is not UTF-8.
         OSError: it does not exist or cannot be read.
     """
     with open_regular(path) as file:
         content = file.read(limit + 1)
     if len(content) > limit:
-        raise Unacceptable(f"{path} has {path.stat().st_size:,} bytes; one of this program has at most {limit:,}")
+        raise Unacceptable(f"{path} has {path.stat().st_size:,} bytes; a file of this program has at most {limit:,}")
     try:
         return content.decode("utf-8")
     except UnicodeDecodeError as error:

@@ -1,13 +1,13 @@
 """Directories that this process holds by a descriptor, not by their names.
 
-A run goes on for days, and meanwhile its directory may be renamed, deleted, replaced by a copy, or hidden by a mount.
-Who writes by name then writes somewhere else, or makes half a directory again at a place that was cleared. So a run
-directory is opened once and everything is written below ``Held.path``, ``/proc/self/fd/N``, which leads to that
-directory wherever it is (Linux, proc(5)). Without that, on another system, the name has to do, and what is left is the
-comparison of name and descriptor, which ends a run before its next write.
+A run takes days. In that time its directory may be renamed, deleted, replaced by a copy, or hidden by a mount. A
+process that then writes by name writes to another place, or makes half a directory again where somebody cleared it. So
+the run directory is opened once, and everything is written below ``Held.path``. That is ``/proc/self/fd/N``, which
+leads to the directory wherever it is (Linux, proc(5)). A system without it uses the name. There, only the comparison of
+name and descriptor protects a run: it ends the run before its next write.
 
-What is held belongs to the process, as descriptors do, and so is the list of it. Messages have the name that the user
-gave: see ``named``.
+Held directories belong to the process, as descriptors do, and so does the list of them. Messages use the name that the
+user gave: see ``named``.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from pathlib import Path
 from trainer.errors import RunDirectoryLost, TrainerError
 
 DESCRIPTORS = Path("/proc/self/fd")
-NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)  # any other error says nothing about what is there
+NOT_THERE = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ESTALE)  # no other error says what the name leads to
 
 
 class Held:
-    """One directory, open. ``name`` is what its user calls it, ``path`` is where to read and write it."""
+    """One open directory. ``name`` is the user's name for it. ``path`` is the path for reading and writing."""
 
     def __init__(self, name: Path, found_at: Path) -> None:
         self.name = name
@@ -38,28 +38,28 @@ class Held:
         self._followed = False
 
     def hold(self, name: str) -> None:
-        """Hold a directory in this one, too: it must stay where it is as well."""
+        """Hold a directory inside this one, too. It must also stay in its place."""
         self._inside.append(Held(self.name / name, self.path / name))
 
     def refuse_if_lost(self) -> None:
-        """Costs a few microseconds. A filesystem that does not answer does not stop anything.
+        """Takes a few microseconds. A filesystem that does not answer stops nothing.
 
         Raises:
-            RunDirectoryLost: the name no longer leads to this directory, or that of one inside it does not.
+            RunDirectoryLost: the name of this directory, or of one held inside it, no longer leads to it.
         """
         if not self._followed and (lost := self.lost()) is not None:
             raise RunDirectoryLost(lost.what_happened())
 
     def follow(self) -> None:
-        """From now on the directory may be anywhere: what is written below ``path`` is written there."""
+        """From now on the directory may be anywhere. Writes below ``path`` follow it."""
         self._followed = True
 
     def lost(self) -> Held | None:
-        """What is not where its name says: this directory, or one that is held inside it; None when all are."""
+        """The first directory that is not where its name says: this one or one held inside it. None if all are."""
         return next((held for held in (self, *self._inside) if not held._is(held.name, in_doubt=True)), None)
 
     def whereabouts(self) -> Path | None:
-        """The present path of this directory; None when it has none."""
+        """The current path of this directory; None when it has none."""
         with contextlib.suppress(OSError):
             path = Path(os.readlink(DESCRIPTORS / str(self.descriptor)))
             return path if self._is(path) else None
@@ -77,7 +77,7 @@ class Held:
         try:
             return os.fstat(self.descriptor).st_nlink == 0
         except OSError as error:
-            return error.errno == errno.ESTALE  # what NFS says of it
+            return error.errno == errno.ESTALE  # NFS reports a deleted directory this way
 
     def what_happened(self) -> str:
         place = self.whereabouts()
@@ -87,7 +87,7 @@ class Held:
             what = "was deleted, or moved to another filesystem,"
         else:
             what = "can no longer be reached under its name, because its filesystem was unmounted or another hides it,"
-        another = "; there is something else under its name now" if os.path.lexists(self.name) else ""
+        another = "; something else now has its name" if os.path.lexists(self.name) else ""
         return f"{self.name} {what} while this process was using it{another}"
 
     def close(self) -> None:
@@ -100,10 +100,10 @@ _held: list[Held] = []
 
 @contextmanager
 def held(name: Path) -> Iterator[Held]:
-    """Hold a directory for as long as the block runs; errors of the block name it as its user does.
+    """Hold a directory while the block runs. Errors of the block give it the user's name.
 
     Raises:
-        OSError: there is no such directory, or it cannot be read.
+        OSError: the directory does not exist or cannot be read.
     """
     directory = Held(name, name)
     _held.append(directory)
@@ -118,12 +118,12 @@ def held(name: Path) -> Iterator[Held]:
 
 
 def of(path: Path) -> Held | None:
-    """The directory that is held and has this name or path; None when there is none."""
+    """The held directory with this name or path; None when there is none."""
     return next((directory for directory in _held if path in (directory.name, directory.path)), None)
 
 
 def path_of(path: Path) -> Path:
-    """Where to write to what has a path in a directory that is held; the path itself when it is in none."""
+    """The path for writing to something in a held directory; ``path`` itself when it lies in none."""
     for directory in _held:
         if path.is_relative_to(directory.name):
             return directory.path / path.relative_to(directory.name)
@@ -131,7 +131,7 @@ def path_of(path: Path) -> Path:
 
 
 def named(text: str) -> str:
-    """A message in which the directories that are held have the names that their users know."""
+    """A message in which held directories have the names that their users know."""
     for directory in _held:
         if directory.path != directory.name:
             name = str(directory.name)

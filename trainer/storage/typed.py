@@ -1,4 +1,4 @@
-"""From the value of a JSON document to a dataclass, by its annotations and by nothing else.
+"""Building a dataclass from the value of a JSON document, by its annotations and nothing else.
 
 msgspec 0.22 was tried in its place: it ignores unknown fields of a dataclass, accepts integers beyond 64 bits, and lets
 the last of two equal keys win.

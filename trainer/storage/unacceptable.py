@@ -1,7 +1,7 @@
-"""The error of this package; its readers turn it into one with an exit status."""
+"""The error of this package. Callers turn it into an error with an exit status."""
 
 from __future__ import annotations
 
 
 class Unacceptable(Exception):
-    """A file or a text is not what a program would have written; the message says where and why."""
+    """A file or a text is not one that this program would have written. The message says where and why."""

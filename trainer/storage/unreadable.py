@@ -1,7 +1,7 @@
-"""What the system cannot read now: a permission, a disk that fails, a filesystem that is away.
+"""Files that the system cannot read now: a permission, a failing disk, a filesystem that is not available.
 
-That says nothing about what is stored, so it is no damage: nothing is moved, and nothing older is taken instead. Only
-what was read and is wrong is damaged, and what is not there is missing.
+That says nothing about the stored data, so it is not damage: nothing is moved, and nothing older is taken instead. A
+file is damaged only if it was read and its content is wrong. A file that does not exist is missing.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from trainer.errors import BadRecord, TrainerError, UsageError
 
-# these say what is there, and no later attempt would find anything else
+# these describe what the path leads to: a later attempt would find the same
 FOUND_OTHERWISE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
 DISK = (errno.EIO, errno.EUCLEAN, errno.EBADMSG, errno.EREMOTEIO)
 RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
@@ -25,9 +25,9 @@ PERMISSION = (errno.EACCES, errno.EPERM)
 
 
 class Unreadable(TrainerError):
-    """Something of a run cannot be read now; the message names it, the reason and what to do.
+    """A file of a run cannot be read now. The message names it, the reason and what to do.
 
-    It is no ``NoValidCheckpoint``: who passes over what is damaged must not pass over this.
+    It is not a ``NoValidCheckpoint``: code that skips damaged checkpoints must not skip this one.
     """
 
     exit_status = 4
@@ -35,10 +35,10 @@ class Unreadable(TrainerError):
 
 @contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Tell, of the errors of the block, those that keep ``path`` from being read from those that say what is there.
+    """Separate two kinds of ``OSError`` in the block: ``path`` cannot be read now, or the error says what it leads to.
 
     Raises:
-        Unreadable: in place of an ``OSError`` of the first kind; those of the second go on.
+        Unreadable: in place of an ``OSError`` of the first kind. One of the second kind is raised unchanged.
     """
     try:
         yield
@@ -48,13 +48,13 @@ def readable(path: Path) -> Iterator[None]:
 
 
 def refuse_unreadable(path: Path, error: OSError) -> None:
-    """Raise ``Unreadable`` unless ``error`` says what is there; its own path, where it has one, is the better one."""
+    """Raise ``Unreadable`` unless ``error`` says what the path leads to. The error's own path, if any, is preferred."""
     if error.errno is None or error.errno in FOUND_OTHERWISE:
         return
     place = Path(os.fsdecode(error.filename)) if isinstance(error.filename, str | bytes | Path) else path
     code = errno.errorcode[error.errno] if error.errno in errno.errorcode else f"error {error.errno}"
     raise Unreadable(
-        f"{place} cannot be read: {os.strerror(error.errno)} ({code}); this is no damage, and nothing was moved\n"
+        f"{place} cannot be read: {os.strerror(error.errno)} ({code}); this is not damage, and nothing was moved\n"
         f"{_advice(place, error.errno)}, then run the same command again"
     ) from error
 
@@ -63,7 +63,7 @@ def is_directory(path: Path) -> bool:
     """Whether ``path`` is a directory, or a link to one.
 
     Raises:
-        Unreadable: the system cannot tell, where ``Path.is_dir`` of some versions of Python answers no.
+        Unreadable: the system does not answer. In some versions of Python ``Path.is_dir`` returns False then.
     """
     try:
         with readable(path):
@@ -73,9 +73,8 @@ def is_directory(path: Path) -> bool:
 
 
 def unusable_record(place: str, error: OSError) -> UsageError:
-    """The error for a record of the data that cannot be read: a bad one, which may be left out, or, where the error
-    would have met any record at that moment, one that ends the run. Else a mount that is away for a minute would leave
-    out good images.
+    """The error for a data record that cannot be read. A bad record may be left out. An error that would have hit any
+    record at that moment ends the run: otherwise a mount that is gone for a minute would leave out good images.
     """
     text = f"{place} cannot be read: {error.strerror}"
     if error.errno in (*AWAY, *RESOURCES):
@@ -85,18 +84,18 @@ def unusable_record(place: str, error: OSError) -> UsageError:
 
 def _advice(place: Path, number: int) -> str:
     if number in PERMISSION:
-        return f"{_owner(place)}this process is of user {os.geteuid()}: let it read (chmod, chown, or another user)"
+        return f"{_owner(place)}this process runs as user {os.geteuid()}: let it read (chmod, chown, or another user)"
     if number in DISK:
-        return "the disk cannot give these bytes: look at the system's log (dmesg) and mend or copy what it names"
+        return "the disk cannot read these bytes: look at the system log (dmesg), and repair or copy what it names"
     if number in RESOURCES:
         return "a limit of this machine was reached (ulimit -n for open files, memory): raise it"
-    return "see that its filesystem is there (mount, network)"
+    return "check that its filesystem is available (mount, network)"
 
 
 def _owner(place: Path) -> str:
-    """Whom the first thing on the way that this process may look at, but not read, belongs to."""
+    """The owner and mode of ``place``, or of the first directory above it that this process can look at."""
     for path in (place, *place.absolute().parents):
         with contextlib.suppress(OSError):
             status = path.lstat()
-            return f"{path} is of user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}, and "
+            return f"{path} belongs to user {status.st_uid} with mode {stat.S_IMODE(status.st_mode):04o}, and "
     return ""

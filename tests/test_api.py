@@ -124,7 +124,7 @@ def test_images_that_are_none_are_refused(found: dict[str, Any]) -> None:
 def test_errors_are_those_of_the_commands_and_leave_the_process_alive(found: dict[str, Any]) -> None:
     threads, there, flag, unknown, seed, absent = found["errors"]
     assert threads[0] == "UsageError"
-    assert "TensorFlow runs in this process already with runtime.threads=2, not 1" in threads[1]
+    assert "TensorFlow already runs in this process with runtime.threads=2, not 1" in threads[1]
     assert "has checkpoints already" in there[1]
     assert flag[1].startswith("--multirun is a flag")
     assert "did you mean train.steps?" in unknown[1]

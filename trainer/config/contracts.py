@@ -45,12 +45,12 @@ class StoredSplit(Protocol):
         """Where a record lies, for messages: the file and, where it holds several, the record's number in it."""
 
     def listing(self, records: Numbers) -> str | None:
-        """A digest of what is known of these records without reading them (names, sizes); None for data that is
-        part of the program.
+        """A digest of what is known about these records without reading them (names, sizes); None for data that is part
+        of the program.
         """
 
     def part(self, records: Numbers, count: int) -> Numbers:
-        """Which ``count`` of ``records``, in their order, are used when only so many are wanted."""
+        """The ``count`` of ``records``, in their order, that a run uses when it wants only so many."""
 
 
 @dataclasses.dataclass(frozen=True)

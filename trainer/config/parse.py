@@ -170,7 +170,7 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
 
 
 def _check_text(value: str, path: str) -> None:
-    """Refuse what a stored configuration must not hold, so that one that was written can also be read."""
+    """Refuse text that a stored configuration must not hold, so that every written one can be read."""
     if "${" in value:
         raise UsageError(
             f"{path} is {value!r}, but a stored configuration has no interpolations: ${{…}} stays unresolved"

@@ -34,11 +34,11 @@ class Part:
     count: int
 
     def rows(self, batch_size: int, blocks: int = 1) -> Numbers:
-        """The rows, of each of ``blocks`` equal blocks of a batch of ``batch_size``, which ``blocks x count`` divides.
+        """The rows of each of ``blocks`` equal blocks of a batch. ``blocks x count`` divides ``batch_size``.
 
-        A block is what is computed at once, by all workers together.
+        All workers together compute one block at a time.
         """
-        assert batch_size % (blocks * self.count) == 0, "whoever splits a batch chooses a count that divides it"
+        assert batch_size % (blocks * self.count) == 0, "the caller chooses a count that divides the batch"
         return np.arange(batch_size).reshape(blocks, self.count, -1)[:, self.index].ravel()
 
 

@@ -1,5 +1,5 @@
-"""Keys of the loop and of what it runs on: ``train``, ``fine_tuning``, ``evaluation``, ``early_stopping``,
-``checkpoint``, ``loss_scale`` and ``runtime``.
+"""Keys of the loop and of its devices: ``train``, ``fine_tuning``, ``evaluation``, ``early_stopping``, ``checkpoint``,
+``loss_scale`` and ``runtime``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 An entry is a 64-bit mix of (position, record). The entries of a batch are summed, so that the parts of a batch that
 several workers read add up to the same digest; the batches are chained, so that their order counts. All arithmetic is
-modulo 2^64. Whoever has the configuration can compute what a ledger must be, without reading any data.
+modulo 2^64. The configuration is enough to compute what a ledger must be, without reading any data.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ Numbers = npt.NDArray[np.int64]
 class Source:
     """The records of one split that a configuration uses, numbered from 0 in the order they are stored in.
 
-    ``class_names`` are in label order; ``listing`` is the split's for the records used; ``skip_bad`` is whether a
-    record that cannot be used is to be replaced.
+    ``class_names`` are in label order; ``listing`` is the split's for the records used; ``skip_bad`` says whether a
+    record that cannot be used is replaced.
     """
 
     def __init__(self, stored: StoredSplit, config: DataConfig, split: Split) -> None:
@@ -41,7 +41,7 @@ class Source:
         return images, self._new_label[labels]
 
     def labels(self) -> Numbers:
-        """The labels of all records, int64 ``[count]``. Reads all of them where only that tells.
+        """The labels of all records, int64 ``[count]``. Reads all records if the labels are only there.
 
         Raises:
             BadRecord: as ``read``.
@@ -100,7 +100,7 @@ def _new_labels(stored: tuple[str, ...], used: tuple[str, ...]) -> Numbers:
 
 
 def open_source(config: DataConfig, split: Split) -> Source:
-    """Open one split of the configured data; its builder makes a ``StoredSplit`` of the keys and the split's name.
+    """Open one split of the configured data; its builder makes a ``StoredSplit`` from the keys and the split's name.
 
     Raises:
         UsageError: the data is missing or not what its source expects; names the file or folder.

@@ -1,7 +1,7 @@
 """Data sets that tensorflow-datasets has prepared as ArrayRecord files, its format with random access.
 
-Only prepared files are read; nothing is downloaded or generated. Records are serialized ``tf.train.Example``, of which
-the image is passed on as it is encoded there.
+Only prepared files are read; nothing is downloaded or generated. Records are serialized ``tf.train.Example``; their
+images are passed on as they are encoded there.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TFDSSplit:
         return f"{self._paths[file]} record {record - self._first[file] + self._skipped[file]}"
 
     def listing(self, records: Numbers) -> str:
-        """Of all files of the split: the lengths of single records are not known."""
+        """A digest of all files of the split: the lengths of single records are not known."""
         lines = [f"{path.name}\0{path.stat().st_size}\n" for path in self._paths]
         lines.append(str([self._skipped.tolist(), self._first.tolist()]))
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]

@@ -94,7 +94,7 @@ def check_shares(config: Config, replicas: int) -> None:
             below, above = size // divisor * divisor, -(-size // divisor) * divisor
             nearest = f"{below} and {above}" if below else str(above)
             raise UsageError(
-                f"{key}={size} cannot be shared out equally to {why}; the nearest that work: {nearest}\n"
+                f"{key}={size} cannot be divided equally among {why}; the nearest that work: {nearest}\n"
                 "or use other devices (runtime.strategy=one, CUDA_VISIBLE_DEVICES, fewer nodes)"
             )
 

@@ -58,7 +58,7 @@ class Rule:
     """An update rule: the slots each variable has, with their initial value, and what a step does.
 
     ``begin`` makes the update of one step from its learning rate float32 ``[]`` and its number float32 ``[]``, 1 for
-    the first. What all variables share is computed there: thousands of operations fewer in the graph of a step.
+    the first. It computes what all variables share, which saves thousands of operations in the graph of a step.
     """
 
     slots: Mapping[str, float]

@@ -55,7 +55,7 @@ def _unknown_option(group: str, option: str, directory: Path) -> str:
 
 
 def _places(directory: Path) -> list[Path]:
-    """Where configuration files are: our own, and those of installed plug-ins."""
+    """Where configuration files are: the program's own, and those of installed plug-ins."""
     return [directory, *plugins.configuration_directories()]
 
 

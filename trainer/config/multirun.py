@@ -22,7 +22,7 @@ from trainer.errors import LaunchFailed, TrainerError, UsageError
 
 STOCK = "basic"  # Hydra's own launcher and sweeper
 CONCERNS = {kind: re.compile(rf"[+~]*hydra[/.]{kind}([./=]|$)") for kind in ("launcher", "sweeper")}
-MESSAGE_SHOWN = 2000  # characters of what a launcher says
+MESSAGE_SHOWN = 2000  # characters of a launcher's message
 
 
 @dataclasses.dataclass(frozen=True)

@@ -67,7 +67,8 @@ def variants(group: str) -> list[type]:
 
 
 def keys_of(group: str, name: str) -> type | None:
-    """The dataclass of keys of the option of that name; None when there is none. A plug-in cannot replace our own.
+    """The dataclass of keys of the option of that name; None when there is none. A plug-in cannot replace the program's
+    own.
 
     Raises:
         UsageError: a plug-in cannot be imported, or is not such a dataclass.

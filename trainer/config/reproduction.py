@@ -14,7 +14,7 @@ from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.errors import UsageError
 
-GROUPS = ("model", "optimizer", "schedule", "data", "mixing")  # a section's name says which option it was
+GROUPS = ("model", "optimizer", "schedule", "data", "mixing")  # a section's name is the option that was chosen
 NEEDS_NO_QUOTES = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_][a-z_0-9]*", re.ASCII)
 
 

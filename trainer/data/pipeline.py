@@ -78,7 +78,7 @@ class Batches:
     """
 
     def __init__(self, plan: Plan, warn: Callable[[str], None]) -> None:
-        """``warn`` is told of every bad record once."""
+        """``warn`` is called once for every bad record."""
         self._plan = plan
         self._bad = BadRecords(plan.source, warn)
         # by where the batch begins; also of a plug-in that fails with many records but not with one

@@ -50,7 +50,7 @@ def discover(environ: Mapping[str, str]) -> Cluster | None:
     without a chief, the workers alone. All processes of one cluster find the same ``workers``.
 
     Raises:
-        UsageError: what is there does not add up; names the variables and their values.
+        UsageError: the variables do not add up; names them and their values.
     """
     if "TF_CONFIG" in environ:
         return _from_tf_config(environ["TF_CONFIG"])

@@ -157,7 +157,7 @@ def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
     for which this waits. Every process of a cluster has as many devices as the others.
 
     Raises:
-        UsageError: the batch cannot be shared out to them, XLA cannot compile what they exchange, or this process has
+        UsageError: the batch cannot be divided among them, XLA cannot compile what they exchange, or this process has
             computed on several replicas before.
     """
     if cluster is not None:

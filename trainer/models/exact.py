@@ -183,6 +183,6 @@ def _refuse_hidden_state(model: keras.Model) -> None:
             if not keras.backend.is_float_dtype(variable.dtype):
                 raise UsageError(
                     f"{model.name}: layer {layer.name} ({type(layer).__name__}) keeps {variable.name}, "
-                    f"{variable.dtype} {list(variable.shape)}: what it does depends on how often it ran, so that a "
+                    f"{variable.dtype} {list(variable.shape)}: what it does depends on how often it ran, so a "
                     "resumed run could not be the same\nuse keras.layers.Dropout, or a layer without random draws"
                 )

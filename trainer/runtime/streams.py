@@ -48,7 +48,7 @@ def guard(*, tolerant: bool) -> None:
 
 def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
     if not isinstance(stream, io.TextIOWrapper):
-        raise AssertionError(f"{stream} is no stream of this process")
+        raise AssertionError(f"{stream} is not a stream of this process")
     return io.TextIOWrapper(
         io.BufferedWriter(typing.cast(io.RawIOBase, raw)),
         encoding=stream.encoding,

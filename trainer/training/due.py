@@ -1,4 +1,4 @@
-"""What is due at a step: a pure decision, from what is known of the step alone.
+"""What is due at a step: a pure decision, from the facts about the step alone.
 
 Nothing here remembers anything. A run that was interrupted between a validation and a save therefore makes up for what
 is missing when it resumes, and does nothing twice.

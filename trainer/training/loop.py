@@ -235,7 +235,7 @@ class _Stretch:
         self._start += time.monotonic() - pause
 
     def next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch, once it is there."""
+        """The next batch; waits for it."""
         began = time.monotonic()
         batch = next(batches)
         self._waited += time.monotonic() - began

@@ -66,8 +66,8 @@ def _guarded(config: OptimizerPlugin) -> Iterator[None]:
 
 
 def probe(config: OptimizerPlugin) -> dict[str, list[str]]:
-    """The values of two variables after a few steps, in digits that another processor finds too, by ``NAME after step
-    N``.
+    """The values of two variables after a few steps, by ``NAME after step N``, in digits that another processor finds
+    too.
 
     Raises:
         UsageError: what the rule does depends on more than variables, slots, gradients, learning rate and step.
@@ -75,8 +75,8 @@ def probe(config: OptimizerPlugin) -> dict[str, list[str]]:
     first, second = _steps(config), _steps(config)
     if first != second:
         raise UsageError(
-            f"{title(OPTIMIZERS, config.name)} makes something else of the same numbers when it is asked again, so "
-            "that a resumed run could not be the same"
+            f"{title(OPTIMIZERS, config.name)} computes other values from the same numbers the second time, so a "
+            "resumed run could not be the same"
         )
     return first
 
@@ -101,7 +101,7 @@ def _steps(config: OptimizerPlugin) -> dict[str, list[str]]:
         hidden = hidden_state(traced, own)
         if hidden is not None:
             raise UsageError(
-                f"{title(OPTIMIZERS, config.name)} uses {hidden}: no checkpoint holds that, so that a resumed run "
+                f"{title(OPTIMIZERS, config.name)} uses {hidden}: no checkpoint holds that, so a resumed run "
                 "could not be the same\nwhat it keeps from step to step must be in its slots, and random "
                 "numbers must be stateless"
             )

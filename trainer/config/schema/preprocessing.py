@@ -30,7 +30,7 @@ TransformName = Literal[
     "normalize",
 ]
 
-PluginName = NewType("PluginName", str)  # of an installed plug-in, or of an option of our own
+PluginName = NewType("PluginName", str)  # of an installed plug-in, or of the program's own option
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ class Orientation(NamedTuple):
     columns_mirrored: bool
 
 
-# EXIF 2.32 section 4.6.4; the first, which is none, stands for NOT_JPEG
+# EXIF 2.32 section 4.6.4; the first, which changes nothing, stands for NOT_JPEG
 ORIENTATIONS = (
     Orientation(False, False, False),
     Orientation(False, False, False),
@@ -67,7 +67,7 @@ class EncodedImage(NamedTuple):
 def readable(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
     """``data`` and ``layout`` of the EncodedImage for the bytes of an image file.
 
-    What TensorFlow would get wrong is decoded by Pillow and goes on as an uncompressed BMP of 24 bits: GIF (first
+    Pillow decodes what TensorFlow would get wrong, and passes it on as an uncompressed BMP of 24 bits: GIF (first
     frame), BMP, and WebP with alpha (dropped) or several frames (the first).
 
     Raises:

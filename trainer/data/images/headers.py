@@ -65,9 +65,7 @@ def read_header(data: bytes) -> Header:
     if header.height <= 0 or header.width <= 0:
         raise ImageFault(f"its header says {header.width} x {header.height} pixels")
     if header.height * header.width > MAX_PIXELS:
-        raise ImageFault(
-            f"its header says {header.width} x {header.height} pixels, and more than {MAX_PIXELS} are not read"
-        )
+        raise ImageFault(f"its header says {header.width} x {header.height} pixels, but at most {MAX_PIXELS} are read")
     return header
 
 

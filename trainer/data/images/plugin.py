@@ -52,8 +52,8 @@ def _applied(plugin: TransformPlugin, shape: Shape) -> Applied:
             found = [each(image, draws).numpy() for each in (applied, again)]
     if found[0].tobytes() != found[1].tobytes():
         raise UsageError(
-            f"{title(TRANSFORMS, plugin.name)} makes another image of the same image and draws when it is asked again\n"
-            "random numbers come from its draws; whatever Python draws is drawn once and kept"
+            f"{title(TRANSFORMS, plugin.name)} makes another image of the same image and draws the second time\n"
+            "take random numbers from its draws; what Python draws is drawn once and kept"
         )
     return applied
 
@@ -79,7 +79,7 @@ def _traced(plugin: TransformPlugin, shape: Shape) -> tf.types.experimental.Conc
     hidden = hidden_state(traced)
     if hidden is not None:
         raise UsageError(
-            f"{called} is no function of the image and its draws: it uses {hidden}\n"
-            "random numbers come from its draws, so that a resumed run sees the same images"
+            f"{called} is not a function of the image and its draws: it uses {hidden}\n"
+            "take random numbers from its draws, so that a resumed run sees the same images"
         )
     return traced

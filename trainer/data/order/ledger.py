@@ -27,7 +27,7 @@ def expected_ledger(
 ) -> int:
     """The ledger in [0, 2^64) after the first ``examples`` positions in batches of ``batch_size``.
 
-    ``records_of`` maps positions to the records that the order puts there.
+    ``records_of`` maps positions to their records.
     """
     ledger = 0
     for first in range(0, examples, batch_size):

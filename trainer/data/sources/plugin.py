@@ -67,7 +67,8 @@ class PluggedSplit:
             again = self.read(records)
             if images != again[0] or (labels != again[1]).any():
                 self._refuse(
-                    f"answers {asked} twice with other images or labels, so that a resumed run could not be the same"
+                    f"answers {asked} with other images or labels the second time, so a resumed run could "
+                    "not be the same"
                 )
         return images, labels
 

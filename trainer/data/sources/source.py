@@ -41,7 +41,7 @@ class Source:
         return images, self._new_label[labels]
 
     def labels(self) -> Numbers:
-        """The labels of all records, int64 ``[count]``. Reads all records if the labels are only there.
+        """The labels of all records, int64 ``[count]``. Reads all records if only they hold the labels.
 
         Raises:
             BadRecord: as ``read``.
@@ -83,7 +83,7 @@ class Source:
         found = np.bincount(self._new_label[labels], minlength=len(self.class_names))
         if config.classes is not None and not found.all():
             raise UsageError(
-                f"data.classes has {self.class_names[int(np.argmin(found))]}, of which there is no record for {split}; "
+                f"data.classes has {self.class_names[int(np.argmin(found))]}, which has no record for {split}; "
                 "leave it out, or add records"
             )
 
@@ -92,7 +92,9 @@ def _new_labels(stored: tuple[str, ...], used: tuple[str, ...]) -> Numbers:
     """Stored label → label, ``UNKNOWN`` for classes that are not used."""
     missing = [name for name in used if name not in stored]
     if missing:
-        raise UsageError(f"data.classes has {missing[0]}, which is no class of the data{nearest(missing[0], stored)}")
+        raise UsageError(
+            f"data.classes has {missing[0]}, which is not a class of the data{nearest(missing[0], stored)}"
+        )
     labels = np.full(len(stored), UNKNOWN, np.int64)
     for label, name in enumerate(used):
         labels[stored.index(name)] = label

@@ -131,7 +131,8 @@ def _files(builder: Any, key: str, name: str) -> list[Any]:
     except (KeyError, ValueError) as error:
         there = sorted(builder.info.splits)
         raise UsageError(
-            f"{key}={name} is no split of {builder.info.full_name}, which has {', '.join(there)}{nearest(name, there)}"
+            f"{key}={name} is not a split of {builder.info.full_name}, which has {', '.join(there)}"
+            f"{nearest(name, there)}"
         ) from error
     if not sum(file.take for file in files):
         raise UsageError(f"{key}={name} of {builder.info.full_name} has no record")
@@ -149,7 +150,7 @@ def _class_names(builder: Any, config: TFDSConfig) -> tuple[str, ...]:
         if name not in found:
             there = sorted(found)
             raise UsageError(
-                f"data.{key}={name} is no feature of {builder.info.full_name}, which has {', '.join(there)}"
+                f"data.{key}={name} is not a feature of {builder.info.full_name}, which has {', '.join(there)}"
                 f"{nearest(name, there)}"
             )
         if not isinstance(found[name], kind):

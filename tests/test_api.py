@@ -124,7 +124,7 @@ def test_images_that_are_none_are_refused(found: dict[str, Any]) -> None:
 def test_errors_are_those_of_the_commands_and_leave_the_process_alive(found: dict[str, Any]) -> None:
     threads, there, flag, unknown, seed, absent = found["errors"]
     assert threads[0] == "UsageError"
-    assert "TensorFlow runs in this process already with runtime.threads=2, not 1" in threads[1]
+    assert "TensorFlow already runs in this process with runtime.threads=2, not 1" in threads[1]
     assert "has checkpoints already" in there[1]
     assert flag[1].startswith("--multirun is a flag")
     assert "did you mean train.steps?" in unknown[1]
@@ -183,14 +183,14 @@ HOSTILE = {
     ("optimizers", "new variable"): "makes a variable, which no checkpoint would hold",
     ("optimizers", "variable"): "uses a variable or table of its own",
     ("optimizers", "stateful draw"): "uses RandomStandardNormal",
-    ("optimizers", "Python's draw"): "makes something else of the same numbers",
+    ("optimizers", "Python's draw"): "computes other values from the same numbers",
     ("optimizers", "no such slot"): "KeyError: 'v'",
     ("sources", "other count"): "answers read() of 8 records with a list of 1 for images",
     ("sources", "other type"): "with an array int32 [1] for labels",
     ("sources", "no bytes"): "(train record ",
     ("sources", "no class"): ", but has 3 classes",
     ("sources", "no pair"): "with a list of 1, but must answer with a tuple of images and labels",
-    ("sources", "other each time"): "answers read() of 1 records twice with other images or labels",
+    ("sources", "other each time"): "answers read() of 1 records with other images or labels the second time",
     ("sources", "failing"): "AttributeError: 'bytes' object has no attribute 'nothing'",
     ("sources", "other labels"): "answers labels() with an array float64 [3] for labels",
     ("sources", "other order"): "answers part() of 40 records",

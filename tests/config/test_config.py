@@ -247,7 +247,7 @@ def test_a_secret_of_the_environment_cannot_get_into_a_stored_configuration(
     override: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET", "hunter2")
-    with pytest.raises(UsageError, match="is not allowed, because what it answers would be stored") as refused:
+    with pytest.raises(UsageError, match="is not allowed, because its result would be stored") as refused:
         compose(*override.split())
     assert "hunter2" not in str(refused.value)
 

@@ -178,7 +178,7 @@ def resized(data: bytes, place: int, layout: str, *sizes: int) -> bytes:
     return data[:place] + struct.pack(layout, *sizes) + data[place + struct.calcsize(layout) :]
 
 
-HUGE = f"its header says 60000 x 60000 pixels, and more than {MAX_PIXELS} are not read"
+HUGE = f"its header says 60000 x 60000 pixels, but at most {MAX_PIXELS} are read"
 FRAME = FORMATS["JPEG"].index(b"\xff\xc0") + 5
 FAULTS = {
     # what is wrong: (the bytes, the reason that is given)

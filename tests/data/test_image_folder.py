@@ -162,11 +162,11 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "empty root": (
         lambda root: (shutil.rmtree(root), root.mkdir()),
-        "{root} has no class folders; expected is a folder for each of at least two classes, {root}/CLASS/IMAGE",
+        "{root} has no class folders; expected a folder for each of at least two classes, {root}/CLASS/IMAGE",
     ),
     "one class": (
         lambda root: [shutil.rmtree(root / split / name) for split in ("train", "val") for name in CLASSES[1:]],
-        "{root}/train has only one class folder, cat; expected is",
+        "{root}/train has only one class folder, cat; expected a folder",
     ),
     "empty class folder": (
         lambda root: [path.unlink() for path in (root / "train" / "dog").iterdir()],

@@ -75,7 +75,7 @@ def test_classes_of_tfrecord_files_are_read_once_and_kept(tmp_path: Path, monkey
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (("data.classes=[cat,dgo]",), "data.classes has dgo, which is no class of the data; did you mean dog?"),
+        (("data.classes=[cat,dgo]",), "data.classes has dgo, which is not a class of the data; did you mean dog?"),
         (("data.classes=[cat]",), "data.classes is ['cat'], but at least two classes are needed"),
         (("data.classes=[cat,ox,cat]",), "data.classes has cat twice"),
         (("data.classes=[cat,ox]", "data.class_weights=[1]"), "has 1 numbers, but data.classes has 2 classes"),
@@ -90,7 +90,7 @@ def test_classes_that_do_not_fit_are_refused(tmp_path: Path, overrides: tuple[st
 
 
 def test_a_chosen_class_without_a_record_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"data.classes has class_003, of which there is no record for train"):
+    with pytest.raises(UsageError, match=r"data.classes has class_003, which has no record for train"):
         shard_source(make_shards(tmp_path), "train", "data.classes=[class_001,class_003]", "data.num_classes=4")
 
 

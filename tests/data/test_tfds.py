@@ -58,10 +58,13 @@ def test_a_part_of_a_split_in_the_notation_of_tensorflow_datasets(data_dir: Path
         (("data.dataset='tiny_pets:2.0.0'",), "data.dataset=tiny_pets:2.0.0 is not prepared in data.root="),
         (
             ("data.train_split=trian",),
-            "data.train_split=trian is no split of tiny_pets/1.0.0, which has test, train",
+            "data.train_split=trian is not a split of tiny_pets/1.0.0, which has test, train",
         ),
         (("data.train_split='train[0:0]'",), "data.train_split=train[0:0] of tiny_pets/1.0.0 has no record"),
-        (("data.image_key=img",), "data.image_key=img is no feature of tiny_pets/1.0.0, which has image, label, name"),
+        (
+            ("data.image_key=img",),
+            "data.image_key=img is not a feature of tiny_pets/1.0.0, which has image, label, name",
+        ),
         (("data.label_key=name",), "data.label_key=name of tiny_pets/1.0.0 is Text, not ClassLabel"),
         (("data.image_key=label",), "data.image_key=label of tiny_pets/1.0.0 is ClassLabel, not Image"),
     ],

@@ -75,11 +75,11 @@ def test_rows_of_all_parts_are_the_whole_batch_and_every_block_is_shared_by_all(
 @pytest.mark.parametrize(
     ("overrides", "replicas", "message"),
     [
-        ((), 3, "train.global_batch_size=8 cannot be shared out equally to 3 replicas; the nearest that work: 6 and 9"),
+        ((), 3, "train.global_batch_size=8 cannot be divided equally among 3 replicas; the nearest that work: 6 and 9"),
         (("train.accumulate_steps=4",), 4, "to 4 replicas x train.accumulate_steps=4; the nearest that work: 16"),
         (("mixing=mixup",), 8, "to 8 replicas x pairs that are mixed; the nearest that work: 16"),
         (GROUPS, 2, "to 2 replicas x groups of model.batch_norm.group_size=8; the nearest that work: 16"),
-        (("evaluation.batch_size=9",), 8, "evaluation.batch_size=9 cannot be shared out equally to 8 replicas"),
+        (("evaluation.batch_size=9",), 8, "evaluation.batch_size=9 cannot be divided equally among 8 replicas"),
     ],
 )
 def test_a_batch_that_cannot_be_shared_out_is_refused_with_the_nearest_that_can(

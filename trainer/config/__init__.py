@@ -1,4 +1,4 @@
-"""The configuration: Hydra in, frozen dataclasses out, and what a plug-in and the program agree on.
+"""The configuration: from Hydra to frozen dataclasses, and the contracts between plug-ins and the program.
 
 May import: storage.
 """

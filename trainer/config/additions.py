@@ -1,8 +1,8 @@
-"""Keys that were added after the first stored configurations, each with the value that means what was done before.
+"""Keys added after the first stored configurations. Each has the value that keeps the earlier behaviour.
 
-The promise that every checkpoint of a released format resumes for ever rests on this table: whoever adds a key to
-``trainer/config/schema/`` adds it here too. ``tests/formats/`` holds a checkpoint of each format, which has none of
-them.
+Every checkpoint of a released format resumes for ever. That promise rests on this table: a key added to
+``trainer/config/schema/`` needs a line here too. ``tests/formats/`` holds a checkpoint of each format; none of them has
+these keys.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
 
 
 def with_additions(stored: Any) -> Any:
-    """The stored container completed by the keys it lacks. What is there is never changed, and a section that is
-    missing or is no section stays for the parser to refuse.
+    """The stored container with the keys it lacks added. Existing values never change. A section that is missing or is
+    not a section stays as it is: the parser refuses it.
     """
     for key, value in ADDITIONS:
         *sections, name = key.split(".")

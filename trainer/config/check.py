@@ -16,7 +16,7 @@ OWN_TRANSFORMS = frozenset(typing.get_args(TransformName))
 
 
 def check(config: Config) -> None:
-    """Raise ``UsageError`` when keys that are each fine do not fit together."""
+    """Raise ``UsageError`` when keys conflict that are each valid alone."""
     train = config.train
     if train.global_batch_size % train.accumulate_steps:
         fitting = _divisors(train.global_batch_size)
@@ -53,7 +53,7 @@ def check(config: Config) -> None:
 def _check_transforms(preprocess: PreprocessConfig) -> None:
     replaced = sorted(OWN_TRANSFORMS & preprocess.plugins.keys())
     if replaced:
-        raise UsageError(f"preprocess.plugins has {replaced[0]}, which is a transform of the program's own")
+        raise UsageError(f"preprocess.plugins has {replaced[0]}, which is one of the program's own transforms")
     for name, transforms in (("train", preprocess.train), ("eval", preprocess.eval)):
         if transforms[:1] != ("decode",) or transforms.count("decode") != 1:
             raise UsageError(f"preprocess.{name} is {list(transforms)}, but must begin with decode and have it once")
@@ -73,7 +73,7 @@ def _check_transforms(preprocess: PreprocessConfig) -> None:
 
 
 def check_shares(config: Config, replicas: int) -> None:
-    """Raise ``UsageError`` when a batch cannot be divided among so many replicas without cutting through a group."""
+    """Raise ``UsageError`` when a batch cannot be divided among ``replicas`` replicas without splitting a group."""
     train, norm = config.train, config.model.batch_norm
     devices = f"{replicas} replica{'s' if replicas > 1 else ''}"
     pair = 1 if config.mixing.name == "none" else 2
@@ -94,13 +94,13 @@ def check_shares(config: Config, replicas: int) -> None:
             below, above = size // divisor * divisor, -(-size // divisor) * divisor
             nearest = f"{below} and {above}" if below else str(above)
             raise UsageError(
-                f"{key}={size} cannot be shared out equally to {why}; the nearest that work: {nearest}\n"
+                f"{key}={size} cannot be divided equally among {why}; the nearest that work: {nearest}\n"
                 "or use other devices (runtime.strategy=one, CUDA_VISIBLE_DEVICES, fewer nodes)"
             )
 
 
 def check_url(name: str, url: str) -> None:
-    """Raise ``UsageError`` for a place on another filesystem that must not be stored or printed, or is relative."""
+    """Raise ``UsageError`` for a URL that must not be stored or printed, and for a relative path."""
     scheme, separator, rest = url.rpartition("://")
     if not separator:
         if not url.startswith("/"):

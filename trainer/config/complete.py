@@ -1,4 +1,4 @@
-"""Filling in, once, what only the data or the machine can tell, so that a stored configuration is complete."""
+"""Fills in, once, the values that depend on the data or the machine, so that a stored configuration is complete."""
 
 from __future__ import annotations
 

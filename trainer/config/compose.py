@@ -1,4 +1,4 @@
-"""From a command line to ``(Invocation, Config)``. Hydra is seen by this module, ``explain`` and ``multirun`` alone."""
+"""From a command line to ``(Invocation, Config)``. Only this module, ``explain`` and ``multirun`` use Hydra."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from trainer.config.schema import Config, Invocation
 from trainer.errors import TrainerError, UsageError
 
 INSTALLED_TRANSFORMS = "installed_transforms"  # in the defaults list of conf/config.yaml
-# The resolvers that conf/ uses. Any other could put into a stored configuration what does not belong there: oc.env
-# the secrets of the environment, oc.decode and oc.create whatever a text says.
+# The resolvers that conf/ uses. Any other could put values into a stored configuration that do not belong there: oc.env
+# secrets of the environment, oc.decode and oc.create whatever a text contains.
 RESOLVERS = ("now", "hydra")
 PACKAGE = Path(__file__).resolve().parent.parent
 
@@ -38,8 +38,8 @@ PACKAGE = Path(__file__).resolve().parent.parent
 class _PluginConfigurations(SearchPathPlugin):
     """Lets Hydra find the values of installed plug-ins: ``model=NAME`` is ``conf/model/NAME.yaml`` of its package.
 
-    The keys of every installed transform are composed, each in its section, as those of our own are whether or not they
-    are listed; ``typed`` leaves out what is not.
+    The keys of every installed transform are composed in its section, listed or not, like those of the program's own
+    transforms. ``typed`` leaves out the sections of transforms that are not listed.
     """
 
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
@@ -115,7 +115,7 @@ def application(arguments: Sequence[str], job: Callable[[DictConfig], object]) -
 
 
 def compose(overrides: Sequence[str]) -> Config:
-    """The configuration that ``train`` would use for ``overrides``, for a command that is no Hydra application.
+    """The configuration that ``train`` would use for ``overrides``, for a command that is not a Hydra application.
 
     Raises:
         UsageError: an override or the configuration is wrong.
@@ -124,7 +124,7 @@ def compose(overrides: Sequence[str]) -> Config:
 
 
 def compose_run(overrides: Sequence[str]) -> tuple[Invocation, Config]:
-    """As ``compose``, with what belongs to one invocation.
+    """Like ``compose``, and also returns what belongs to one invocation.
 
     Raises:
         UsageError: an override or the configuration is wrong.
@@ -135,7 +135,7 @@ def compose_run(overrides: Sequence[str]) -> tuple[Invocation, Config]:
 
 @contextlib.contextmanager
 def composing(overrides: Sequence[str]) -> Iterator[None]:
-    """``hydra.compose`` finds ``conf/`` in this block; its errors are raised in our words.
+    """In this block ``hydra.compose`` finds ``conf/``, and its errors are raised in the words of this program.
 
     Raises:
         UsageError: ``overrides`` cannot be composed, or what they make cannot be resolved.
@@ -156,10 +156,10 @@ def option_groups() -> list[str]:
 
 
 def typed(composed: DictConfig) -> tuple[Invocation, Config]:
-    """What Hydra has composed, parsed and checked.
+    """The configuration that Hydra composed, after parsing and checks.
 
     Raises:
-        UsageError: it is no configuration.
+        UsageError: it is not a valid configuration.
     """
     refuse_resolvers(OmegaConf.to_container(composed, resolve=False), "")
     try:
@@ -176,7 +176,7 @@ def typed(composed: DictConfig) -> tuple[Invocation, Config]:
 
 
 def _leave_out_unlisted(preprocess: object) -> None:
-    """Keep the sections of those plug-ins alone that are named as transforms. What is malformed is for the parser."""
+    """Keep only the sections of plug-ins that are listed as transforms. The parser refuses what is malformed."""
     if not isinstance(preprocess, dict) or not {"train", "eval", "plugins"} <= preprocess.keys():
         return
     lists = [names for names in (preprocess["train"], preprocess["eval"]) if isinstance(names, list)]
@@ -203,7 +203,7 @@ def refuse_resolvers(node: object, place: str) -> None:
         for name, end in re.findall(r"\$\{([^:}]*?)(:|\$\{)", node):
             if end != ":" or name.strip() not in RESOLVERS:  # a name that is put together could become any resolver
                 raise UsageError(
-                    f"{place}: the resolver {name.strip() or node} is not allowed, because what it answers would be "
-                    "stored in every checkpoint, secrets of the environment too\n"
+                    f"{place}: the resolver {name.strip() or node} is not allowed, because its result would be stored "
+                    "in every checkpoint, secrets of the environment too\n"
                     'let the shell insert a value that may be stored: key="$VARIABLE"'
                 )

@@ -45,12 +45,12 @@ class StoredSplit(Protocol):
         """Where a record lies, for messages: the file and, where it holds several, the record's number in it."""
 
     def listing(self, records: Numbers) -> str | None:
-        """A digest of what is known of these records without reading them (names, sizes); None for data that is
-        part of the program.
+        """A digest of what is known about these records without reading them (names, sizes); None for data that is part
+        of the program.
         """
 
     def part(self, records: Numbers, count: int) -> Numbers:
-        """Which ``count`` of ``records``, in their order, are used when only so many are wanted."""
+        """The ``count`` of ``records``, in their order, that a run uses when it wants only so many."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Rule:
     """An update rule: the slots each variable has, with their initial value, and what a step does.
 
     ``begin`` makes the update of one step from its learning rate float32 ``[]`` and its number float32 ``[]``, 1 for
-    the first. What all variables share is computed there: thousands of operations fewer in the graph of a step.
+    the first. It computes what all variables share, which saves thousands of operations in the graph of a step.
     """
 
     slots: Mapping[str, float]

@@ -34,7 +34,7 @@ def explain(error: Exception, arguments: Sequence[str], directory: Path) -> str:
 def _unknown_key(path: str, arguments: Sequence[str], directory: Path) -> str:
     if path == plugins.TRANSFORM_VALUES:
         return (
-            f"{path} is no group to choose from: name the transform in preprocess.train or preprocess.eval, and "
+            f"{path} is not a group of options: name the transform in preprocess.train or preprocess.eval, and "
             f"set its keys as {path.replace('/', '.')}.NAME.KEY"
         )
     owners = _owners(directory, path)
@@ -55,12 +55,12 @@ def _unknown_option(group: str, option: str, directory: Path) -> str:
 
 
 def _places(directory: Path) -> list[Path]:
-    """Where configuration files are: our own, and those of installed plug-ins."""
+    """Where configuration files are: the program's own, and those of installed plug-ins."""
     return [directory, *plugins.configuration_directories()]
 
 
 def _files(directory: Path, group: str) -> dict[str, Path]:
-    """The files of a group by option; where two have one name, Hydra takes the first."""
+    """The files of a group by option; if two have the same name, Hydra takes the first."""
     found = [path for place in reversed(_places(directory)) for path in (place / group).glob("*.yaml")]
     return {path.stem: path for path in found}
 

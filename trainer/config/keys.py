@@ -11,12 +11,12 @@ ResumePolicy = Literal["free", "consent", "fixed"]
 
 @dataclasses.dataclass(frozen=True)
 class KeyFacts:
-    """What is known of one key besides its name and type.
+    """The facts about one key besides its name and type.
 
-    ``resume`` is what a resume may do with it: ``free`` keys do not change the result of a step, ``consent`` keys
-    do and have to be allowed by name, ``fixed`` keys decide which variables exist or what they mean.
+    ``resume`` says what a resume may do with it: ``free`` keys do not change the result of a step, ``consent`` keys
+    do and must be allowed by name, ``fixed`` keys decide which variables exist or what they mean.
     ``completed`` keys may be null in the composed configuration and are filled in once, when a run starts.
-    A ``path`` may be given relative to where the command is run, and is kept absolute: a resume may run elsewhere.
+    A ``path`` may be relative to the directory of the command. It is stored as absolute: a resume may run elsewhere.
     ``plugins`` is the group of entry points that may add variants to a section, or names to a list.
     Bounds are inclusive unless ``above`` or ``below`` is used.
     """
@@ -35,7 +35,7 @@ class KeyFacts:
 
 def key(doc: str, resume: ResumePolicy, *, hashable: bool = True, **facts: Any) -> Any:
     """Declare a key of a configuration dataclass. There are no defaults here: values live in ``conf/``. A value that is
-    not ``hashable`` is compared as any other and plays no part in a hash.
+    not ``hashable`` is compared like any other, but is not part of a hash.
     """
     return dataclasses.field(metadata={FACTS: KeyFacts(doc, resume, **facts)}, hash=None if hashable else False)
 

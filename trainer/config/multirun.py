@@ -1,4 +1,4 @@
-"""The jobs of a ``--multirun``: which they are, launched by a plug-in of Hydra, or chosen by one."""
+"""The jobs of a ``--multirun``: their list, their launch by a plug-in of Hydra, and a search by one."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.errors import LaunchFailed, TrainerError, UsageError
 
 STOCK = "basic"  # Hydra's own launcher and sweeper
 CONCERNS = {kind: re.compile(rf"[+~]*hydra[/.]{kind}([./=]|$)") for kind in ("launcher", "sweeper")}
-MESSAGE_SHOWN = 2000  # characters of what a launcher says
+MESSAGE_SHOWN = 2000  # characters of a launcher's message
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,11 +42,11 @@ class Job:
 
 
 class Suspended(BaseException):
-    """Ends a search for which there is no result to go on with. Hydra and sweepers answer to an ordinary exception."""
+    """Ends a search that has no result to continue with. Hydra and sweepers would handle an ordinary exception."""
 
 
 class _TrialFailed(Exception):
-    """How a sweeper hears of a trial without a result."""
+    """Reports a trial without a result to the sweeper."""
 
 
 def is_multirun(arguments: Sequence[str]) -> bool:
@@ -104,11 +104,11 @@ def jobs_of(arguments: Sequence[str]) -> list[Job]:
 
 
 def launch_with_hydra(arguments: Sequence[str], sweep_dir: Path, run: Callable[[int, tuple[str, ...]], None]) -> None:
-    """Have the launcher call ``run`` with number and overrides of each job of a ``--multirun``, in processes of its
-    own: ``run`` is pickled, and what it returns is lost. ``sweep_dir`` is where Hydra and the launcher leave records.
+    """Have the launcher call ``run`` with the number and overrides of each job of a ``--multirun``, in its own
+    processes. ``run`` is pickled, and its result is lost. Hydra and the launcher leave their records in ``sweep_dir``.
 
     Raises:
-        LaunchFailed: the launcher could not, or lost a process.
+        LaunchFailed: the launcher failed, or lost a process.
         TrainerError: ``run`` raised it.
     """
 
@@ -126,19 +126,19 @@ def launch_with_hydra(arguments: Sequence[str], sweep_dir: Path, run: Callable[[
 
 
 def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float | None]) -> bool:
-    """Have the sweeper choose jobs by the results of those before; returns whether it wants no more.
+    """Have the sweeper choose each job by the results of earlier ones. Returns whether it wants no more.
 
-    ``result_of`` runs a job; None is a failure, of which the sweeper is told. It may raise ``Suspended``.
+    ``result_of`` runs a job. It returns None for a failure, which the sweeper learns of. It may raise ``Suspended``.
 
     Raises:
-        UsageError: the settings of the sweeper make no search that can be stopped and go on, or as ``jobs_of``.
+        UsageError: with the sweeper's settings a stopped search could not continue; or as ``jobs_of``.
         TrainerError: ``result_of`` raised it.
     """
     sweeper = plugin(arguments, "sweeper")
     if sweeper != "optuna":
         raise UsageError(f"hydra/sweeper={sweeper} is not supported; allowed: {STOCK}, optuna")
     if not any(argument.startswith("hydra.sweeper.n_jobs=") for argument in arguments):
-        arguments = [*arguments, "hydra.sweeper.n_jobs=1"]  # Optuna's own value is 2: chosen without the other's result
+        arguments = [*arguments, "hydra.sweeper.n_jobs=1"]  # Optuna's default is 2: chosen without each other's result
     settings = _settings(arguments, "sweeper")
     _check_search(settings)
     failures: list[TrainerError] = []
@@ -154,7 +154,7 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
             _check_direction(settings, proposed)
             result = result_of(proposed)
         except TrainerError as error:
-            failures.append(error)  # as in run_application; and no sweeper is told
+            failures.append(error)  # as in run_application; the sweeper does not see it
             raise Suspended from error
         if result is None:
             raise _TrialFailed("the trial failed; above is why")
@@ -163,7 +163,7 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
 
     try:
         application(arguments, job)
-    except (Suspended, _TrialFailed):  # the latter when more have failed than the sweeper was told to accept
+    except (Suspended, _TrialFailed):  # the latter when more trials failed than the sweeper accepts
         if failures:
             raise failures[0] from None
         return False
@@ -177,7 +177,7 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
 
 
 def _refuse_plugins(kind: str) -> None:
-    """Refuse a launcher or a sweeper that a configuration file chose: the command line is what is looked at first.
+    """Refuse a launcher or a sweeper that a configuration file chose: this program looks at the command line only.
 
     Raises:
         UsageError: names it.
@@ -188,20 +188,20 @@ def _refuse_plugins(kind: str) -> None:
 
 
 def _check_search(sweeper: DictConfig) -> None:
-    """Refuse settings of Optuna's sweeper with which a search that was stopped could not go on.
+    """Refuse settings of Optuna's sweeper with which a stopped search could not continue.
 
     Raises:
         UsageError: names the key and the value that it should have.
     """
     if OmegaConf.select(sweeper, "sampler.seed") is None:
         raise UsageError(
-            "hydra.sweeper.sampler.seed is not set: a search that was stopped goes on only where the same trials are "
-            "chosen again\nadd hydra.sweeper.sampler.seed=1; a grid needs no sweeper: key=1,2"
+            "hydra.sweeper.sampler.seed is not set: a stopped search can continue only if the same trials are chosen "
+            "again\nadd hydra.sweeper.sampler.seed=1; a grid needs no sweeper: key=1,2"
         )
     if sweeper.n_jobs != 1:
         raise UsageError(f"hydra.sweeper.n_jobs is {sweeper.n_jobs}, but a search runs its trials in turn: use 1")
     if sweeper.storage is not None:
-        raise UsageError("hydra.sweeper.storage cannot be set: what a search has found is kept with its trials")
+        raise UsageError("hydra.sweeper.storage cannot be set: a search keeps its results with its trials")
 
 
 def _check_direction(sweeper: DictConfig, job: Job) -> None:
@@ -225,13 +225,13 @@ def _check_direction(sweeper: DictConfig, job: Job) -> None:
 def _job(composed: DictConfig) -> Job:
     """
     Raises:
-        UsageError: all jobs are to share one directory.
+        UsageError: all jobs would share one directory.
     """
     settings = HydraConfig.get()
     if any(override.split("=")[0] == "run_dir" for override in settings.overrides.task):
         raise UsageError(
-            "run_dir is one directory, and a sweep needs one for each trial\n"
-            "hydra.sweep.dir=DIR sets that of the sweep, hydra.sweep.subdir those of the trials in it"
+            "run_dir is one directory, but a sweep needs one for each trial\n"
+            "set hydra.sweep.dir=DIR for the sweep, and hydra.sweep.subdir for the trials in it"
         )
     invocation, config, problem = None, None, None
     try:

@@ -30,8 +30,8 @@ class Change:
 
 
 def strategy_asked(values: Mapping[str, object]) -> str:
-    """The ``runtime.strategy`` of a resume with ``values``. Which one is stored a process that is not the chief cannot
-    know, so without a value it is ``auto``.
+    """The ``runtime.strategy`` of a resume with ``values``. Only the chief knows the stored one, so without a value it
+    is ``auto``.
     """
     return str(values["runtime.strategy"]) if "runtime.strategy" in values else "auto"
 

@@ -96,7 +96,7 @@ def _variant(sections: list[Any], value: object, path: str) -> Any:
 
 
 def _option(group: str, value: object, path: str) -> Any:
-    """The dataclass that is registered under the container's ``name``, of our own or of a plug-in."""
+    """The dataclass that is registered under the container's ``name``, the program's own or a plug-in's."""
     name = _name(value)
     keys = registry.keys_of(group, str(name))
     if keys is None:
@@ -142,7 +142,7 @@ def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any,
 
 def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bool) -> Any:
     others: list[str] = []
-    if typing.get_origin(kind) in UNIONS:  # names of our own, and of plug-ins
+    if typing.get_origin(kind) in UNIONS:  # the program's own names, and those of plug-ins
         assert fact.plugins is not None
         kind, others = typing.get_args(kind)[0], registry.names(fact.plugins)
     if typing.get_origin(kind) is Literal:
@@ -170,7 +170,7 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
 
 
 def _check_text(value: str, path: str) -> None:
-    """Refuse what a stored configuration must not hold, so that one that was written can also be read."""
+    """Refuse text that a stored configuration must not hold, so that every written one can be read."""
     if "${" in value:
         raise UsageError(
             f"{path} is {value!r}, but a stored configuration has no interpolations: ${{…}} stays unresolved"

@@ -1,10 +1,10 @@
-"""What other installed distributions add to the registries, by entry point: networks, optimizers, schedules, sources
-and transforms.
+"""Options that other installed distributions add to the registries by entry point: networks, optimizers, schedules,
+sources and transforms.
 
-An entry point in one of ``GROUPS`` has the name that a configuration uses, and refers to the frozen dataclass of its
-keys, which says by its methods what it does (``ModelPlugin`` and the others in ``trainer.plugins``). Its values
-are in ``conf/`` of the package, under the path of the section (``conf/model/NAME.yaml``). So the registries stay
-closed: a stored configuration reaches what is installed under exactly the name it has, and imports nothing else.
+An entry point in one of ``GROUPS`` has the name that a configuration uses. It refers to the frozen dataclass of its
+keys, whose methods do the work (``ModelPlugin`` and the others in ``trainer.plugins``). The values are in ``conf/`` of
+the package, under the path of the section (``conf/model/NAME.yaml``). So the registries stay closed: a stored
+configuration reaches only the option installed under exactly its name, and imports nothing else.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRANSFORMS = GROUPS = (
     "trainer.sources",
     "trainer.transforms",
 )
-# a transform is no option of a group: its keys are in a section of its name
+# a transform is not an option of a group: its keys are in a section of its name
 TRANSFORM_VALUES = "preprocess/plugins"
 NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # what can be a part of a dotted key
 REASON_SHOWN = 300  # characters of another program's message
-RECORDED = "plug-in "  # what its entries among a manifest's versions begin with
+RECORDED = "plug-in "  # prefix of its entries among a manifest's versions
 
 
 @functools.cache
@@ -67,7 +67,7 @@ def keys_of(group: str, name: str, base: type) -> type | None:
     """The dataclass of keys of the plug-in of that name, a ``base``; None when there is none.
 
     Raises:
-        UsageError: it cannot be imported, or is something else.
+        UsageError: it cannot be imported, or is not such a dataclass.
     """
     if name not in _installed(group):
         return None
@@ -107,8 +107,8 @@ def transforms_with_values() -> list[str]:
 
 
 def title(group: str, name: str) -> str:
-    """How messages call a plug-in that is installed: ``the plug-in lion of trainer-example 1.0``. What is none is an
-    option of our own.
+    """The name of an installed plug-in in messages: ``the plug-in lion of trainer-example 1.0``. Any other name is one
+    of the program's own options.
     """
     if name not in _installed(group):
         return f"{name} of trainer"
@@ -117,8 +117,8 @@ def title(group: str, name: str) -> str:
 
 @contextlib.contextmanager
 def blamed(group: str, name: str) -> Iterator[None]:
-    """Name the plug-in, and the line in it, in whatever error its code raises in this block. Errors that are ours, or
-    that it raises as such (``BadRecord``), stay as they are.
+    """Name the plug-in, and the line in it, in any error that its code raises in this block. The program's own errors
+    stay as they are, also when the plug-in raises them (``BadRecord``).
 
     Raises:
         UsageError: its code has failed.
@@ -141,15 +141,15 @@ def blamed(group: str, name: str) -> Iterator[None]:
 
 
 def versions(named: Iterable[tuple[str, str]]) -> dict[str, str]:
-    """For a manifest: where the plug-ins, ``(group, name)``, come from that a configuration names. An option of our
-    own among them comes from nowhere else.
+    """For a manifest: the origins of the plug-ins, ``(group, name)``, that a configuration names. The program's own
+    options among them are left out.
     """
     installed = [(group, name) for group, name in named if name in _installed(group)]
     return {f"{RECORDED}{group} {name}": _origin(_installed(group)[name]) for group, name in installed}
 
 
 def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path) -> list[str]:
-    """Refuse a checkpoint that was made with plug-ins that are not installed, or in other versions.
+    """Refuse a checkpoint made with plug-ins that are not installed, or with other versions of them.
 
     ``recorded`` are the versions of the manifest at ``place``. A version is accepted when ``allow`` names the
     distribution. Returns what was accepted.
@@ -178,7 +178,7 @@ def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path
 
 
 def other_names(allow: Sequence[str], recorded: Mapping[str, str]) -> list[str]:
-    """What ``allow`` names besides the distributions of plug-ins, of which ``refuse_others`` has judged."""
+    """The entries of ``allow`` that name no distribution of a plug-in. ``refuse_others`` judges the other entries."""
     distributions = {_distribution(text) for entry, text in recorded.items() if entry.startswith(RECORDED)}
     return [name for name in allow if name not in distributions]
 

@@ -1,9 +1,10 @@
 """The one registry of what a configuration chooses by name: networks, optimizers, schedules, sources and transforms.
 
-An option is a frozen dataclass of keys and a builder. The builder stands beside its implementation and is given as
-``module:attribute``, as an entry point is; it is imported when something is built. So a wrong key is answered without
-TensorFlow. The program's own options register here beside their keys, in ``trainer/config/schema/``. The options of
-other distributions are found by their entry points, and their base registers the one builder of all of them.
+An option is a frozen dataclass of keys and a builder. The builder is beside its implementation and is named as
+``module:attribute``, like an entry point. It is imported only when something is built, so a wrong key is reported
+without importing TensorFlow. The program's own options register here beside their keys, in ``trainer/config/schema/``.
+The options of other distributions are found by their entry points; their base class registers one builder for all of
+them.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _builders: dict[type, str] = {}
 def option(group: str, builder: str) -> Callable[[T], T]:
     """Register a dataclass of keys under each of the names that its ``name`` may have.
 
-    ``group`` is one of ``plugins.GROUPS``. What ``builder`` is called with is said where its kind is built:
+    ``group`` is one of ``plugins.GROUPS``. The arguments of ``builder`` are documented where its kind is built:
     ``models.registry``, ``training.optimizers``, ``training.schedules``, ``data.sources.source``,
     ``data.images.transforms``.
     """
@@ -41,7 +42,7 @@ def option(group: str, builder: str) -> Callable[[T], T]:
 
 
 def plugin_base(group: str, builder: str) -> Callable[[T], T]:
-    """Register the base of the options that other distributions bring, and what builds all of them."""
+    """Register the base class of options from other distributions, and the builder of all of them."""
 
     def register(base: T) -> T:
         _bases[group] = base
@@ -66,10 +67,11 @@ def variants(group: str) -> list[type]:
 
 
 def keys_of(group: str, name: str) -> type | None:
-    """The dataclass of keys of the option of that name; None when there is none. A plug-in cannot replace our own.
+    """The dataclass of keys of the option of that name; None when there is none. A plug-in cannot replace the program's
+    own.
 
     Raises:
-        UsageError: a plug-in cannot be imported, or is something else.
+        UsageError: a plug-in cannot be imported, or is not such a dataclass.
     """
     if name in _own[group]:
         return _own[group][name]
@@ -77,12 +79,12 @@ def keys_of(group: str, name: str) -> type | None:
 
 
 def builder_place(keys: type) -> str:
-    """``module:attribute`` of what builds the options that have these keys."""
+    """``module:attribute`` of the builder of the options that have these keys."""
     return next(_builders[cls] for cls in keys.__mro__ if cls in _builders)
 
 
 def builder_of(config: object) -> Callable[..., Any]:
-    """What builds the option that has ``config`` for its keys. Its module is imported now."""
+    """The builder of the option whose keys are ``config``. Its module is imported now."""
     module, _, attribute = builder_place(type(config)).partition(":")
     builder = getattr(importlib.import_module(module), attribute)
     assert callable(builder)

@@ -1,4 +1,4 @@
-"""The command line that makes a run again from nothing."""
+"""The command line that repeats a run from the start."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.errors import UsageError
 
-GROUPS = ("model", "optimizer", "schedule", "data", "mixing")  # a section's name says which option it was
+GROUPS = ("model", "optimizer", "schedule", "data", "mixing")  # a section's name is the option that was chosen
 NEEDS_NO_QUOTES = re.compile(r"(?!(null|true|false|nan|inf)$)[a-z_][a-z_0-9]*", re.ASCII)
 
 
 def command(config: Config, run_dir: Path, *more: str) -> str:
-    """``python -m trainer train …`` with everything in which ``config`` is not what this version has by default."""
+    """``python -m trainer train …`` with every value of ``config`` that differs from this version's default."""
     return command_line("train", argument("run_dir", run_dir), *more, *overrides(config))
 
 
 def overrides(config: Config) -> list[str]:
-    """What ``compose`` makes ``config`` of."""
+    """The overrides from which ``compose`` makes ``config``."""
     chosen = _experiment(config)
     composed = compose(chosen)
     values = {path: value for path, value, _ in leaves(config) if path != "experiment"}

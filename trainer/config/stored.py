@@ -33,7 +33,7 @@ def read(path: Path) -> Config:
     """Read a stored configuration, which may come from anywhere: no interpolation, no Hydra, nothing but the text.
 
     Raises:
-        NoValidCheckpoint: the file is missing, is no plain file, is not YAML of plain data, or is not a complete
+        NoValidCheckpoint: the file is missing, is not a plain file, is not YAML of plain data, or is not a complete
             configuration of this version.
         Unreadable: the system cannot read it now.
     """

@@ -1,4 +1,5 @@
-"""From stored records to batches: ``sources`` reads them, ``order`` says which come when, ``images`` transforms them.
+"""From stored records to batches: ``sources`` reads them, ``order`` decides which come when, ``images`` transforms
+them.
 
 May import: config, runtime, storage.
 """

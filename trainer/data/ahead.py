@@ -1,4 +1,4 @@
-"""Batches of which some are read before they are needed, so that one that cannot be read is known of in time."""
+"""Batches read ahead of their use, so that one that cannot be read is known in time."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from trainer.errors import UsageError
 
 
 class Ahead(Iterator[Batch]):
-    """``batches`` in their order. With each one ``depth`` more have been read; ``failed`` is told of the error of the
-    one that cannot be read as soon as it is met, and that error is raised where its batch would be.
+    """``batches`` in their order. With each one, ``depth`` more have been read. When one cannot be read, ``failed`` is
+    called with its error at once, and that error is raised where its batch would be.
     """
 
     def __init__(self, batches: Iterable[Batch], depth: int, failed: Callable[[UsageError], None]) -> None:

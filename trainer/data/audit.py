@@ -1,4 +1,4 @@
-"""Looking at every record once: what there is, what cannot be used, and what is there more than once."""
+"""Reads every record once: what the data holds, what cannot be used, and what occurs more than once."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ RECORDS_A_TASK = 32
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """What one record turned out to be. ``bad`` says why it cannot be used; ``size`` is height and width, upright;
-    ``digest`` the first 64 bits of the SHA-256 of the encoded image, 0 where there is none.
+    """The findings about one record. ``bad`` says why it cannot be used; ``size`` is height and width, upright;
+    ``digest`` the first 64 bits of the SHA-256 of the encoded image, 0 where there is no image.
     """
 
     label: int

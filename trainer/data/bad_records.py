@@ -17,10 +17,11 @@ MOST_ATTEMPTS = 100
 
 
 class BadRecords:
-    """What was found so far. A cache of facts about the data, not state: to forget it costs time and changes nothing.
+    """The bad records found so far. A cache of facts about the data, not state: losing it costs time and changes
+    nothing.
 
-    Whether an image can be decoded may depend on the part of it that is looked at, which the position decides, so a
-    record is bad at a position.
+    Whether an image can be decoded may depend on the part that is read. The position decides that part, so a record is
+    bad at a position.
     """
 
     def __init__(self, source: Source, warn: Callable[[str], None]) -> None:
@@ -47,8 +48,8 @@ class BadRecords:
     def substituted(self, positions: Numbers, records: Numbers, substitute: Callable[[int, int], int]) -> Numbers:
         """``records`` with the first of ``substitute(position, attempt)``, attempt 1, 2 …, in the place of bad ones.
 
-        A candidate that is not known to be bad may turn out to be; it is then noted, and this called again. What
-        comes out at last does not depend on what was known before.
+        A candidate may turn out to be bad; it is then noted, and this is called again. The final result does not depend
+        on what was known before.
 
         Raises:
             UsageError: ``MOST_ATTEMPTS`` candidates in a row are bad.

@@ -34,11 +34,11 @@ class Part:
     count: int
 
     def rows(self, batch_size: int, blocks: int = 1) -> Numbers:
-        """The rows, of each of ``blocks`` equal blocks of a batch of ``batch_size``, which ``blocks x count`` divides.
+        """The rows of each of ``blocks`` equal blocks of a batch. ``blocks x count`` divides ``batch_size``.
 
-        A block is what is computed at once, by all workers together.
+        All workers together compute one block at a time.
         """
-        assert batch_size % (blocks * self.count) == 0, "whoever splits a batch chooses a count that divides it"
+        assert batch_size % (blocks * self.count) == 0, "the caller chooses a count that divides the batch"
         return np.arange(batch_size).reshape(blocks, self.count, -1)[:, self.index].ravel()
 
 
@@ -61,8 +61,8 @@ def training_batches(
     ``ledger`` int64 ``[B]``, their entries in the ledger, ``substituted`` int64 ``[B]``, 1 for examples in the place
     of one that cannot be used, and where neighbours are mixed ``mixing`` float32 ``[B, 5]``, see
     ``trainer.data.images.mixing``. The parts together are the whole batch, in each of the ``train.accumulate_steps``
-    blocks row for row. ``warn`` is told of every bad record once. The batches lie on ``device``, copied there ahead of
-    time, or in the host's memory.
+    blocks row for row. ``warn`` is called once for every bad record. The batches lie on ``device``, copied there
+    ahead of time, or in the host's memory.
     """
     sampling = Sampling(source, config)
 
@@ -99,8 +99,8 @@ def evaluation_batches(
 
     Each element is a dict with B examples, the part's share of ``evaluation.batch_size``: ``image`` float32
     ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``weight`` float32 ``[B]``, and ``skipped`` int64 ``[B]``, 1 for records
-    that cannot be used: their weight is 0, and the image is a blank one. ``warn`` is told of each once. ``device`` is
-    as for ``training_batches``.
+    that cannot be used: their weight is 0, and the image is a blank one. ``warn`` is called once for each. ``device``
+    is as for ``training_batches``.
     """
 
     def choose(positions: Numbers, bad: BadRecords) -> Choice:

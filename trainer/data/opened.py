@@ -1,4 +1,4 @@
-"""The data of a run, opened: both splits, and which records of the first training reads."""
+"""The data of a run, opened: both splits, and which training records a run reads."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainer.data.sources.source import Source, open_source
 
 @dataclasses.dataclass(frozen=True)
 class Sources:
-    """Both splits of the data, and which records of the first training reads."""
+    """Both splits of the data, and which training records a run reads."""
 
     training: Source
     validation: Source

@@ -1,4 +1,4 @@
-"""A pipeline of batches that can be opened at any of them, and that names the record that made one fail."""
+"""A pipeline of batches that can be opened at any batch, and that names the record that made a batch fail."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ COLUMNS = {
 
 @dataclasses.dataclass(frozen=True)
 class Choice:
-    """The records to read at ``positions`` (int64 ``[n]`` both), and what is known of them (bool ``[n]``)."""
+    """The records to read at ``positions`` (int64 ``[n]`` both), and what is known about them (bool ``[n]``)."""
 
     positions: Numbers
     records: Numbers
@@ -54,9 +54,9 @@ class Plan:
     """What the batches of one split are made of.
 
     They begin at the positions ``starts``; of each, ``rows`` are read, a whole batch at a time. ``choose`` gives the
-    records of positions, ``prepare`` turns one example with ``COLUMNS`` into what the network takes. ``ready``: the
-    records are no encoded images. ``threads`` prepare examples. The
-    batches lie on ``device``, or in the host's memory.
+    records of positions, ``prepare`` turns one example with ``COLUMNS`` into the network's input. ``ready``: the
+    records are not encoded images. ``threads`` prepare examples. The batches lie on ``device``, or in the host's
+    memory.
     """
 
     source: Source
@@ -72,16 +72,16 @@ class Plan:
 class Batches:
     """A pipeline that can be iterated any number of times.
 
-    TensorFlow turns whatever fails into an error of its own, without the record; here the record is named, or, with
-    ``data.on_bad_record=skip``, left out. That is found out only after a batch failed, and costs nothing before: its
-    bad records are noted, and the pipeline is opened again at this batch.
+    TensorFlow turns any failure into an error of its own, without the record. This class names the record or, with
+    ``data.on_bad_record=skip``, leaves it out. It looks for bad records only after a batch failed, so there is no cost
+    before: it notes the bad records, and opens the pipeline again at this batch.
     """
 
     def __init__(self, plan: Plan, warn: Callable[[str], None]) -> None:
-        """``warn`` is told of every bad record once."""
+        """``warn`` is called once for every bad record."""
         self._plan = plan
         self._bad = BadRecords(plan.source, warn)
-        # by where the batch begins; also those of a plug-in that fails with many records and not with one
+        # by where the batch begins; also of a plug-in that fails with many records but not with one
         self._failures: dict[int, UsageError] = {}
         # traced once, however often the pipeline is opened again
         self._prepared = tf.autograph.experimental.do_not_convert(tf.function(plan.prepare, autograph=False))
@@ -119,7 +119,7 @@ class Batches:
         )
         if plan.device is None:
             return batches
-        # a thread of its own copies, so that the loop need not wait for it
+        # a separate thread copies, so that the loop need not wait for it
         return batches.apply(tf.data.experimental.prefetch_to_device(plan.device, PREFETCHED_BATCHES))
 
     def _read_batch(self, first: tf.Tensor) -> Example:
@@ -145,7 +145,7 @@ class Batches:
         """Note the bad records in the batch of that number, if they may be skipped; whether there are any.
 
         Raises:
-            BadRecord: they may not.
+            BadRecord: they may not be skipped.
         """
         first = self._plan.starts[number]
         choice, found = self._chosen(first), False
@@ -158,7 +158,7 @@ class Batches:
             self._bad.note(int(choice.positions[row]), int(choice.records[row]), error)
             found = True
         if not found and first in self._failures:
-            raise self._failures[first]  # it passed: the records can be read now
+            raise self._failures[first]  # the failure passed: the records can be read now
         return found
 
     def _unusable(self, choice: Choice, row: np.int64) -> BadRecord | None:

@@ -1,9 +1,9 @@
-"""Which processes train together, and which of them this one is, as the environment says.
+"""Which processes train together, and which of them this one is, according to the environment.
 
-``TF_CONFIG`` is what Kubernetes operators and clouds set: a JSON text with the addresses of all tasks by job and with
-the job and index of this one (TensorFlow's guide to distributed training, section "Set up TF_CONFIG environment
-variable"). Slurm's variables describe the step that ``srun`` started (``man srun``, section OUTPUT ENVIRONMENT
-VARIABLES). No daemon and no ``scontrol`` is asked: a container may have neither.
+Kubernetes operators and clouds set ``TF_CONFIG``: a JSON text with the addresses of all tasks by job, and with the job
+and index of this one (TensorFlow's guide to distributed training, section "Set up TF_CONFIG environment variable").
+Slurm's variables describe the step that ``srun`` started (``man srun``, section OUTPUT ENVIRONMENT VARIABLES). This
+module asks no daemon and no ``scontrol``: a container may have neither.
 
 The lists of hosts are read here: the library for them, python-hostlist, is under the GPL, and this program is not.
 """
@@ -22,7 +22,7 @@ from trainer.storage.unacceptable import Unacceptable
 
 JOBS = ("chief", "worker")  # of TF_CONFIG, in the order of their ranks
 
-# Where srun has reserved no ports: 16 for each of 8 steps of 156 jobs, all below the ephemeral ports (32768 on Linux)
+# For when srun reserved no ports: 16 for each of 8 steps of 156 jobs, all below the ephemeral ports (32768 on Linux)
 FIRST_PORT = 12000
 PORTS_A_STEP = 16
 STEPS_A_JOB = 8
@@ -50,7 +50,7 @@ def discover(environ: Mapping[str, str]) -> Cluster | None:
     without a chief, the workers alone. All processes of one cluster find the same ``workers``.
 
     Raises:
-        UsageError: what is there does not add up; names the variables and their values.
+        UsageError: the variables do not add up; names them and their values.
     """
     if "TF_CONFIG" in environ:
         return _from_tf_config(environ["TF_CONFIG"])
@@ -60,7 +60,7 @@ def discover(environ: Mapping[str, str]) -> Cluster | None:
 
 
 def source(environ: Mapping[str, str]) -> str:
-    """What names the addresses that ``discover`` finds, for messages."""
+    """The variables that name the addresses that ``discover`` finds, for messages."""
     if "TF_CONFIG" in environ:
         return "TF_CONFIG"
     reserved = "SLURM_STEP_RESV_PORTS"
@@ -166,7 +166,7 @@ def _hosts(environ: Mapping[str, str], name: str) -> list[str]:
 
 
 def _range(environ: Mapping[str, str], name: str, text: str) -> list[str]:
-    """The numbers of ``08-10,12``, as wide as the first of each range."""
+    """The numbers of ``08-10,12``, padded to the width of the first of each range."""
     numbers: list[str] = []
     for part in text.split(","):
         match = RANGE.fullmatch(part)
@@ -191,8 +191,8 @@ def _counts(environ: Mapping[str, str], name: str) -> list[int]:
 def _ports(environ: Mapping[str, str], most: int) -> list[int]:
     """A port for each of the ``most`` tasks of a node, the same on all nodes.
 
-    What ``srun --resv-ports`` has reserved; else a function of job and step. Steps of one job that run together, and
-    jobs on one node whose ids are less than 156 apart, have different ports. A restart counts as a further step, so
+    The ports that ``srun --resv-ports`` reserved; else a function of job and step. Steps of one job that run together,
+    and jobs on one node whose ids are less than 156 apart, have different ports. A restart counts as a further step, so
     that a task left over from before it is not taken for one of the new ones.
     """
     reserved = "SLURM_STEP_RESV_PORTS"

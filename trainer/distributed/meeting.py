@@ -1,8 +1,8 @@
 """How the processes of a run meet: all connect to the chief, which listens at its address of the cluster.
 
-Who comes says its rank and host, and is welcomed, or told why not; without a welcome what answers is not the chief. Who
-waits for the chief listens at its own address meanwhile: so its port is seen to be free before TensorFlow needs it, and
-a chief whose own port is taken can say so there.
+A process that connects sends its rank and host. The chief welcomes it or says why not; what answers without a welcome
+is not the chief. A process that waits for the chief listens at its own address meanwhile. This shows that its port is
+free before TensorFlow needs it, and a chief whose own port is taken can report that there.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from trainer.storage.unacceptable import Unacceptable
 
 COMING_SECONDS = 300.0  # for all processes of a job to start: nodes boot and containers are pulled
 RETRY_SECONDS = 0.5
-ANNOUNCED_SECONDS = 20.0  # for which a chief without a port tries to reach the others: they start with it
-UNABLE_SECONDS = 3.0  # for which a worker that cannot come may yet come, if it was another that said so
-STRANGER_SECONDS = 30.0  # for which what answers in the chief's place may be the end of an earlier job
+ANNOUNCED_SECONDS = 20.0  # how long a chief without a port tries to reach the others: they start with it
+UNABLE_SECONDS = 3.0  # how long a worker reported unable may still connect: another process may have reported it
+STRANGER_SECONDS = 30.0  # how long an answer in the chief's place may come from an earlier job that is ending
 
 WELCOME: Message = {"kind": "welcome"}
 
@@ -33,9 +33,9 @@ def connect(cluster: Cluster, interrupted: Callable[[], bool]) -> Peers:
     """Wait for all processes of the cluster.
 
     Raises:
-        PeerLost: not all have come in time, one cannot come, or ``interrupted`` became true; names it.
-        UsageError: the address of this process cannot be listened at, the clusters of two processes differ, or a
-            process of this rank is there already.
+        PeerLost: one did not connect in time or cannot, or ``interrupted`` became true; names it.
+        UsageError: this process cannot listen at its address, the clusters of two processes differ, or a process of
+            this rank has already connected.
     """
     deadline = time.monotonic() + COMING_SECONDS
     if cluster.rank == CHIEF:
@@ -63,7 +63,7 @@ def _listener(cluster: Cluster) -> socket.socket:
 def _gather(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) -> Peers:
     connections: dict[int, socket.socket] = {}
     there: dict[int, str] = {}  # rank -> host and process
-    unable: dict[int, tuple[float, PeerLost]] = {}  # rank -> since when, and why, it says that it cannot come
+    unable: dict[int, tuple[float, PeerLost]] = {}  # rank -> since when, and why, it cannot connect
     try:
         with _listener(cluster) as listener:
             while len(connections) < len(cluster.workers) - 1:
@@ -92,7 +92,7 @@ def _gather(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) 
         message = farewell(CHIEF, error.exit_status, str(error))
         for connection in connections.values():
             send(connection, message)
-        if isinstance(error, UsageError):  # nobody could come
+        if isinstance(error, UsageError):  # nobody could connect
             warn(f"{str(error).splitlines()[0]}; telling the other processes")
             _announce(cluster, message, interrupted)
         raise
@@ -102,8 +102,8 @@ def _gather(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) 
 def _greeted(
     connection: socket.socket, cluster: Cluster, there: dict[int, str], unable: dict[int, tuple[float, PeerLost]]
 ) -> int | None:
-    """The rank of who has connected and is welcome; None when it is none of those that are waited for, which it is
-    told. ``there`` are those who have come, ``unable`` those who say that they cannot.
+    """The rank of the process that connected, if it is welcome. None if the chief does not wait for it, which it is
+    then told. ``there`` are the processes that have connected, ``unable`` those that report that they cannot.
     """
     try:
         hello = parse_json(first_line(connection).decode())
@@ -131,14 +131,14 @@ def _greeted(
 
 
 def _has_ended(connection: socket.socket) -> bool:
-    """Whether the other end was closed, even if not all that it has sent was read."""
+    """Whether the other end was closed, even if some of what it sent is unread."""
     poll = select.poll()
     poll.register(connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
     return bool(poll.poll(0))
 
 
 def _announce(cluster: Cluster, message: Message, interrupted: Callable[[], bool]) -> None:
-    """Tell the others, who listen while they wait, that the chief has no port; those who start later, too."""
+    """Tell the others, which listen while they wait, that the chief has no port; also those that start later."""
     untold, deadline = set(range(1, len(cluster.workers))), time.monotonic() + ANNOUNCED_SECONDS
     sent: set[int] = set()
     while untold and time.monotonic() < deadline and not interrupted():
@@ -181,7 +181,7 @@ def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) ->
                 send(connection, _hello(cluster))
                 patience = SILENCE if refused is None else UNABLE_SECONDS
                 ready = select.select([connection, listener], [], [], patience)[0]
-                if ready == [listener]:  # another chief, perhaps, that has no port: the first answers soon
+                if ready == [listener]:  # perhaps a second chief that has no port: the first answers soon
                     ready = select.select([connection], [], [], UNABLE_SECONDS)[0]
                 if connection in ready and _is_welcome(connection, cluster):
                     return Peers(cluster, {CHIEF: connection})
@@ -199,7 +199,7 @@ def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) ->
 
 
 def _tell_chief(cluster: Cluster, message: Message, interrupted: Callable[[], bool]) -> None:
-    """Tell the chief, who may start later, that this process cannot come."""
+    """Tell the chief, which may start later, that this process cannot connect."""
     deadline = time.monotonic() + ANNOUNCED_SECONDS
     while time.monotonic() < deadline and not interrupted():
         with contextlib.suppress(OSError), _called(cluster.workers[CHIEF], SILENCE) as connection:
@@ -221,7 +221,7 @@ def _stranger(cluster: Cluster) -> str:
 
 
 def _is_welcome(connection: socket.socket, cluster: Cluster) -> bool:
-    """Whether the process at the other end, which was greeted, is the chief, and this one welcome.
+    """Whether the greeted process at the other end is the chief, and welcomes this one.
 
     Raises:
         UsageError: it is the chief, and has another place for this process, or none.
@@ -244,7 +244,7 @@ def _is_welcome(connection: socket.socket, cluster: Cluster) -> bool:
 
 
 def _refusal(listener: socket.socket, cluster: Cluster) -> PeerLost | None:
-    """What a chief without a port has come to say, None when none has."""
+    """The refusal that a chief without a port has delivered, None when there is none."""
     if not select.select([listener], [], [], 0)[0]:
         return None
     connection, _ = listener.accept()

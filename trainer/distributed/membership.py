@@ -10,7 +10,7 @@ import threading
 from collections.abc import Iterator, Mapping
 
 import tensorflow as tf
-from tensorflow.python.eager import context  # not public; what tf.distribute's own health check aborts collectives with
+from tensorflow.python.eager import context  # not public; tf.distribute's own health check aborts collectives with it
 
 from trainer.config.schema import Config
 from trainer.distributed.cluster import Cluster, discover
@@ -22,7 +22,7 @@ from trainer.runtime.shortage import shortage
 from trainer.runtime.signals import StopRequest
 
 SHARING = ("auto", "multi_worker")  # strategies under which processes share a run
-GRACE_SECONDS = 25.0  # after a loss, for the save in flight to end; with the detection it stays below a minute
+GRACE_SECONDS = 25.0  # for the save in flight to end after a loss; detection and this stay below a minute
 
 
 def cluster_of(strategy: str, environ: Mapping[str, str]) -> Cluster | None:
@@ -44,14 +44,14 @@ def cluster_of(strategy: str, environ: Mapping[str, str]) -> Cluster | None:
 
 @dataclasses.dataclass(frozen=True)
 class Process:
-    """This process: what asks it to stop, and its connection to the others of the run; None when it works alone."""
+    """This process: its stop request, and its connection to the others of the run; None when it works alone."""
 
     stop: StopRequest
     peers: Peers | None
 
     @property
     def is_chief(self) -> bool:
-        """Whether it decides what is done, and writes; the others compute their share."""
+        """Whether this process decides what is done, and writes; the others compute their share."""
         return self.peers is None or self.peers.is_chief
 
     def tell(self, message: Message) -> None:
@@ -60,18 +60,18 @@ class Process:
             self.peers.tell(message)
 
     def hear(self) -> Message:
-        """What the chief tells."""
+        """Wait for the chief's next message."""
         assert self.peers is not None, "one that works alone is the chief"
         return self.peers.hear()
 
 
 @contextlib.contextmanager
 def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
-    """This process, in touch with the others of the run for as long as the block runs.
+    """This process, connected to the others of the run while the block runs.
 
-    When one of them is lost, what this process computes together with it is given up, so that the block ends by an
-    error, which becomes the PeerLost that says who it was. A block that does not end within ``GRACE_SECONDS`` ends
-    with the process. Whatever ends the block ends the others, too, with the same exit status.
+    When one of them is lost, this process gives up what it computes together with it. So the block ends with an error,
+    which becomes the PeerLost that names the lost process. If the block does not end within ``GRACE_SECONDS``, this
+    process ends. Whatever ends the block ends the others, too, with the same exit status.
 
     Raises:
         PeerLost: another process is gone, or did not come.
@@ -116,7 +116,7 @@ def build_replicas(config: Config, process: Process) -> Replicas:
             raise UsageError(
                 "the run is stored with runtime.strategy=multi_worker, but this process is alone: TF_CONFIG is not set "
                 "and srun has not started several tasks\n"
-                "start one process on each node, or add runtime.strategy=auto to go on with this one"
+                "start one process on each node, or add runtime.strategy=auto to continue with this one"
             )
         return replicas_for(config, None)
     if strategy not in SHARING:
@@ -125,7 +125,7 @@ def build_replicas(config: Config, process: Process) -> Replicas:
             f"started together\nadd runtime.strategy=auto to let them share the run, or resume it with one process"
         )
     replicas = replicas_for(config, peers.cluster)
-    process.stop.install()  # TensorFlow has put a handler of its own in its place
+    process.stop.install()  # TensorFlow has replaced the handler by its own
     peers.watch(_give_up)
     return replicas
 

@@ -1,12 +1,12 @@
-"""The processes of one run that talk to each other beside the mathematics: what is to be done, who is alive, who left.
+"""Messages between the processes of one run beside the computation: what to do, which are alive, which left.
 
 A star of TCP connections around the chief, rank 0, made before TensorFlow starts and kept until the end. The chief
 listens at its own address of the cluster until all have come; then it stops listening, and TensorFlow's server takes
 that port. So a job needs no ports but those it names. How they meet is in ``trainer.distributed.meeting``.
 
-Each message is one line of JSON. The chief tells all others what it decides (``tell``), which they wait for (``hear``).
-Everyone says that it is alive; who is silent for ``SILENCE`` seconds, or whose connection ends without a farewell, is
-lost, and every process of the run learns that.
+Each message is one line of JSON. The chief sends its decisions to all others (``tell``), which wait for them
+(``hear``). Every process reports that it is alive. A process that is silent for ``SILENCE`` seconds, or whose
+connection ends without a farewell, is lost, and every process of the run learns that.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ class Peers:
     """The other processes of this run, connected."""
 
     def __init__(self, cluster: Cluster, connections: dict[int, socket.socket]) -> None:
-        """``connections`` by rank: the chief's to all others, another's to the chief."""
+        """``connections`` by rank: the chief has one to each other process, the others have one to the chief."""
         self.cluster = cluster
         self._connections = connections
         self._told: queue.SimpleQueue[Message | None] = queue.SimpleQueue()  # by the chief; None: no more will come
         self._sending = threading.Lock()
         self._leaving = False
-        self._gone: set[int] = set()  # who has said farewell
+        self._gone: set[int] = set()  # ranks that said farewell
         self._watcher: Callable[[PeerLost], None] | None = None
         self._watching = threading.Lock()
         self.lost: PeerLost | None = None
@@ -59,15 +59,15 @@ class Peers:
         return self.cluster.rank == CHIEF
 
     def tell(self, message: Message) -> None:
-        """Send what the chief decided to all others."""
+        """Send the chief's decision to all others."""
         assert self.is_chief
         self._send({"kind": "told", "message": message})
 
     def hear(self) -> Message:
-        """Wait for what the chief tells next.
+        """Wait for the chief's next message.
 
         Raises:
-            PeerLost: it will not.
+            PeerLost: there will be none.
         """
         message = self._told.get()
         if message is None:
@@ -76,7 +76,7 @@ class Peers:
         return message
 
     def watch(self, on_loss: Callable[[PeerLost], None]) -> None:
-        """Have ``on_loss`` called once, in a thread of its own, when a process is lost, now or later."""
+        """Call ``on_loss`` once, in a thread of its own, when a process is lost, now or later."""
         with self._watching:
             self._watcher = on_loss
             lost = self.lost
@@ -84,11 +84,11 @@ class Peers:
             on_loss(lost)
 
     def wait_for_loss(self, seconds: float) -> bool:
-        """Whether a process is lost, or will be within so long."""
+        """Whether a process is lost, or will be within ``seconds``."""
         return self._losing.wait(seconds)
 
     def leave(self, status: int, reason: str) -> None:
-        """Say farewell: this process ends with ``status``. After one that is not 0 the others end with it too."""
+        """Say farewell: this process ends with ``status``. If it is not 0, the others end with it too."""
         self._leaving = True
         self._send(farewell(self.cluster.rank, status, reason))
         for connection in self._connections.values():
@@ -168,7 +168,7 @@ def send(connection: socket.socket, message: Message) -> None:
 
 
 def first_line(connection: socket.socket) -> bytes:
-    """Byte by byte: what follows the line belongs to who reads on."""
+    """Read byte by byte: what follows the line belongs to the next reader."""
     line = b""
     while not line.endswith(b"\n") and len(line) < LINE_LIMIT:
         byte = connection.recv(1)

@@ -1,9 +1,8 @@
 """The devices a run computes on: one, or several replicas that each take an equal share of every global batch.
 
-The only module that knows ``tf.distribute``, but for the probe that imagines replicas (``trainer.fingerprint``).
-Everything that is computed is that of the global batch, so the number of replicas changes the last bits of a result and
-nothing else. Every replica has its own copy of the variables; all copies are changed in step, with the same numbers,
-each by the replica it belongs to.
+Only this module uses ``tf.distribute``, except for the probe that simulates replicas (``trainer.fingerprint``). Every
+result is that of the global batch, so the number of replicas changes its last bits and nothing else. Every replica has
+its own copy of the variables. All copies change in step, with the same numbers, each by the replica it belongs to.
 """
 
 from __future__ import annotations
@@ -28,8 +27,8 @@ class Replicas:
     """``count`` copies of the model's variables, ``here`` of them on the devices of this process, which is number
     ``process`` of ``processes``.
 
-    ``input_device`` is where batches are to lie before they are asked for, None for the host's memory: from there
-    every one of several replicas is sent its own rows.
+    ``input_device`` holds batches ahead of their use. None means the host's memory: from there each of several replicas
+    receives its own rows.
     """
 
     def __init__(
@@ -45,7 +44,7 @@ class Replicas:
 
     @property
     def layout(self) -> str:
-        """How many there are and in how many processes, as text: with another layout the last bits differ."""
+        """The number of replicas and of their processes, as text: with another layout the last bits differ."""
         return str(self.count) if self.processes == 1 else f"{self.count} in {self.processes} processes"
 
     def scope(self) -> AbstractContextManager[object]:
@@ -57,7 +56,7 @@ class Replicas:
         """Run ``compute`` on every replica, inside a ``tf.function``; the result is that of the first one here.
 
         ``compute`` is given ``share(rows, blocks)``, which cuts the replica's equal share out of each of ``blocks``
-        equal parts of rows. What is to be the same on all replicas, ``compute`` makes so with ``total``.
+        equal parts of rows. ``compute`` calls ``total`` for what must be the same on all replicas.
         """
         if self.count == 1:
             return compute(lambda rows, blocks: dict(rows))
@@ -70,7 +69,7 @@ class Replicas:
         return tf.nest.map_structure(lambda value: self._strategy.experimental_local_results(value)[0], results)
 
     def sum_over_processes(self, values: tf.Tensor) -> tf.Tensor:
-        """What all processes bring, tensors of one shape and type, added up; every one of them has to come."""
+        """The sum of the ``values`` of all processes, tensors of one shape and type. Every process must call this."""
         return self._sum(values)
 
     def _sum_of_firsts(self, values: tf.Tensor) -> tf.Tensor:
@@ -81,7 +80,7 @@ class Replicas:
         return self._strategy.experimental_local_results(self._strategy.run(on_replica))[0]
 
     def copy_from_chief(self, variables: Iterable[tf.Variable]) -> None:
-        """Give the variables of all processes the values that those of process 0 have; all processes have to come."""
+        """Copy the values of process 0's variables to all processes. Every process must call this."""
         if self.processes == 1:
             return
         by_type: dict[tf.DType, list[tf.Variable]] = {}
@@ -95,7 +94,7 @@ class Replicas:
                 variable.assign(tf.reshape(value, variable.shape))
 
     def _number(self) -> int:
-        """Which of those in this process the calling replica is."""
+        """The number of the calling replica among those of this process."""
         return int(tf.get_static_value(tf.distribute.get_replica_context().replica_id_in_sync_group)) % self.here
 
 
@@ -140,7 +139,7 @@ def gathered(value: tf.Tensor) -> tf.Tensor:
 def assign(variable: tf.Variable, value: tf.Tensor) -> None:
     """Set the copy of ``variable`` that belongs to the calling replica.
 
-    ``tf.distribute`` lets a replica assign only what it aggregates over all of them, once more.
+    ``tf.distribute`` lets a replica assign only a value that it aggregates over all replicas once more.
     """
     tf.raw_ops.AssignVariableOp(resource=variable.handle, value=tf.cast(value, variable.dtype))
 
@@ -158,7 +157,7 @@ def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
     for which this waits. Every process of a cluster has as many devices as the others.
 
     Raises:
-        UsageError: the batch cannot be shared out to them, XLA cannot compile what they exchange, or this process has
+        UsageError: the batch cannot be divided among them, XLA cannot compile what they exchange, or this process has
             computed on several replicas before.
     """
     if cluster is not None:

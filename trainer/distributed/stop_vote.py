@@ -1,4 +1,4 @@
-"""Whether a run is to stop, answered alike in all of its processes: whoever has a reason, all stop at one step."""
+"""Whether a run stops. All of its processes get the same answer: if any has a reason, all stop at the same step."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class WithoutData:
 
 
 class StopVote:
-    """Every process asks equally often, at the same places."""
+    """Every process polls equally often, at the same places."""
 
     def __init__(self, stop: StopRequest, replicas: Replicas) -> None:
         self._stop = stop
@@ -30,7 +30,7 @@ class StopVote:
 
     @property
     def is_shared(self) -> bool:
-        """Whether there are other processes. What stops them must be known one question before it does."""
+        """Whether there are other processes. They must know the reason one poll before they stop."""
         return self._replicas.processes > 1
 
     def data_failed(self, error: UsageError) -> None:
@@ -38,10 +38,10 @@ class StopVote:
         self._error = error
 
     def poll(self) -> signal.Signals | WithoutData | None:
-        """The signal that stops the run, if one does, or the data that do, with several processes.
+        """The signal that stops the run, or, with several processes, the data that do; None if nothing does.
 
-        With several processes it is the answer to the question before this one: waiting for the latest would make the
-        host wait for its devices at every step.
+        With several processes this is the answer to the previous poll: waiting for the latest would make the host wait
+        for its devices at every step.
         """
         if not self.is_shared:
             return self._stop.signal

@@ -85,7 +85,7 @@ def exact(
             return rebuilt(layer)(*arguments, **keywords)
         return layer(*arguments, **keywords)  # an operation without variables, such as an addition
 
-    draws = keras.Input(dropout.shape[1:])  # an input of the original too, or the twin could not be made of both
+    draws = keras.Input(dropout.shape[1:])  # an input of the original too, because the twin is made from both
     joined = keras.Model([model.input, draws], [model.output, draws])
     twin = keras.models.clone_model(
         joined, input_tensors=[image, dropout], clone_function=lambda layer: layer, call_function=apply
@@ -135,7 +135,7 @@ def _dropped(layers: list[keras.Layer]) -> dict[int, _Dropped]:
 
 
 def _seeded(config: Any, seed: int | None, *purpose: str) -> Any:
-    """A layer's configuration with the seed of each of its initialisers, or zeros; penalties are the objective's."""
+    """A layer's configuration with the seed of each of its initialisers, or zeros; penalties are in the objective."""
     if isinstance(config, list | tuple):
         return [_seeded(entry, seed, *purpose, str(place)) for place, entry in enumerate(config)]
     if not isinstance(config, dict):
@@ -177,12 +177,12 @@ def _batch_norm(
 
 
 def _refuse_hidden_state(model: keras.Model) -> None:
-    """Weights and statistics are floating point; what else a layer keeps counts calls or records."""
+    """Refuse variables that are not floating point, as weights and statistics are: they count calls or records."""
     for layer in model.layers:
         for variable in layer.variables:
             if not keras.backend.is_float_dtype(variable.dtype):
                 raise UsageError(
                     f"{model.name}: layer {layer.name} ({type(layer).__name__}) keeps {variable.name}, "
-                    f"{variable.dtype} {list(variable.shape)}: what it does depends on how often it ran, so that a "
+                    f"{variable.dtype} {list(variable.shape)}: what it does depends on how often it ran, so a "
                     "resumed run could not be the same\nuse keras.layers.Dropout, or a layer without random draws"
                 )

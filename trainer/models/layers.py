@@ -75,8 +75,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     With ``synchronized`` the statistics are those of all replicas' examples together; without it, of groups of
     ``group_size`` neighbouring examples ("ghost batch normalisation", arXiv 1705.08741), whose mean goes into the
-    moving statistics. Neither depends on the number of replicas. Of groups, a replica's copy of the moving statistics
-    knows its own ones only until ``average_statistics`` is called.
+    moving statistics. Neither depends on the number of replicas. With groups, a replica's copy of the moving statistics
+    covers its own groups only, until ``average_statistics`` is called.
 
     Call argument: float ``[batch, height, width, channels]``; statistics are kept in float32. In training without
     ``synchronized``, ``group_size`` divides the replica's batch.

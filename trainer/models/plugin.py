@@ -1,4 +1,4 @@
-"""Networks that other distributions bring."""
+"""Networks from other distributions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def build_plugin(
     """The plug-in's network as a function of its configuration and a seed, as ``exact`` makes it.
 
     Raises:
-        UsageError: it is no functional model from one image to logits, or has hidden state.
+        UsageError: it is not a functional model from one image to logits, or has hidden state.
     """
     model = config.build(image_size)
     image, logits = (None, image_size, image_size, 3), (None, num_classes)

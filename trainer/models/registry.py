@@ -18,6 +18,6 @@ def build_model(config: ModelConfig, image_size: int, seed: int | None, precisio
 
 
 def output_names(class_names: Sequence[str], num_classes: int | None) -> tuple[str, ...]:
-    """A name for every output of a network: those of the data's classes, and numbers for what it has beyond."""
+    """A name for every output of a network: those of the data's classes, and numbers for the outputs beyond them."""
     assert num_classes is not None, "complete() fills it in"
     return (*class_names, *map(str, range(len(class_names), num_classes)))

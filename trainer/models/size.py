@@ -1,7 +1,7 @@
 """Whether a configuration could fit the machine at all, decided before anything of it is allocated.
 
-A stored configuration may ask for a network of terabytes. What is counted here is less than training really takes, so
-that nothing is refused that could run.
+A stored configuration may ask for a network of terabytes. The count here is less than training really takes, so no
+configuration is refused that could run.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ LARGEST_OUTPUTS = 1000.0  # EfficientNetV2L has 480
 
 
 def refuse_excess(config: Config) -> None:
-    """Refuse a configuration that no way of running it could fit into this machine. ``config`` must be complete.
+    """Refuse a configuration that cannot fit into this machine, however it is run. ``config`` must be complete.
 
     Raises:
         UsageError: names what does not fit, both sizes, and the keys that decide it.
@@ -72,7 +72,7 @@ def _bytes(config: Config, variables: float, outputs: float) -> float:
 
 
 def bound(config: Config) -> tuple[float, float]:
-    """At least as many variables, and outputs of convolutions for one image, as the network has; costs nothing."""
+    """Upper bounds of the network's variables, and of its convolutions' outputs for one image; costs nothing."""
     model = config.model
     assert model.num_classes is not None
     if isinstance(model, KerasApplicationConfig):
@@ -96,7 +96,7 @@ def measure(config: Config) -> tuple[int, int]:
 
 
 def unallocated(config: Config) -> keras.Model:
-    """The network to be counted only: built in a graph, where no variable has a value."""
+    """The network for counting only: built in a graph, where no variable has a value."""
     with tf.Graph().as_default():
         return build_model(config.model, config.preprocess.image_size, config.seed, config.runtime.precision)
 

@@ -1,4 +1,4 @@
-"""The process: TensorFlow's settings, devices, signals, random seeds, and what hides state from a graph.
+"""The process: TensorFlow's settings, devices, signals, random seeds, and checks for hidden state in a graph.
 
 May import: config.
 """

@@ -1,4 +1,4 @@
-"""The GPUs of this machine. The first look for them makes TensorFlow complain on a machine that has none."""
+"""The GPUs of this machine. On a machine without any, the first query makes TensorFlow complain."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from trainer.runtime.quiet import quiet_startup
 
 
 def physical_gpus() -> list[tf.config.PhysicalDevice]:
-    """Those that this process may use; empty without any."""
+    """The GPUs that this process may use; an empty list if there are none."""
     with quiet_startup():
         return list(tf.config.list_physical_devices("GPU"))

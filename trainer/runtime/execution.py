@@ -17,23 +17,23 @@ from trainer.errors import UsageError
 from trainer.runtime.devices import physical_gpus
 from trainer.runtime.user_cache import user_cache
 
-# What TensorFlow takes once in a process, before its first operation: the keys, and the values that are in force.
+# Settings that TensorFlow accepts once in a process, before its first operation: the keys, and the values in force.
 ONCE = ("threads", "virtual_devices", "deterministic", "xla")
 _in_force: dict[str, object] = {}
 
 
 def configure(config: RuntimeConfig) -> None:
-    """Set up TensorFlow as ``runtime`` says, or find it set up so already, by an earlier run in this process.
+    """Set up TensorFlow as ``runtime`` says, or accept it if an earlier run in this process has set it up alike.
 
     Raises:
-        UsageError: TensorFlow runs in this process already, with other settings; names them.
+        UsageError: TensorFlow already runs in this process with other settings; names them.
     """
     if not _in_force:
         try:
             _set_up(config)
         except RuntimeError as error:
             raise UsageError(
-                f"TensorFlow was used in this process before the run, so that runtime cannot be set: {error}\n"
+                f"TensorFlow was used in this process before the run, so runtime cannot be set: {error}\n"
                 "start the run first, or in a process of its own (in a notebook: restart the kernel)"
             ) from error
         _remember(config)
@@ -46,17 +46,17 @@ def configure(config: RuntimeConfig) -> None:
     ]
     if differing:
         raise UsageError(
-            f"TensorFlow runs in this process already with {'; '.join(differing)}: it takes that once\n"
+            f"TensorFlow already runs in this process with {'; '.join(differing)}: it takes these settings once\n"
             "run it in a process of its own (in a notebook: restart the kernel)"
         )
 
 
 def configure_for_reading(config: RuntimeConfig) -> None:
-    """``configure``, but where TensorFlow runs already it stays as it is. That decides the last bits of what a network
-    computes, and nothing that is kept.
+    """Like ``configure``, but if TensorFlow already runs, it stays as it is. Its settings decide the last bits of what
+    a network computes, and nothing that is stored.
     """
     if not _in_force:
-        with contextlib.suppress(RuntimeError):  # TensorFlow was used in this process: it has what it took
+        with contextlib.suppress(RuntimeError):  # TensorFlow was used in this process: its settings stay
             _set_up(config)
             _remember(config)
 
@@ -72,12 +72,12 @@ def _text(value: object) -> str:
 def _set_up(config: RuntimeConfig) -> None:
     """Set up TensorFlow. With XLA, what it compiles is kept in the user's cache directory.
 
-    What makes a run exact on a CPU: the number of threads within an operation is part of the configuration
-    (reductions are split by it), and no operation's result depends on which other one finished first. The one that does
-    is AddN of three or more (see ``trainer.training.gradients``). A step has none; TensorFlow's arithmetic optimisation
-    makes them of chains of sums, so it is off. On a GPU, ``enable_op_determinism`` selects deterministic kernels, and
-    one thread runs between operations, as nothing else was proven there. XLA's own code is deterministic and has no
-    kernel for max-pool gradients under op determinism, so the two exclude each other.
+    What makes a run exact on a CPU: the number of threads within an operation is part of the configuration (reductions
+    are split by it), and no operation's result depends on which other one finished first. The one exception is AddN of
+    three or more inputs (see ``trainer.training.gradients``). A step has none; TensorFlow's arithmetic optimisation
+    makes them from chains of sums, so it is off. On a GPU, ``enable_op_determinism`` selects deterministic kernels, and
+    one thread runs between operations, because nothing else was proven exact there. XLA's own code is deterministic and
+    has no kernel for max-pool gradients under op determinism, so the two exclude each other.
     """
     assert config.threads is not None
     if config.xla:
@@ -118,10 +118,10 @@ def _split_device(gpus: Sequence[tf.config.PhysicalDevice], count: int) -> None:
 
 
 def _keep_compiled() -> None:
-    """Let XLA keep executables; a directory of the user's own choice in ``TF_XLA_FLAGS`` stays as it is.
+    """Let XLA keep executables. A directory that the user chose in ``TF_XLA_FLAGS`` stays as it is.
 
-    An executable is machine code, and its key says nothing of the machine: processors that differ get directories
-    that differ, as home directories may be shared.
+    An executable is machine code, and its key does not name the machine. Home directories may be shared, so different
+    processors get different directories.
     """
     flags = os.environ.get("TF_XLA_FLAGS", "")
     if "--tf_xla_persistent_cache_directory" in flags:
@@ -142,7 +142,7 @@ def _keep_compiled() -> None:
 
 
 def leave_gpus_alone() -> None:
-    """For commands that look at things: keep TensorFlow off GPUs, which may be busy training."""
-    with contextlib.suppress(RuntimeError):  # TensorFlow runs in this process already: it has what it took
+    """Keep TensorFlow off GPUs, which may be busy training; for commands that only read."""
+    with contextlib.suppress(RuntimeError):  # TensorFlow already runs in this process: its settings stay
         tf.config.set_visible_devices([], "GPU")
     tf.config.list_logical_devices()

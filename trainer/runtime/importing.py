@@ -1,4 +1,4 @@
-"""Importing TensorFlow and Keras, which is a good part of what a process does before its first step."""
+"""Importing TensorFlow and Keras, which takes a good part of a process's time before its first step."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from trainer.runtime import temporary
 from trainer.runtime.quiet import quiet_startup
 
-# What TensorFlow and Keras import where they find it, for functions that this program does not call: converters of
+# What TensorFlow and Keras import if it is installed, for functions that this program does not call: converters of
 # TensorFlow Lite, wrappers of scikit-learn, plots of models. That can take as long as TensorFlow itself.
 UNUSED = ("jax", "sklearn", "matplotlib")
 
@@ -25,12 +25,13 @@ def importing_quietly() -> Iterator[None]:
 
 @contextmanager
 def importing_tensorflow() -> Iterator[None]:
-    """For the first import of what imports TensorFlow: quiet, without ``UNUSED``, and without collecting garbage, of
-    which an import makes none. What is there at the end of the block is never looked through again.
+    """For the first import of a module that imports TensorFlow: quiet, without ``UNUSED``, and without garbage
+    collection, because an import makes no garbage. The collector never examines the objects that exist at the end of
+    the block.
     """
     absent = [name for name in UNUSED if name not in sys.modules]
     for name in absent:
-        sys.modules[name] = None  # type: ignore[assignment]  # how Python is told that a module cannot be imported
+        sys.modules[name] = None  # type: ignore[assignment]  # makes Python refuse to import the module
     collecting = gc.isenabled()
     gc.disable()
     try:

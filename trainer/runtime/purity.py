@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import tensorflow as tf
-from tensorflow.python.framework import op_def_registry  # not public; what tells an operation's effects
+from tensorflow.python.framework import op_def_registry  # not public; it knows an operation's effects
 
-# What these do is decided by the functions they call, which are looked at as well.
+# These do only what the functions they call do, which are checked as well.
 CONTAINERS = ("Case", "For", "If", "PartitionedCall", "StatefulPartitionedCall", "While")
-# They check and change nothing.
+# These only check; they change nothing.
 HARMLESS = ("Assert",)
-# What Python does cannot be looked at, nor be exported.
+# These run Python code, which can be neither inspected nor exported.
 PYTHON = ("EagerPyFunc", "PyFunc", "PyFuncStateless")
 
 
@@ -27,7 +27,7 @@ def hidden_state(function: tf.types.experimental.ConcreteFunction, variables: It
     nodes = [*definition.node, *(node for each in definition.library.function for node in each.node_def)]
     for node in nodes:
         if node.op in PYTHON:
-            return f"{node.op} ({node.name}), which is Python's and not TensorFlow's"
+            return f"{node.op} ({node.name}), which runs Python code, not TensorFlow's"
         operation = op_def_registry.get(node.op)
         if operation is None or not operation.is_stateful or node.op in (*CONTAINERS, *HARMLESS):
             continue

@@ -16,7 +16,7 @@ CHATTER = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|To enabl
 
 
 def _in_memory() -> TextIO:
-    """A file for text that needs no disk, where the system has such; the temporary directory may be full."""
+    """A file for text that needs no disk, where the system offers one; the temporary directory may be full."""
     if sys.platform == "linux":
         return os.fdopen(os.memfd_create("stderr"), "w+", encoding="utf-8", errors="replace")
     return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
@@ -24,7 +24,7 @@ def _in_memory() -> TextIO:
 
 @contextmanager
 def quiet_startup() -> Iterator[None]:
-    """Hold back what is written to stderr in the block, and pass on at its end what is not chatter.
+    """Hold back what the block writes to stderr, and pass on at its end what is not chatter.
 
     TensorFlow writes from C++, some of it before any log level is in force, so the descriptor itself is redirected.
     When the block raises, everything is passed on.

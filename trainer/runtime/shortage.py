@@ -1,4 +1,4 @@
-"""Memory that the machine or a limit does not give: which errors say so, and what is said of them."""
+"""Lack of memory on the machine or under a limit: which errors mean it, and the message for them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from collections.abc import Iterator
 
 from trainer.errors import UsageError
 
-# Address space without which TensorFlow 2.21 does not train the smallest network with two threads: it did with 3.8 GiB,
-# and with 2.4, 1.5 and 0.8 GiB ended with SIGSEGV, with SIGABRT and in the loader. Nothing can catch the first two.
+# With less address space TensorFlow 2.21 does not train the smallest network with two threads: it did with 3.8 GiB.
+# With 2.4, 1.5 and 0.8 GiB it ended with SIGSEGV, with SIGABRT and in the loader. Nothing can catch the first two.
 LEAST_ADDRESS_SPACE = 3 << 30  # bytes
 
 NO_MAPPING = ("failed to map segment", "cannot allocate memory")  # of the dynamic loader, in an ImportError
@@ -18,7 +18,7 @@ NO_THREAD = "can't start new thread"  # of Python, in a RuntimeError
 
 
 def refuse_small_limit() -> None:
-    """Refuse a limit on the address space in which nothing can be trained.
+    """Refuse a limit on the address space that is too small for any training.
 
     Raises:
         UsageError: names the limit.
@@ -28,12 +28,12 @@ def refuse_small_limit() -> None:
         raise UsageError(
             f"this process may map {_size(limit)} of address space (ulimit -v), and TensorFlow does not train "
             f"in less than {_size(LEAST_ADDRESS_SPACE)}\n"
-            "lift it with: ulimit -v unlimited; what a job may use is better limited by its memory (cgroup, --mem)"
+            "lift it with: ulimit -v unlimited; to limit a job, limit its memory (cgroup, --mem) instead"
         )
 
 
 def shortage(error: BaseException) -> UsageError | None:
-    """What to say instead of an error that is a lack of memory, or of threads; None for any other."""
+    """The error to show instead of one that means a lack of memory or threads; None for any other."""
     if not any(_is_shortage(each) for each in _chain(error)):
         return None
     reason = next((line.strip() for line in str(error).splitlines() if line.strip()), "no reason given")

@@ -1,4 +1,4 @@
-"""Stop requests: some signals ask for a checkpoint and an end; the loop looks when it is safe."""
+"""Stop requests: some signals ask for a checkpoint and an end; the loop checks for them when it is safe."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-# SIGUSR1 is what our Slurm script asks for ahead of a time limit, SIGUSR2 what submitit asks for
+# our Slurm script requests SIGUSR1 ahead of a time limit, submitit requests SIGUSR2
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
 
 
@@ -30,8 +30,9 @@ class StopRequest:
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
-        """Installed for as long as the block runs, for a program that goes on afterwards; a second Ctrl-C is the
-        program's own. Only the main thread may install a handler: in any other the block runs without.
+        """Install the handlers while the block runs, for a program that continues afterwards; a second Ctrl-C goes to
+        the program's own handler. Only the main thread may install a handler: in any other thread the block runs
+        without.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -47,8 +48,8 @@ class StopRequest:
 
     @contextlib.contextmanager
     def answered_by(self, answer: Callable[[], None]) -> Iterator[None]:
-        """For as long as the block runs, a request calls ``answer`` at once, in the main thread, for a block that does
-        not look by itself; a request from before calls it, too. What ``answer`` raises leaves the block.
+        """While the block runs, a request calls ``answer`` at once, in the main thread, for a block that does not check
+        by itself. An earlier request calls it, too. An error of ``answer`` leaves the block.
         """
         self._answer = answer
         try:
@@ -66,9 +67,9 @@ class StopRequest:
 
 
 def _only_noted() -> None:
-    """The answer to a request where someone will look for it."""
+    """The answer to a request that a loop checks for later."""
 
 
 def exit_status(number: signal.Signals) -> int:
-    """The exit status of a run that a signal has stopped."""
+    """The exit status of a run that a signal stopped."""
     return EXIT_INTERRUPTED if number == signal.SIGINT else EXIT_STOPPED

@@ -1,7 +1,7 @@
 """Standard streams that are closed, full or broken.
 
-A run does not end because nobody can read what it says: everything that it has to say is in ``train.log``, too. Of a
-command whose output is all there is, it is an error.
+A run does not end because nobody can read its output: ``train.log`` has all of it, too. For a command that has nothing
+but its output, that is an error.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ NAMES = ("stdin", "stdout", "stderr")
 
 
 def open_closed() -> None:
-    """Give descriptors 0, 1 and 2 to ``/dev/null`` where they are closed. A file that is opened later would get the
-    number, and what is printed, by a library in C++ or by a child process, would be written into it.
+    """Give descriptors 0, 1 and 2 to ``/dev/null`` where they are closed. Otherwise a file that is opened later would
+    get the number, and the output of a C++ library or a child process would be written into it.
     """
     for descriptor in range(len(NAMES)):
         try:
@@ -38,9 +38,9 @@ def open_closed() -> None:
 
 
 def guard(*, tolerant: bool) -> None:
-    """Put a stream that survives in the place of ``sys.stdout`` and ``sys.stderr``. What the disk or the terminal
-    refuses is lost if the command is ``tolerant``, with a word on standard error; if not, standard output raises. Of
-    standard error it is always lost: the exit status is left.
+    """Replace ``sys.stdout`` and ``sys.stderr`` by streams that survive. If the command is ``tolerant``, output that
+    the disk or the terminal refuses is lost, with a warning on standard error; if not, standard output raises. Standard
+    error always loses it: the exit status remains.
     """
     sys.stdout = _guarded(sys.stdout, _Stream(1, tolerant=tolerant))
     sys.stderr = _guarded(sys.stderr, _Stream(2, tolerant=True))
@@ -48,7 +48,7 @@ def guard(*, tolerant: bool) -> None:
 
 def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
     if not isinstance(stream, io.TextIOWrapper):
-        raise AssertionError(f"{stream} is no stream of this process")
+        raise AssertionError(f"{stream} is not a stream of this process")
     return io.TextIOWrapper(
         io.BufferedWriter(typing.cast(io.RawIOBase, raw)),
         encoding=stream.encoding,
@@ -59,7 +59,7 @@ def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
 
 
 class _Stream(io.RawIOBase):
-    """What lies under a guarded stream."""
+    """The raw stream under a guarded one."""
 
     def __init__(self, descriptor: int, *, tolerant: bool) -> None:
         self._descriptor = descriptor
@@ -91,7 +91,7 @@ class _Stream(io.RawIOBase):
             if self._tolerant:
                 if self._descriptor == 1:
                     with contextlib.suppress(OSError):
-                        os.write(2, f"warning: {what}; what is said from here on is in train.log alone\n".encode())
+                        os.write(2, f"warning: {what}; further output is in train.log only\n".encode())
                 return len(data)
             if error.errno == errno.EPIPE:
                 raise

@@ -1,7 +1,7 @@
-"""What is due at a step: a pure decision, from what is known of the step alone.
+"""What is due at a step: a pure decision, from the facts about the step alone.
 
-Nothing here remembers anything. A run that was interrupted between a validation and a save therefore does what is
-missing when it goes on, and does nothing twice.
+Nothing here remembers anything. A run that was interrupted between a validation and a save therefore makes up for what
+is missing when it resumes, and does nothing twice.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Cadence:
 
 @dataclasses.dataclass(frozen=True)
 class Standing:
-    """What is known when ``step`` steps are made."""
+    """What is known after ``step`` steps."""
 
     step: int
     noted: int  # the step of the last validation that is in the state
@@ -51,8 +51,8 @@ class Due:
 def due(standing: Standing, cadence: Cadence) -> Due:
     """Decide what is due.
 
-    A request to stop puts a validation off, which a resumed run then makes, and is followed by a save. A closing
-    validation leaves no trace in the state: a longer run that goes on from here must equal one that never ended.
+    A request to stop postpones a validation to the resumed run, and a save follows. A closing validation leaves no
+    trace in the state: a longer run that continues from here must equal one that never ended.
     """
     step = standing.step
     complete = step >= cadence.total or standing.out_of_patience

@@ -15,7 +15,7 @@ def evaluate(
 ) -> dict[str, float] | None:
     """Mean ``loss`` (cross-entropy) and ``accuracy`` over every example once, or None when interrupted.
 
-    ``skipped`` is how many examples are not among them because they could not be used.
+    ``skipped`` counts the examples that are not among them because they could not be used.
 
     Raises:
         UsageError: no example could be used, or a batch cannot be read.

@@ -19,8 +19,8 @@ Computed = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]
 
 
 def make_gradients(state: TrainingState, config: Config) -> Callable[[Batch], Computed]:
-    """A function from a replica's examples to its shares of what the global batch gives: their sums over the replicas
-    are that.
+    """A function from a replica's examples to its shares of the global batch's results; summed over the replicas, the
+    shares are the results.
     """
     count = config.train.accumulate_steps
     synchronized = config.model.batch_norm.synchronized and state.replicas.count > 1

@@ -1,4 +1,4 @@
-"""What the training loop works with, as it sees it: nothing here is about files, terminals or TensorBoard."""
+"""The interfaces that the training loop works with. Nothing here is about files, terminals or TensorBoard."""
 
 from __future__ import annotations
 

@@ -30,14 +30,14 @@ def train(run: Run) -> None:
     """Train until ``total_steps`` or early stopping.
 
     What is due at a step is decided from the state alone (``trainer.training.due``), so a run that was interrupted
-    between a validation and a save does the missing one first when it goes on.
+    between a validation and a save does the missing one first when it resumes.
 
     Raises:
         Stopped: a signal asked for it; the current step is committed.
         DataLost: the data cannot be read any more; the current step is committed.
         UsageError: the data cannot be read at the start; nothing is committed.
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
-        NotSaved: the disk refused a save and the policy is not to go on, or it refused the last one.
+        NotSaved: the disk refused a save and the policy is to stop, or it refused the last save.
     """
     config = run.config
     train_step = make_train_step(run.state, config)
@@ -67,7 +67,7 @@ def train(run: Run) -> None:
             raise _stopped(run, stopping, standing.step)
         if now.finish:
             return
-        with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed: they go on
+        with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed and continue
             batch = stretch.next(batches)
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
@@ -87,7 +87,7 @@ def _cadence(run: Run) -> Cadence:
 
 
 def _standing(run: Run) -> Standing:
-    """Where the run begins in this process."""
+    """The standing with which the run begins in this process."""
     progress = run.state.progress
     step = int(progress.step.numpy())
     return Standing(
@@ -123,7 +123,7 @@ def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[No
             run.checkpointer.save()
         run.checkpointer.finish()
         lost = _data_lost(run, str(error))
-        # other processes that have not met the same error are told, and do not wait
+        # tells the other processes, which have not met the same error and must not wait
         raise (UsageError(str(lost)) if run.stop.is_shared else lost) from error
 
 
@@ -205,7 +205,7 @@ def _not_finite(run: Run, step: int, told: Sequence[Told]) -> str:
 
 
 def _check_loss_scale(progress: Progress, step: int) -> None:
-    """Skipped steps are the loss scale finding its place, unless it is at its lowest already."""
+    """Refuse gradients that are not finite at the lowest loss scale; above it, skipped steps let the scale settle."""
     scale = float(progress.loss_scale.numpy())
     if scale <= MINIMUM:
         raise TrainingFailed(
@@ -215,7 +215,7 @@ def _check_loss_scale(progress: Progress, step: int) -> None:
 
 
 class _Stretch:
-    """The steps that this process made since the last training record: what they told, and the time they took.
+    """The steps that this process made since the last training record: what they reported, and the time they took.
 
     Evaluation and saving are left out of the time.
     """
@@ -235,7 +235,7 @@ class _Stretch:
         self._start += time.monotonic() - pause
 
     def next(self, batches: Iterator[Batch]) -> Batch:
-        """The next batch, once it is there."""
+        """The next batch; waits for it."""
         began = time.monotonic()
         batch = next(batches)
         self._waited += time.monotonic() - began

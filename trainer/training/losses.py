@@ -30,7 +30,7 @@ def objective(
 
 
 def _target(part: Mapping[str, tf.Tensor], classes: int, smoothing: float) -> tf.Tensor:
-    """The distribution that is to be predicted, float32 ``[batch, classes]``; of mixed examples, both labels'."""
+    """The target distribution, float32 ``[batch, classes]``; for mixed examples, that of both labels."""
     target = tf.one_hot(part["label"], classes, dtype=tf.float32)
     if "partner_label" in part:
         weight = part["label_weight"][:, tf.newaxis]
@@ -39,12 +39,16 @@ def _target(part: Mapping[str, tf.Tensor], classes: int, smoothing: float) -> tf
 
 
 def cross_entropy(logits: tf.Tensor, labels: tf.Tensor) -> tf.Tensor:
-    """Per example, float32 ``[batch]``, of ``logits`` ``[batch, classes]`` and ``labels`` int64 ``[batch]``."""
+    """The cross-entropy per example, float32 ``[batch]``, of ``logits`` ``[batch, classes]`` and ``labels`` int64
+    ``[batch]``.
+    """
     return tf.nn.softmax_cross_entropy_with_logits(tf.one_hot(labels, logits.shape[-1], dtype=tf.float32), logits)
 
 
 def correct(logits: tf.Tensor, part: Mapping[str, tf.Tensor]) -> tf.Tensor:
-    """Whether the highest logit is the label's, bool ``[batch]``; of mixed examples, the label's of more weight."""
+    """Whether the highest logit is the label's, bool ``[batch]``; for mixed examples, the label with more weight
+    counts.
+    """
     labels = part["label"]
     if "partner_label" in part:
         labels = tf.where(part["label_weight"] >= 0.5, labels, part["partner_label"])

@@ -1,4 +1,4 @@
-"""Optimizers that other distributions bring."""
+"""Optimizers from other distributions."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ PROBE_GRADIENTS = {"kernel": ((0.3, -0.01), (0.0, 4.0)), "bias": (-0.7, 0.02)}
 
 
 def plugged_rule(config: OptimizerPlugin) -> Rule:
-    """The plug-in's update rule. Whatever fails in it names it, and it can make no variable.
+    """The plug-in's update rule. Any error in it names the plug-in, and it cannot make a variable.
 
     Raises:
-        UsageError: it is no ``Rule``, or its slots are no names with numbers.
+        UsageError: it is not a ``Rule``, or its slots are not names with numbers.
     """
     with _guarded(config):
         rule = config.rule()
@@ -38,7 +38,7 @@ def plugged_rule(config: OptimizerPlugin) -> Rule:
                 f"{called} has a slot {slot!r}, which cannot be a name in the state tree: letters, digits and _"
             )
         if not isinstance(initial, int | float) or not math.isfinite(initial):
-            raise UsageError(f"{called} begins its slot {slot} with {initial!r}, but must with a finite number")
+            raise UsageError(f"{called} begins its slot {slot} with {initial!r}, but needs a finite number")
 
     def begin(rate: tf.Tensor, step: tf.Tensor) -> Update:
         with _guarded(config):
@@ -66,7 +66,8 @@ def _guarded(config: OptimizerPlugin) -> Iterator[None]:
 
 
 def probe(config: OptimizerPlugin) -> dict[str, list[str]]:
-    """What a few steps make of two variables, as numbers that another processor finds too, by ``NAME after step N``.
+    """The values of two variables after a few steps, by ``NAME after step N``, in digits that another processor finds
+    too.
 
     Raises:
         UsageError: what the rule does depends on more than variables, slots, gradients, learning rate and step.
@@ -74,8 +75,8 @@ def probe(config: OptimizerPlugin) -> dict[str, list[str]]:
     first, second = _steps(config), _steps(config)
     if first != second:
         raise UsageError(
-            f"{title(OPTIMIZERS, config.name)} makes something else of the same numbers when it is asked again, so "
-            "that a resumed run could not be the same"
+            f"{title(OPTIMIZERS, config.name)} computes other values from the same numbers the second time, so a "
+            "resumed run could not be the same"
         )
     return first
 
@@ -100,7 +101,7 @@ def _steps(config: OptimizerPlugin) -> dict[str, list[str]]:
         hidden = hidden_state(traced, own)
         if hidden is not None:
             raise UsageError(
-                f"{title(OPTIMIZERS, config.name)} uses {hidden}: no checkpoint holds that, so that a resumed run "
+                f"{title(OPTIMIZERS, config.name)} uses {hidden}: no checkpoint holds that, so a resumed run "
                 "could not be the same\nwhat it keeps from step to step must be in its slots, and random "
                 "numbers must be stateless"
             )

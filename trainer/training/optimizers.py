@@ -94,7 +94,7 @@ def rule_for(config: OptimizerConfig) -> Rule:
     """The update rule that a configuration names. Its builder makes it from the optimizer's keys.
 
     Raises:
-        UsageError: a plug-in's is none.
+        UsageError: a plug-in's rule is not valid.
     """
     rule = builder_of(config)(config)
     assert isinstance(rule, Rule)

@@ -50,7 +50,7 @@ def learning_rate_at(step: tf.Tensor, peak: float, config: ScheduleConfig) -> tf
     It is the share of the peak that the schedule's builder computes, float64 ``[]``, from its keys and the step,
     float64 ``[]``, times a linear warm-up: during ``warmup_steps`` step k has (k + 1) / warmup_steps of it.
 
-    Computed in float64: float32 cannot tell steps beyond 2^24 apart.
+    Computed in float64, because float32 cannot represent every step beyond 2^24.
     """
     assert config.warmup_steps is not None
     position = tf.cast(step, tf.float64)

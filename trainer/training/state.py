@@ -28,7 +28,7 @@ Tree = dict[str, Any]
 
 
 class Progress:
-    """Counters and running results, all scalar variables. A new run starts with zeros, but for ``loss_scale``."""
+    """Counters and running results, all scalar variables. A new run starts with zeros, except for ``loss_scale``."""
 
     def __init__(self, loss_scale: float) -> None:
         def counter() -> tf.Variable:
@@ -101,8 +101,8 @@ class TrainingState:
 
 
 def build_state(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:
-    """Everything at its initial value, a function of the configuration alone. What is to be restored anyway need not
-    be ``drawn`` before.
+    """Everything at its initial value, a function of the configuration alone. With ``drawn=False`` kernels are zeros
+    instead of random draws, for a state that is restored afterwards.
     """
     seed = config.seed if drawn else None
     with replicas.scope():

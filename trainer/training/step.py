@@ -19,18 +19,18 @@ from trainer.training.losses import correct, cross_entropy
 from trainer.training.schedules import learning_rate_at
 from trainer.training.state import TrainingState, variable_name
 
-COUNTED = ("ledger", "substituted")  # what of a batch the network does not see
+COUNTED = ("ledger", "substituted")  # columns of a batch that the network does not see
 
 
 class Told(NamedTuple):
-    """What a step tells to whoever asks; nothing waits for it unless it is read."""
+    """What a step reports. Nothing waits for these values unless they are read."""
 
     loss: tf.Tensor  # float32 [], the objective of this step alone
     gradient_norm: tf.Tensor  # float32 [], before clipping; zero at steps without a training record
 
 
 class Made(NamedTuple):
-    """What a step tells beside the variables it changed, of the whole global batch."""
+    """The results of a step over the whole global batch, besides the variables it changed."""
 
     loss: tf.Tensor  # float32 []
     hits: tf.Tensor  # float32 [], correct predictions
@@ -44,8 +44,8 @@ Update = Callable[[list[tf.Tensor], list[tf.Tensor], tf.Tensor], tf.Tensor]
 
 
 def _make_update(state: TrainingState, config: Config, statistics: Sequence[tf.Variable]) -> Update:
-    """A function that updates a replica's variables by the whole batch's gradients and tells whether it did: bool
-    ``[]``, false where they are not finite and a loss scale has to find its place.
+    """A function that updates a replica's variables by the whole batch's gradients and returns whether it did: bool
+    ``[]``, false if they are not finite and the loss scale has yet to settle.
 
     Its arguments: ``statistics`` as they were before the forward pass, gradients of ``state.trainable`` in order, loss.
     """
@@ -184,8 +184,8 @@ def inference(state: TrainingState, weights: WeightsName) -> Callable[[tf.Tensor
 
 def make_evaluation_step(state: TrainingState, config: Config) -> tf.types.experimental.PolymorphicFunction:
     """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums`` over all replicas, and
-    what was predicted of each example of the global batch in order, float32 ``[B, 5]``: label, most probable class,
-    its probability, cross-entropy, weight.
+    the predictions for each example of the global batch in order, float32 ``[B, 5]``: label, most probable class, its
+    probability, cross-entropy, weight.
     """
     logits_of = inference(state, config.evaluation.weights)
 
@@ -241,7 +241,7 @@ def make_prediction_step(
         if flip:
             mirrored = logits_of(tf.reverse(batch["image"], [2]))
             views = tf.stack([tf.nn.log_softmax(logits), tf.nn.log_softmax(mirrored)])
-            logits = tf.reduce_logsumexp(views, axis=0)  # but for a constant, which softmax does not see
+            logits = tf.reduce_logsumexp(views, axis=0)  # up to a constant, which softmax cancels
         predictions = {
             "predicted": tf.argmax(logits, axis=-1),
             "confidence": tf.reduce_max(tf.nn.softmax(logits), axis=-1),

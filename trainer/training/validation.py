@@ -21,11 +21,11 @@ from trainer.training.state import Progress
 def validate(
     run: Run, standing: Standing, evaluation_step: tf.types.experimental.PolymorphicFunction, *, closing: bool
 ) -> Standing:
-    """Validate this step, record it, and note it in the state unless it is ``closing``; a request to stop that comes
-    in between leaves everything as it was.
+    """Validate this step, record it, and note it in the state unless it is ``closing``; a request to stop that arrives
+    meanwhile leaves everything as it was.
 
     Raises:
-        UsageError: the data cannot be read, or none of them used; everything is as it was.
+        UsageError: the data cannot be read, or no example can be used; everything is as it was.
     """
     seen: list[tf.Tensor] = []
 
@@ -56,7 +56,7 @@ def validate(
 def _record_validation(
     run: Run, step: int, validation: dict[str, float], seen: Sequence[tf.Tensor], closing: bool
 ) -> bool:
-    """Write a validation to the history; whether it is the best so far.
+    """Write a validation to the history; returns whether it is the best so far.
 
     ``closing`` marks one made only because the run ends here: it leaves no trace in the state, so that a longer run
     that continues from here is the same as one that never stopped.

@@ -1,4 +1,4 @@
-"""The whole configuration; its sections are in the modules beside.
+"""The whole configuration; its sections are in the modules of this package.
 
 Every key has its type, allowed values, meaning, and what a resume may do with it, all in one place.
 
@@ -40,7 +40,7 @@ class Config:
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
     mixing: MixingConfig = key("blending of two neighbours in a training batch and of their labels", "consent")
     train: TrainConfig = key("the training loop", "consent")
-    fine_tuning: FineTuningConfig = key("what of the network is trained when", "consent")
+    fine_tuning: FineTuningConfig = key("which parts of the network are trained, and when", "consent")
     loss_scale: LossScaleConfig = key("factor of the loss, for gradients in mixed_float16", "consent")
     evaluation: EvaluationConfig = key("validation during training", "consent")
     early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")

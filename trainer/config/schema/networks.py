@@ -82,7 +82,7 @@ class BatchStatisticsConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """What every network has."""
+    """The keys of every network."""
 
     name: str = key("which network", "fixed")
     num_classes: int | None = key(
@@ -94,7 +94,7 @@ class ModelConfig:
         batch_norm: BatchNormConfig | BatchStatisticsConfig = key("batch normalisation", "fixed")
 
     def smallest_image(self) -> int:
-        """The least ``preprocess.image_size`` of which something is left at the end of the network, in pixels."""
+        """The smallest ``preprocess.image_size``, in pixels, that leaves something at the end of the network."""
         return SMALLEST_IMAGE
 
 
@@ -123,7 +123,7 @@ class InceptionV3Config(ModelConfig):
 
 @dataclasses.dataclass(frozen=True)
 class StockModelConfig(ModelConfig):
-    """What every network has that is built of Keras's own layers and made exact afterwards."""
+    """The keys of every network that is built from Keras's own layers and made exact afterwards."""
 
     weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
     batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
@@ -132,7 +132,7 @@ class StockModelConfig(ModelConfig):
 @option(MODELS, "trainer.models.keras_application:build_keras_application")
 @dataclasses.dataclass(frozen=True)
 class KerasApplicationConfig(StockModelConfig):
-    """A network as ``keras.applications`` builds it; what is not here is what the application has."""
+    """A network as ``keras.applications`` builds it; what has no key here is as in the application."""
 
     name: ApplicationName = key("which network of keras.applications", "fixed")
 
@@ -143,7 +143,7 @@ class KerasApplicationConfig(StockModelConfig):
 @plugin_base(MODELS, "trainer.models.plugin:build_plugin")
 @dataclasses.dataclass(frozen=True)
 class ModelPlugin(StockModelConfig, abc.ABC):
-    """Base of a network that another distribution brings, by an entry point in ``trainer.models``. It adds its keys."""
+    """Base of a network from another distribution, found by an entry point in ``trainer.models``. It adds its keys."""
 
     @abc.abstractmethod
     def build(self, image_size: int) -> keras.Model:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """What every optimizer has."""
+    """The keys of every optimizer."""
 
     name: str = key("which optimizer", "fixed")
     learning_rate: float = key("peak learning rate; the schedule multiplies it", "consent", above=0.0, maximum=1e3)
@@ -73,7 +73,7 @@ class RMSPropConfig(OptimizerConfig):
 @plugin_base(OPTIMIZERS, "trainer.training.optimizer_plugin:plugged_rule")
 @dataclasses.dataclass(frozen=True)
 class OptimizerPlugin(OptimizerConfig, abc.ABC):
-    """Base of an optimizer that another distribution brings, by an entry point in ``trainer.optimizers``. It adds its
+    """Base of an optimizer from another distribution, found by an entry point in ``trainer.optimizers``. It adds its
     keys.
     """
 
@@ -83,14 +83,14 @@ class OptimizerPlugin(OptimizerConfig, abc.ABC):
     def rule(self) -> Rule:
         """The slots that each variable has, and what a step does to a variable and its slots: ``trainer.plugins.Rule``.
 
-        Between steps it keeps nothing but the slots. It assigns by ``trainer.plugins.assign``, ``assign_sub`` or
-        ``tf.raw_ops.ResourceApply…`` with ``variable.handle``: several replicas each change their own copy.
+        Between steps the rule keeps nothing but the slots. It assigns with ``trainer.plugins.assign``, ``assign_sub``
+        or ``tf.raw_ops.ResourceApply…`` with ``variable.handle``: several replicas each change their own copy.
         """
 
 
 @dataclasses.dataclass(frozen=True)
 class ScheduleConfig:
-    """What every schedule has: a warm-up."""
+    """The keys of every schedule: a warm-up."""
 
     name: str = key("which schedule", "consent")
     warmup_epochs: float = key("linear warm-up, used when warmup_steps is null", "consent", minimum=0.0)
@@ -116,7 +116,7 @@ class ExponentialScheduleConfig(ScheduleConfig):
 
 @dataclasses.dataclass(frozen=True)
 class EndingScheduleConfig(ScheduleConfig):
-    """What every schedule has that goes from the beginning of a run to its end."""
+    """The keys of every schedule that spans a run from its beginning to its end."""
 
     decay_steps: int | None = key(
         "step at which the schedule ends; null: the length of the run when it starts",
@@ -142,14 +142,12 @@ class CosineScheduleConfig(EndingScheduleConfig):
 @plugin_base(SCHEDULES, "trainer.training.schedules:plugged")
 @dataclasses.dataclass(frozen=True)
 class SchedulePlugin(EndingScheduleConfig, abc.ABC):
-    """Base of a schedule that another distribution brings, by an entry point in ``trainer.schedules``. It adds its
-    keys.
-    """
+    """Base of a schedule from another distribution, by an entry point in ``trainer.schedules``. It adds its keys."""
 
     @abc.abstractmethod
     def factor(self, step: tf.Tensor) -> tf.Tensor:
-        """The share of the peak learning rate, float64 ``[]``, at ``step``, float64 ``[]``: a function of it and of the
-        keys alone. The warm-up is applied to it afterwards.
+        """The share of the peak learning rate, float64 ``[]``, at ``step``, float64 ``[]``. It depends on the step and
+        the keys alone. The warm-up is applied to it afterwards.
         """
 
 

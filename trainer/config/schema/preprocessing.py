@@ -14,8 +14,8 @@ from trainer.config.registry import plugin_base
 if TYPE_CHECKING:
     import tensorflow as tf
 
-# The transforms whose keys are sections of ``preprocess`` itself, as stored configurations have them. A further one is
-# a ``TransformConfig`` that registers as an option; its keys are in ``preprocess.plugins``, as those of plug-ins are.
+# The transforms whose keys are sections of ``preprocess`` itself, as in stored configurations. Any other transform is a
+# ``TransformConfig`` that registers as an option; its keys are in ``preprocess.plugins``, like those of plug-ins.
 TransformName = Literal[
     "decode",
     "random_area_crop",
@@ -30,7 +30,7 @@ TransformName = Literal[
     "normalize",
 ]
 
-PluginName = NewType("PluginName", str)  # that of an installed plug-in or of an option of our own
+PluginName = NewType("PluginName", str)  # of an installed plug-in, or of the program's own option
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +88,7 @@ class NormalizeConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TransformConfig:
-    """What every transform has whose keys are in a section of ``preprocess.plugins``."""
+    """The common part of every transform whose keys are in a section of ``preprocess.plugins``."""
 
     name: str = key("which transform", "consent")
 
@@ -96,7 +96,7 @@ class TransformConfig:
 @plugin_base(TRANSFORMS, "trainer.data.images.plugin:plugged")
 @dataclasses.dataclass(frozen=True)
 class TransformPlugin(TransformConfig, abc.ABC):
-    """Base of a transform that another distribution brings, by an entry point in ``trainer.transforms``. It adds its
+    """Base of a transform from another distribution, found by an entry point in ``trainer.transforms``. It adds its
     keys.
     """
 
@@ -106,10 +106,12 @@ class TransformPlugin(TransformConfig, abc.ABC):
 
     @abc.abstractmethod
     def apply(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """The image, float32 ``[height, width, 3]``, in 0..1 if what stands before leaves it there (``normalize`` does
-        not). ``draws`` are float32 ``[draws()]`` in [0, 1), decided by (seed, example number, transform).
+        """The image, float32 ``[height, width, 3]``, in 0..1 unless an earlier transform changes that range
+        (``normalize`` does). ``draws`` are float32 ``[draws()]`` in [0, 1), decided by (seed, example number,
+        transform).
 
-        A function of both and of the keys alone, in TensorFlow's operations. After ``resize`` it keeps the shape.
+        The result depends on both and on the keys alone, and TensorFlow operations compute it. After ``resize`` it
+        keeps the shape.
         """
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """What every source understands: which of its records are used, and what happens to one that is not usable."""
+    """The keys of every source: which of its records are used, and what happens to one that cannot be used."""
 
     name: str = key("which data", "fixed")
     classes: tuple[str, ...] | None = key(
@@ -38,7 +38,7 @@ class DataConfig:
     )
 
     def check_keys(self, image_size: int) -> None:
-        """Raise ``UsageError`` when keys of this section do not fit together, or not to ``preprocess.image_size``."""
+        """Raise ``UsageError`` when keys of this section conflict with each other or with ``preprocess.image_size``."""
 
 
 @option(SOURCES, "trainer.data.sources.digits:DigitsSplit")
@@ -136,13 +136,13 @@ class SyntheticConfig(DataConfig):
 @plugin_base(SOURCES, "trainer.data.sources.plugin:PluggedSplit")
 @dataclasses.dataclass(frozen=True)
 class SourcePlugin(DataConfig, abc.ABC):
-    """Base of a source that another distribution brings, by an entry point in ``trainer.sources``. It adds its keys."""
+    """Base of a source from another distribution, found by an entry point in ``trainer.sources``. It adds its keys."""
 
     @abc.abstractmethod
     def open(self, split: Split) -> StoredSplit:
         """All records of one split: ``trainer.plugins.StoredSplit``.
 
-        TensorFlow is not set up yet, so no operation of it may run here, in ``labels`` or in ``listing``.
+        TensorFlow is not set up yet, so none of its operations may run here, in ``labels`` or in ``listing``.
 
         Raises:
             UsageError: the data is missing or not what is expected; names the file or folder.

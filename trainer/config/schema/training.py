@@ -1,5 +1,5 @@
-"""Keys of the loop and of what it runs on: ``train``, ``fine_tuning``, ``evaluation``, ``early_stopping``,
-``checkpoint``, ``loss_scale`` and ``runtime``.
+"""Keys of the loop and of its devices: ``train``, ``fine_tuning``, ``evaluation``, ``early_stopping``, ``checkpoint``,
+``loss_scale`` and ``runtime``.
 """
 
 from __future__ import annotations
@@ -66,7 +66,7 @@ class CheckpointConfig:
     keep_best: int = key("how many of the best by best_metric are kept", "free", minimum=0)
     keep_every_steps: int | None = key("also keep those at multiples of this; null: none", "free", minimum=1)
     best_metric: Literal["accuracy", "loss"] = key("validation metric that ranks checkpoints", "consent")
-    async_save: bool = key("write in the background while training goes on; the result is the same", "free")
+    async_save: bool = key("write in the background while training continues; the result is the same", "free")
     verify: Literal["full", "fast", "off"] = key(
         "what a resume checks: SHA-256 of every file; of all but the tensors' values; the manifest alone", "free"
     )

@@ -1,9 +1,9 @@
 """From the bytes of an image file to pixels: uint8 ``[height, width, 3]``, upright.
 
 Two stages. ``encoded_image`` runs in Python where records are read: it looks at the header and hands formats that
-TensorFlow's decoders get wrong to Pillow. ``decode_window`` runs in the graph, on many threads, and decodes a window
-of the image; of a JPEG it decodes nothing else. That is the same window, to the bit but for its first and last column:
-there libjpeg interpolates the colour of a subsampled JPEG as at the edge of an image.
+TensorFlow's decoders get wrong to Pillow. ``decode_window`` runs in the graph, on many threads, and decodes a window of
+the image; of a JPEG it decodes nothing else. The pixels are those of the whole image, bit for bit, except in the
+window's first and last column: there libjpeg interpolates the colour of a subsampled JPEG as at the edge of an image.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainer.data.images.headers import UPRIGHT, ImageFault, read_header
 # libjpeg's exact integer transform, as in Pillow: pixels then equal those of other frameworks
 DCT_METHOD = "INTEGER_ACCURATE"
 LAYOUT_FIELDS = 3
-NOT_JPEG = 0  # where an orientation stands
+NOT_JPEG = 0  # in the place of an orientation
 
 
 class Orientation(NamedTuple):
@@ -30,7 +30,7 @@ class Orientation(NamedTuple):
     columns_mirrored: bool
 
 
-# EXIF 2.32 section 4.6.4; the first, which is none, stands for NOT_JPEG
+# EXIF 2.32 section 4.6.4; the first, which changes nothing, stands for NOT_JPEG
 ORIENTATIONS = (
     Orientation(False, False, False),
     Orientation(False, False, False),
@@ -67,11 +67,11 @@ class EncodedImage(NamedTuple):
 def readable(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
     """``data`` and ``layout`` of the EncodedImage for the bytes of an image file.
 
-    What TensorFlow would get wrong is decoded by Pillow and goes on as an uncompressed BMP of 24 bits: GIF (first
+    Pillow decodes what TensorFlow would get wrong, and passes it on as an uncompressed BMP of 24 bits: GIF (first
     frame), BMP, and WebP with alpha (dropped) or several frames (the first).
 
     Raises:
-        ImageFault: they are no image that can be read.
+        ImageFault: they are not an image that can be read.
     """
     header = read_header(data)
     if header.format != "JPEG":
@@ -140,7 +140,7 @@ def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
 
 
 def _transposed(image: tf.Tensor) -> tf.Tensor:
-    # by indices: of a Transpose of integers oneDNN says at every start, in an error, that this CPU has none
+    # by indices: for a Transpose of integers oneDNN logs an error at every start, that this CPU has none
     height, width = tf.shape(image)[0], tf.shape(image)[1]
     places = tf.range(width)[:, None] + tf.range(height)[None] * width
     return tf.gather(tf.reshape(image, [height * width, 3]), places)

@@ -24,9 +24,9 @@ class Draw:
     def uniform(self, purpose: str, count: int) -> tf.Tensor:
         """float32 ``[count]`` in [0, 1).
 
-        ``tf.random.stateless_uniform`` would hash its seed and scale the numbers: three times the operations, which
-        for a handful of numbers are what costs. Here the purpose is Philox's key and the number the high half of its
-        counter, whose low half counts the blocks of one draw.
+        ``tf.random.stateless_uniform`` would hash its seed and scale the numbers: three times the operations, and for a
+        handful of numbers the operations are the cost. Here the purpose is Philox's key and the number the high half of
+        its counter, whose low half counts the blocks of one draw.
         """
         key = tf.constant([derive_seed(self.seed, purpose)], tf.uint64)
         counter = tf.stack([tf.constant(0, tf.uint64), tf.cast(self.number, tf.uint64)])

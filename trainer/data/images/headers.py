@@ -12,9 +12,9 @@ from typing import Literal
 
 Format = Literal["JPEG", "PNG", "GIF", "BMP", "WebP"]
 
-# where Pillow, too, stops to believe in an image: twice its MAX_IMAGE_PIXELS (PIL/Image.py); 0.5 GB decoded
+# Pillow refuses larger images, too: twice its MAX_IMAGE_PIXELS (PIL/Image.py); 0.5 GB decoded
 MAX_PIXELS = 2 * (1024**3 // 4 // 3)
-UPRIGHT = 1  # EXIF's orientation of an image that is stored as it is to be seen
+UPRIGHT = 1  # EXIF's orientation of an image that is stored upright
 
 JPEG_APP1 = 0xE1
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
@@ -33,8 +33,9 @@ class ImageFault(Exception):
 class Header:
     """``height`` and ``width`` in pixels, as stored: before ``orientation`` (EXIF, 1 to 8) is applied.
 
-    ``native`` is whether TensorFlow decodes it right. Its GIF reader unpacks every frame to return one and paints what
-    is transparent black, its BMP reader knows no palette (and takes indices for grey), its WebP reader no alpha.
+    ``native`` says whether TensorFlow decodes it right. Its GIF reader unpacks every frame to return one, and makes
+    transparent pixels black. Its BMP reader ignores the palette (and takes indices for grey), its WebP reader ignores
+    alpha.
     """
 
     format: Format
@@ -48,7 +49,7 @@ def read_header(data: bytes) -> Header:
     """The header of an encoded image.
 
     Raises:
-        ImageFault: the bytes are no image, end inside the header, or promise no pixel or more than ``MAX_PIXELS``.
+        ImageFault: the bytes are not an image, end inside the header, or promise no pixel or more than ``MAX_PIXELS``.
     """
     if not data:
         raise ImageFault("it is empty (0 bytes)")
@@ -64,9 +65,7 @@ def read_header(data: bytes) -> Header:
     if header.height <= 0 or header.width <= 0:
         raise ImageFault(f"its header says {header.width} x {header.height} pixels")
     if header.height * header.width > MAX_PIXELS:
-        raise ImageFault(
-            f"its header says {header.width} x {header.height} pixels, and more than {MAX_PIXELS} are not read"
-        )
+        raise ImageFault(f"its header says {header.width} x {header.height} pixels, but at most {MAX_PIXELS} are read")
     return header
 
 
@@ -111,7 +110,7 @@ def _exif_orientation(data: bytes, start: int) -> int:
             tag, _, _, value = struct.unpack_from(f"{order}HHIH", data, entry)
             if tag == EXIF_ORIENTATION:
                 return value if 1 <= value <= 8 else UPRIGHT
-    except struct.error:  # metadata that lead out of the file do not make the pixels wrong
+    except struct.error:  # metadata that point outside the file do not make the pixels wrong
         pass
     return UPRIGHT
 

@@ -4,8 +4,8 @@ The examples at positions 2k and 2k + 1 mix with each other and draw by the numb
 not depend on how a batch is divided, as long as the parts are even. The draws are made where examples are prepared;
 the pixels are mixed where the step is computed, on its device.
 
-Both are one formula. An example keeps the share ``kept`` of itself inside a box and all of itself outside: mixup has
-the whole image for a box, CutMix keeps nothing in it.
+Both are one formula. An example keeps the share ``kept`` of itself inside a box and all of itself outside: for mixup
+the box is the whole image, and CutMix keeps nothing inside it.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def _cutmix(draw: Draw, alpha: float, size: int, centre: tf.Tensor) -> tf.Tensor
 
 
 def mixed(part: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
-    """``part`` of a batch with its neighbours mixed, if it was drawn how.
+    """``part`` of a batch with its neighbours mixed, if it has ``mixing``.
 
     ``image`` float32 ``[B, S, S, 3]`` is mixed with that of the neighbour. Added are ``partner_label`` int64 ``[B]``,
     the neighbour's, and ``label_weight`` float32 ``[B]``, the share of the example's own label in the target.
@@ -62,7 +62,7 @@ def mixed(part: Mapping[str, tf.Tensor]) -> dict[str, tf.Tensor]:
         return dict(part)
     image, label = part["image"], part["label"]
     count, size = image.shape[0], image.shape[1]
-    assert count % 2 == 0, "whoever divides a batch keeps its pairs together"
+    assert count % 2 == 0, "the caller keeps the pairs of a batch together"
     kept, top, left, bottom, right = tf.unstack(part["mixing"], axis=1)
     lines = tf.range(size, dtype=tf.float32)
     columns = tf.repeat(lines, 3)  # whole rows at a time: broadcasting along three channels is slow

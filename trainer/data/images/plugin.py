@@ -1,4 +1,4 @@
-"""Transforms that other distributions bring."""
+"""Transforms from other distributions."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ PROBE_SIDES = (24, 40)  # of an image whose size is not known yet
 
 
 def plugged(plugin: TransformPlugin, image: tf.Tensor, size: int | None, draw: Draw) -> tf.Tensor:
-    """What the plug-in makes of ``image``, float32 ``[height, width, 3]``: an image again, of ``size`` squared where
-    it was resized to that before.
+    """The image that the plug-in makes of ``image``, float32 ``[height, width, 3]``, of ``size`` x ``size`` if an
+    earlier transform resized it to that.
     """
     draws = draw.uniform(f"{TRANSFORMS} {plugin.name}", _count(plugin))
     return _applied(plugin, (size, size, 3))(image, draws)
@@ -38,10 +38,10 @@ def _count(plugin: TransformPlugin) -> int:
 
 @functools.cache
 def _applied(plugin: TransformPlugin, shape: Shape) -> Applied:
-    """What the plug-in does to images of ``shape``, as a graph that was looked at: nothing else of it ever runs.
+    """The plug-in's work on images of ``shape``, as a checked graph: none of its other code ever runs.
 
     Raises:
-        UsageError: it fails, returns something else than an image, or is no function of the image and its draws.
+        UsageError: it fails, returns something other than an image, or is not a function of the image and its draws.
     """
     with tf.init_scope(), tf.device("/device:CPU:0"):  # also from within the graph of a pipeline
         applied, again = (_traced(plugin, shape) for _ in range(2))
@@ -52,8 +52,8 @@ def _applied(plugin: TransformPlugin, shape: Shape) -> Applied:
             found = [each(image, draws).numpy() for each in (applied, again)]
     if found[0].tobytes() != found[1].tobytes():
         raise UsageError(
-            f"{title(TRANSFORMS, plugin.name)} makes another image of the same image and draws when it is asked again\n"
-            "random numbers come from its draws; whatever Python draws is drawn once and kept"
+            f"{title(TRANSFORMS, plugin.name)} makes another image of the same image and draws the second time\n"
+            "take random numbers from its draws; what Python draws is drawn once and kept"
         )
     return applied
 
@@ -79,7 +79,7 @@ def _traced(plugin: TransformPlugin, shape: Shape) -> tf.types.experimental.Conc
     hidden = hidden_state(traced)
     if hidden is not None:
         raise UsageError(
-            f"{called} is no function of the image and its draws: it uses {hidden}\n"
-            "random numbers come from its draws, so that a resumed run sees the same images"
+            f"{called} is not a function of the image and its draws: it uses {hidden}\n"
+            "take random numbers from its draws, so that a resumed run sees the same images"
         )
     return traced

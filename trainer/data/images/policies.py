@@ -1,8 +1,8 @@
 """Augmentation policies: which image operation is applied to an example, and how strongly.
 
-A strength range is what an operation may reach, in the operation's own unit. RandAugment's are AutoAugment's (arXiv
-1805.09501 table 6), the enhancements as in its later implementations: ever further from the image, in either
-direction. TrivialAugment's are its "wide" ones (arXiv 2103.10158 table 6).
+A strength range bounds an operation, in the operation's own unit. RandAugment uses AutoAugment's (arXiv 1805.09501
+table 6), with the enhancements as in its later implementations: ever further from the image, in either direction.
+TrivialAugment uses its "wide" ones (arXiv 2103.10158 table 6).
 """
 
 from __future__ import annotations

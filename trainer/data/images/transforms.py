@@ -35,16 +35,16 @@ def network_input(encoded: EncodedImage, names: Sequence[str], config: Preproces
 
 
 def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    """The image after the named transforms, of which the first is decode.
+    """The image after the named transforms; the first one is decode.
 
     One of ``TRANSFORMS`` gets the image, the section ``preprocess`` and the draw. The builder of any other gets its
     keys, the image float32 ``[height, width, 3]``, the side to which it was resized before (None: not yet), and the
     draw.
 
-    Where a crop follows decode, only its window is decoded: the same pixels, for less.
+    Where a crop follows decode, only its window is decoded: the same pixels at a lower cost.
     """
     first, *rest = names
-    assert first == "decode", "whoever checked the configuration saw to it"
+    assert first == "decode", "check() requires it"
     if rest and rest[0] in WINDOWS:
         choose = WINDOWS[rest.pop(0)]
         image = decode_window(encoded, choose(encoded.size, config, draw))
@@ -91,7 +91,7 @@ def flip(name: str, axis: int) -> Transform:
 def color_jitter(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
     """Change brightness, saturation, hue and contrast in one of slim's four orderings; clipped to 0..1 at the end.
 
-    What has no range is left out. Contrast is stretched around the mean of each channel.
+    A change without a range is left out. Contrast is stretched around the mean of each channel.
     """
     jitter, numbers = config.color_jitter, draw.uniform("color_jitter", 5)
     symmetric = 2.0 * numbers - 1.0
@@ -114,7 +114,7 @@ def color_jitter(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.T
             result = changes[name](result)
         return result
 
-    # without what is left out some orderings are the same, and of those that remain each as likely as any other
+    # without the changes left out, some orderings are the same; each that remains is equally likely
     orderings = list(dict.fromkeys(tuple(name for name in each if name in changes) for each in COLOR_ORDERINGS))
     chosen = tf.cast(numbers[4] * len(orderings), tf.int32)
     pixels = tf.switch_case(chosen, [lambda each=names: changed(each) for names in orderings])
@@ -138,8 +138,8 @@ def random_erasing(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf
 
 
 def normalize(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    """(image - mean) / std. Never along three channels, which takes ten times as long: by one number where the
-    channels have the same, otherwise whole rows at a time.
+    """(image - mean) / std. Computed with one number if the channels share it, otherwise in whole rows: broadcasting
+    along three channels takes ten times as long.
     """
     pixels, mean, std = _as_float(image), config.normalize.mean, config.normalize.std
     if len(set(mean)) == len(set(std)) == 1:

@@ -35,9 +35,9 @@ def random_window(
     """A window of an image of ``size``, int32 ``[2]``, from four ``numbers``, float32 ``[4]`` in [0, 1).
 
     Width / height is log-uniform in [1/max_aspect, max_aspect]. The share of the image's area is uniform in
-    [min_area, max_area], where that shape fits into the image so large; otherwise the upper bound, and where needed
-    the lower one, is the largest that fits. So no draw is rejected, as none is for its size by
-    ``tf.image.sample_distorted_bounding_box``, whose heights rather than areas are uniform. The place is uniform.
+    [min_area, max_area], where that shape fits into the image at that size. Otherwise the upper bound, and where needed
+    the lower one, is the largest share that fits. So no draw is rejected. ``tf.image.sample_distorted_bounding_box``
+    rejects none for its size either, but there the heights are uniform, not the areas. The place is uniform.
     """
     available = tf.cast(size, tf.float32)
     stretch = tf.pow(max_aspect, (2.0 * numbers[1] - 1.0) * tf.constant([-0.5, 0.5]))

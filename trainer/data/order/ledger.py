@@ -2,7 +2,7 @@
 
 An entry is a 64-bit mix of (position, record). The entries of a batch are summed, so that the parts of a batch that
 several workers read add up to the same digest; the batches are chained, so that their order counts. All arithmetic is
-modulo 2^64. Whoever has the configuration can compute what a ledger must be, without reading any data.
+modulo 2^64. The configuration is enough to compute what a ledger must be, without reading any data.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def expected_ledger(
 ) -> int:
     """The ledger in [0, 2^64) after the first ``examples`` positions in batches of ``batch_size``.
 
-    ``records_of`` maps positions to the records that the order puts there.
+    ``records_of`` maps positions to their records.
     """
     ledger = 0
     for first in range(0, examples, batch_size):

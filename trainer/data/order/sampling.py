@@ -38,8 +38,8 @@ class Sampling:
         return places if self._classes is None else self._classes.records(places, positions // self.examples_per_epoch)
 
     def substitute(self, position: int, attempt: int) -> int:
-        """The record to read at ``position`` instead of one that cannot be used: that of another position of its
-        epoch, which (seed, position, attempt) choose.
+        """The record to read at ``position`` instead of one that cannot be used: the record of another position of its
+        epoch, chosen by (seed, position, attempt).
         """
         epoch_begin = position // self.examples_per_epoch * self.examples_per_epoch
         place = derive_seed(self._seed, "substitute", position, attempt) % self.examples_per_epoch
@@ -71,7 +71,7 @@ class WeightedClasses:
         self._first_record = np.cumsum(counts) - counts
         self._last_place = np.cumsum(places)
         self._first_place = self._last_place - places
-        self._whole = places - places % np.maximum(counts, 1)  # places of the times that show every record
+        self._whole = places - places % np.maximum(counts, 1)  # places of the rounds that show every record
         self.places = int(places.sum())
 
     def records(self, places: Numbers, epochs: Numbers) -> Numbers:

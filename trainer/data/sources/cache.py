@@ -1,7 +1,7 @@
-"""What is known of files only after reading all of them, kept so that it is read only once.
+"""Facts about files that need a read of all of them, kept so that this happens only once.
 
-A cache lies beside the files, or in the user's cache directory where that is read-only. It holds size and time of
-modification of every file and is made again when one of them differs.
+A cache lies beside the files, or in the user's cache directory if theirs is read-only. It holds the size and the
+modification time of every file, and is made again when one of them differs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ VERSION = 2
 def load_or_make(
     root: Path, kind: str, files: Sequence[Path], settings: Sequence[str], make: Callable[[], Arrays]
 ) -> Arrays:
-    """What ``make`` returns, from the cache if that is of these very files below ``root``.
+    """The result of ``make``, from the cache if that is of exactly these files below ``root``.
 
-    ``kind`` (``index``, ``labels``) is part of the cache's name; ``settings`` are all values besides the files that
-    the result depends on. What ``make`` raises comes out.
+    ``kind`` (``index``, ``labels``) is part of the cache's name; ``settings`` are all values besides the files that the
+    result depends on. Errors of ``make`` are raised.
     """
     key = _key(files)
     places = cache_files(root, kind, files, settings)
@@ -64,7 +64,7 @@ def _key(files: Sequence[Path]) -> npt.NDArray[np.int64]:
 
 
 def _load(place: Path, key: npt.NDArray[np.int64]) -> Arrays | None:
-    """The stored arrays, or None when there are none, or of other files, or unreadable."""
+    """The stored arrays, or None when there are none, or they are of other files or unreadable."""
     try:
         with np.load(place, allow_pickle=False) as stored:
             if not np.array_equal(stored["key"], key):
@@ -75,7 +75,7 @@ def _load(place: Path, key: npt.NDArray[np.int64]) -> Arrays | None:
 
 
 def _store(place: Path, key: npt.NDArray[np.int64], arrays: Arrays) -> bool:
-    """Write the cache, whole or not at all; whether it was possible."""
+    """Write the cache, whole or not at all; returns whether it was possible."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".trainer-", delete=False) as file:

@@ -16,7 +16,7 @@ def read_labels_file(path: Path) -> tuple[str, ...]:
     """The names in ``data.labels_file``, one a line, in label order.
 
     Raises:
-        UsageError: the file cannot be read, has an empty or repeated line, or less than two.
+        UsageError: the file cannot be read, has an empty or repeated line, or has fewer than two names.
     """
     try:
         names = path.read_text(encoding="utf-8").splitlines()

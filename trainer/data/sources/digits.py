@@ -50,7 +50,7 @@ class DigitsSplit:
         return self._reader.place(record)
 
     def listing(self, records: Numbers) -> None:
-        """Every file was compared with its digest already."""
+        """None: every file was already compared with its digest."""
 
     def part(self, records: Numbers, count: int) -> Numbers:
         return records[:count]

@@ -16,8 +16,8 @@ VALUES_OF = {"bytes_list": "bytes", "int64_list": "an integer"}
 
 @dataclasses.dataclass(frozen=True)
 class ExampleReader:
-    """Where in an example image and label are; ``label_offset`` is the stored label of the first of the classes, None
-    where the data itself says that it is 0.
+    """Where an example holds its image and label. ``label_offset`` is the stored label of the first class, None where
+    the data itself says that it is 0.
     """
 
     image_key: str
@@ -29,7 +29,7 @@ class ExampleReader:
         """The encoded image and the label, in [0, num_classes), of a serialized example.
 
         Raises:
-            BadRecord: it is no example, lacks a feature, or has a label out of range; begins with ``place()``.
+            BadRecord: it is not an example, lacks a feature, or has a label out of range; begins with ``place()``.
         """
         try:
             example = Example.FromString(data)

@@ -132,7 +132,7 @@ def rank(path: str) -> float:
 
 
 def _split_folders(root: Path, ignored: list[str]) -> dict[Split, Path] | None:
-    """The folders of the two splits, or None when ``root`` holds the class folders of a tree that is to be split.
+    """The folders of the two splits, or None when ``root`` holds the class folders of one tree, to be split here.
 
     A folder called ``train`` may be a class: then it holds images, not folders.
     """
@@ -142,7 +142,7 @@ def _split_folders(root: Path, ignored: list[str]) -> dict[Split, Path] | None:
     if len(validation) > 1 and training:
         raise UsageError(f"{root} has {' and '.join(validation)}, which mean the same; keep one of them")
     if training and validation:
-        # left alone, but not without a word: a test set, or classes beside the splits by mistake
+        # ignored, but with a message: a test set, or classes beside the splits by mistake
         ignored += [str(root / entry.name) for entry in _entries(root) if entry.name not in training + validation]
         return {"train": root / TRAIN_FOLDER, "validation": root / validation[0]}
     for name in training + validation:
@@ -156,7 +156,7 @@ def _split_folders(root: Path, ignored: list[str]) -> dict[Split, Path] | None:
 
 
 def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
-    """Class name → its folder, sorted by name. What is hidden or not an image is added to ``ignored``.
+    """Class name → its folder, sorted by name. Entries that are hidden or not images are added to ``ignored``.
 
     Raises:
         UsageError: there are fewer than two, two are the same, or an image lies outside of them.
@@ -186,7 +186,7 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
     if len(found) < 2:
         there = f"only one class folder, {next(iter(found))}" if found else "no class folders"
         raise UsageError(
-            f"{folder} has {there}; expected is a folder for each of at least two classes, "
+            f"{folder} has {there}; expected a folder for each of at least two classes, "
             f"{folder}/CLASS/IMAGE (or in data.root {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/ with class folders)"
         )
     return dict(sorted(found.items()))
@@ -203,7 +203,7 @@ def _check_same_classes(folders: dict[Split, Path]) -> None:
 
 
 def _check_every_class(labels: npt.NDArray[np.int32], classes: dict[str, Path], share: float) -> None:
-    """A network cannot learn a class of which every image validates."""
+    """Refuse a class whose images are all for validation: a network cannot learn it."""
     counts = np.bincount(labels, minlength=len(classes))
     for count, path in zip(counts, classes.values(), strict=True):
         if not count:
@@ -216,7 +216,7 @@ def _check_every_class(labels: npt.NDArray[np.int32], classes: dict[str, Path], 
 def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: bool) -> Iterator[Image]:
     """The images of every class in order; every class has at least one.
 
-    With ``keep_bad`` an empty file and a broken link are images too: reading them will tell.
+    With ``keep_bad`` an empty file and a broken link are images too: reading them reports the fault.
     """
     place = folder.resolve()
     prefix = os.path.join(folder, "")

@@ -1,4 +1,4 @@
-"""The labels of all records of files that tell them only when read."""
+"""The labels of all records, for files that must be read for them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sources that other distributions bring."""
+"""Sources from other distributions."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ T = TypeVar("T")
 
 
 class PluggedSplit:
-    """A split as a plug-in stores it; whatever it answers is looked at, and whatever fails in it names it."""
+    """A split as a plug-in stores it. All its answers are checked, and any error in it names the plug-in."""
 
     def __init__(self, config: SourcePlugin, split: Split) -> None:
-        """Raises ``UsageError`` when what it opens is no split."""
+        """Raises ``UsageError`` when it opens something that is not a split."""
         self._name = config.name
         self._split = split
         self._may_skip = config.on_bad_record == "skip"
-        self._repeated = False  # whether it was seen to answer twice the same
+        self._repeated = False  # whether it has given the same answer twice
         self._stored = self._asked(lambda: config.open(split))
         absent = [name for name in ("read", "labels", "place", "listing", "part") if not hasattr(self._stored, name)]
         if absent:
@@ -43,7 +43,7 @@ class PluggedSplit:
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         """
         Raises:
-            UsageError: it answers something else than an image and a label for each record.
+            UsageError: it answers something other than an image and a label for each record.
             BadRecord: as the plug-in raises it.
         """
         answer = self._asked(lambda: self._stored.read(records))
@@ -67,7 +67,8 @@ class PluggedSplit:
             again = self.read(records)
             if images != again[0] or (labels != again[1]).any():
                 self._refuse(
-                    f"answers {asked} twice with other images or labels, so that a resumed run could not be the same"
+                    f"answers {asked} with other images or labels the second time, so a resumed run could "
+                    "not be the same"
                 )
         return images, labels
 

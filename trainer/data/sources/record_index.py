@@ -16,7 +16,7 @@ CONCURRENT_FILES = 8  # hides the latency of network file systems; the walk itse
 
 
 def load_or_build(root: Path, shards: Sequence[Path]) -> list[Index]:
-    """The index (see ``index_records``) of every shard, from the cache if it is of these very files.
+    """The index (see ``index_records``) of every shard, from the cache if it is of exactly these files.
 
     Raises:
         UsageError: a shard cannot be indexed.

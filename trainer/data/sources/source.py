@@ -17,8 +17,8 @@ Numbers = npt.NDArray[np.int64]
 class Source:
     """The records of one split that a configuration uses, numbered from 0 in the order they are stored in.
 
-    ``class_names`` are in label order; ``listing`` is the split's for the records used; ``skip_bad`` is whether a
-    record that cannot be used is to be replaced.
+    ``class_names`` are in label order; ``listing`` is the split's for the records used; ``skip_bad`` says whether a
+    record that cannot be used is replaced.
     """
 
     def __init__(self, stored: StoredSplit, config: DataConfig, split: Split) -> None:
@@ -41,7 +41,7 @@ class Source:
         return images, self._new_label[labels]
 
     def labels(self) -> Numbers:
-        """The labels of all records, int64 ``[count]``. Reads all of them where only that tells.
+        """The labels of all records, int64 ``[count]``. Reads all records if only they hold the labels.
 
         Raises:
             BadRecord: as ``read``.
@@ -83,7 +83,7 @@ class Source:
         found = np.bincount(self._new_label[labels], minlength=len(self.class_names))
         if config.classes is not None and not found.all():
             raise UsageError(
-                f"data.classes has {self.class_names[int(np.argmin(found))]}, of which there is no record for {split}; "
+                f"data.classes has {self.class_names[int(np.argmin(found))]}, which has no record for {split}; "
                 "leave it out, or add records"
             )
 
@@ -92,7 +92,9 @@ def _new_labels(stored: tuple[str, ...], used: tuple[str, ...]) -> Numbers:
     """Stored label → label, ``UNKNOWN`` for classes that are not used."""
     missing = [name for name in used if name not in stored]
     if missing:
-        raise UsageError(f"data.classes has {missing[0]}, which is no class of the data{nearest(missing[0], stored)}")
+        raise UsageError(
+            f"data.classes has {missing[0]}, which is not a class of the data{nearest(missing[0], stored)}"
+        )
     labels = np.full(len(stored), UNKNOWN, np.int64)
     for label, name in enumerate(used):
         labels[stored.index(name)] = label
@@ -100,7 +102,7 @@ def _new_labels(stored: tuple[str, ...], used: tuple[str, ...]) -> Numbers:
 
 
 def open_source(config: DataConfig, split: Split) -> Source:
-    """Open one split of the configured data; its builder makes a ``StoredSplit`` of the keys and the split's name.
+    """Open one split of the configured data; its builder makes a ``StoredSplit`` from the keys and the split's name.
 
     Raises:
         UsageError: the data is missing or not what its source expects; names the file or folder.

@@ -55,7 +55,7 @@ class SyntheticSplit:
         return f"synthetic {self._split} record {record}"
 
     def listing(self, records: Numbers) -> None:
-        """All of it is made by the program."""
+        """None: the program makes all of it."""
 
     def part(self, records: Numbers, count: int) -> Numbers:
         return records[:count]

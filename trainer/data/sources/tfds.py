@@ -1,7 +1,7 @@
 """Data sets that tensorflow-datasets has prepared as ArrayRecord files, its format with random access.
 
-Only prepared files are read; nothing is downloaded or generated. Records are serialized ``tf.train.Example``, of which
-the image is passed on as it is encoded there.
+Only prepared files are read; nothing is downloaded or generated. Records are serialized ``tf.train.Example``; their
+images are passed on as they are encoded there.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class TFDSSplit:
         return f"{self._paths[file]} record {record - self._first[file] + self._skipped[file]}"
 
     def listing(self, records: Numbers) -> str:
-        """Of all files of the split: the lengths of single records are not known."""
+        """A digest of all files of the split: the lengths of single records are not known."""
         lines = [f"{path.name}\0{path.stat().st_size}\n" for path in self._paths]
         lines.append(str([self._skipped.tolist(), self._first.tolist()]))
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
@@ -131,7 +131,8 @@ def _files(builder: Any, key: str, name: str) -> list[Any]:
     except (KeyError, ValueError) as error:
         there = sorted(builder.info.splits)
         raise UsageError(
-            f"{key}={name} is no split of {builder.info.full_name}, which has {', '.join(there)}{nearest(name, there)}"
+            f"{key}={name} is not a split of {builder.info.full_name}, which has {', '.join(there)}"
+            f"{nearest(name, there)}"
         ) from error
     if not sum(file.take for file in files):
         raise UsageError(f"{key}={name} of {builder.info.full_name} has no record")
@@ -149,7 +150,7 @@ def _class_names(builder: Any, config: TFDSConfig) -> tuple[str, ...]:
         if name not in found:
             there = sorted(found)
             raise UsageError(
-                f"data.{key}={name} is no feature of {builder.info.full_name}, which has {', '.join(there)}"
+                f"data.{key}={name} is not a feature of {builder.info.full_name}, which has {', '.join(there)}"
                 f"{nearest(name, there)}"
             )
         if not isinstance(found[name], kind):

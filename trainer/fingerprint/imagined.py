@@ -24,7 +24,7 @@ class _First(tf.distribute.ReplicaContext):
     """The replica context of the first replica."""
 
     def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
-        assert reduce_op == tf.distribute.ReduceOp.SUM, "the only one that trainer.distributed.replicas asks for"
+        assert reduce_op == tf.distribute.ReduceOp.SUM, "trainer.distributed.replicas asks for sums only"
         return tf.nest.map_structure(_with_others, value)
 
 

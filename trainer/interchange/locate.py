@@ -151,7 +151,7 @@ def _state_file(path: Path) -> Located:
         return Located(Kind.BUNDLE, moved, (_directory_for_prefix(path.parent, [moved]),))
     title = f"{path} points to {pointed}, {'which is another place' if exists else 'where there is no checkpoint'}"
     if exists and moved not in here:
-        return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, ("it was followed there",)),))
+        return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, ("that checkpoint was read",)),))
     if not here:
         raise Unusable(Finding("state_file", DAMAGE, title, (f"nor is there one in {path.parent}",)))
     target = moved if moved in here else here[-1]

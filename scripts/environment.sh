@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Sourced by the scripts beside it: makes .venv from a lock file and keeps it up to date.
+# The scripts beside this one source it. It makes .venv from a lock file and keeps it up to date.
 # usage: use_environment LOCK      e.g. use_environment requirements.lock
 
 use_environment() {

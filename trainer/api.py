@@ -1,10 +1,10 @@
 """The commands as functions, for notebooks and programs: the same runs, the same directories, the same errors.
 
-Errors are those of ``trainer.errors``; nothing here ends the process. Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end a run
-after a checkpoint, as in the commands, when it was started in the main thread; the handlers that were there are put
-back.
+Errors are those of ``trainer.errors``; nothing here ends the process. When a run was started in the main thread,
+Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end it after a checkpoint, as in the commands. Afterwards the previous handlers are
+restored.
 
-TensorFlow takes its threads, devices and determinism once in a process. A second run in the same process works when its
+TensorFlow sets its threads, devices and determinism once in a process. A second run in the same process works when its
 ``runtime.{threads,virtual_devices,deterministic,xla}`` are those of the first, and is refused otherwise.
 """
 
@@ -38,12 +38,12 @@ TRAINING_VALUES = ("loss", "accuracy", "learning_rate", "images_per_second")
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a run has come to.
+    """The result of a run.
 
     ``status`` is ``finished`` when the run has reached its length, ``stopped_early`` when validation no longer
-    improved, ``complete`` when there was nothing left to do. ``training`` are the values of the last training record
-    (loss: the whole objective in nats; accuracy: a share; learning_rate; images_per_second), ``validation`` those of
-    the last validation (loss: cross-entropy in nats; accuracy: a share; skipped: examples); None where there is none.
+    improved, ``complete`` when nothing was left to do. ``training`` has the values of the last training record (loss:
+    the whole objective in nats; accuracy: a share; learning_rate; images_per_second). ``validation`` has those of the
+    last validation (loss: cross-entropy in nats; accuracy: a share; skipped: examples). Each is None without a record.
     """
 
     run_dir: Path
@@ -54,8 +54,8 @@ class RunResult:
 
 
 def train(overrides: Sequence[str] = ()) -> RunResult:
-    """``python -m trainer train``: start a run; with ``on_existing=resume``, continue the one that is there; with
-    ``on_existing=restart``, keep it aside and begin again.
+    """``python -m trainer train``: start a run. With ``on_existing=resume``, continue the existing run; with
+    ``on_existing=restart``, set it aside and begin again.
 
     ``overrides`` are the command's arguments in Hydra's grammar: ``["optimizer=sgd", "train.epochs=3"]``; ``run_dir``,
     ``init_from``, ``allow`` and ``on_existing`` are among them. One run, no ``--multirun``.
@@ -63,10 +63,10 @@ def train(overrides: Sequence[str] = ()) -> RunResult:
     Raises:
         UsageError: an override or the data is wrong, the directory has a run already or somebody else's files, places
             overlap, or this process cannot run it.
-        NoValidCheckpoint: the run that is there has lost its checkpoints.
-        RestoreRefused: the run that is there, or the weights that ``init_from`` names, do not match.
+        NoValidCheckpoint: the existing run has lost its checkpoints.
+        RestoreRefused: the existing run, or the weights that ``init_from`` names, do not match.
         TrainingFailed, NotSaved, RunDirectoryInUse: as their names say.
-        Stopped: a signal ended the run after a checkpoint; ``resume`` goes on from there.
+        Stopped: a signal ended the run after a checkpoint; ``resume`` continues from it.
     """
     flags = [override for override in overrides if override.startswith("-")]
     if flags:
@@ -88,14 +88,14 @@ def resume(
     checkpoint: str | os.PathLike[str] = "latest",
     allow: Sequence[str] = (),
 ) -> RunResult:
-    """``python -m trainer resume``: rebuild a run from its stored configuration and go on.
+    """``python -m trainer resume``: rebuild a run from its stored configuration and continue it.
 
-    ``checkpoint`` is ``latest``, ``best``, ``step-N`` or a path; ``overrides`` are configuration keys to change, as
-    ``["train.steps=500"]``, and ``allow`` names those of them, or their sections, that may change the result.
+    ``checkpoint`` is ``latest``, ``best``, ``step-N`` or a path. ``overrides`` are configuration keys to change, such
+    as ``["train.steps=500"]``. ``allow`` names those of them, or their sections, that may change the result.
 
     Raises:
         UsageError: a directory or key does not exist, or this process cannot run it.
-        NoValidCheckpoint: there is no checkpoint to go on from, or it is damaged.
+        NoValidCheckpoint: there is no checkpoint to continue from, or it is damaged.
         Unreadable: a file of it cannot be read now.
         RestoreRefused: configuration, code or data are not those of the checkpoint.
         TrainingFailed, NotSaved, RunDirectoryInUse, Stopped: as in ``train``.
@@ -122,10 +122,11 @@ def evaluate(
     flip: bool = False,
     allow: Sequence[str] = (),
 ) -> ClassificationReport:
-    """``python -m trainer evaluate``: how good a checkpoint is, over every example of a split once.
+    """``python -m trainer evaluate``: the results of a checkpoint over every example of a split, each once.
 
-    ``overrides`` are keys of ``data`` and ``evaluation.batch_size``; ``weights`` is ``raw`` or ``ema``, None for those
-    the run itself was evaluated with; with ``flip`` each image is joined by its mirror image. Nothing is written.
+    ``overrides`` are keys of ``data`` and ``evaluation.batch_size``. ``weights`` is ``raw`` or ``ema``, or None for
+    the weights that the run's validations use. With ``flip``, the probabilities are the mean over each image and its
+    mirror image. Nothing is written.
 
     Raises:
         UsageError: an override is wrong or the data cannot be read.
@@ -149,13 +150,13 @@ def load(
 ) -> Predictor:
     """The network of a run, verified and ready for prediction: ``load("outputs/mine").predict(["a.jpg"])``.
 
-    ``checkpoint`` is ``latest``, ``best``, ``step-N`` or a path; ``weights`` is ``raw`` or ``ema``, None for those the
-    run was evaluated with. Nothing is written, and the run may go on meanwhile.
+    ``checkpoint`` is ``latest``, ``best``, ``step-N`` or a path. ``weights`` is ``raw`` or ``ema``, or None for the
+    weights that the run's validations use. Nothing is written, and the run may be training meanwhile.
 
     Raises:
         UsageError: the directory does not exist, or the run keeps no averages.
         NoValidCheckpoint: the checkpoint does not exist or is damaged.
-        RestoreRefused: this program builds another network, preprocesses images or evaluates otherwise;
+        RestoreRefused: this program builds another network, or preprocesses images or evaluates differently;
             ``allow=["behaviour", "step"]`` accepts the latter two.
     """
     with _without_leftovers():
@@ -167,7 +168,7 @@ def load(
 
 @contextlib.contextmanager
 def _running(strategy: str) -> Iterator[StopRequest]:
-    """Signals ask for a checkpoint and an end for as long as the block runs.
+    """While the block runs, a signal asks the run to commit a checkpoint and end.
 
     Raises:
         UsageError: this is one of several processes that were started to share a run.
@@ -178,8 +179,8 @@ def _running(strategy: str) -> Iterator[StopRequest]:
 
         if cluster_of(strategy, os.environ) is not None:
             raise UsageError(
-                "this process is one of several that were started to share a run (TF_CONFIG, or srun), which end "
-                "together, as processes\nstart them with python -m trainer, or set runtime.strategy=one"
+                "this process is one of several that were started to share a run (TF_CONFIG, or srun); such processes "
+                "end together\nstart them with python -m trainer, or set runtime.strategy=one"
             )
         stop = StopRequest()
         with stop.installed():
@@ -188,8 +189,8 @@ def _running(strategy: str) -> Iterator[StopRequest]:
 
 @contextlib.contextmanager
 def _without_leftovers() -> Iterator[None]:
-    """Free what the frames of an error hold. A notebook keeps the last traceback, and with it an input pipeline, whose
-    threads would keep the process from ending. The frames of a bug are left for a debugger.
+    """Free the objects in the frames of an error. A notebook keeps the last traceback, and with it an input pipeline,
+    whose threads would keep the process from ending. The frames of a bug are left for a debugger.
     """
     try:
         yield

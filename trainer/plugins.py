@@ -1,7 +1,7 @@
-"""All that the author of a plug-in imports: keys, the five bases, and what their methods take and give.
+"""Everything that the author of a plug-in imports: keys, the five bases, and the types of their methods.
 
-``docs/plugins.md`` shows each in use. Nothing here imports TensorFlow until ``assign`` or ``assign_sub`` is asked for,
-so that a wrong key is answered in a second.
+``docs/plugins.md`` shows each in use. Nothing here imports TensorFlow before ``assign`` or ``assign_sub`` is used, so
+that the error about a wrong key appears within a second.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What several steps in one call would save: our step called once a step, and a call that makes ten of them in turn.
+"""What several steps in one call would save: our step called once a step, and a call that makes ten steps.
 
-At full width, 75x75, batches of 32, and with a narrow network and batches of 4, where the host's part is largest.
+At full width, 75x75, batches of 32; and with a narrow network and batches of 4, where the host's share is largest.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""What a checkpoint costs: the time the loop stands still, the time until it is committed, and training throughput.
+"""The cost of a checkpoint: the time the loop is blocked, the time until the commit, and training throughput.
 
 Full-width Inception V3 with Adam, whose state has two slots for each weight. Every contender saves the same state from
-the same training step; the peers neither check for NaN, nor hash, nor sync what they write.
+the same training step. The peers neither check for NaN, nor hash, nor sync their files.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from trainer.training.step import make_train_step
 
 SIZE, CLASSES = 75, 1000
 SAVES = 7  # of each contender
-SAVING_BATCH = 2  # what a save costs does not depend on the batch, and every save needs a step before it
+SAVING_BATCH = 2  # the cost of a save does not depend on the batch, and every save needs a step before it
 TRAINING_BATCH = 32
 BLOCK_STEPS = 50  # a block of training has one save in it
 BLOCKS = 5
@@ -129,7 +129,7 @@ def _nothing() -> None:
 def _stalls(
     savers: list[Saver], state: TrainingState, step: Callable[[Any], None], batch: dict[str, tf.Tensor]
 ) -> list[Row]:
-    """Every save comes after a step, as in training, so that no contender writes what it has written before."""
+    """Every save comes after a step, as in training, so that no contender writes the same values again."""
     blocked: dict[str, list[float]] = {saver.name: [] for saver in savers}
     whole: dict[str, list[float]] = {saver.name: [] for saver in savers}
     for number in range(SAVES + 1):
@@ -141,7 +141,7 @@ def _stalls(
             saver.begin()
             until_free = time.perf_counter() - before
             saver.finish()
-            if number > 0:  # the first builds what every later one uses
+            if number > 0:  # the first save builds what the later ones use
                 blocked[saver.name].append(1000 * until_free)
                 whole[saver.name].append(time.perf_counter() - before)
     return [
@@ -151,7 +151,7 @@ def _stalls(
 
 
 def _throughput(savers: list[Saver], step: Callable[[Any], None], batch: dict[str, tf.Tensor]) -> list[Row]:
-    """Steps a second over blocks with one save at the beginning; what is still being written counts."""
+    """Steps a second over blocks that begin with one save; a block includes the end of its save."""
     none = Saver("no save", _nothing, _nothing)
     contenders = [none, *savers]
     rates: dict[str, list[float]] = {saver.name: [] for saver in contenders}

@@ -1,7 +1,7 @@
 """The input pipeline against the best plain ``tf.data`` pipeline, Keras and Grain, on 500x375 JPEG files.
 
 All do the same: random order, decode, random area crop, resize to 299x299, mirror, scale to [-1, 1], batches of 32.
-Keras's loader neither crops nor mirrors, so it decodes and resizes whole images and has less to do afterwards.
+Keras's loader neither crops nor mirrors, so it decodes and resizes whole images, and does less afterwards.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ TRANSFORMS = "[decode,random_area_crop,resize,horizontal_flip,normalize]"
 
 
 def main() -> None:
-    flags.FLAGS.mark_as_parsed()  # Grain reads flags of a program that it expects to be absl's
+    flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, and expects that the program has parsed them
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
         _write_images(place)
@@ -85,7 +85,7 @@ def _write_images(place: Path) -> None:
 
 
 def _throughput(place: Path) -> list[Row]:
-    """Every block opens its pipeline anew: one that was left open would fill its buffers while others are measured."""
+    """Every block opens its pipeline anew: an open one would fill its buffers while others are measured."""
     grain_loader = itertools.chain.from_iterable(_grain(place) for _ in itertools.count())
     opened: dict[str, Callable[[], Iterator[Any]]] = {
         "ours, TFRecord": lambda: iter(_ours(place, "tfrecord")(0)),
@@ -139,7 +139,7 @@ def _ours(place: Path, name: str) -> Callable[[int], Any]:
 
 
 def _augment(encoded: tf.Tensor) -> tf.Tensor:
-    """What an expert writes without a thought of resuming: stateful draws, the crop fused into the decoder."""
+    """What an expert writes who does not need to resume: stateful draws, the crop fused into the decoder."""
     size = tf.image.extract_jpeg_shape(encoded)[:2]
     window = random_window(size, MIN_AREA, 1.0, MAX_ASPECT, tf.random.uniform([4]))
     image = tf.image.decode_and_crop_jpeg(encoded, window, channels=3, dct_method=DCT_METHOD)
@@ -240,7 +240,7 @@ def _grain(place: Path) -> Iterator[Any]:
 
 
 def _first_batch(place: Path) -> list[Row]:
-    """Opening a pipeline and taking its first batch, at the beginning and far on, in alternation."""
+    """Time to open a pipeline and take its first batch, at the beginning and at a far position, in alternation."""
     opened = _ours(place, "tfrecord")
     seconds: dict[int, list[float]] = {0: [], FAR_POSITION: []}
     for _ in range(ROUNDS):
@@ -254,15 +254,15 @@ def _first_batch(place: Path) -> list[Row]:
 
 
 def _index(place: Path) -> list[Row]:
-    """Indexing as many records as ImageNet has, in one file of empty records."""
+    """Time and memory to index as many records as ImageNet has, in one file of empty records."""
     file = place / "many"
     with tf.io.TFRecordWriter(str(file)) as writer:
         for _ in range(INDEXED_RECORDS):
             writer.write(b"")
     before = time.perf_counter()
-    assert len(index_records(file)) == INDEXED_RECORDS + 1  # the end of the last one too
+    assert len(index_records(file)) == INDEXED_RECORDS + 1  # with the end of the last one
     seconds = time.perf_counter() - before
-    tracemalloc.start()  # apart from the time: it slows every allocation
+    tracemalloc.start()  # not while time is measured: it slows every allocation
     index_records(file)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -1,8 +1,8 @@
 """From the start of a process to its first completed step: ``python -m trainer resume`` beside a Keras script.
 
 Full-width Inception V3 with Adam, 75x75, batches of 32. Ours verifies the checkpoint, compares program and data with
-it, and decodes and transforms images; the script (``keras_resume.py``) does nothing of that. And a narrow network at a
-far position and on a hundred times the data, neither of which must take longer.
+it, and decodes and transforms images; the script (``keras_resume.py``) does none of this. The benchmark also resumes a
+narrow network at a far position, and on a hundred times the data. Neither must take longer.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ CONSTANT = (NEAR, f"narrow, step {FAR_STEP:,}", f"narrow, step {STEP:,}, {FACTOR
 
 @dataclasses.dataclass(frozen=True)
 class Start:
-    """A process to be timed. ``prepare`` makes everything as it was; ``stepped``: whether the first step is done."""
+    """A process to time. ``prepare`` restores the initial state; ``stepped``: whether the first step is done."""
 
     command: Sequence[str]
     prepare: Callable[[], object]
@@ -95,7 +95,7 @@ def _full(place: Path) -> Start:
 
 
 def _constant(place: Path) -> list[Start]:
-    """Resumes of a narrow run at a step, at a far one, and on much more data."""
+    """Resumes of a narrow run: at a near step, at a far step, and on much more data."""
     few, many = place / "few", place / "many"
     for run_dir, count in ((few, RECORDS), (many, RECORDS * FACTOR)):
         data = _records(place / f"{run_dir.name}-records", count)
@@ -114,7 +114,7 @@ def _train(run_dir: Path, *arguments: str) -> None:
 
 
 def _resume(run_dir: Path) -> Start:
-    """The record of the next step is the sign that it is done."""
+    """The next step is done when its record appears."""
     metrics = run_dir / layout.METRICS
     recorded = metrics.read_bytes()
     step = directory.step_of(directory.committed(run_dir / layout.CHECKPOINTS)[-1])
@@ -170,7 +170,7 @@ def _records(place: Path, count: int) -> Path:
 
 
 def _keras(place: Path) -> Start:
-    """With a backup that the script itself has made after one step."""
+    """The Keras script, with a backup that the script itself made after one step."""
     backup, data, done = place / "backup", place / "arrays.npz", place / "done"
     generator = np.random.Generator(np.random.PCG64(0))
     images = generator.standard_normal((10 * BATCH, SIZE, SIZE, 3)).astype(np.float32)

@@ -1,7 +1,7 @@
-"""What replicas cost: one global batch on one device and on two virtual ones, on the same cores.
+"""The cost of replicas: one global batch on one device and on two virtual ones, on the same cores.
 
-Full-width Inception V3, 75x75. Virtual CPU devices share the cores, so nothing can be gained; what is lost is splitting
-the batch, adding up the gradients, statistics that are exchanged, and one more copy of the variables.
+Full-width Inception V3, 75x75. Virtual CPU devices share the cores, so nothing can be gained. The loss is the cost of
+splitting the batch, summing the gradients, exchanging statistics, and one more copy of the variables.
 """
 
 from __future__ import annotations

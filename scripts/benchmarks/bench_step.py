@@ -1,7 +1,7 @@
 """The training step beside the bare loop and Keras: full-width Inception V3, 75x75, batches of 32, Adam.
 
 Every contender is a process of its own (``step_contender.py``), and they work in turns. Ours is the whole loop, with
-its metrics, log, progress bar and a checkpoint every 100 steps, which falls into the last block.
+its metrics, log, progress bar and a checkpoint every 100 steps; one falls into the last block.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Our training loop beside PyTorch's, at two sizes of image.
 
-PyTorch takes gigabytes and is not installed with the rest: ``.venv/bin/pip install torch torchvision`` first.
+PyTorch takes gigabytes and is not installed with the rest. Install it first:
+``.venv/bin/pip install torch torchvision``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What one image and one exchange of gradients cost, counted from the built network."""
+"""The cost of one image and of one exchange of gradients, counted from the built network."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ import keras
 from trainer.config.schema import Config
 from trainer.models.size import unallocated
 
-# the gradients with respect to the inputs and to the weights cost as much as the forward pass each
+# the gradients with respect to the inputs, and those with respect to the weights, each cost as much as the forward pass
 TRAINING = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """``multiply_adds`` of the convolutions and classifiers in the forward pass of one image; trainable values."""
+    """``multiply_adds`` are those of the convolutions and classifiers in the forward pass of one image;
+    ``parameters`` are trainable values.
+    """
 
     multiply_adds: int
     parameters: int
@@ -33,14 +35,14 @@ class Cost:
 
 
 def cost(config: Config) -> Cost:
-    """Of the network of a complete configuration."""
+    """The cost of the network of a complete configuration."""
     model = unallocated(config)
     parameters = sum(math.prod(variable.shape) for variable in model.trainable_variables)
     return Cost(sum(_multiply_adds(layer) for layer in model.layers), parameters)
 
 
 def _multiply_adds(layer: keras.Layer) -> int:
-    """Each value of the output is a sum over all dimensions of the kernel but the last."""
+    """Each value of the output is a sum over all dimensions of the kernel except the last."""
     if not isinstance(layer, keras.layers.Conv2D | keras.layers.Dense):
         return 0
     return math.prod(layer.output.shape[1:]) * math.prod(layer.kernel.shape[:-1])

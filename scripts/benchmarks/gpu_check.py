@@ -1,7 +1,7 @@
 """``scripts/gpu_check``: exactness and speed of training on this machine's GPU, one row for each way to run it.
 
-Exactness is what the command line does: a run that stops and is resumed in another process, compared bit for bit with
-one that never stopped. Speed is measured by ``gpu_measure.py``.
+Exactness is that of the command line: a run that stops and is resumed in another process is compared bit for bit with
+one that never stopped. ``gpu_measure.py`` measures speed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ USUAL = (
     "data.train_examples=1280000",
     "data.validation_examples=1000",
     "train.global_batch_size=64",
-    "schedule=constant",  # one that ends with the run would differ between the two
+    "schedule=constant",  # a schedule that ends with the run would differ between the two
     "runtime.strategy=one",
 )
 WAYS = {
@@ -36,8 +36,8 @@ WAYS = {
     "mixed_float16, XLA": ("runtime.precision=mixed_float16", "runtime.xla=true"),
 }
 STOP, STEPS = 7, 12
-# Dense 10¹² operations/s of float32 (TF32 where there is, which TensorFlow uses by itself) and of 16 bits, as NVIDIA's
-# data sheets give them, by a part of the name that TensorFlow reports
+# Dense 10¹² operations/s of float32 (TF32 where the GPU has it, which TensorFlow uses by itself) and of 16 bits, from
+# NVIDIA's data sheets, by a part of the name that TensorFlow reports
 PEAKS = {
     "P100": (10.6, 21.2),
     "V100": (15.7, 125.0),
@@ -62,8 +62,8 @@ def main(arguments: list[str]) -> int:
     if device == "gpu" and not _gpus():
         print(
             "error: TensorFlow finds no GPU on this machine, so there is nothing to check\n"
-            "where there is one: pip install 'trainer[gpu]', and nvidia-smi must show it\n"
-            "to rehearse without: scripts/gpu_check device=cpu model.width=0.01 model.min_depth=4 …",
+            "on a machine with a GPU: pip install 'trainer[gpu]', and nvidia-smi must show it\n"
+            "to rehearse without a GPU: scripts/gpu_check device=cpu model.width=0.01 model.min_depth=4 …",
             file=sys.stderr,
         )
         return 2
@@ -93,7 +93,7 @@ def _gpus() -> bool:
 
 
 def _run(arguments: list[str], variables: Mapping[str, str]) -> str:
-    """Output of a Python program that must succeed."""
+    """Run a Python program that must succeed; returns its output."""
     process = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False, env=variables)
     if process.returncode != 0:
         sys.exit(f"error: {' '.join(arguments)} exited with {process.returncode}:\n{process.stderr[-3000:]}")
@@ -101,7 +101,7 @@ def _run(arguments: list[str], variables: Mapping[str, str]) -> str:
 
 
 def _exactness(keys: list[str], variables: Mapping[str, str]) -> str:
-    """What is left of the promise on this device."""
+    """Whether a resumed run on this device ends in the same bits, as text."""
     with tempfile.TemporaryDirectory() as place:
         straight, stopped = f"{place}/straight", f"{place}/stopped"
         for run_dir, steps in ((straight, STEPS), (stopped, STOP)):

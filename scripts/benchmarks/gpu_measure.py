@@ -1,6 +1,6 @@
-"""A program: what one configuration does on one device, as JSON. Usage: gpu_measure.py key=value …
+"""A program: measures one configuration on one device and prints JSON. Usage: gpu_measure.py key=value …
 
-A process of its own for each configuration, because TensorFlow takes precision, determinism and XLA once.
+Each configuration has a process of its own, because TensorFlow sets precision, determinism and XLA once in a process.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def _rate(size: int, block: Callable[[], object]) -> float:
 
 
 def _stalls(config: Config, state: TrainingState, step: Callable[[Batch], None], batch: Batch) -> dict[str, float]:
-    """How long the loop waits for a save, milliseconds, the median; each comes after a step."""
+    """How long a save blocks the loop, in milliseconds, the median; each save comes after a step."""
     found = {}
     with tempfile.TemporaryDirectory() as place:
         for name in ("async", "sync"):
@@ -98,7 +98,7 @@ def _stalls(config: Config, state: TrainingState, step: Callable[[Batch], None],
                     _run(step, state, itertools.repeat(batch, 1))
                     started = time.perf_counter()
                     saver.begin()
-                    if number > 0:  # the first builds what every later one uses
+                    if number > 0:  # the first save builds what the later ones use
                         blocked.append(1000 * (time.perf_counter() - started))
                     saver.finish()
             found[name] = statistics.median(blocked)

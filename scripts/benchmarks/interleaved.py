@@ -1,8 +1,8 @@
 """Blocks of several contenders in alternation, and the table of their medians and ratios.
 
-A machine whose speed swings within a minute still gives a steady ratio of neighbouring blocks: every round runs a
-block of each contender, in another order each time, and a ratio is the median over the rounds of (contender / baseline)
-of the same round.
+A machine whose speed varies within a minute still gives a steady ratio of neighbouring blocks. Every round runs one
+block of each contender, in another order each time. A ratio is the median over the rounds of (contender / baseline) in
+the same round.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 OUTPUTS = Path("outputs/bench")
-SETTLING_SECONDS = 0.5  # what the last block left running in the background comes to rest
+SETTLING_SECONDS = 0.5  # for background work of the last block to end
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A figure: its median, extremes and unit; ``ratio`` is relative to the row that the table compares with."""
+    """A figure: its median, extremes and unit. ``ratio`` is relative to the table's baseline."""
 
     name: str
     median: float
@@ -45,7 +45,7 @@ def cpu_seconds() -> float:
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """``block`` does ``amount`` of work and returns its wall seconds and CPU seconds, warming up left out."""
+    """``block`` does ``amount`` of work and returns its wall seconds and CPU seconds, without the warm-up."""
 
     name: str
     block: Callable[[], tuple[float, float]]
@@ -77,7 +77,7 @@ def rates(contenders: Sequence[Contender], baseline: str, rounds: int, unit: str
 
 
 def row(name: str, values: Sequence[float], unit: str, baseline: Sequence[float] | None = None) -> Row:
-    """The row of one contender's values; those of ``baseline`` were measured in the same rounds."""
+    """The row of one contender's values; ``baseline`` has values from the same rounds."""
     ratio = None
     if baseline is not None:
         ratio = statistics.median(value / other for value, other in zip(values, baseline, strict=True))

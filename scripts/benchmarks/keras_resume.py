@@ -1,7 +1,7 @@
-"""What a user of Keras runs again after an interruption: ``keras_resume.py BACKUP DATA DONE SAVE_EVERY``.
+"""The script that a user of Keras runs again after an interruption: ``keras_resume.py BACKUP DATA DONE SAVE_EVERY``.
 
-Builds and compiles the network, restores with ``BackupAndRestore`` what lies in the directory BACKUP, if anything, and
-trains on the arrays in the file DATA. Makes the file DONE after the first step.
+It builds and compiles the network, restores a backup from the directory BACKUP with ``BackupAndRestore``, if there is
+one, and trains on the arrays in the file DATA. It makes the file DONE after the first step.
 """
 
 import sys

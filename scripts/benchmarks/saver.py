@@ -18,7 +18,7 @@ from trainer.training.state import TrainingState, flatten
 
 @dataclasses.dataclass(frozen=True)
 class Saver:
-    """``begin`` returns when training may go on; ``finish`` when the checkpoint is on disk."""
+    """``begin`` returns when training may continue; ``finish`` returns when the checkpoint is on disk."""
 
     name: str
     begin: Callable[[], object]
@@ -27,7 +27,7 @@ class Saver:
 
 @contextmanager
 def committing(run_dir: Path, config: Config, state: TrainingState) -> Iterator[tuple[Checkpointer, History, Terminal]]:
-    """What commits ``state`` into ``run_dir`` as a run with ``config`` does, with its history and its terminal."""
+    """A checkpointer that commits ``state`` into ``run_dir`` as a run with ``config`` does, with history, terminal."""
     policy, tree = config.checkpoint, state.tree()
     history, terminal = History(run_dir, 0), Terminal(run_dir / "train.log", 0, 10**6)
     retention = Retention(policy.keep_last, policy.keep_best, policy.keep_every_steps, policy.best_metric)

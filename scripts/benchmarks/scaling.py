@@ -1,6 +1,7 @@
-"""How the time of a step divides over GPUs: the model of docs/scaling.md. Run as a program, it prints the tables there.
+"""How the time of a step changes with the number of GPUs: the model of docs/scaling.md. As a program, this prints the
+tables of that page.
 
-Nothing here is measured but what is said to be published.
+Only the published figures were measured; all others are computed.
 """
 
 from __future__ import annotations
@@ -11,18 +12,18 @@ from collections.abc import Sequence
 
 COUNTS = (1, 2, 4, 8, 16, 32, 64)
 GPUS_PER_HOST = 8
-BATCH_NORM_EXCHANGES = 2 * 94  # every layer's moments in the forward pass, what belongs to them in the backward pass
+BATCH_NORM_EXCHANGES = 2 * 94  # every layer's moments in the forward pass, their gradients in the backward pass
 
 
 @dataclasses.dataclass(frozen=True)
 class Machine:
-    """GPUs and what connects them. ``rate``: images/s of one GPU; bandwidths of a ring within a host and of a host's
-    network in bytes/s; delays of one exchange in seconds.
+    """GPUs and their connections. ``rate`` is in images/s of one GPU. Bandwidths of a ring within a host and of a
+    host's network are in bytes/s, delays of one exchange in seconds.
     """
 
     name: str
     rate: float
-    batch: int  # images a GPU
+    batch: int  # images on each GPU
     within: float
     between: float
     delay_within: float = 30e-6
@@ -44,7 +45,7 @@ class Machine:
         return gpus * self.batch / self.rate / self.step_seconds(gpus, gradient_bytes, synchronized=synchronized)
 
 
-# Bandwidths are orders of magnitude that were assumed: NVLink of one ring of a DGX-1 and 100 Gbit/s; NVSwitch and
+# Bandwidths are assumed orders of magnitude: NVLink of one ring of a DGX-1 and 100 Gbit/s; NVSwitch and
 # 200 Gbit/s; PCIe and the 10 Gbit/s of a p2.8xlarge.
 P100 = Machine("P100", rate=142.0, batch=64, within=10e9, between=12.5e9)
 FAST = Machine("2,000 images/s a GPU", rate=2000.0, batch=256, within=200e9, between=25e9)

@@ -2,8 +2,9 @@
 
 Usage: ``step_contender.py NAME [ARGUMENTS]``.
 
-All train the same arithmetic: Inception V3 at full width without auxiliary head, dropout and weight decay (which
-``keras.applications`` has none of), batch norm without scale, cross-entropy, Adam, on one batch that stays in memory.
+All train with the same arithmetic: Inception V3 at full width without auxiliary head, dropout and weight decay
+(``keras.applications`` has none of these), batch norm without scale, cross-entropy, Adam, on one batch that stays in
+memory.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def main() -> None:
 
 
 def _config(*overrides: str) -> Config:
-    """The threads are TensorFlow's own choice, as they are for Keras."""
+    """TensorFlow chooses the threads, as it does for Keras."""
     return complete(
         compose(
             [
@@ -119,7 +120,7 @@ def _batch(state: TrainingState, config: Config) -> Batch:
 
 
 def _traced(turns: Turns, function: Any, *arguments: Any) -> None:
-    """Tell the CPU seconds of a trace, and the operations in the graph and in the functions that it calls."""
+    """Report the CPU seconds of a trace, and the operations in the graph and in the functions that it calls."""
     began = time.process_time()
     definition = function.get_concrete_function(*arguments).graph.as_graph_def()
     nodes = len(definition.node) + sum(len(each.node_def) for each in definition.library.function)
@@ -137,7 +138,7 @@ def _loop(turns: Turns, place: Path, *overrides: str) -> None:
 
 
 def _graph(turns: Turns) -> None:
-    """Our step without its loop, which keeps its graph to itself."""
+    """Our step without the loop, because the loop does not give access to its graph."""
     config = _config()
     execution.configure(config.runtime)
     state = build_state(config)
@@ -146,7 +147,7 @@ def _graph(turns: Turns) -> None:
 
 
 def _calls(turns: Turns, steps: int, *overrides: str) -> None:
-    """Our step without its loop, so many of them in one call."""
+    """Our step without its loop, ``steps`` of them in one call."""
     config = _config(*overrides)
     execution.configure(config.runtime)
     state = build_state(config)
@@ -218,7 +219,7 @@ def _bare(turns: Turns, *, jit_compile: bool) -> None:
 
 
 def _applications(turns: Turns) -> None:
-    """The loop as it is usually written: the network and the optimizer of Keras."""
+    """The usual loop: the network and the optimizer of Keras."""
     model = keras.applications.InceptionV3(
         weights=None, input_shape=(SIZE, SIZE, 3), classes=CLASSES, classifier_activation=None
     )
@@ -245,7 +246,7 @@ def _repeat(turns: Turns, step: Callable[..., tf.Tensor]) -> None:
 
 
 class _InTurns(keras.callbacks.Callback):
-    """An epoch is as long as the warm-up, so that it needs no other callback between two steps."""
+    """Takes turns at the beginning of epochs. An epoch is as long as the warm-up, so no callback runs between steps."""
 
     def __init__(self, turns: Turns) -> None:
         super().__init__()

@@ -1,7 +1,7 @@
-"""The contender of PyTorch in ``scripts/bench torch``, in a process of its own: ``torch_contender.py SIZE BATCH``.
+"""PyTorch's contender in ``scripts/bench torch``, in a process of its own: ``torch_contender.py SIZE BATCH``.
 
-Inception V3 of torchvision without auxiliary head and dropout, Adam, cross-entropy, on one batch that stays in memory;
-eager, as its documentation trains it.
+Inception V3 of torchvision without auxiliary head and dropout, Adam, cross-entropy, on one batch that stays in memory.
+It runs eagerly, as in PyTorch's documentation.
 """
 
 from __future__ import annotations

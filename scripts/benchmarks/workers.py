@@ -1,8 +1,8 @@
 """Contenders in processes of their own, which work in turns.
 
-What cannot share a process (other devices, a peak of memory that is to be told apart, a loop that cannot be left and
-entered again) still takes part in an interleaved measurement: every worker is started, and then one works while the
-others wait for their next turn.
+Some contenders cannot share a process: they need other devices or a peak of memory of their own, or have a loop that
+cannot be left and entered again. They still take part in an interleaved measurement: every worker is started, and then
+one works while the others wait for their next turn.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from interleaved import Contender, Row, cpu_seconds, rates
 
 
 class Worker:
-    """The bench's end: a process of ``program``, which lies beside this file, that calls ``Turns.wait``."""
+    """The benchmark's end: a process that runs ``program``, a file beside this one, and calls ``Turns.wait``."""
 
     def __init__(self, program: str, *arguments: str) -> None:
         command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
@@ -33,7 +33,7 @@ class Worker:
 
     @property
     def report(self) -> Mapping[str, float]:
-        """What the worker said last; waits for it when it is at work."""
+        """The worker's last report; waits for it while the worker is at work."""
         if self._report is None:
             assert self._process.stdout is not None
             line = self._process.stdout.readline()
@@ -61,7 +61,7 @@ class Worker:
 
 
 def rates_of(workers: Mapping[str, Worker], baseline: str, rounds: int, steps: int) -> list[Row]:
-    """The ``rates`` of workers by name, all warmed up at once, each turn of ``steps`` steps; they are ended."""
+    """The ``rates`` of workers by name. All warm up at once, and each turn has ``steps`` steps. Then they are ended."""
     for worker in workers.values():
         worker.turn()
     for worker in workers.values():
@@ -73,7 +73,7 @@ def rates_of(workers: Mapping[str, Worker], baseline: str, rounds: int, steps: i
 
 
 class Turns:
-    """The worker's end. What the program prints goes to a terminal that nobody looks at, as for its user's own."""
+    """The worker's end. The program prints to a terminal that nobody looks at, so output costs what it costs a user."""
 
     def __init__(self) -> None:
         self._answers = os.fdopen(os.dup(1), "w")
@@ -84,18 +84,18 @@ class Turns:
         threading.Thread(target=_drain, args=(here,), daemon=True).start()
 
     def tell(self, **facts: float) -> None:
-        """Add to what every report says."""
+        """Add facts to every report."""
         self._facts.update(facts)
 
     def steps(self, warm: int, block: int) -> Iterator[None]:
-        """Once for each step: the first turn has ``warm`` of them, every later one ``block``."""
+        """Yields once for each step: the first turn has ``warm`` steps, every later one ``block``."""
         for size in itertools.chain([warm], itertools.repeat(block)):
             self.wait()
             yield from itertools.repeat(None, size)
 
     def wait(self) -> None:
-        """End the turn before, if there was one, and return when the next begins. Without a next one, the process
-        ends.
+        """End the current turn, if there is one, and return when the next one begins. The process ends when there is
+        no next turn.
         """
         report: dict[str, Any] = dict(self._facts)
         if self._began is not None:

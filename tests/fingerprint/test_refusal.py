@@ -567,7 +567,7 @@ def test_a_change_that_is_allowed_by_name_is_accepted_and_recorded(
     ("arguments", "allow", "message"),
     [
         (["model.activation=elu"], ("model.activation",), "model.activation: relu -> elu decides which variables"),
-        ([], ("structure",), "cannot be: a network of another structure"),
+        ([], ("structure",), "is not possible: a network of another structure"),
         (["seed=1"], ("sed",), "allow=[sed] names nothing that changed; did you mean seed?"),
     ],
 )

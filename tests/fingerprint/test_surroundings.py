@@ -127,8 +127,8 @@ def test_a_worker_on_another_processor_says_so_once_and_a_worker_like_the_chief_
     other = {**common, **of_process({"ONEDNN_MAX_CPU_ISA": "AVX2"}, processor(SERVER))}
     assert worker_warnings(1, chief, chief) == []
     assert worker_warnings(1, chief, other) == [
-        "instruction set is AVX2 in worker 1 and AVX512_CORE_BF16 in the chief: another placement of the processes "
-        "computes other last bits"
+        "instruction set is AVX2 in worker 1 and AVX512_CORE_BF16 in the chief: with another placement of the "
+        "processes the last bits differ"
     ]
     assert worker_warnings(1, chief, {**chief, "keras": "3.0"})[0].startswith("keras is 3.0 in worker 1 and 3.15.1 in")
 

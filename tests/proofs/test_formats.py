@@ -37,7 +37,7 @@ def test_a_checkpoint_of_every_format_resumes_and_goes_on_as_the_program_that_wr
     output = trainer.run("resume", f"run_dir={run_dir}", f"train.steps={STEPS}")
     assert "resuming" in output
     assert "at step 3 of 6" in output
-    assert output.count("does not tell what a step does") == 1, "the first program of format 2 did not record that"
+    assert output.count("does not record what a step does") == 1, "the first program of format 2 did not record that"
     expected = [json.loads(line) for line in (run_dir / "afterwards.jsonl").read_text().splitlines()]
     found = metrics(run_dir)
     assert [record["step"] for record in found] == [record["step"] for record in expected]

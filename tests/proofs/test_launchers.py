@@ -149,7 +149,7 @@ def test_a_sweeper_hears_of_failures_and_chooses_the_same_again_after_them(train
     command = ("train", "--multirun", *SEARCH, "seed=-1", "hydra.sweeper.n_trials=2", "hydra.sweep.dir=sweep")
     output = trainer.run(*command, status=1)
     assert outcomes(output) == {0: "invalid"}, "the first failure ends a search"
-    assert "0 of 1 trials are finished; the search goes on with:" in output
+    assert "0 of 1 trials are finished; to continue the search:" in output
     for outcome in ("invalid", "failed"):
         output = trainer.run(*command, "on_existing=resume", "hydra.sweeper.max_failure_rate=1", status=1)
         assert outcomes(output) == dict.fromkeys(range(2), outcome)
@@ -197,7 +197,7 @@ def test_a_killed_search_is_finished_as_far_as_it_was_begun_and_says_how_it_goes
     process.wait()
     output = trainer.run("resume", f"sweep_dir={sweep}")
     assert outcomes(output) == {0: "finished before", 1: "finished"}
-    assert "2 of 2 trials are finished; the search goes on with:\n  python -m trainer train --multirun" in output
+    assert "2 of 2 trials are finished; to continue the search:\n  python -m trainer train --multirun" in output
     assert len(plan.read(sweep).trials) == 2
     for status in ("finished", "finished before"):
         output = trainer.run(*command, "on_existing=resume")

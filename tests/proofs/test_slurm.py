@@ -489,6 +489,6 @@ def test_jobs_go_on_without_the_process_that_launched_them(cluster: Slurm, undis
     job = sweep.wait_for_step(4)
     sweep.process.terminate()
     assert sweep.process.wait(SECONDS_FOR_A_SWEEP) == 75
-    assert "the jobs that submitit_slurm has started go on by themselves" in sweep.log.read_text()
+    assert "the jobs that submitit_slurm has started continue by themselves" in sweep.log.read_text()
     assert cluster.wait_for_end(job).state == "COMPLETED"
     assert_same_run(undisturbed, sweep.run_dir)

@@ -332,7 +332,7 @@ def test_a_sweep_with_one_mirror_for_all_is_refused(
     monkeypatch.setattr(running, "run", lambda *sweep: 0)  # no trial, should it get so far
     command = ["train", "--multirun", "seed=1,2", f"checkpoint.mirror={tmp_path}/far", f"hydra.sweep.dir={tmp_path}/s"]
     assert run(command) == UsageError.exit_status
-    assert "trials 0 and 1 have one checkpoint.mirror=" in capsys.readouterr().err
+    assert "trials 0 and 1 share checkpoint.mirror=" in capsys.readouterr().err
     assert not (tmp_path / "s" / plan.FILE_NAME).exists()
 
 

@@ -1,4 +1,4 @@
-"""Taking one value after the other out of a command's arguments."""
+"""Take one value after the other out of a command's arguments."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ def take_choice(values: dict[str, object], name: str, choices: Sequence[Any]) ->
 
 
 def take_list(values: dict[str, object], name: str) -> list[str]:
-    """Remove and return an argument that is a list of texts, or one; empty when it is not given."""
+    """Remove and return an argument that is a list of texts or a single text; empty when it is not given."""
     value = values.pop(name, [])
     return [str(entry) for entry in (value if isinstance(value, list) else [value])]
 
 
 def refuse_rest(values: dict[str, object], known: Sequence[str], command: str) -> None:
-    """Raise ``UsageError`` when an argument is left that the command does not know."""
+    """Raise ``UsageError`` when an unknown argument is left."""
     for name, value in values.items():
         raise UsageError(f"{command} does not know {name}={value}{nearest(name, known)}; it takes {', '.join(known)}")

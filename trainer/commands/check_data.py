@@ -1,4 +1,4 @@
-"""``check-data``: read and decode every record once, and say what there is and what is wrong with it."""
+"""``check-data``: read and decode every record once, and report what the data holds and what is wrong with it."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
     from trainer.data.audit import Places, SplitAudit
 
 SHOWN = 20
-HELP = f"""Read and decode every record of both splits once, and say what there is and what is wrong with it.
+HELP = f"""Read and decode every record of both splits once, and report what the data holds and what is wrong with it.
 
   python -m trainer check-data data=… [data.root=… key=value …] [report=PATH]
 
 The configuration is composed as train composes it. All records are read, whatever data.classes, data.train_examples
-and data.validation_examples say, and CRCs are compared. Shown are the records of each class, image sizes and formats,
-the records that cannot be used with the reason, and images that are there more than once, within a split or, worse,
-in both. report=PATH gets the full lists. Exit status 0, or {UsageError.exit_status} when a record cannot be used."""
+and data.validation_examples say, and CRCs are compared. The output lists the records of each class, image sizes and
+formats, unusable records with the reason, and repeated images within a split or, worse, in both. report=PATH gets the
+full lists. Exit status 0, or {UsageError.exit_status} when a record cannot be used."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _opened(path: Path) -> TextIO:
-    """The report, opened before anything is read, and not after an hour of reading."""
+    """The report, opened before any reading: a failure must not come after an hour."""
     places.refuse_output(path, f"report={path}", layout.OWN)
     try:
         return path.open("w", encoding="utf-8", errors="backslashreplace")
@@ -64,7 +64,7 @@ def _opened(path: Path) -> TextIO:
 
 
 def _everything(config: DataConfig) -> DataConfig:
-    """``config`` without what leaves records out, and with every check."""
+    """``config`` without the keys that leave records out, and with every check."""
     if isinstance(config, SyntheticConfig):
         raise UsageError("data=synthetic is made up, so there is nothing to check")
     changed = dataclasses.replace(

@@ -1,4 +1,4 @@
-"""``diff``: what differs between two checkpoints, runs or configuration files."""
+"""``diff``: the differences between two checkpoints, runs or configuration files."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ HELP = f"""Compare two checkpoints: configuration, structure, optimizer, data, t
 
   python -m trainer diff left=PATH right=PATH
 
-PATH is a checkpoint directory, a run directory (its newest valid checkpoint) or a config.yaml; with a config.yaml only
-the configurations are compared. Exit status 0 when what is compared is equal (the tensors alone decide for
-checkpoints), {RestoreRefused.exit_status} when not, {NoValidCheckpoint.exit_status} when a side cannot be read."""
+PATH is a checkpoint directory, a run directory (its newest valid checkpoint) or a config.yaml. With a config.yaml only
+the configurations are compared. Exit status 0 when both are equal (for checkpoints the tensors alone decide),
+{RestoreRefused.exit_status} when they differ, {NoValidCheckpoint.exit_status} when a side cannot be read."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Side:
-    """One of the two; ``checkpoint`` is None for a configuration file."""
+    """One side of the comparison; ``checkpoint`` is None for a configuration file."""
 
     path: Path
     config: Config
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _side(path: Path) -> Side:
-    """What ``path`` means; a checkpoint is verified."""
+    """The side at ``path``; a checkpoint is verified."""
     with readable(path):
         is_file, is_run = path.is_file(), (path / CHECKPOINTS).is_dir()
     if is_file:
@@ -63,7 +63,7 @@ def _side(path: Path) -> Side:
         path = newest_valid(path / CHECKPOINTS, "full", warn).path
     elif not (path / FILE_NAME).is_file():
         raise NoValidCheckpoint(
-            f"{path} is no checkpoint (it has no {FILE_NAME}), no run directory and no configuration file"
+            f"{path} is not a checkpoint (it has no {FILE_NAME}), a run directory or a configuration file"
         )
     else:
         verify(path, "full")
@@ -72,7 +72,7 @@ def _side(path: Path) -> Side:
 
 
 def _compare(left: Side, right: Side) -> int:
-    """Print what differs; returns the exit status."""
+    """Print the differences; returns the exit status."""
     changed = [str(change) for change in changes(left.config, right.config)]
     if left.checkpoint is None or right.checkpoint is None:
         _head(left, right)

@@ -1,4 +1,4 @@
-"""``doctor``: would a checkpoint restore into a model, and if not, why."""
+"""``doctor``: whether a checkpoint would restore into a model, and if not, why."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ HELP = f"""Say whether a checkpoint, of this trainer or of another program, woul
 
   python -m trainer doctor checkpoint=PATH [model=… optimizer=… key=value …]
 
-PATH is a checkpoint or run directory, the prefix of a TensorFlow checkpoint, a .weights.h5, .keras, .h5 or
-.safetensors file. Without overrides one of ours is held against the config.yaml stored in it, anything else against
-the default configuration. Nothing is written, and nothing in the file is executed. Exit status 0 when it would
-restore as it is, {RestoreRefused.exit_status} when it does not match or has to be converted,
+PATH is a checkpoint or run directory, the prefix of a TensorFlow checkpoint, or a .weights.h5, .keras, .h5 or
+.safetensors file. A checkpoint of this trainer is compared with the config.yaml stored in it, any other file with the
+default configuration; overrides are applied to either. Nothing is written, and nothing in the file is executed. Exit
+status 0 when it would restore as it is, {RestoreRefused.exit_status} when it does not match or needs a conversion,
 {NoValidCheckpoint.exit_status} when it is damaged or missing."""
 
 

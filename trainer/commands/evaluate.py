@@ -1,4 +1,4 @@
-"""``evaluate``: how good a checkpoint is, over a whole split, class by class."""
+"""``evaluate``: the results of a checkpoint over a whole split, class by class."""
 
 from __future__ import annotations
 
@@ -33,11 +33,12 @@ HELP = f"""Evaluate a checkpoint exactly, over every example of a split once.
                              [weights=raw|ema] [flip=true] [data.root=… data=…] [evaluation.batch_size=N]
                              [format=table|json] [allow=[behaviour,step]]
 
-Loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class, confusion matrix. Everything is
-rebuilt from the configuration in the checkpoint; data.* may point to other data with the same classes. weights is by
-default what the run was evaluated with. flip=true takes the mean of the probabilities of each image and its mirror
-image. Nothing is written, and the run may be training meanwhile. format=json writes one JSON object with everything.
-Exit status {RestoreRefused.exit_status} when the data has another list of classes, or the program is another one."""
+Shows loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class and the confusion matrix.
+Everything is rebuilt from the configuration in the checkpoint; data.* may point to other data with the same classes.
+By default, weights are those that the run's validations use. flip=true takes the mean of the probabilities of each
+image and its mirror image. Nothing is written, and the run may be training meanwhile. format=json writes one JSON
+object with everything. Exit status {RestoreRefused.exit_status} when the data has another list of classes, or the
+program does not match the checkpoint."""
 TAKEN = ("run_dir", "checkpoint", "split", "weights", "flip", "format", "allow")
 
 
@@ -123,12 +124,12 @@ def _beside(recorded: dict[str, float] | None, name: str) -> str:
 
 
 def _class_table(evaluation: Evaluation) -> Table:
-    """Accuracy by class; of many classes, those that do worst."""
+    """Accuracy by class; with many classes, only the worst."""
     report = evaluation.report
     rows = list(zip(report.class_names, report.class_examples.tolist(), report.class_accuracy, strict=True))
     title = "accuracy by class"
     if len(rows) > SHOWN_CLASSES:
-        title = f"the {SHOWN_CLASSES} of {len(rows)} classes that do worst"
+        title = f"the worst {SHOWN_CLASSES} of {len(rows)} classes"
         with_examples = [row for row in rows if row[2] is not None]
         rows = sorted(with_examples, key=lambda row: (row[2], -row[1]))[:SHOWN_CLASSES]
     table = Table("class", title=title, title_justify="left", box=SIMPLE_HEAD)

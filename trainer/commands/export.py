@@ -1,4 +1,4 @@
-"""``export``: a network for programs that do not have this one installed."""
+"""``export``: a network for programs where this trainer is not installed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.errors import UsageError
 from trainer.run_directory import layout, places
 from trainer.runtime.importing import importing_tensorflow
 
-HELP = """Write the network of a checkpoint, for inference, in a form that other programs read.
+HELP = """Write the network of a checkpoint, for inference, in a format that other programs read.
 
   python -m trainer export run_dir=DIR format=keras|savedmodel|weights output=PATH
                            [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [allow=[behaviour,step]]
@@ -23,8 +23,8 @@ savedmodel  PATH, a directory: from encoded images (string [n]: upright JPEG, PN
 weights     PATH.weights.h5, for the model that format=keras writes, or PATH.safetensors, by this program's names
 
 Each holds the configuration, the class names and the SHA-256 of the checkpoint's manifest, under "trainer" or in
-assets.extra. The auxiliary classifier is left out: it serves training only. weights is by default what the run was
-evaluated with. Nothing is overwritten, and the run may be training meanwhile."""
+assets.extra. The auxiliary classifier is left out: it serves training only. By default, weights are those that the
+run's validations use. Nothing is overwritten, and the run may be training meanwhile."""
 FORMATS = ("keras", "savedmodel", "weights")
 TAKEN = ("run_dir", "format", "output", "checkpoint", "weights", "allow")
 

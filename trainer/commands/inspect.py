@@ -1,4 +1,4 @@
-"""``inspect``: what a checkpoint holds, of this trainer or of another program."""
+"""``inspect``: the contents of a checkpoint, of this trainer or of another program."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ HELP = f"""Show what a checkpoint holds: where it comes from, and every tensor w
   python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=table|json]
 
 run_dir means the newest valid checkpoint of a run. PATH is a checkpoint directory, the prefix of a TensorFlow
-checkpoint, a .weights.h5, .keras, .h5 or .safetensors file. Values are not read and nothing in the file is executed;
-doctor also checks for damage. format=json writes one JSON object to stdout. Exit status 0, or
-{NoValidCheckpoint.exit_status} when there is nothing that can be read."""
+checkpoint, or a .weights.h5, .keras, .h5 or .safetensors file. Values are not read, and nothing in the file is
+executed. The command doctor also checks for damage. format=json writes one JSON object to stdout. Exit status 0, or
+{NoValidCheckpoint.exit_status} when nothing can be read."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _table(facts: Mapping[str, Any]) -> list[str]:
-    """The overview as lines: facts first, then the tensors under their common beginnings."""
+    """The overview as lines: facts first, then the tensors under their common prefixes."""
     lines = []
     for name, value in facts.items():
         if name == "tensors" or value in (None, {}, []):
@@ -68,7 +68,7 @@ def _table(facts: Mapping[str, Any]) -> list[str]:
 
 
 def _leaf(tensor: Mapping[str, Any]) -> str:
-    """What of a name stands in its line: the last part, and the part before it for the layer's own pieces."""
+    """The part of a name that its line shows: the last part; for a layer's own pieces also the part before it."""
     return "/".join(str(tensor["name"]).split("/")[-2:])
 
 

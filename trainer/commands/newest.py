@@ -1,4 +1,4 @@
-"""Reading the newest checkpoint of a run that may be training: it writes new ones and deletes old ones meanwhile."""
+"""Read the newest checkpoint of a run that may be training, and so may write new ones and delete old ones."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ T = TypeVar("T")
 
 
 def read_newest(read: Callable[[], T], *paths: Path) -> T:
-    """What ``read`` returns; it is called again when a checkpoint was deleted under it and ``paths`` names a run
-    directory, whose newest checkpoint is another by now.
+    """The result of ``read``. It is called again when a checkpoint was deleted during the call and ``paths`` names a
+    run directory, which has another newest checkpoint by then.
 
     Raises:
-        Vanished: ``paths`` names checkpoints only.
+        Vanished: a checkpoint was deleted, and ``paths`` names checkpoints only.
     """
     while True:
         try:

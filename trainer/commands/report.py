@@ -22,10 +22,10 @@ HELP = """Write one self-contained page about a run: report.html, which needs no
   python -m trainer report run_dir=[A,B,…] [output=PATH]
   python -m trainer report sweep_dir=DIR [output=PATH]
 
-Curves, restarts and accepted changes, the checkpoints that are kept with their metrics, confusions and worst mistakes
-of the newest and the best validation, environment, configuration, the command that makes the run again. Several runs
-are compared: their curves in one chart, and the keys in which they differ. The page goes into DIR, or for several runs
-into the current directory. Nothing is computed again, and the runs may be training meanwhile."""
+The page shows curves, restarts and accepted changes, the kept checkpoints with their metrics, confusions and worst
+mistakes of the newest and the best validation, environment, configuration, and the command that repeats the run.
+Several runs are compared: their curves in one chart, and the keys in which they differ. The page goes into DIR, or for
+several runs into the current directory. Nothing is computed again, and the runs may be training meanwhile."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _trials(sweep_dir: Path) -> list[Contents]:
-    """The trials that have begun, under what distinguishes them."""
+    """The trials that have begun, labelled by the overrides that distinguish them."""
     sweep = plan.read(sweep_dir)
     begun = []
     for trial in sweep.trials:

@@ -1,4 +1,4 @@
-"""``resume``: rebuild a run from its stored configuration and go on."""
+"""``resume``: rebuild a run from its stored configuration and continue it."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ HELP = """Continue a run exactly where a checkpoint left it.
   python -m trainer resume sweep_dir=DIR [trial=N]
 
 Model, optimizer, schedule and input pipeline are rebuilt from the config.yaml in the checkpoint. Keys that do not
-change the result may be set (train.steps, train.epochs, checkpoint.*, evaluation.every_*, train.log_every_steps);
-those that do are refused unless allow=[…] names them (optimizer.learning_rate, preprocess, data, behaviour, step …).
-Continuing from an older checkpoint sets the later ones aside in checkpoints/superseded/; a damaged one is moved to
-checkpoints/quarantine/. From the URL of a mirror the newest valid checkpoint is fetched first, into DIR or
+change the result may be set (train.steps, train.epochs, checkpoint.*, evaluation.every_*, train.log_every_steps).
+Keys that do change it are refused unless allow=[…] names them (optimizer.learning_rate, preprocess, data, behaviour,
+step …). To continue from an older checkpoint moves the later ones to checkpoints/superseded/. A damaged checkpoint is
+moved to checkpoints/quarantine/. From the URL of a mirror, the newest valid checkpoint is fetched first, into DIR or
 outputs/<experiment>/<name>, unless it is there already.
 
-Of a sweep (train --multirun), the trials that are not finished are continued or started, or only trial N of them."""
+For a sweep (train --multirun), every unfinished trial is continued or started, or with trial=N only trial N."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -72,7 +72,7 @@ def _resume_sweep(values: dict[str, object]) -> int:
 
 
 def _fetched(url: str, values: dict[str, object]) -> str:
-    """Bring a run from its mirror into a local directory, which is returned."""
+    """Fetch a run from its mirror into a local directory, and return that directory."""
     check_url("run_dir", url)
     place = Place(url)
     into = Path(str(values.pop("into"))) if "into" in values else default_directory(place)

@@ -30,13 +30,13 @@ def main(arguments: Sequence[str]) -> int:
     if not is_multirun(arguments):
         run_with_hydra(arguments, start)
         return 0
-    plan.refuse_place(_sweep_place(arguments))  # Hydra writes there before it calls any job
+    plan.refuse_place(_sweep_place(arguments))  # Hydra writes into it before it calls any job
     launcher, sweeper = plugin(arguments, "launcher"), plugin(arguments, "sweeper")
     if launcher != STOCK:
         if sweeper != STOCK:
             raise UsageError(
-                f"hydra/sweeper={sweeper} with hydra/launcher={launcher}: each trial of a search is chosen by the "
-                "results of those before, so they run one after another; leave the launcher out"
+                f"hydra/sweeper={sweeper} with hydra/launcher={launcher}: a search chooses each trial by the results "
+                "of the trials before, so they run one after another; leave the launcher out"
             )
         check_launcher(arguments)
     if sweeper != STOCK:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _sweep_place(arguments: Sequence[str]) -> Path:
-    """The directory of a sweep as far as the command line says it: up to the first interpolation."""
+    """The directory of a sweep as far as the command line gives it: up to the first interpolation."""
     given = [argument for argument in arguments if argument.startswith("hydra.sweep.dir=")]
     value = str(*parse_arguments(given[-1:]).values()) if given else ""
     return Path(value.partition("${")[0])

@@ -1,4 +1,4 @@
-"""``verify``: whether the checkpoints of a run are what was written, and whether training again leads to them."""
+"""``verify``: whether the checkpoints of a run are as they were written, and whether training again leads to them."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ HELP = f"""Check the checkpoints of a run, and with replay=true that training le
 
   python -m trainer verify run_dir=DIR [checkpoint=step-N|PATH] [replay=true]
 
-Every file is held against its SHA-256; what is damaged is named, down to the tensor. Files that the manifest does not
-name are listed, and are no damage. checkpoint= checks one. The run may be training meanwhile: nothing is locked and
-nothing is written into it, and a checkpoint that it deletes is no error. replay=true trains again, in a temporary
-directory, from a checkpoint (the last but one, or checkpoint=) to the next that was kept, and compares every tensor,
-bit for bit: corruption, nondeterminism and a changed environment all
-show. Exit status 0, {NoValidCheckpoint.exit_status} when a checkpoint is damaged or cannot be read, or there is none,
-{RestoreRefused.exit_status} when the replay ends elsewhere."""
+Every file is compared with its SHA-256, and damage is named down to the tensor. Files that the manifest does not name
+are listed, but are not damage. checkpoint= checks one checkpoint. The run may be training meanwhile: nothing is locked,
+nothing is written into it, and a checkpoint that it deletes is not an error. replay=true trains again, in a temporary
+directory, from a checkpoint (the last but one, or checkpoint=) to the next kept one, and compares every tensor, bit for
+bit. This shows corruption, nondeterminism and a changed environment. Exit status 0,
+{NoValidCheckpoint.exit_status} when a checkpoint is damaged or cannot be read, or there is none,
+{RestoreRefused.exit_status} when the replay ends in another state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -46,12 +46,12 @@ class Leg:
     start: Path
     end: Path
     config: Config
-    consents: tuple[str, ...]  # what was allowed to change when the run went on from the first
+    consents: tuple[str, ...]  # the changes that were allowed when the run continued from the first
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A checkpoint of the run, with what it says of itself."""
+    """A checkpoint of the run, with its own manifest and configuration."""
 
     path: Path
     manifest: Manifest
@@ -80,14 +80,14 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _check(parent: Path, chosen: str | None) -> bool:
-    """Verify and print a line for each checkpoint; whether all that are still there are whole."""
+    """Verify and print a line for each checkpoint; True when all that still exist are whole."""
     paths = directory.committed(parent) if chosen is None else [_named(parent, chosen)]
     whole, damaged, unreadable = 0, 0, 0
     for path in paths:
         try:
             manifest = verify(path, "full")
         except Vanished:
-            print(f"{path.name}  deleted meanwhile by its run")
+            print(f"{path.name}  its run has deleted it meanwhile")
         except NoValidCheckpoint as error:
             damaged += 1
             print(f"{path.name}  DAMAGED\n  {error}")
@@ -102,9 +102,7 @@ def _check(parent: Path, chosen: str | None) -> bool:
                 print(f"  {note}")
     away = directory.put_away(parent)
     if away:
-        print(
-            f"{len(away)} more put away in {directory.QUARANTINE}/ and {directory.SUPERSEDED}/, which were not checked"
-        )
+        print(f"{len(away)} more are in {directory.QUARANTINE}/ and {directory.SUPERSEDED}/, which were not checked")
     if not paths:
         raise NoValidCheckpoint(f"{parent} holds no checkpoint")
     print(f"{whole} whole, {damaged} damaged{f', {unreadable} cannot be read' if unreadable else ''}")
@@ -121,7 +119,7 @@ def _named(parent: Path, chosen: str) -> Path:
 
 
 def _leg(parent: Path, chosen: str | None) -> Leg:
-    """What to train again: from the chosen checkpoint on, or the last stretch of the run."""
+    """The stretch to train again: the one after the chosen checkpoint, or the last one of the run."""
     entries = []
     for path in directory.committed(parent):
         try:
@@ -141,25 +139,25 @@ def _leg(parent: Path, chosen: str | None) -> Leg:
         ]  # fmt: skip
     if not pairs:
         raise NoValidCheckpoint(
-            f"there is nothing to replay in {parent}{'' if chosen is None else f' from {chosen} on'}: it takes a later "
-            "checkpoint, and one that a signal committed before the validation of its step does not count"
+            f"there is nothing to replay in {parent}{'' if chosen is None else f' from {chosen} on'}: a replay needs a "
+            "later checkpoint, and one that a signal committed before the validation of its step does not count"
         )
     first, last = pairs[0]
     return _stretch(entries[first], entries[last])
 
 
 def _was_interrupted(entry: Entry) -> bool:
-    """Whether a signal committed the step before its validation, so that training on would not end in this state."""
+    """Whether a signal committed the step before its validation. Then a replay would not end in this state."""
     cadence = entry.config.evaluation.every_steps
     assert cadence is not None, "a stored configuration is complete"
     return entry.manifest.validation is None and entry.manifest.step > 0 and entry.manifest.step % cadence == 0
 
 
 def _stretch(start: Entry, end: Entry) -> Leg:
-    """Training from ``start`` to ``end`` as the run did it.
+    """The training from ``start`` to ``end``, as the run did it.
 
     Raises:
-        UsageError: the run was changed on the way, so one configuration does not lead from one to the other.
+        UsageError: the run was changed in between, so no one configuration leads from ``start`` to ``end``.
     """
     step = end.manifest.step
     free = {path for path, _, fact in leaves(end.config) if fact.resume == "free"}
@@ -175,7 +173,7 @@ def _stretch(start: Entry, end: Entry) -> Leg:
             consents += accepted
     quiet = {
         "train.steps": step,
-        "checkpoint.every_steps": step + 1,  # the end is committed anyway
+        "checkpoint.every_steps": step + 1,  # the end is committed in any case
         "checkpoint.keep_best": 0,
         "checkpoint.mirror": None,
     }
@@ -183,7 +181,7 @@ def _stretch(start: Entry, end: Entry) -> Leg:
 
 
 def _replicas(checkpoint: Path) -> str | None:
-    """None where an earlier version did not record them."""
+    """The replicas that made a checkpoint; None where an earlier version did not record them."""
     versions = manifests.read(checkpoint / FILE_NAME).versions
     return versions["replicas"] if "replicas" in versions else None
 
@@ -210,15 +208,15 @@ def _replay(leg: Leg) -> None:
         from trainer.run import session  # imports TensorFlow, which is slow
 
     with _temporary_directory() as place, reading(leg.start), reading(leg.end):
-        with contextlib.redirect_stdout(io.StringIO()):  # what a run says of a directory that is about to vanish
+        with contextlib.redirect_stdout(io.StringIO()):  # a run's output about a temporary directory
             made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
         differences = differing_tensors(leg.end, made)
         layouts = [_replicas(path) for path in (leg.end, made)]
     if differences and None not in layouts and layouts[0] != layouts[1]:
         raise UsageError(
-            f"{leg.end.name} was made by replicas: {layouts[0]}, and here there are: {layouts[1]}; the last bits "
-            "differ by themselves, and nothing is shown\n"
-            "to replay it, run this where there are as many devices, in one process"
+            f"{leg.end.name} was made by replicas: {layouts[0]}, and here there are: {layouts[1]}; so the last bits "
+            "differ in any case, and the replay shows nothing\n"
+            "to replay it, run this on a machine with as many devices, in one process"
         )
     if differences:
         raise RestoreRefused(
@@ -227,8 +225,8 @@ def _replay(leg: Leg) -> None:
                     f"training again from {leg.start.name} does not end in {leg.end.name}: "
                     f"{len(differences)} tensors differ (stored against made again)",
                     *(f"  {difference}" for difference in differences[:SHOWN]),
-                    "a step is not deterministic here, the machine or a library is another one, or the stored state "
-                    "was changed together with its digests",
+                    "a step is not deterministic here, the machine or a library has changed, or the stored state was "
+                    "changed together with its digests",
                 ]
             )
         )

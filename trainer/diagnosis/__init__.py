@@ -1,4 +1,4 @@
-"""Why would this file not restore? Compares it with a model and reduces the differences to causes.
+"""Why a file does not restore: compare it with a model, and reduce the differences to causes.
 
 May import: interchange, training, models, data, run_directory, checkpoint, config, storage.
 """

@@ -1,4 +1,4 @@
-"""Our own checkpoints of networks other than Inception V3: held against the model name by name."""
+"""Our own checkpoints of networks other than Inception V3: compared with the model name by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from trainer.training.state import build_state, flatten
 
 
 def differing_names(contents: Contents, wanted: Config) -> list[Finding]:
-    """Which tensors of the state tree are on one side only or have another shape. ``wanted`` must be complete."""
+    """The tensors of the state tree on one side only, or with another shape. ``wanted`` must be complete."""
     found = {tensor.key.removesuffix(ATTRIBUTE): tensor.shape for tensor in contents.tensors}
     there = {name: tuple(variable.shape) for name, variable in flatten(build_state(wanted, drawn=False).tree()).items()}
     findings = []

@@ -1,7 +1,7 @@
-"""From the variables of a file and of a model to root causes.
+"""Compare the variables of a file with those of a model, and find the root causes of the differences.
 
-Each check looks for one cause and says which variables it accounts for, so that what follows from a cause is not
-reported beside it. What no check accounts for is reported at the end by name.
+Each check looks for one cause and returns the variables that the cause accounts for. So the consequences of a cause are
+not reported beside it. Differences that no check accounts for are reported by name at the end.
 """
 
 from __future__ import annotations
@@ -16,19 +16,19 @@ from trainer.interchange.translation import Translation, head_shape
 from trainer.models.inception_v3 import AUX_POOL, AUX_STRIDE
 from trainer.models.inception_v3_units import AUX, AUX_KERNEL_UNIT, BODY, HEADS, PUBLISHED, unit_of
 
-BACKGROUND = 1001  # ImageNet's 1000 classes after one for "none of them", as TF-Slim numbers them
+BACKGROUND = 1001  # a class for "none of them", then ImageNet's 1000 classes, as TF-Slim numbers them
 KERNEL = "conv/kernel"
 SMALLEST_IMAGE, PUBLISHED_IMAGE = 75, 299  # pixels
 
 
 @dataclasses.dataclass(frozen=True)
 class Sides:
-    """Shapes of the model's variables: those of the file, in TensorFlow's layout, and those the model wants."""
+    """Shapes of the model's variables: those in the file, in TensorFlow's layout, and those of the model."""
 
     found: Mapping[str, tuple[int, ...]]
     wanted: Mapping[str, tuple[int, ...]]
     expected: Expected
-    known: Width | None  # the file's, where its own configuration tells
+    known: Width | None  # the file's, where its own configuration says so
 
     def filters(self, side: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Unit → output channels of its convolution."""
@@ -53,7 +53,7 @@ class Cause:
 
 
 def differing(translation: Translation, expected: Expected, known: Width | None = None) -> list[Finding]:
-    """Why the file's variables are not the model's; empty when they are. ``known`` is the width that made the file."""
+    """Why the file's variables are not the model's; empty when they are. ``known`` is the file's own width."""
     found = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
     sides = Sides(found, expected.model, expected, known)
     if len(translation.units) < len(BODY) / 2:
@@ -159,7 +159,7 @@ def _input_channels(sides: Sides, open_names: set[str]) -> list[Cause]:
 
 
 def _filters(sides: Sides, open_names: set[str]) -> list[Cause]:
-    """Filter counts: one width for all, else the layers that stand out."""
+    """Filter counts: one width for all layers, or else the layers that stand out."""
     found, wanted = sides.filters(sides.found), sides.filters(sides.wanted)
     changed = {unit for unit in found.keys() & wanted.keys() if found[unit] != wanted[unit]}
     if not changed:
@@ -212,9 +212,9 @@ def _following(unit: str, names: Collection[str], sides: Sides) -> tuple[str, ..
 
 
 def _may_follow(name: str, sides: Sides) -> bool:
-    """Whether a changed number of filters, here or before, can be all that is different about a variable.
+    """Whether a changed number of filters, in this layer or an earlier one, can explain the whole difference.
 
-    Windows and classes cannot follow, nor can a batch norm vector that does not fit its own convolution.
+    It cannot explain other windows or classes, nor a batch norm vector that does not fit its own convolution.
     """
     if name not in sides.found or name not in sides.wanted or len(sides.found[name]) != len(sides.wanted[name]):
         return False
@@ -256,7 +256,7 @@ def _aux_window(sides: Sides, open_names: set[str]) -> list[Cause]:
 
 
 def aux_window(image_size: int) -> int:
-    """Side of the auxiliary head's last kernel for square images, as trainer/models/inception_v3.py makes it."""
+    """Side in cells of the auxiliary head's last kernel for square images, see trainer/models/inception_v3.py."""
     cells = (image_size - 3) // 2 + 1 - 2  # conv2d_1a, conv2d_2a
     cells = (cells - 3) // 2 + 1 - 2  # maxpool_3a, conv2d_4a
     cells = ((cells - 3) // 2 + 1 - 3) // 2 + 1  # maxpool_5a, mixed_6a
@@ -293,7 +293,7 @@ def _windows(sides: Sides, open_names: set[str]) -> list[Cause]:
 
 
 def _rest(sides: Sides, open_names: set[str]) -> list[Cause]:
-    """What is left: variables on one side only, and shapes that no layer's filter count accounts for."""
+    """The remaining differences: variables on one side only, and shapes that no layer's filter count explains."""
     absent = sorted(name for name in open_names if name not in sides.found)
     extra = sorted(name for name in open_names if name not in sides.wanted)
     causes = []

@@ -1,4 +1,4 @@
-"""Would a checkpoint restore into a model, and if not, why: every format, reduced to root causes."""
+"""Whether a checkpoint of any format would restore into a model, and if not, the root causes."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from trainer.storage.unreadable import readable
 
 @dataclasses.dataclass(frozen=True)
 class Diagnosis:
-    """``findings`` in the order in which they matter; ``status`` is the exit status they lead to.
+    """``findings`` are ordered by importance. ``status`` is the exit status they lead to.
 
-    ``config`` is None when none could be had, ``model`` says where it came from.
+    ``config`` is None when no configuration could be read. ``model`` says where it comes from.
     """
 
     path: Path
@@ -48,13 +48,13 @@ class Diagnosis:
 
 
 def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
-    """Hold the checkpoint at ``path`` against its own configuration, or the default one, with ``overrides``.
+    """Compare the checkpoint at ``path`` with its own configuration, or the default one, with ``overrides``.
 
     Raises:
-        UsageError: an override is wrong (``check_overrides`` says so earlier), or asks for a network of which files of
-            other programs are not understood.
+        UsageError: an override is wrong (``check_overrides`` says so earlier), or it asks for a network whose files
+            from other programs are not understood.
         Unreadable: the system cannot read it now.
-        Vanished: the checkpoint was deleted by its run while it was being read.
+        Vanished: the run deleted the checkpoint while it was being read.
     """
     try:
         with readable(path):
@@ -88,7 +88,7 @@ def _own(located: Located, overrides: Sequence[str]) -> Diagnosis:
 
 
 def _own_differences(stored: Config | None, contents: Contents, wanted: Config) -> list[Finding]:
-    """What the tensors say first; then the keys that differ without a trace in them."""
+    """First the differences in the tensors; then the keys that differ and leave no trace in the tensors."""
     models = (wanted.model, *(() if stored is None else (stored.model,)))
     if not all(isinstance(model, InceptionV3Config) for model in models):
         findings = differing_names(contents, wanted)
@@ -109,7 +109,7 @@ def _own_differences(stored: Config | None, contents: Contents, wanted: Config) 
 
 
 def _attributed(damages: list[Finding], differences: list[Finding]) -> list[Finding]:
-    """Both, but where config.yaml itself was changed, the differences are what was changed in it."""
+    """Both. Where config.yaml itself was changed, the differences become details of that damage."""
     for number, finding in enumerate(damages):
         if finding.cause == "digest" and config_file.FILE_NAME in finding.title and differences:
             details = (*finding.details, *(f"so now {difference.title}" for difference in differences))
@@ -130,7 +130,7 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
     config = wanted_config(None, overrides)
     if not isinstance(config.model, InceptionV3Config):
         raise UsageError(
-            f"{located.path} was not written by this trainer, and of such files doctor knows the names of Inception V3 "
+            f"{located.path} was not written by this trainer; in such files doctor knows the names of Inception V3 "
             f"only, not those of model.name={config.model.name}\nlook at what it holds: {look_command(located.path)}"
         )
     config = completed(config)
@@ -141,7 +141,7 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
     causes = differing(translation, expected)
     if any(cause.cause == "not_inception_v3" for cause in causes):
         if not any(finding.status == DAMAGE for finding in findings):
-            findings += causes  # what else differs would only be noise; what is damaged may only look like it
+            findings += causes  # other differences would be noise; a damaged file may only look like another network
     else:
         findings += [_conversion(contents, translation), *_layout(translation)]
         findings += [_untraced(setting, translation) for setting in differing_settings(contents, translation, config)]
@@ -164,17 +164,17 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
 
 
 def _conversion(contents: Contents, translation: Translation) -> Finding:
-    """Why a foreign file does not restore even when every shape fits."""
+    """Why a file of another program does not restore even when every shape fits."""
     if contents.name_based:
-        title = "written by tf.compat.v1.train.Saver: its tensors are found by name, which tf.train.Checkpoint is not"
+        title = "written by tf.compat.v1.train.Saver, which finds tensors by name; tf.train.Checkpoint does not"
         advice = [
             "tf.train.Checkpoint(model=…).restore() matches nothing in it, and says so only when asserted",
-            "it has to be loaded by name: tf.train.load_checkpoint(PREFIX).get_tensor(NAME)",
+            "load it by name: tf.train.load_checkpoint(PREFIX).get_tensor(NAME)",
         ]
         return Finding("name_based", MISMATCH, title, tuple(advice))
     if translation.scheme == "this trainer":
         title = "the tensors of a checkpoint of this trainer, without its manifest.json and config.yaml"
-        return Finding("foreign_format", MISMATCH, title, ("give the directory that was written, with all its files",))
+        return Finding("foreign_format", MISMATCH, title, ("give the checkpoint's directory with all its files",))
     title = f"{contents.description}, not a checkpoint of this trainer"
     details = ("resume needs configuration and position as well; the weights alone can start a new run",)
     return Finding("foreign_format", MISMATCH, title, details)
@@ -192,13 +192,15 @@ def _layout(translation: Translation) -> list[Finding]:
     if translation.shadows and not translation.variables:
         first = next(iter(translation.shadows.values()))
         title = f"only moving averages are in it ({first.label}), not the variables themselves"
-        advice = ("load each average into the variable of its name, tf.train.ExponentialMovingAverage does not",)
+        advice = (
+            "load each average into the variable of its name; tf.train.ExponentialMovingAverage does not do this",
+        )
         findings.append(Finding("ema_only", MISMATCH, title, advice))
     return findings
 
 
 def _untraced(setting: Setting, translation: Translation) -> Finding:
-    """A difference that no tensor shows: the weights would load and every output be wrong."""
+    """A difference that no tensor shows: the weights would load, and every output would be wrong."""
     title = (
         f"{setting.key} is {setting.found} in networks of {translation.scheme} and {setting.configured} in the model"
     )
@@ -207,7 +209,7 @@ def _untraced(setting: Setting, translation: Translation) -> Finding:
 
 
 def _optimizer_differences(translation: Translation, expected: Expected, stored: Config | None) -> list[Finding]:
-    """Slots of another optimizer. ``stored`` is the configuration beside the checkpoint, if there is one."""
+    """Slots of another optimizer. ``stored`` is the configuration beside the checkpoint; None without one."""
     wanted = expected.config.optimizer.name
     slots = frozenset(translation.slots)
     found = stored.optimizer.name if stored is not None else translation.optimizer or "an unknown optimizer"
@@ -218,7 +220,7 @@ def _optimizer_differences(translation: Translation, expected: Expected, stored:
         and found == wanted
         and (stored.optimizer != expected.config.optimizer or slots == expected.slots)
     ):
-        return []  # a key of the optimizer that differs is named as such
+        return []  # another finding names a differing key of the optimizer
     sides = [", ".join(sorted(side)) or "none" for side in (slots, expected.slots)]
     title = f"the checkpoint holds {found}'s slots ({sides[0]}), the model's optimizer is {wanted} ({sides[1]})"
     overrides = (f"optimizer={found}",) if found in ("adam", "adamw", "sgd", "rmsprop") else ()

@@ -1,4 +1,4 @@
-"""What a configuration expects of a checkpoint: the variables that the real builder makes."""
+"""What a configuration expects in a checkpoint: the variables that the real builder makes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from trainer.training.state import TrainingState, build_state, flatten
 
 
 def completed(config: Config) -> Config:
-    """``config`` with what only the data can tell, as a run would fill it in."""
+    """``config`` with the values that depend on the data, filled in as a run does it."""
     source = open_source(config.data, "train")
     return complete(config, Sampling(source, config).examples_per_epoch, len(source.class_names))
 
@@ -23,8 +23,8 @@ def completed(config: Config) -> Config:
 class Expected:
     """Shapes of everything in the state tree of ``config``.
 
-    ``model`` is keyed by the model's variable names, ``slots`` holds the names of the optimizer's slots, ``averaged``
-    the variables that have a moving average, ``progress`` the counters.
+    The keys of ``model`` are the model's variable names. ``slots`` holds the names of the optimizer's slots,
+    ``averaged`` the variables with a moving average, ``progress`` the counters.
     """
 
     config: Config
@@ -35,7 +35,7 @@ class Expected:
 
     @property
     def inception(self) -> InceptionV3Config:
-        assert isinstance(self.config.model, InceptionV3Config), "whoever compares by its parts saw to it"
+        assert isinstance(self.config.model, InceptionV3Config), "only Inception V3 is compared by its parts"
         return self.config.model
 
     @property

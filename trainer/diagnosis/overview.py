@@ -1,4 +1,4 @@
-"""What a checkpoint holds, as plain values that are printed or written as JSON."""
+"""The contents of a checkpoint as plain values, to print or to write as JSON."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from trainer.storage.unreadable import readable
 
 
 def overview(path: Path) -> dict[str, Any]:
-    """Kind, origin, counts and tensors of the checkpoint at ``path``; ``own`` is None for one of another program,
-    ``origin`` tells of an export which checkpoint it was made from.
+    """Kind, origin, counts and tensors of the checkpoint at ``path``. ``own`` is None for a checkpoint of another
+    program. For an export, ``origin`` is the checkpoint that it was made from.
 
     Raises:
-        NoValidCheckpoint: it is missing or damaged so that its tensors cannot be listed.
-        Vanished: it was deleted by its run while it was being read.
+        NoValidCheckpoint: it is missing, or so damaged that its tensors cannot be listed.
+        Vanished: its run deleted it while it was being read.
         Unreadable: the system cannot read it now.
-        RestoreRefused: it is of a kind that is not opened.
+        RestoreRefused: it is of a kind that the trainer does not open.
     """
     try:
         with readable(path):
@@ -92,7 +92,7 @@ def _origin(origin: Origin) -> dict[str, Any]:
 
 
 def _config(config: Config) -> dict[str, Any]:
-    """The keys that say most about an experiment; the whole is in the checkpoint, or in the export."""
+    """The most informative keys of an experiment. The whole configuration is in the checkpoint, or in the export."""
     model = config.model
     inception = {}
     if isinstance(model, InceptionV3Config):

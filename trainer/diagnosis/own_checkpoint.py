@@ -1,4 +1,4 @@
-"""Our own checkpoint directories: the files against the manifest, the tensors, the stored configuration."""
+"""Our own checkpoint directories: the files compared with the manifest, the tensors, the stored configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from trainer.storage.durable import stored_digest
 
 @dataclasses.dataclass(frozen=True)
 class OwnCheckpoint:
-    """A checkpoint directory as far as it can be read; what cannot is None and has a finding."""
+    """A checkpoint directory as far as it can be read. A part that cannot be read is None and has a finding."""
 
     place: Path
     manifest: Manifest | None
@@ -32,7 +32,7 @@ class OwnCheckpoint:
 
     @property
     def run_dir(self) -> Path | None:
-        """The run the checkpoint lies in."""
+        """The directory of the checkpoint's run."""
         for parent in self.place.absolute().parents:
             if parent.name == CHECKPOINTS:
                 return parent.parent
@@ -40,7 +40,7 @@ class OwnCheckpoint:
 
 
 def open_own(place: Path) -> OwnCheckpoint:
-    """Read what can be read of a checkpoint directory, without its values."""
+    """Read a checkpoint directory as far as possible, without its values."""
     findings: list[Finding] = []
     if place.name.startswith(directory.UNFINISHED):
         title = f"{place.name} was not finished: the process that wrote it died, and readers ignore it"
@@ -50,7 +50,7 @@ def open_own(place: Path) -> OwnCheckpoint:
         manifest = manifests.read(place / manifests.FILE_NAME)
     except ManifestError as error:
         if not findings:
-            details = ("without it nothing tells whether the other files are whole",)
+            details = ("without it nothing shows whether the other files are complete",)
             findings.append(Finding("manifest", DAMAGE, str(error), details))
     config = None
     try:
@@ -66,10 +66,10 @@ def open_own(place: Path) -> OwnCheckpoint:
 
 
 def examine(checkpoint: OwnCheckpoint) -> list[Finding]:
-    """Everything that is damaged or missing: each file against its digest, each tensor against its checksum."""
+    """Everything damaged or missing: compares each file with its digest and each tensor with its checksum."""
     findings = list(checkpoint.findings)
     if checkpoint.contents is not None:
-        # the readers of bundles know the prefix, not what our directories are
+        # the readers of bundles know the prefix, not the layout of our directories
         findings += damage(dataclasses.replace(checkpoint.contents, kind=Kind.BUNDLE), _shards(checkpoint))
     if checkpoint.manifest is None:
         return findings
@@ -83,7 +83,7 @@ def examine(checkpoint: OwnCheckpoint) -> list[Finding]:
 
 
 def _shards(checkpoint: OwnCheckpoint) -> Shards:
-    """The files of values, without foreign ones whose names look like it."""
+    """The files of values, without foreign files that have similar names."""
     named = None if checkpoint.manifest is None else checkpoint.manifest.files
     return {
         file: numbers
@@ -93,12 +93,12 @@ def _shards(checkpoint: OwnCheckpoint) -> Shards:
 
 
 def foreign_files(place: Path, manifest: Manifest) -> list[Finding]:
-    """A remark about what else lies in the directory."""
+    """A remark about other files in the directory."""
     return [Finding("foreign_file", NOTE, note) for note in foreign_note(place, manifest)]
 
 
 def _add_missing(findings: list[Finding], path: Path) -> None:
-    """Name a file of the manifest that is not there, unless a reader has missed it already."""
+    """Report a missing file of the manifest, unless a reader has reported it already."""
     if any(path.name in finding.title for finding in findings):
         return
     title = f"{path} is missing"
@@ -111,7 +111,7 @@ def _add_missing(findings: list[Finding], path: Path) -> None:
 
 
 def _add_digest(findings: list[Finding], path: Path, wanted: str, *, tensors_read: bool) -> None:
-    """Compare a file with its digest; damage that is known already gets the digests as a detail."""
+    """Compare a file with its digest. A finding about the same damage gets the digests as a detail."""
     found = stored_digest(path)
     if found == wanted:
         return

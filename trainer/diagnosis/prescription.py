@@ -15,7 +15,7 @@ from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
 from trainer.run_directory.layout import CHECKPOINTS
 from trainer.storage.unreadable import Unreadable
 
-# the file fits or will fit once it is converted
+# the file fits, or will fit after a conversion
 CONVERTED = ("name_based", "foreign_format", "channel_order", "ema_only", "optimizer")
 MISPLACED = ("directory_for_prefix", "file_for_prefix", "state_file")
 
@@ -23,7 +23,7 @@ MISPLACED = ("directory_for_prefix", "file_for_prefix", "state_file")
 def next_command(
     path: Path, own: OwnCheckpoint | None, overrides: Sequence[str], findings: Sequence[Finding], *, foreign: bool
 ) -> str:
-    """One command line that brings the user on, given what was found about the checkpoint at ``path``."""
+    """The command line to run next, given the findings about the checkpoint at ``path``."""
     damaged = any(finding.status == DAMAGE for finding in findings)
     mismatches = [finding for finding in findings if finding.status == MISMATCH]
     if own is not None and not foreign:
@@ -73,5 +73,5 @@ def _sibling(path: Path) -> Path | None:
 
 
 def directory_of(path: Path) -> Path:
-    """The nearest directory that exists at or above ``path``."""
+    """The nearest existing directory at or above ``path``."""
     return next(place for place in (path, *path.absolute().parents) if place.is_dir())

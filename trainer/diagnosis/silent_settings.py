@@ -1,8 +1,8 @@
-"""What decides a network's outputs and leaves no trace in its tensors.
+"""Settings that decide a network's outputs and leave no trace in its tensors.
 
-A file whose shapes all fit is loaded without an error by a network that differs in one of these, and every output is
-wrong. How wrong, in logits whose root mean square is 1 to 3: an epsilon of 1e-5 for 1e-3 moves them by 0.7, pools that
-count the padding by 1 at 299 pixels and by more on smaller grids.
+A network that differs in one of them loads a file without an error when all shapes fit, and every output is wrong. The
+size of the error, in logits whose root mean square is 1 to 3: an epsilon of 1e-5 instead of 1e-3 moves them by 0.7.
+Pools that count the padding move them by 1 at 299 pixels, and by more on smaller grids.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ TENSORFLOW = {"model.activation": "relu", "model.batch_norm.epsilon": 0.001, "mo
 PUBLISHED: Mapping[str, Mapping[str, object]] = {
     slim_names.TITLE: TENSORFLOW,
     keras_names.TITLE: TENSORFLOW,
-    # pytorch/vision torchvision/models/inception.py: BasicConv2d; F.avg_pool2d counts padding unless told otherwise
+    # pytorch/vision torchvision/models/inception.py: BasicConv2d; F.avg_pool2d counts padding by default
     torch_names.TITLE: {**TENSORFLOW, "model.count_include_pad": True},
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """A key whose value is ``found`` in the network that a file is of, and ``configured`` in the one that takes it."""
+    """A key whose value is ``found`` in the file's network and ``configured`` in the network that loads the file."""
 
     key: str
     found: str
@@ -39,7 +39,7 @@ class Setting:
 
 
 def differing_settings(contents: Contents, translation: Translation, config: Config) -> list[Setting]:
-    """The ``KEYS`` that have another value in ``config`` than in the network the file is of, where that is known."""
+    """The ``KEYS`` whose value in ``config`` differs from the value in the file's network, where that is known."""
     configured = _texts(config)
     origin = origin_config(contents)
     if origin is not None:
@@ -56,5 +56,5 @@ def _texts(config: Config) -> dict[str, str]:
 
 
 def _text(value: object) -> str:
-    """As it is written in an override."""
+    """The value as an override writes it."""
     return str(value).lower() if isinstance(value, bool) else str(value)

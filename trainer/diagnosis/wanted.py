@@ -1,4 +1,4 @@
-"""The configuration a checkpoint is held against."""
+"""The configuration that a checkpoint is compared with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ EXPERIMENT = "experiment"
 def wanted_config(base: Config | None, overrides: Sequence[str]) -> Config:
     """The stored configuration, or without one the default, with ``overrides`` applied; not completed.
 
-    ``group=option`` replaces a section of a stored configuration by what ``train`` would compose for it.
+    ``group=option`` replaces a section of a stored configuration by the section that ``train`` would compose.
 
     Raises:
         UsageError: an override is wrong.
@@ -38,7 +38,7 @@ def wanted_config(base: Config | None, overrides: Sequence[str]) -> Config:
         # an option may need values that only the command line has: data=tfrecord data.root=…
         composed = compose([argument for argument in overrides if argument.partition("=")[0].split(".")[0] in sections])
         if EXPERIMENT in sections:
-            config = composed  # an experiment lays its values over every section
+            config = composed  # an experiment may set values in every section
         else:
             config = dataclasses.replace(config, **{name: getattr(composed, name) for name in sections})
     rest = [argument for argument in overrides if argument not in groups]
@@ -52,7 +52,7 @@ def check_overrides(path: Path, overrides: Sequence[str]) -> None:
         UsageError: an override is wrong.
     """
     config = None
-    with contextlib.suppress(Unusable, NoValidCheckpoint):  # the diagnosis will tell
+    with contextlib.suppress(Unusable, NoValidCheckpoint):  # the diagnosis will report it
         with readable(path):
             located = locate(path)
         if located.kind is Kind.OWN:
@@ -61,15 +61,15 @@ def check_overrides(path: Path, overrides: Sequence[str]) -> None:
 
 
 def setting_differences(before: Config, wanted: Config, accounted_for: Sequence[str]) -> list[Finding]:
-    """Keys that a resume does not change freely and that differ, except those that another finding is about.
+    """Differing keys that a resume does not change freely, except those that another finding covers.
 
-    Many of them leave no trace in the tensors: the restore itself would succeed and the result be wrong.
+    Many of them leave no trace in the tensors: the restore itself would succeed, and the result would be wrong.
     """
     findings = []
     for change in changes(before, wanted):
         told = any(change.path == key or (key.endswith(".") and change.path.startswith(key)) for key in accounted_for)
         if change.policy != "free" and not told:
-            consent = (f"a resume does it when asked with allow=[{change.path}]",) if change.policy == "consent" else ()
+            consent = (f"a resume accepts it with allow=[{change.path}]",) if change.policy == "consent" else ()
             title = (
                 f"{change.path} is {change.stored} in the checkpoint's configuration and {change.wanted} in the model"
             )

@@ -1,4 +1,4 @@
-"""Which ``model.width`` and ``model.min_depth`` explain the filter counts of a file."""
+"""The ``model.width`` and ``model.min_depth`` that explain the filter counts of a file."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Mapping
 
 from trainer.models.inception_v3_units import PUBLISHED
 
-SHARE = 0.8  # of the units a width must explain to be the cause of what differs
-# widths people choose are multiples of 1/100, of 1/16 to 1/64, and then of anything
+SHARE = 0.8  # of the units; a width must explain as many to be the cause of the difference
+# people choose multiples of 1/100, then of 1/16 to 1/64, then any number
 SCALES = (1, 10, 100, 16, 32, 64, 1000, 10**4, 10**5, 10**6)
 
 
 @dataclasses.dataclass(frozen=True)
 class Width:
-    """``filters = max(int(published × width), min_depth)``, trainer/models/inception_v3.py and TF-Slim."""
+    """``filters = max(int(published × width), min_depth)``, as in trainer/models/inception_v3.py and TF-Slim."""
 
     width: float
     min_depth: int
@@ -29,12 +29,12 @@ class Width:
 
 
 def infer(filters: Mapping[str, int], current: Width) -> Width:
-    """The width that explains most of ``filters`` (unit → count); ``current`` when nothing explains more.
+    """The width that explains the most of ``filters`` (unit → count); ``current`` when no other explains more.
 
-    Of equally good answers the one closest to ``current`` wins, then the roundest.
+    Among equally good widths the one closest to ``current`` wins, then the roundest.
     """
     best, best_count = current, len(current.fitting(filters))
-    # current.min_depth, Slim's default, none at all, and the smallest count that is there
+    # current.min_depth, Slim's default, no minimum, and the smallest count in the file
     floors = dict.fromkeys((current.min_depth, 16, 1, min(filters.values())))
     for floor in floors:
         for unit, count in filters.items():
@@ -62,7 +62,7 @@ def _rounded(filters: Mapping[str, int], floor: int) -> Width | None:
     low = max(above, default=0.0)
     high = min((count + 1) / PUBLISHED[unit] for unit, count in filters.items())
     for scale in SCALES:
-        # without a count above the floor any small width will do: the largest is the least surprising
+        # without a count above the floor any small width fits: the largest is the least surprising
         number = math.ceil(low * scale - 1e-9) if above else math.ceil(high * scale - 1e-9) - 1
         candidate = Width(number / scale, floor)
         if number > 0 and candidate.fitting(filters) == set(filters):

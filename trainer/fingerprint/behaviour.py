@@ -1,7 +1,7 @@
-"""Facts about what preprocessing and the order of examples do, found by doing it to a few probes.
+"""Facts about the behaviour of preprocessing and of the order of examples, found by running them on a few probes.
 
-The code is run, not read: an edit of a transform, or an image library that decodes otherwise, changes a digest even
-though the configuration is the same.
+The code is run, not read. An edited transform, or an image library that decodes differently, changes a digest even when
+the configuration is the same.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainer.errors import BadRecord
 from trainer.fingerprint.facts import Fact
 
 TRANSFORMS_FILE = "trainer/data/images/transforms.py"
-# where the transforms are that are not there
+# where the other transforms are
 FILES = {
     "decode": "trainer/data/images/decoding.py",
     "random_area_crop": "trainer/data/images/windows.py",
@@ -36,7 +36,7 @@ MIXING_FILE = "trainer/data/images/mixing.py"
 PROBE_SHAPES = ((61, 97), (120, 80))  # one wide, one high, no side a multiple of the other
 PROBE_EXAMPLE = 12_345
 MIXING_PROBES = 4
-# a segment of a JPEG, after its first two bytes, whose only entry says: turn by a quarter to the right (orientation 6)
+# a JPEG segment to insert after the first two bytes; its only entry is orientation 6, a quarter turn to the right
 EXIF_ROTATED = bytes.fromhex("ffe10022 457869660000 49492a0008000000 0100 1201 0300 01000000 06000000 00000000")
 ORDER_PROBES = 8
 CONTENT_PROBES = 16
@@ -51,7 +51,7 @@ def preprocessing_facts(config: Config) -> list[Fact]:
         keys = ("preprocess", "seed") if split == "train" else ("preprocess",)
         for number, encoded in enumerate(_probes()):
             for index, name in enumerate(names):
-                # all stages up to this one, run as they are in training: a crop is fused into decode
+                # all stages up to this one, run together as in training, where a crop is fused into decode
                 image = apply_transforms(encoded, names[: index + 1], config.preprocess, draw)
                 where = f"preprocess.{split}[{index}] {name}"
                 facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, _file(name)))
@@ -59,7 +59,7 @@ def preprocessing_facts(config: Config) -> list[Fact]:
 
 
 def _file(name: str) -> str:
-    """Where to look for a transform of that name."""
+    """The file to look at for a transform of that name."""
     if name in FILES:
         return FILES[name]
     if name in TRANSFORMS:
@@ -78,7 +78,7 @@ def _summary(image: tf.Tensor) -> str:
 
 
 def mixing_facts(config: Config) -> list[Fact]:
-    """A digest of two probe pairs after mixing, and the weights of their labels; no facts without mixing."""
+    """A digest of two probe pairs after mixing, and the weights of their labels; empty without mixing."""
     positions = range(PROBE_EXAMPLE // 4 * 4, PROBE_EXAMPLE // 4 * 4 + MIXING_PROBES)
     drawn = [mixing_of(tf.constant(position, tf.int64), config) for position in positions]
     if not drawn[0]:
@@ -101,7 +101,7 @@ def mixing_facts(config: Config) -> list[Fact]:
 
 
 def _probes() -> list[EncodedImage]:
-    """Images that every source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG."""
+    """Images that any source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG."""
     wide, high = (_gradients(height, width) for height, width in PROBE_SHAPES)
     jpeg = bytes(tf.io.encode_jpeg(high).numpy())
     return [encoded_image(bytes(tf.io.encode_png(wide).numpy())), encoded_image(jpeg[:2] + EXIF_ROTATED + jpeg[2:])]
@@ -114,7 +114,7 @@ def _gradients(height: int, width: int) -> tf.Tensor:
 
 
 def order_facts(sampling: Sampling) -> list[Fact]:
-    """The records at the first positions and at far ones."""
+    """The records at the first positions and at distant ones."""
     facts = []
     for start in (0, FAR_POSITION):
         records = sampling.records_at(np.arange(start, start + ORDER_PROBES, dtype=np.int64))
@@ -129,7 +129,7 @@ def order_facts(sampling: Sampling) -> list[Fact]:
 
 
 def _contents(source: Source, records: npt.NDArray[np.int64]) -> list[bytes]:
-    """Size, image and label of each record; of one that cannot be used only that."""
+    """Size, image and label of each record; for an unusable record only the fact that it is unusable."""
     try:
         images, labels = source.read(records)
     except BadRecord:
@@ -143,7 +143,7 @@ def _contents(source: Source, records: npt.NDArray[np.int64]) -> list[bytes]:
 
 
 def data_facts(source: Source, split: str) -> list[Fact]:
-    """Count, class names in order, a digest of records spread over the whole split, and one of the list of records."""
+    """Count, class names in order, a digest of records spread over the whole split, a digest of the record list."""
     chosen = np.unique(np.linspace(0, source.count - 1, CONTENT_PROBES).astype(np.int64))
     content = hashlib.sha256()
     for part in _contents(source, chosen):

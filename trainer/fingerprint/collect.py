@@ -1,4 +1,4 @@
-"""The fingerprint of a run: every fact that decides the result of its steps."""
+"""The fingerprint of a run: all facts that decide the result of its steps."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""What a fingerprint is: an ordered list of facts about everything that decides the result of a step.
+"""A fingerprint: an ordered list of facts about everything that decides the result of a step.
 
-A fact says where (``layer mixed_5b.branch_0.conv2d_0a_1x1.conv``), which attribute and which value, and names the
-configuration keys and the file that stand behind it, so that a difference can be explained without knowing what kind
-of thing it is about.
+A fact has a place (``layer mixed_5b.branch_0.conv2d_0a_1x1.conv``), an attribute and a value. It names the
+configuration keys and the file behind it. So code that knows nothing about the kind of fact can explain a difference.
 """
 
 from __future__ import annotations
@@ -21,16 +20,17 @@ from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import readable
 
 FILE_NAME = "fingerprint.json"
-SIZE_LIMIT = 64 << 20  # bytes; that of Inception V3 has about 300 KB
+SIZE_LIMIT = 64 << 20  # bytes; the fingerprint of Inception V3 has about 300 KB
 STEP = "step"
 KINDS = ("data", "structure", "optimizer", "schedule", "behaviour", STEP)
-# Of the largest of a fact's numbers. Numbers of other kinds of facts are the configuration's, or shortened digests.
+# Relative to the largest of a fact's numbers. In other kinds of facts, numbers are the configuration's or shortened
+# digests, and must be equal.
 TOLERANCE = 5e-5
 
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """``value`` is JSON: scalars and lists. ``keys`` are configuration keys, or sections of them, that decide it."""
+    """``value`` is JSON: scalars and lists. ``keys`` are the configuration keys or sections that decide it."""
 
     kind: str
     where: str
@@ -42,7 +42,7 @@ class Fact:
 
 @dataclasses.dataclass(frozen=True)
 class FactDifference:
-    """One fact whose value is not the same on both sides; ``None`` stands for a fact that one side lacks."""
+    """One fact whose value differs between the sides; ``None`` stands for a fact that one side lacks."""
 
     fact: Fact
     stored: Any
@@ -57,8 +57,8 @@ def _shown(value: Any) -> str:
 
 
 def differences(stored: Sequence[Fact], found: Sequence[Fact]) -> list[FactDifference]:
-    """Every difference, in the order of ``stored``, then what only ``found`` has; what a step does comes after all
-    others, from which it may follow.
+    """Every difference, in the order of ``stored``, then the facts that only ``found`` has. Facts about what a step
+    does come last, because their differences may follow from the others.
     """
     before = {(fact.kind, fact.where, fact.attribute): fact for fact in stored}
     after = {(fact.kind, fact.where, fact.attribute): fact for fact in found}
@@ -73,7 +73,7 @@ def differences(stored: Sequence[Fact], found: Sequence[Fact]) -> list[FactDiffe
 
 
 def _agree(kind: str, old: Any, new: Any) -> bool:
-    """Whether values are the same; of what a step does, but for rounding."""
+    """Whether values are the same. Rounding may differ in facts about what a step does."""
     if kind != STEP or not isinstance(old, list) or not isinstance(new, list) or len(old) != len(new):
         return bool(old == new)
     numbers = [abs(value) for value in (*old, *new) if isinstance(value, float)]
@@ -85,8 +85,8 @@ def _agree(kind: str, old: Any, new: Any) -> bool:
 
 
 def comparable(left: Sequence[Fact], right: Sequence[Fact]) -> tuple[list[Fact], list[Fact]]:
-    """Both without what only one of them tells of a step: programs may know more such facts, or fewer. A probe that is
-    changed gets another name for this reason.
+    """Both sides without the facts about a step that only one of them has: another version of the program may record
+    more such facts, or fewer. For this reason a changed probe gets another name.
     """
     names = [{(fact.where, fact.attribute) for fact in side if fact.kind == STEP} for side in (left, right)]
     both = names[0] & names[1]
@@ -98,7 +98,7 @@ def comparable(left: Sequence[Fact], right: Sequence[Fact]) -> tuple[list[Fact],
 
 
 def digests(facts: Sequence[Fact]) -> dict[str, str]:
-    """A SHA-256 for each kind of fact, for the manifest; not of what a step does, whose last digits mean nothing."""
+    """A SHA-256 for each kind of fact, for the manifest. There is none for what a step does, whose last digits vary."""
     return {
         kind: hashlib.sha256(to_text([fact for fact in facts if fact.kind == kind]).encode()).hexdigest()
         for kind in KINDS
@@ -107,16 +107,16 @@ def digests(facts: Sequence[Fact]) -> dict[str, str]:
 
 
 def to_text(facts: Sequence[Fact]) -> str:
-    """What ``fingerprint.json`` holds: one fact a line."""
+    """The contents of ``fingerprint.json``: one fact a line."""
     rows = [list(dataclasses.astuple(fact)) for fact in facts]
     return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
 
 
 def from_text(text: str) -> list[Fact]:
-    """The facts of ``to_text``.
+    """The facts that ``to_text`` wrote.
 
     Raises:
-        Unacceptable: it is something else.
+        Unacceptable: the text is something else.
     """
     rows = parse_json(text)
     if not isinstance(rows, list):

@@ -1,10 +1,10 @@
-"""Two replicas, of which the other one is imagined: what replicas exchange, without devices, threads or processes.
+"""Two replicas, one real and one imagined: what replicas exchange, without devices, threads or processes.
 
-Several replicas compute by other code than one does: they divide the loss, sum gradients, average statistics. A run may
-go on with any number of them, so a fingerprint has to know what that code does, and it has to find the same numbers on
-any number of them. Here the code of ``trainer.distributed.replicas`` runs as the first of two replicas, and wherever it
-asks for a sum over both, the other one brings 1.25 times the same numbers, in the opposite order. That is nothing a
-real replica would bring, and it does not have to be: code that exchanges something else gets other numbers.
+Several replicas run code that a single one does not: they divide the loss, sum gradients and average statistics. A run
+may continue with any number of replicas. So a fingerprint must cover that code, and must find the same numbers on any
+number of replicas. Here the code of ``trainer.distributed.replicas`` runs as the first of two replicas. Wherever it
+asks for a sum over both, the other replica contributes 1.25 times the same numbers, in the opposite order. A real
+replica would not contribute these numbers, and need not: code that exchanges something else gets other numbers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ OTHERS_SHARE = 1.25  # exact in float32
 
 
 class _First(tf.distribute.ReplicaContext):
-    """What the first replica finds around it."""
+    """The replica context of the first replica."""
 
     def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
-        assert reduce_op == tf.distribute.ReduceOp.SUM, "the only one that trainer.distributed.replicas asks for"
+        assert reduce_op == tf.distribute.ReduceOp.SUM, "trainer.distributed.replicas asks for sums only"
         return tf.nest.map_structure(_with_others, value)
 
 
@@ -36,7 +36,7 @@ def _with_others(own: tf.Tensor) -> tf.Tensor:
 
 
 class _Imagined(tf.distribute.OneDeviceStrategy):
-    """TensorFlow's strategy for one device, which says that it has two."""
+    """TensorFlow's strategy for one device, which claims to have two."""
 
     @property
     def num_replicas_in_sync(self) -> int:

@@ -1,6 +1,6 @@
-"""Facts about the pieces that a step is made of, each found by running it alone on fixed numbers.
+"""Facts about the pieces of a step. Each is found by running the piece alone on fixed numbers.
 
-They come before those of the whole step, so that the first fact that differs names the module that was edited.
+They come before the facts of the whole step, so that the first differing fact names the edited module.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from trainer.training import evaluation, loss_scale, losses, optimizers
 from trainer.training.gradients import is_scaled
 from trainer.training.state import Progress
 
-DIGITS = 9  # tell any two float32 apart
+DIGITS = 9  # enough to distinguish any two float32
 FAR_EXAMPLE = 10**9 + 7
 OPTIMIZER_STEPS = (0, 1, 999)
 EVALUATED = "evaluation"
-LARGE = 8.0  # logits that make one per cent of label smoothing visible
+LARGE = 8.0  # with logits of this size, one per cent of label smoothing is visible
 
 
 def plain(values: Any) -> list[Any]:
-    """The numbers of a tensor as JSON keeps them; those that JSON has no word for as text."""
+    """The numbers of a tensor as JSON keeps them; numbers that JSON cannot express become text."""
     flat = np.asarray(values).ravel()
     if flat.dtype.kind != "f":
         return [int(value) for value in flat]
@@ -54,14 +54,14 @@ def where(stage: str) -> str:
 
 
 def of(stage: str, module: ModuleType, keys: Sequence[str], values: Mapping[str, Any]) -> Iterator[Fact]:
-    """Facts about a stage of the step, which ``module`` makes and ``keys`` decide."""
+    """Facts about a stage of the step. ``module`` implements the stage, and ``keys`` decide the values."""
     for attribute, value in values.items():
         yield Fact(STEP, where(stage), attribute, plain(value), tuple(keys), file_of(module))
 
 
 def piece_facts(config: Config, pair: Replicas, auxiliary: bool) -> Iterator[Fact]:
-    """Of ``config`` as ``probe.configuration`` makes it; ``pair`` are two replicas, see ``imagined``; ``auxiliary``
-    says whether the network has an auxiliary classifier.
+    """The facts about each piece. ``config`` comes from ``probe.configuration``. ``pair`` are two replicas, see
+    ``imagined``. ``auxiliary`` says whether the network has an auxiliary classifier.
     """
     yield from of("draws", draw, ["seed"], {"draws of dropout": _draws(config)})
     yield from of("ledger", ledger, [], {"entries": ledger.entries(np.arange(3), np.arange(5, 8))})
@@ -123,9 +123,9 @@ def _kernels() -> list[bool]:
 
 
 def _objective(config: Config, auxiliary: bool) -> dict[str, Any]:
-    """The loss with one term after the other, each as large as makes one per cent of its factor visible."""
+    """The loss with one term after the other. Each term is so large that one per cent of its factor is visible."""
     logits = tf.constant(probe.spread((4, probe.CLASSES), -LARGE, LARGE))
-    part = {"label": tf.constant([2, 0, 0, 1], tf.int64)}  # the highest logits, but for the last
+    part = {"label": tf.constant([2, 0, 0, 1], tf.int64)}  # the highest logits, except for the last
     if not isinstance(config.mixing, NoMixingConfig):
         part["partner_label"] = tf.constant([0, 2, 1, 0], tf.int64)
         part["label_weight"] = tf.constant([0.75, 0.75, 0.25, 0.25])
@@ -141,7 +141,7 @@ def _objective(config: Config, auxiliary: bool) -> dict[str, Any]:
         other = {"logits": logits, "aux_logits": logits[:, ::-1] / config.train.aux_weight}
         found["loss with the auxiliary classifier's"] = _loss(other, part, config)
     if config.model.weight_decay:
-        # makes the term 1, whatever the factor is
+        # makes the term 1 for any factor
         wide = 1.0 / math.sqrt(config.model.weight_decay)
         variables = [tf.Variable(tf.fill(shape, wide)) for shape in ((2, 1), (2,))]
         found["loss with weight decay"] = _loss({"logits": logits}, part, config, variables)
@@ -153,10 +153,10 @@ def _loss(outputs: Any, part: Any, config: Config, variables: Sequence[tf.Variab
 
 
 def _updates(config: Config) -> dict[str, Any]:
-    """What three steps without clipping make of zeros, and of their slots."""
+    """The values of variables and slots after three steps without clipping, from zeros."""
     if isinstance(config.optimizer, OptimizerPlugin):
-        return {}  # it has a probe of its own, in a graph: nothing else is promised to it
-    # two are as small as what is added to a divisor, or under a root
+        return {}  # a plug-in has a probe of its own, in a graph; it is promised no other way to run
+    # two are as small as the constant that is added to a divisor, or under a root
     epsilon = getattr(config.optimizer, "epsilon", 1e-7)
     values = {"kernel": [[0.3, -0.01], [32.0 * epsilon, math.sqrt(10.0 * epsilon)]], "bias": [-0.7, 1e-3]}
     gradients = {name: tf.constant(value) for name, value in values.items()}
@@ -175,7 +175,7 @@ def _updates(config: Config) -> dict[str, Any]:
 
 
 def _decayed(config: AdamWConfig) -> npt.NDArray[Any]:
-    """What is left of ones, without a gradient, at the rate at which half of them decays."""
+    """The remainder of ones after a step without a gradient, at the rate that decays half of each."""
     variables = {"kernel": tf.Variable(tf.ones([1, 1])), "bias": tf.Variable(tf.ones([1]))}
     gradients = {name: tf.zeros_like(variable) for name, variable in variables.items()}
     optimizer = optimizers.Optimizer(config, variables)
@@ -184,7 +184,7 @@ def _decayed(config: AdamWConfig) -> npt.NDArray[Any]:
 
 
 def _clipped(config: Config) -> dict[str, Any]:
-    """What plain descent takes off zeros, of gradients five times and half as long as the longest that are allowed."""
+    """What plain descent subtracts from zeros, for gradients of five times and of half the largest allowed norm."""
     longest = config.optimizer.clip_norm
     if longest is None:
         return {}
@@ -214,7 +214,7 @@ def _scales(config: Config) -> dict[str, Any]:
 
 
 def evaluation_piece_facts() -> Iterator[Fact]:
-    """How sums over batches become the means that are recorded."""
+    """Facts about how sums over batches become the recorded means."""
     sums = [tf.constant([3.0, 2.0, 4.0, 1.0], tf.float64), tf.constant([5.0, 1.0, 3.0, 0.0], tf.float64)]
     means = evaluation.evaluate([{"sums": each} for each in sums], lambda batch: batch["sums"], lambda: False)
     assert means is not None

@@ -1,8 +1,8 @@
-"""A training state so small that doing a step with it costs nothing, with one of each thing that a step knows apart.
+"""A training state so small that a step costs nothing, with one example of each thing that a step treats differently.
 
-A kernel without a bias before batch norm, draws, dropout, a main and an auxiliary classifier (which are what is trained
-while the rest is frozen), averages. Every number is fixed and far from zero, and no gradient vanishes, so that rounding
-stays far below what an edit makes.
+It has a kernel without a bias before batch norm, draws, dropout, averages, and a main and an auxiliary classifier (the
+parts that are trained while the rest is frozen). Every number is fixed and far from zero, and no gradient vanishes. So
+the effect of rounding stays far below the effect of an edit.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ FILTERS = 3
 PARTS = 2  # of a batch, where it is computed in parts
 ROWS = 4  # of a part, on each replica
 GROUP = 2  # examples of a group of batch norm
-RATE = 0.1  # the peak learning rate: an update that the weights show
-# batch norm and dropout of the run are in the facts of its network; these make both visible
+RATE = 0.1  # the peak learning rate: large enough for a visible update of the weights
+# the facts of the run's network cover its batch norm and dropout; these values make both visible
 MOMENTUM, EPSILON, DROPPED = 0.75, 0.125, 0.25
 MIXING_DRAWN = ((0.75, 1.0, 0.0, 3.0, 4.0), (0.25, 0.0, 1.0, 4.0, 3.0))  # of a pair and of the next
 
 
 def configuration(config: Config) -> Config:
-    """``config`` as the probe is run with: what only sizes something is replaced by what fits, and so is what has no
-    part in what a step means (XLA, when something is logged).
+    """``config`` for the probe. It replaces sizes by ones that fit the probe, and keys that do not change what a step
+    computes (XLA, how often something is logged).
     """
     parts = min(config.train.accumulate_steps, PARTS)
     return dataclasses.replace(
@@ -50,14 +50,14 @@ def configuration(config: Config) -> Config:
 
 
 def spread(shape: tuple[int, ...], low: float, high: float) -> npt.NDArray[np.float32]:
-    """Numbers from ``low`` to ``high`` that look like drawn ones, of which no two neighbours are close."""
+    """Numbers from ``low`` to ``high`` that look random; no two neighbours are close."""
     count = int(np.prod(shape))
     numbers = (np.arange(1, count + 1) * 61 % 97) / 97.0
     return (low + (high - low) * numbers).astype(np.float32).reshape(shape)
 
 
 def batch_norm(synchronized: bool) -> FusedBatchNormalization:
-    """A layer of ours whose variables are not those that it would begin with."""
+    """Our batch norm layer with other values than its initial ones."""
     layer = FusedBatchNormalization(
         group_size=GROUP,
         momentum=MOMENTUM,
@@ -89,7 +89,7 @@ def _network(config: Config, auxiliary: bool) -> keras.Model:
 
 
 def make_state(config: Config, replicas: Replicas, auxiliary: bool) -> TrainingState:
-    """As ``build_state`` does, of the probe's network; nothing is drawn."""
+    """Like ``build_state``, for the probe's network and without random draws."""
     model = _network(config, auxiliary)
     variables = {variable_name(variable): variable.value for variable in model.variables}
     trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}

@@ -1,22 +1,22 @@
 """Facts about what a step does: what the program computes from a batch, beside the network and the pipeline.
 
-**Decision: by doing.** A tiny network is trained for a few steps by the very functions that train the run's
-(``make_train_step``, ``make_evaluation_step``), with the run's own configuration, and what comes out is noted as
-numbers. The alternatives were a digest of the source text, which refuses a renamed local, and one of the graph, which
-refuses another version of TensorFlow and sums in another order; both say that something is different, not whether it
-matters. Numbers say what matters, and the first of them that differs says where to look.
+**Decision: run it.** The functions that train the run's network (``make_train_step``, ``make_evaluation_step``) train a
+tiny network for a few steps, with the run's own configuration. The results are recorded as numbers. There were two
+alternatives. A digest of the source text refuses a renamed local variable. A digest of the graph refuses another
+version of TensorFlow, and another order of a sum. Both say that something is different, not whether it matters. Numbers
+say what matters, and the first differing number says where to look.
 
-**Tolerance.** Other processors, numbers of threads and libraries round otherwise. Numbers of a fact agree when they
-differ by no more than ``facts.TOLERANCE`` of the largest of them: some tens of times what was measured between
-instruction sets (docs/checkpoints.md), and less than what one per cent of any factor of a step makes, for the probe's
-numbers are chosen so. An edit of less than that stays unnoticed.
+**Tolerance.** Other processors, numbers of threads and libraries round differently. The numbers of a fact agree when
+they differ by no more than ``facts.TOLERANCE`` of the largest of them. This is some tens of times the difference that
+was measured between instruction sets (docs/checkpoints.md). It is less than the effect of one per cent of any factor of
+a step, because the probe's numbers are chosen so. An edit with a smaller effect stays unnoticed.
 
-**Where.** On the CPU, in float32 and without XLA whatever the run does, as the first of two replicas of which the other
-is imagined (see ``imagined``): a run may go on anywhere, and its fingerprint is the same everywhere. Nothing of the run
-is touched: no variable, no seed, no setting of TensorFlow.
+**Where.** On the CPU, in float32 and without XLA whatever the run uses, as the first of two replicas of which the other
+is imagined (see ``imagined``). A run may continue anywhere, and its fingerprint is the same everywhere. The probe
+leaves the run alone: it changes no variable, no seed, no setting of TensorFlow.
 
-The steps that are done: the first two, and one where the learning rate is at its highest and nothing is frozen; with a
-loss scale also one that overflows.
+**Which steps.** The first two, and one where the learning rate is highest and nothing is frozen. With a loss scale,
+also one that overflows.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ from trainer.training.gradients import is_scaled
 from trainer.training.schedules import learning_rate_at
 from trainer.training.state import TrainingState
 
-CANDIDATES = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)  # steps, for the one where the rate is highest
+CANDIDATES = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)  # steps that may have the highest rate
 EVALUATION = where(EVALUATED)  # of all facts about it
-OVERFLOWING = 3e38  # a loss scale that makes infinities of any gradient
+OVERFLOWING = 3e38  # a loss scale that turns any gradient into infinities
 GRADIENT_KEYS = ("train.label_smoothing", "train.aux_weight", "train.accumulate_steps", "model", "mixing")
 UPDATE_KEYS = (*GRADIENT_KEYS, "optimizer", "schedule", "fine_tuning", "loss_scale", "runtime.precision")
 COUNTERS = ("step", "examples", "ledger", "substituted", "correct", "seen", "steps_summed")
@@ -50,8 +50,8 @@ SCALED = ("finite_steps", "skipped_steps", "loss_sum", "loss_scale")
 
 
 def step_facts(config: Config, auxiliary: bool) -> list[Fact]:
-    """What a step of ``config`` does, piece by piece and as a whole, to a network with or without ``auxiliary``
-    classifier.
+    """What a step of ``config`` does, piece by piece and as a whole. ``auxiliary`` says whether the network has an
+    auxiliary classifier.
     """
     config, pair = probe.configuration(config), two_replicas()
     with tf.device("/device:CPU:0"):
@@ -59,7 +59,7 @@ def step_facts(config: Config, auxiliary: bool) -> list[Fact]:
 
 
 def evaluation_facts(config: Config) -> list[Fact]:
-    """What an evaluation step makes of a batch, and which weights it takes."""
+    """What an evaluation step computes from a batch, and which weights it uses."""
     config = probe.configuration(config)
     with tf.device("/device:CPU:0"):
         state = probe.make_state(config, two_replicas(), auxiliary=False)
@@ -83,7 +83,7 @@ def _whole(config: Config, state: TrainingState) -> Iterator[Fact]:
     for number in (0, 1, _far(config)):
         state.progress.step.assign(number)
         for name, variable in state.variables.items():
-            variable.assign(beginning[name])  # rounding is not carried from step to step; slots are
+            variable.assign(beginning[name])  # so rounding does not carry over; slots do
         yield from _done(train_step, batch, config, state, f"step {number}")
     if is_scaled(config):
         state.progress.loss_scale.assign(OVERFLOWING)
@@ -91,12 +91,12 @@ def _whole(config: Config, state: TrainingState) -> Iterator[Fact]:
 
 
 def _traced(function: Any, batch: Batch) -> Any:
-    """Once, and not by calling it: TensorFlow counts calls that trace, and warns of them after some."""
+    """Trace once, without a call: TensorFlow counts calls that trace, and warns after a few of them."""
     return function.get_concrete_function(batch)
 
 
 def _far(config: Config) -> int:
-    """The step after all freezing, of some, where the learning rate is highest, so that the update shows."""
+    """Among a few steps after all freezing, the one with the highest learning rate, so that the update is visible."""
     places = [step for step in CANDIDATES if step >= config.fine_tuning.freeze_until_step]
     places = places or [config.fine_tuning.freeze_until_step]
     rates = [float(learning_rate_at(tf.constant(step, tf.int64), probe.RATE, config.schedule)) for step in places]
@@ -104,9 +104,9 @@ def _far(config: Config) -> int:
 
 
 def _done(train_step: Any, batch: Batch, config: Config, state: TrainingState, at: str) -> Iterator[Fact]:
-    """Facts of one step, in the order in which it does things."""
+    """Facts about one step, in the order of its operations."""
     for shadow in state.ema.values():
-        shadow.assign(tf.zeros_like(shadow))  # so that what it moves by is all there is of it
+        shadow.assign(tf.zeros_like(shadow))  # so that its value is its movement
     progress = state.progress
     progress.loss_sum.assign(0.0)
     told = train_step(batch)

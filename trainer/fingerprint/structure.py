@@ -19,7 +19,7 @@ from trainer.training.schedules import learning_rate_at
 
 MODEL_FILE = "trainer/models/inception_v3.py"
 OTHER_MODELS_FILE = "trainer/models/exact.py"
-# Where a layer begins, its numeric type and its name are not part of what it computes from its weights.
+# A layer's initial values, numeric type and name are not part of what it computes from its weights.
 LEFT_OUT = ("name", "dtype", "build_config")
 LEFT_OUT_ENDINGS = ("_initializer", "_regularizer", "_constraint")
 # layer attribute -> the configuration keys that decide it
@@ -38,7 +38,7 @@ SCHEDULE_STEPS = (0, 1, 10, 100, 1_000, 10_000, 100_000, 1_000_000)
 
 
 def model_facts(model: keras.Model) -> list[Fact]:
-    """Class, attributes, inbound layers and variables of every layer, in the order the data flows."""
+    """Class, attributes, inbound layers and variables of every layer, in the order of the data flow."""
     facts = []
     own = model.name == "inception_v3"
     for layer in model.layers:
@@ -64,7 +64,7 @@ def _inbound(layer: keras.Layer) -> list[str]:
 
 
 def _source(value: Any) -> str:
-    """The layer a tensor comes from; for what operators between layers make of tensors, ``Add(conv2d, 3.0)``."""
+    """The layer that a tensor comes from; for the result of an operator between layers, ``Add(conv2d, 3.0)``."""
     if not isinstance(value, keras.KerasTensor):
         return str(_plain(value))
     operation, node, _ = value._keras_history
@@ -75,14 +75,14 @@ def _source(value: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Only what JSON keeps unchanged; a nested object is described by its text."""
+    """The value if JSON keeps it unchanged; for a nested object, its text."""
     if isinstance(value, list | tuple):
         return [_plain(entry) for entry in value]
     return value if isinstance(value, str | int | float | bool) or value is None else str(value)
 
 
 def optimizer_facts(config: Config) -> list[Fact]:
-    """Type, slots and hyperparameters, and of a plug-in what it does. The learning rate is the schedule's.
+    """Type, slots and hyperparameters; for a plug-in also what it does. The schedule decides the learning rate.
 
     Raises:
         UsageError: a plug-in keeps something besides its slots.

@@ -1,8 +1,8 @@
-"""What of a process's surroundings decides the last bits of what it computes, and no configuration key says.
+"""The surroundings of a process that decide the last bits of its results, and that no configuration key describes.
 
-The libraries below TensorFlow choose their kernels by the processor and by variables of the environment. Other kernels
-add in another order or round otherwise: the run goes on and is as good, but it is not the same run to the last bit.
-The numbers of threads are not here: ``runtime.threads`` is configuration, and stored with it.
+The libraries below TensorFlow choose their kernels by the processor and by environment variables. Other kernels add in
+another order or round differently. The run continues and is as good, but it is not the same run to the last bit. The
+numbers of threads are not here: ``runtime.threads`` is configuration, and is stored with it.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ from pathlib import Path
 
 INSTRUCTION_SET = "instruction set"
 PROCESSOR = "processor"
-LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN reads the first, and the second where that is not set
-# oneDNN's levels (its documentation, "CPU Dispatcher Control"), each with what the processor must have beside those
-# before; in the kernel's words
+LIMITS = ("ONEDNN_MAX_CPU_ISA", "DNNL_MAX_CPU_ISA")  # oneDNN reads the second where the first is not set
+# oneDNN's levels (its documentation, "CPU Dispatcher Control"), each with the features that the processor needs beyond
+# those of the levels before, in the kernel's words
 Levels = tuple[tuple[str, frozenset[str]], ...]
 LEVELS: Levels = (
     ("SSE41", frozenset({"sse4_1"})),
@@ -39,18 +39,18 @@ NARROW_LEVELS: Levels = (
     ("AVX2_VNNI_2", frozenset({"avx_vnni_int8", "avx_ne_convert"})),
 )
 ARM = ("asimd", "asimddp", "bf16", "i8mm", "sve", "sve2", "svebf16", "sme")
-# What the libraries read that compute: oneDNN, XLA, cuDNN, cuBLAS, and TensorFlow where it chooses between kernels.
+# Prefixes and names of what computing libraries read: oneDNN, XLA, cuDNN, cuBLAS, TensorFlow's choice of kernels.
 VARIABLE = re.compile(
     r"(ONEDNN|DNNL|XLA|CUDNN|CUBLAS|NVIDIA_TF32|TF_(XLA|CUDNN|CUBLAS|FP16|CPU|CUDA|GPU|ENABLE|DISABLE|USE|DETERMINISTIC))_\w+"
 )
 ONLY_TELLS = re.compile(r"VERBOSE|LOG|DUMP|PROFILE|CACHE|ALLOCATOR|THREAD_(MODE|COUNT)|VISIBLE|MALLOC")
-# flags of XLA that this program sets, or that only say where files go
+# flags of XLA that this program sets, or that only decide where files go
 OTHER_FLAGS = re.compile(r"--(tf_xla_persistent_cache\w*|xla_dump\w*|xla_gpu_deterministic_ops)(=.*)?")
 
 
 def of_process(variables: Mapping[str, str], processor: str) -> dict[str, str]:
-    """Processor, instruction set in use, and the variables that decide kernels, by their names; only those that are
-    set. ``processor`` is the text of /proc/cpuinfo, empty where there is none.
+    """Processor, instruction set in use, and the environment variables that decide kernels, by name; unset ones are
+    left out. ``processor`` is the text of /proc/cpuinfo, empty where it does not exist.
     """
     found = {PROCESSOR: _model(processor), INSTRUCTION_SET: _instruction_set(_features(processor), variables)}
     for name in sorted(variables):
@@ -61,7 +61,7 @@ def of_process(variables: Mapping[str, str], processor: str) -> dict[str, str]:
 
 
 def cpuinfo() -> str:
-    """What the kernel tells of the processor, empty where it does not."""
+    """The kernel's description of the processor, empty where there is none."""
     try:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
@@ -69,7 +69,7 @@ def cpuinfo() -> str:
 
 
 def cudnn() -> str | None:
-    """The version of the cuDNN that this process has loaded, in its own digits (91002); None without one."""
+    """The version of the cuDNN that this process has loaded, in cuDNN's own form (91002); None without cuDNN."""
     try:
         loaded = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -84,9 +84,9 @@ def cudnn() -> str | None:
 
 
 def differences(stored: Mapping[str, str], current: Mapping[str, str]) -> list[tuple[str, str, str, str]]:
-    """What differs: name, value before, value now, and what makes it as it was, or an empty text.
+    """What differs: name, value before, value now, and how to restore the value before, or an empty text.
 
-    Nothing differs where one side has no instruction set: it notes none of these, as older programs did.
+    Empty where one side has no instruction set: an older program wrote it, which recorded none of these.
     """
     if INSTRUCTION_SET not in stored or INSTRUCTION_SET not in current:
         return []
@@ -114,12 +114,12 @@ def _remedy(name: str, stored: Mapping[str, str], current: Mapping[str, str]) ->
 
 
 def _levels() -> Levels:
-    """All, from the lowest."""
+    """All levels, lowest first."""
     return (*LEVELS[:3], *NARROW_LEVELS, *LEVELS[3:])
 
 
 def _instruction_set(features: frozenset[str], variables: Mapping[str, str]) -> str:
-    """The highest level that the processor has and the variables allow; of another architecture, its features."""
+    """The highest level that the processor has and the variables allow; on other architectures, the features."""
     if "sse4_1" not in features:
         return " ".join(name for name in ARM if name in features) or platform.machine()
     limit = next((variables[name].upper() for name in LIMITS if variables.get(name)), "")
@@ -133,7 +133,7 @@ def _instruction_set(features: frozenset[str], variables: Mapping[str, str]) -> 
 
 
 def _there(levels: Levels, features: frozenset[str]) -> list[str]:
-    """The levels from the first to the last of which everything is there."""
+    """The levels from the first to the last one whose features are all present."""
     whole = itertools.takewhile(lambda level: level[1] <= features, levels)
     return [name for name, _ in whole]
 
@@ -149,6 +149,6 @@ def _model(processor: str) -> str:
 
 
 def _meaning(value: str) -> str:
-    """A variable's value without flags that decide no bits, as text that any file can hold."""
+    """A variable's value, without flags that do not affect results, as text that any file can hold."""
     kept = [flag for flag in value.split() if not OTHER_FLAGS.fullmatch(flag)]
     return " ".join(kept).encode("utf-8", "backslashreplace").decode()

@@ -1,7 +1,7 @@
-"""Whether a checkpoint may be continued with the program, data and configuration at hand, and exactly why not.
+"""Whether a run may continue from a checkpoint with this program, data and configuration, and if not, exactly why.
 
-Everything is compared before a single variable is restored. A difference is either explained by a changed
-configuration key, or it is one that the configuration does not see: edited code, another image library, other data.
+Everything is compared before a single variable is restored. Either a changed configuration key explains a difference,
+or the configuration does not show it: edited code, another image library, other data.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from trainer.fingerprint import facts, surroundings
 from trainer.fingerprint.facts import KINDS, STEP, Fact, FactDifference
 
 SHOWN_CHANGES = 6
-# What may be accepted although no configuration key explains it. A network of another structure never may.
+# Differences that may be accepted although no configuration key explains them. Another network structure never may.
 ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
 DEVICES = ("device", "replicas", "cuDNN", "TensorFloat-32")
@@ -42,14 +42,14 @@ def judge_stored(
     allow: Sequence[str],
     matters: Callable[[Fact], bool] = lambda fact: True,
 ) -> tuple[str, ...]:
-    """Compare what a stored checkpoint says of the program with the facts ``found`` and the versions ``current`` here.
+    """Compare the program that a checkpoint describes with the facts ``found`` and the versions ``current`` here.
 
     Facts that do not ``matter`` are left out. Prints a warning for each version that differs. Returns what was
     accepted, as ``judge`` does.
 
     Raises:
         NoValidCheckpoint: its fingerprint cannot be understood.
-        UsageError, RestoreRefused: as ``judge``.
+        UsageError, RestoreRefused: as in ``judge``.
     """
     for warning in version_warnings(manifest.versions, current):
         warn(warning)
@@ -58,7 +58,7 @@ def judge_stored(
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
     if not any(fact.kind == STEP for fact in there):
-        warn(f"{checkpoint} does not tell what a step does (an older program wrote it), so that is not compared")
+        warn(f"{checkpoint} does not record what a step does (an older program wrote it), so that is not compared")
     compared = [list(filter(matters, side)) for side in facts.comparable(there, found)]
     allowed = plugins.other_names(allow, manifest.versions)
     return judge(checkpoint, changes, facts.differences(*compared), allowed)
@@ -71,13 +71,13 @@ def judge(
 
     Returns what was accepted, as text for the lineage: configuration changes and unexplained differences.
 
-    Free keys are accepted; keys that need consent are when ``allow`` names them or a section of them; fixed keys
-    never are. A difference without a changed key behind it is accepted when ``allow`` names its kind.
+    Free keys are accepted. Keys that need consent are accepted when ``allow`` names them or a section that has them.
+    Fixed keys are never accepted. A difference that no changed key explains is accepted when ``allow`` names its kind.
 
     Raises:
         UsageError: ``allow`` names something that did not change or can never be allowed.
-        RestoreRefused: at least one change is not accepted; names the first culprits with both values and what to do,
-            and a file with the full list.
+        RestoreRefused: at least one change is not accepted. The message names the first causes with both values, what
+            to do, and a file with the full list.
     """
     refused = [change for change in changes if not _is_accepted(change, allow)]
     unexplained = _roots([difference for difference in differences if not _explained_by(difference, changes)])
@@ -100,13 +100,13 @@ def _covers(section: str, path: str) -> bool:
 
 
 def _explained_by(difference: FactDifference, changes: Sequence[Change]) -> bool:
-    # a free key changes no result, so it explains none: data that moved (data.root) must still be the same data
+    # a free key changes no result, so it explains no difference: moved data (data.root) must still be the same data
     return any(change.policy != "free" and _concerns(change, difference) for change in changes)
 
 
 def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:
-    """Without what follows from other data, such as the order of another number of records, and what a step does with
-    another schedule or other mixing.
+    """The differences without consequences of others. Other data have consequences, such as the order of another number
+    of records. Another schedule or other mixing changes what a step does.
     """
     other_data = any(difference.fact.kind == "data" for difference in differences)
     known = {key for difference in differences if difference.fact.kind != STEP for key in difference.fact.keys}
@@ -126,19 +126,21 @@ def _concerns(change: Change, difference: FactDifference) -> bool:
 def _check_allow(
     allow: Sequence[str], changes: Sequence[Change], differences: Sequence[FactDifference], *, something_refused: bool
 ) -> None:
-    """A name that allows nothing is a slip of the pen where something is refused. Elsewhere it is a command that is
-    run again, as by a scheduler, after what it allows was accepted.
+    """Check the names in ``allow``. Where something is refused, a name that allows nothing is a typing error.
+    Elsewhere it belongs to a command that runs again, for example by a scheduler, after its changes were accepted.
     """
     possible = {change.path for change in changes} | {difference.fact.kind for difference in differences}
     for name in allow:
         fixed = [change for change in changes if change.policy == "fixed" and _covers(name, change.path)]
         if fixed:
             raise UsageError(
-                f"allow=[{name}] cannot be: {fixed[0]} decides which variables exist or what they mean\n"
+                f"allow=[{name}] is not possible: {fixed[0]} decides which variables exist or what they mean\n"
                 "start a new run from these weights: python -m trainer train … init_from=CHECKPOINT"
             )
         if name in KINDS and name not in ALLOWABLE_KINDS:
-            raise UsageError(f"allow=[{name}] cannot be: a network of another structure cannot take these weights")
+            raise UsageError(
+                f"allow=[{name}] is not possible: a network of another structure cannot take these weights"
+            )
         used = any(_covers(name, change.path) for change in changes) or name in possible
         if not used and something_refused:
             raise UsageError(f"allow=[{name}] names nothing that changed{nearest(name, possible)}")
@@ -168,7 +170,7 @@ def _report(
 
 
 def _consequence(differences: Sequence[FactDifference]) -> list[str]:
-    """The first difference, which is the root of those that follow from it downstream."""
+    """The first difference; the others follow from it downstream."""
     if not differences:
         return []
     more = f" (and {len(differences) - 1} that follow)" if len(differences) > 1 else ""
@@ -191,8 +193,8 @@ def _advice(refused: Sequence[Change], refused_kinds: Sequence[str]) -> list[str
 
 
 def _full_list(refused: Sequence[Change], differences: Sequence[FactDifference]) -> str:
-    """Where everything is listed: in the temporary directory, because a refusal writes nothing into the run
-    directory. Without one that can be written, that is said instead.
+    """Write the full list and say where it is. It goes into the temporary directory, because a refusal writes nothing
+    into the run directory. If that cannot be written, the text says so instead.
     """
     text = "".join(
         [
@@ -208,12 +210,12 @@ def _full_list(refused: Sequence[Change], differences: Sequence[FactDifference])
     except OSError as error:
         if path is not None:
             os.unlink(path)
-        return f"the full list could not be written ({error.strerror}): TMPDIR=DIRECTORY names another place for it"
+        return f"the full list could not be written ({error.strerror}): choose another place with TMPDIR=DIRECTORY"
     return f"the full list: {path}"
 
 
 def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Differences in numerical libraries, devices and surroundings, which end bit-exactness and nothing else."""
+    """Differences in numerical libraries, devices and surroundings. They end bit-exactness and nothing else."""
     lines = [
         f"{name} was {stored[name]} and is {current[name]}: training goes on, but bit-exactness is not promised"
         for name in (*EXACTNESS_PACKAGES, *DEVICES)
@@ -226,11 +228,11 @@ def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> l
 
 
 def worker_warnings(rank: int, chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
-    """What process ``rank`` of a run has otherwise than its chief, whose manifest knows the chief's alone."""
+    """What differs between process ``rank`` of a run and its chief. The manifest records the chief's values only."""
     found = [(name, chief[name], own[name]) for name in (*EXACTNESS_PACKAGES, "device") if chief[name] != own[name]]
     found += [(name, there, here) for name, there, here, _ in surroundings.differences(chief, own)]
     return [
-        f"{name} is {here} in worker {rank} and {there} in the chief: another placement of the processes computes "
-        "other last bits"
+        f"{name} is {here} in worker {rank} and {there} in the chief: with another placement of the processes the last "
+        "bits differ"
         for name, there, here in found
     ]

@@ -1,4 +1,4 @@
-"""What a manifest says of the program and machine that made a checkpoint."""
+"""What a manifest says about the program and the machine that made a checkpoint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def of_run(config: Config, replicas: Replicas) -> dict[str, str]:
 
 
 def _of_gpus() -> dict[str, str]:
-    """What decides the last bits on GPUs alone; nothing where there are none."""
+    """What decides the last bits on GPUs only; empty where there are none."""
     if not physical_gpus():
         return {}
     rounded = tf.config.experimental.tensor_float_32_execution_enabled()
@@ -62,7 +62,7 @@ def _plugin_versions(config: Config) -> dict[str, str]:
 
 @functools.cache
 def git_commit() -> str | None:
-    """The commit of the checkout this package lies in, with ``+`` when files differ from it; None outside of one."""
+    """The commit of the checkout of this package, with ``+`` when files differ from it; None outside a checkout."""
     place = Path(__file__).resolve().parent
     try:
         described = subprocess.run(
@@ -82,5 +82,5 @@ def now() -> str:
 
 
 def moment() -> str:
-    """As ``now``, to the microsecond: two runs on one host do not begin at the same one."""
+    """Like ``now``, to the microsecond: two runs on one host do not begin in the same microsecond."""
     return datetime.datetime.now(datetime.UTC).isoformat(timespec="microseconds")

@@ -1,4 +1,4 @@
-"""What a network gets right and wrong over a whole split, class by class."""
+"""The results of a network over a whole split, class by class."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ CALIBRATION_BINS = 15  # Guo et al., arXiv 1706.04599, section 5
 class ClassificationReport:
     """Results over ``examples`` examples.
 
-    ``loss`` is the mean cross-entropy (nats, no smoothing), ``accuracy`` the share whose most probable class is
-    right, ``top_5_accuracy`` the share with the right class among the five most probable. ``confusion`` int64
-    ``[classes, classes]`` counts examples by true (row) and predicted (column) class.
+    ``loss`` is the mean cross-entropy (nats, no smoothing). ``accuracy`` is the share of examples whose most probable
+    class is right, ``top_5_accuracy`` the share with the right class among the five most probable. ``confusion``,
+    int64 ``[classes, classes]``, counts examples by true (row) and predicted (column) class.
     """
 
     class_names: tuple[str, ...]
@@ -36,7 +36,7 @@ class ClassificationReport:
 
     @property
     def class_accuracy(self) -> tuple[float | None, ...]:
-        """The share of each class's examples that are recognised; None for a class without examples."""
+        """The share of each class's examples that the network gets right; None for a class without examples."""
         counts = zip(self.confusion.diagonal().tolist(), self.class_examples.tolist(), strict=True)
         return tuple(hits / count if count else None for hits, count in counts)
 

@@ -1,4 +1,4 @@
-"""A stored checkpoint held against data: its own, or any other with the same classes."""
+"""Evaluate a stored checkpoint on its own data, or on other data with the same classes."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from trainer.training.step import make_prediction_step
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to evaluate. ``overrides`` are ``key=value`` arguments over the stored configuration; ``weights`` is None
-    for those the run itself was evaluated with.
+    """What to evaluate. ``overrides`` are ``key=value`` arguments over the stored configuration. ``weights`` is None
+    for the weights that the run's own validations use.
     """
 
     run_dir: Path
@@ -39,8 +39,8 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """``config`` is the stored configuration with the overrides; ``recorded`` what the checkpoint's manifest says of
-    the same evaluation, None where it was another one or none.
+    """``config`` is the stored configuration with the overrides. ``recorded`` is the result of the same evaluation in
+    the checkpoint's manifest; None where the manifest has another evaluation or none.
     """
 
     restored: Restored
@@ -78,7 +78,7 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
 
 
 def _check_classes(restored: Restored, class_names: tuple[str, ...]) -> None:
-    """Class names in order are what a network's outputs mean."""
+    """The class names, in order, are the meaning of a network's outputs, so they must be the same."""
     known = restored.manifest.class_names
     if known == class_names:
         return
@@ -98,15 +98,15 @@ def classification_report(
     class_names: tuple[str, ...],
     classes: int,
 ) -> ClassificationReport:
-    """``evaluate`` with everything else that the predictions tell. ``step`` is a ``make_prediction_step``.
+    """Like ``evaluate``, with all other results from the predictions. ``step`` comes from ``make_prediction_step``.
 
-    ``classes`` is the size of the classifier; those beyond the data's ``class_names`` go by their number.
+    ``classes`` is the size of the classifier. Classes beyond the data's ``class_names`` are named by their number.
     """
     tally = Tally(classes)
 
     def counted(batch: Batch) -> tf.Tensor:
         sums, predictions = step(batch)
-        there = batch["weight"].numpy() > 0.0  # the last batch is filled up, and a bad record is not there
+        there = batch["weight"].numpy() > 0.0  # fillers of the last batch and bad records have no weight
         columns = [batch["label"], *(predictions[name] for name in ("predicted", "confidence", "in_top_5"))]
         tally.add(*(column.numpy()[there] for column in columns))
         return sums

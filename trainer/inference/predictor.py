@@ -26,11 +26,11 @@ Image = str | os.PathLike[str] | npt.NDArray[np.uint8]
 
 @dataclasses.dataclass(frozen=True)
 class Predictor:
-    """A network as a checkpoint holds it, with what its inputs and outputs mean.
+    """The network of a checkpoint, with the meaning of its inputs and outputs.
 
-    ``model`` is a Keras model of Keras's own layers, from ``preprocess``'s images to logits, float32 ``[n, classes]``,
-    without the auxiliary classifier. ``class_names`` has a name for each of its outputs. ``weights`` tells which
-    weights of ``checkpoint``, made at ``step``, it has.
+    ``model`` is a Keras model of Keras's own layers, from the images of ``preprocess`` to logits, float32
+    ``[n, classes]``, without the auxiliary classifier. ``class_names`` has a name for each of its outputs. ``weights``
+    says which weights of ``checkpoint``, made at ``step``, the model has.
     """
 
     model: keras.Model
@@ -41,14 +41,14 @@ class Predictor:
     weights: WeightsName
 
     def preprocess(self, images: Sequence[Image] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        """Images as the network takes them, float32 ``[n, S, S, 3]``: decoded and transformed as in evaluation.
+        """The network's input, float32 ``[n, S, S, 3]``: images decoded and transformed as in evaluation.
 
         ``images`` are paths of files in any format that training reads, or arrays uint8 ``[height, width, 3]`` of RGB
-        in 0..255, of any size each; an array ``[n, height, width, 3]`` will do.
+        in 0..255, each of any size. One array ``[n, height, width, 3]`` also works.
 
         Raises:
             UsageError: a file cannot be read, or an array is something else.
-            BadRecord: a file is no image that can be decoded.
+            BadRecord: a file is not an image that can be decoded.
         """
         transforms, draw = self.config.preprocess.eval, Draw(self.config.seed, tf.constant(0, tf.int64))
         inputs = [
@@ -60,10 +60,10 @@ class Predictor:
     def predict(self, images: Sequence[Image] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Probabilities, float32 ``[n, classes]`` in the order of ``class_names``; each row adds up to 1.
 
-        ``images`` as for ``preprocess``; ``evaluation.batch_size`` of them are computed at a time.
+        ``images`` as for ``preprocess``. The network computes ``evaluation.batch_size`` of them at a time.
 
         Raises:
-            UsageError, BadRecord: as ``preprocess``.
+            UsageError, BadRecord: as in ``preprocess``.
         """
         images, size = _several(images), self.config.evaluation.batch_size
         parts = [
@@ -94,7 +94,7 @@ def _several(images: Sequence[Image] | npt.NDArray[np.uint8]) -> Sequence[Image]
 
 
 def _encoded(image: Image) -> EncodedImage:
-    """An image as training gets it. Pixels are encoded without a loss, so that everything goes one way."""
+    """An image in the form that training reads. Pixels are encoded without loss, so that all images take one path."""
     if isinstance(image, str | os.PathLike):
         try:
             data = Path(image).read_bytes()

@@ -1,4 +1,4 @@
-"""Weight files of other programs: finding them, reading them, and their names in ours.
+"""Weight files of other programs: where they are, what they hold, and which of our variables their names mean.
 
 May import: models, run_directory, checkpoint, config, storage.
 """

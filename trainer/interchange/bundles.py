@@ -20,7 +20,7 @@ TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
 
 
 def read_bundle(prefix: Path, kind: Kind) -> Contents:
-    """List a TensorFlow checkpoint. Values are checked against their checksums when they are read.
+    """List a TensorFlow checkpoint. Reading a value checks it against its checksum.
 
     Raises:
         Unusable: the index is missing or damaged, so nothing can be listed.
@@ -63,7 +63,7 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
 
 
 def _full_names(reader: BundleReader) -> dict[str, str]:
-    """Key → the variable's own name, as the object graph tells it; empty when the graph is damaged."""
+    """Key → the variable's own name, from the object graph; empty when the graph is damaged."""
     graph = TrackableObjectGraph()
     try:
         graph.ParseFromString(reader.get(OBJECT_GRAPH))
@@ -77,7 +77,7 @@ def _full_names(reader: BundleReader) -> dict[str, str]:
 
 
 def _plain(attribute: Any) -> str:
-    # variables made outside Keras are all called "Variable": then the path in the tree says more
+    # variables made outside Keras are all called "Variable", so the path in the tree says more about them
     return str(attribute.checkpoint_key).removesuffix(ATTRIBUTE)
 
 
@@ -94,15 +94,15 @@ def _damaged_index(path: Path, error: BundleError) -> Finding:
     size = path.stat().st_size
     reason = str(error).rpartition("): ")[2]
     if cut:
-        title = f"{path} ends too early: its {size} bytes do not end in the mark that closes such a file"
+        title = f"{path} ends too early: its {size} bytes lack the marker at the end of such a file"
         return Finding("truncated_index", DAMAGE, title, (f"TensorFlow: {reason}",))
     return Finding("damaged_index", DAMAGE, f"{path} has changed bytes: {reason}")
 
 
 def damage(contents: Contents, present: Shards | None = None) -> list[Finding]:
-    """Read every tensor and reduce what fails to its cause: a missing shard, a file cut short, changed bytes.
+    """Read every tensor and reduce the failures to their causes: a missing shard, a truncated file, changed bytes.
 
-    ``present`` are the files of values that belong to it, where that is known better than by their names.
+    ``present`` are the checkpoint's files of values. Callers pass it when they know these files better than by name.
     """
     present = shards(contents.path) if present is None else present
     unreadable: dict[str, list[str]] = {}

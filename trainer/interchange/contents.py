@@ -9,13 +9,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-# the facts under which our own files say where they come from, see trainer/interchange/origin.py
+# the facts in which our own files record their origin, see trainer/interchange/origin.py
 ORIGIN_CONFIG = "trainer/config.yaml"
 ORIGIN = "trainer/origin.json"
 
 
 class Kind(enum.Enum):
-    """The formats that are told apart by their content."""
+    """The formats that the trainer recognises by their content."""
 
     OWN = "checkpoint of this trainer"
     BUNDLE = "TensorFlow checkpoint"
@@ -30,8 +30,8 @@ class Kind(enum.Enum):
 class Tensor:
     """One tensor of a file.
 
-    ``key`` is its name in the file, ``label`` the name that tells most about it: the variable's full name where
-    keys are positional, otherwise the key itself.
+    ``key`` is its name in the file. ``label`` is its most informative name: the variable's full name where keys are
+    positional, otherwise the key itself.
     """
 
     key: str
@@ -48,9 +48,9 @@ class Tensor:
 class Contents:
     """The tensors of a file. Values stay in the file until ``read(tensor)`` returns one as a NumPy array.
 
-    ``name_based`` is True for files of ``tf.compat.v1.train.Saver``. ``facts`` is what else the file says of itself.
-    ``optimizer`` is the class of optimizer whose state is stored, where the file tells it apart from the tensors.
-    ``read`` raises ``Unusable`` for a tensor that is damaged.
+    ``name_based`` is True for files of ``tf.compat.v1.train.Saver``. ``facts`` holds what else the file says about
+    itself. ``optimizer`` is the class of the optimizer whose state is stored, where the file names it outside the
+    tensors. ``read`` raises ``Unusable`` for a damaged tensor.
     """
 
     kind: Kind

@@ -1,4 +1,4 @@
-"""What a diagnosis consists of: causes, each with both values, where it shows and what would mend it."""
+"""The findings of a diagnosis: causes, each with both values, where it shows and how to fix it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ SHOWN = 6
 class Finding:
     """One root cause.
 
-    ``cause`` is a stable word for scripts; ``status`` the exit status it leads to, 0 for a remark that stops nothing;
-    ``title`` says what differs with both values; ``details`` where it shows and what follows from it; ``overrides``
-    are the ``key=value`` that make the model fit the file; ``keys`` the configuration keys, or sections ending in a
-    dot, whose difference it explains.
+    ``cause`` is a stable word for scripts. ``status`` is the exit status it leads to, 0 for a remark that stops
+    nothing. ``title`` says what differs, with both values. ``details`` say where it shows and what follows from it.
+    ``overrides`` are the ``key=value`` arguments that make the model fit the file. ``keys`` are the configuration keys
+    whose difference it explains; one that ends in a dot is a section.
     """
 
     cause: str
@@ -35,7 +35,7 @@ class Finding:
 
 
 class Unusable(Exception):
-    """The file cannot be read at all, or must not be; ``finding`` says why."""
+    """The file cannot be read, or must not be read; ``finding`` says why."""
 
     def __init__(self, finding: Finding) -> None:
         super().__init__(finding.title)
@@ -43,7 +43,7 @@ class Unusable(Exception):
 
 
 def listed(names: Iterable[str]) -> str:
-    """The first few names and how many more there are."""
+    """The first few names, and the number of the others."""
     names = list(names)
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return ", ".join(names[:SHOWN]) + more

@@ -1,6 +1,7 @@
-"""Keras files: ``.weights.h5``, legacy ``.h5`` and ``.keras``, a zip around one. Nothing in them is deserialised.
+"""Keras files: ``.weights.h5``, legacy ``.h5``, and ``.keras``, a zip around one. Nothing in them is deserialised.
 
-HDF5 can point at other files; links and external storage are left alone, so a foreign file can only show itself.
+HDF5 can point at other files. The reader follows no links and no external storage, so a file from a stranger can show
+its own contents only.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from trainer.models.inception_v3_units import NORM_LEAVES
 
 WEIGHTS_MEMBER = "model.weights.h5"
 METADATA_MEMBER = "metadata.json"
-EXPANSION_LIMIT = 20  # unpacked size over size in the file; Keras compresses nothing
+EXPANSION_LIMIT = 20  # unpacked size / size in the file; Keras compresses nothing
 JSON_LIMIT = 1 << 24  # bytes
 TEXT_ATTRIBUTES = ("keras_version", "backend", ORIGIN, ORIGIN_CONFIG)
 SECONDS_ALLOWED = 30.0
@@ -37,7 +38,7 @@ def read_hdf5(path: Path, kind: Kind) -> Contents:
     """List a ``.weights.h5`` or a legacy ``.h5`` file.
 
     Raises:
-        Unusable: HDF5 cannot open it, which is how a file that was cut short shows.
+        Unusable: HDF5 cannot open it, as happens with a truncated file.
     """
     _survive(path, kind)
     return _read_hdf5(path, kind)
@@ -48,7 +49,7 @@ def _read_hdf5(path: Path, kind: Kind) -> Contents:
 
 
 def read_keras_archive(path: Path) -> Contents:
-    """List a ``.keras`` file: the JSON that says which Keras wrote it, and the weights.
+    """List a ``.keras`` file: the JSON with the version of Keras that wrote it, and the weights.
 
     Raises:
         Unusable: a member is damaged or unpacks to an unreasonable size.
@@ -70,7 +71,7 @@ def _read_keras_archive(path: Path) -> Contents:
 
 
 def _survive(path: Path, kind: Kind) -> None:
-    """Read the whole file in another process first: on damaged structures the HDF5 library can loop or crash."""
+    """Read the whole file in another process first, because the HDF5 library can loop or crash on a damaged file."""
     seconds = SECONDS_ALLOWED + path.stat().st_size / SLOWEST_BYTES_PER_SECOND
     root = str(Path(__file__).resolve().parent.parent.parent)
     known = [os.environ["PYTHONPATH"]] if "PYTHONPATH" in os.environ else []
@@ -84,7 +85,7 @@ def _survive(path: Path, kind: Kind) -> None:
             check=False,
         )
     except subprocess.TimeoutExpired as error:
-        title = f"{path} is damaged: the HDF5 library had not come to an end of it after {seconds:.0f} seconds"
+        title = f"{path} is damaged: the HDF5 library was still reading it after {seconds:.0f} seconds"
         raise Unusable(Finding("damaged", DAMAGE, title)) from error
     if process.returncode < 0:
         title = f"{path} is damaged: the HDF5 library crashed on it (signal {-process.returncode})"
@@ -100,11 +101,11 @@ def _read_everything(kind: Kind, path: Path) -> None:
 def _member(archive: zipfile.ZipFile, name: str, limit: int, path: Path) -> bytes:
     info = archive.getinfo(name)
     if info.file_size > limit:
-        title = f"{path}: {name} would unpack to {info.file_size} bytes, more than the {limit} that are reasonable"
+        title = f"{path}: {name} would unpack to {info.file_size} bytes, more than the limit of {limit}"
         raise Unusable(Finding("oversized", MISMATCH, title))
     try:
         with archive.open(info) as member:
-            return member.read(limit + 1)  # the directory of a zip can lie about sizes, the read does not
+            return member.read(limit + 1)  # the directory of a zip can give wrong sizes
     except (zipfile.BadZipFile, NotImplementedError, RuntimeError, EOFError) as error:
         raise Unusable(Finding("flipped", DAMAGE, f"{path}: {name} is damaged: {error}")) from error
 
@@ -126,7 +127,7 @@ def _open(source: Path | BinaryIO, path: Path) -> h5py.File:
         if sizes:
             title = f"{path} ends too early: it has {sizes.group(1)} bytes and was written with {sizes.group(2)}"
             raise Unusable(Finding("truncated", DAMAGE, title)) from error
-        raise Unusable(Finding("damaged", DAMAGE, f"{path} is no readable HDF5 file: {text}")) from error
+        raise Unusable(Finding("damaged", DAMAGE, f"{path} is not a readable HDF5 file: {text}")) from error
 
 
 def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str]) -> Contents:
@@ -160,7 +161,7 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
 
 
 def _optimizer(file: h5py.File, datasets: Mapping[str, Any]) -> str | None:
-    """The optimizer whose state is stored, ``adam``."""
+    """The optimizer whose state is stored, for example ``adam``."""
     if "optimizer/vars/0" in datasets:
         return _attribute(file["optimizer/vars"], "name")
     for key in datasets:
@@ -175,10 +176,10 @@ def _attribute(group: h5py.Group, name: str) -> str | None:
 
 
 def _labels(file: h5py.File, datasets: Mapping[str, Any]) -> Callable[[str], str]:
-    """Names as ``conv2d_8/kernel`` for all of Keras's layouts.
+    """Names such as ``conv2d_8/kernel`` for all of Keras's layouts.
 
-    Keras 3 numbers the variables of a layer and stores the layer under a running number of its class; only the
-    group's ``name`` attribute is the layer's name. Legacy keys end in the variable's path.
+    Keras 3 numbers the variables of a layer, and stores the layer under its class and a running number. The layer's
+    name is in the group's ``name`` attribute only. Legacy keys end in the variable's path.
     """
     counts: dict[str, int] = {}
     for key in datasets:
@@ -204,6 +205,6 @@ def _labels(file: h5py.File, datasets: Mapping[str, Any]) -> Callable[[str], str
     return label
 
 
-if __name__ == "__main__":  # as _survive starts it
-    with contextlib.suppress(Unusable):  # the process that asked will find the same
+if __name__ == "__main__":  # _survive starts it
+    with contextlib.suppress(Unusable):  # the process that started this one will find the same
         _read_everything(Kind[sys.argv[1]], Path(sys.argv[2]))

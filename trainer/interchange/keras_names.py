@@ -1,7 +1,7 @@
 """Keras: our own layers (``mixed_5b.branch_0.….conv/kernel``), or ``keras.applications`` (``conv2d_8/kernel``).
 
-``keras.applications.InceptionV3`` numbers its layers in the order it creates them; the numbers start where the
-process before it stopped, so only their order means something.
+``keras.applications.InceptionV3`` numbers its layers in the order in which it creates them. The numbers continue from
+the models that the process built before, so only their order has a meaning.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ NUMBERED = re.compile(
 )
 CLASSIFIER = re.compile(r"(?:.*/)?predictions(?:_\d+)?/(kernel|bias)")
 SLOT = re.compile(r"[A-Za-z]+(?:_\d+)?/(?P<name>.+)[_/](?P<slot>velocity_hat|momentum|velocity|m|v)")  # adam/…_momentum
-NUMBERED_STATE = ("optimizer/vars/", "optimizer_weights/")  # in HDF5 the file names the optimizer
+NUMBERED_STATE = ("optimizer/vars/", "optimizer_weights/")  # an HDF5 file names the optimizer
 COUNTERS = ("iteration", "iterations", "learning_rate", "save_counter", "beta_1", "beta_2", "decay")
 
 
@@ -64,7 +64,7 @@ def _dotted(label: str) -> Meaning | None:
 
 
 def _numbered(labels: list[str]) -> dict[str, Meaning]:
-    """Labels of ``keras.applications``; nothing when there are not as many convolutions as the network has."""
+    """Labels of ``keras.applications``; empty unless the file has as many convolutions as the network."""
     matches = {label: match for label in labels if (match := NUMBERED.fullmatch(label))}
     numbers = {
         layer: sorted({int(match[2] or 0) for match in matches.values() if match[1] == layer})

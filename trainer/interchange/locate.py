@@ -1,4 +1,4 @@
-"""Recognising what a path is, by content and not by its extension."""
+"""Recognise what a path is by its content, not by its extension."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from trainer.interchange.contents import Kind
 from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
 from trainer.run_directory.layout import CHECKPOINTS
 
-STATE_FILE = "checkpoint"  # what tf.train.Saver and CheckpointManager name the file that points to the newest
+STATE_FILE = "checkpoint"  # the file in which tf.train.Saver and CheckpointManager name the newest checkpoint
 SHARD = re.compile(r"(.+)\.data-(\d{5})-of-(\d{5})")
 TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # end of a leveldb table: .index files and V1 checkpoints
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
@@ -29,7 +29,7 @@ STATE_FILE_LIMIT = 1 << 20  # bytes; one line for each checkpoint
 
 @dataclasses.dataclass(frozen=True)
 class Located:
-    """A checkpoint: its format, the path its readers take, and what was wrong with the path that was given."""
+    """A checkpoint: its format, the path for its reader, and what was wrong with the path that the user gave."""
 
     kind: Kind
     path: Path
@@ -40,7 +40,7 @@ def locate(path: Path) -> Located:
     """Find the checkpoint that ``path`` means.
 
     Raises:
-        Unusable: there is none, or it is of a kind that must not be opened.
+        Unusable: no checkpoint is there, or it is of a kind that must not be opened.
     """
     if path.is_dir():
         return _directory(path)
@@ -53,11 +53,11 @@ def locate(path: Path) -> Located:
     raise Unusable(Finding("missing", DAMAGE, f"{path} does not exist", details))
 
 
-Shards = Mapping[Path, tuple[int, int]]  # file → its number, and the number there should be
+Shards = Mapping[Path, tuple[int, int]]  # file → its number, and the expected number of files
 
 
 def shards(prefix: Path) -> dict[Path, tuple[int, int]]:
-    """The ``.data-00000-of-00002`` files of a prefix, each with its number and the number there should be."""
+    """The ``.data-00000-of-00002`` files of a prefix, each with its number and the expected number of files."""
     found = {}
     if prefix.parent.is_dir():
         for path in sorted(prefix.parent.iterdir()):
@@ -68,7 +68,7 @@ def shards(prefix: Path) -> dict[Path, tuple[int, int]]:
 
 
 def prefixes(place: Path) -> list[Path]:
-    """The prefixes of the TensorFlow checkpoints in a directory, oldest first by their step, then by name."""
+    """The prefixes of the TensorFlow checkpoints in a directory, ordered by step (oldest first), then by name."""
     names = set()
     for path in place.iterdir():
         match = SHARD.fullmatch(path.name)
@@ -85,7 +85,7 @@ def prefixes(place: Path) -> list[Path]:
 
 
 def is_own(place: Path) -> bool:
-    """Whether a directory is a checkpoint of this trainer, whole or not."""
+    """Whether a directory is a checkpoint of this trainer, complete or not."""
     if (place / manifests.FILE_NAME).is_file() and not (place / CHECKPOINTS).is_dir():
         return True
     written = (place / f"{PREFIX}.index").is_file() or bool(shards(place / PREFIX))
@@ -116,7 +116,7 @@ def _directory_for_prefix(place: Path, found: list[Path]) -> Finding:
         "directory_for_prefix",
         MISMATCH,
         f"{place} is a directory; TensorFlow wants the prefix {found[-1]}",
-        ("a prefix is the common beginning of the .index and .data-… files, and no file of that name", *others),
+        ("a prefix is the common beginning of the names of the .index and .data-… files; it is not a file", *others),
     )
 
 
@@ -135,23 +135,23 @@ def _run_directory(place: Path) -> Located:
 
 
 def _state_file(path: Path) -> Located:
-    """Follow ``checkpoint``, the text file in which TensorFlow notes the newest prefix."""
+    """Follow ``checkpoint``, the text file in which TensorFlow records the newest prefix."""
     text = path.read_bytes()[:STATE_FILE_LIMIT].decode("utf-8", errors="replace")
     match = re.search(r'^model_checkpoint_path: "(.*)"\s*$', text, re.MULTILINE)
     here = prefixes(path.parent)
     if match is None:
         if not here:
             raise Unusable(Finding("state_file", DAMAGE, f"{path} names no checkpoint, and there is none beside it"))
-        title = f"{path} names no checkpoint (tf.train.latest_checkpoint() answers None); {here[-1].name} is beside it"
+        title = f"{path} names no checkpoint (tf.train.latest_checkpoint() returns None); {here[-1].name} is beside it"
         return Located(Kind.BUNDLE, here[-1], (Finding("state_file", MISMATCH, title),))
     pointed = Path(match.group(1))
-    target, moved = path.parent / pointed, path.parent / pointed.name  # an absolute path stays what it is
+    target, moved = path.parent / pointed, path.parent / pointed.name  # an absolute path stays as it is
     exists = Path(f"{target}.index").is_file()
     if exists and target.parent.samefile(path.parent):
         return Located(Kind.BUNDLE, moved, (_directory_for_prefix(path.parent, [moved]),))
     title = f"{path} points to {pointed}, {'which is another place' if exists else 'where there is no checkpoint'}"
     if exists and moved not in here:
-        return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, ("it was followed there",)),))
+        return Located(Kind.BUNDLE, target, (Finding("state_file", MISMATCH, title, ("that checkpoint was read",)),))
     if not here:
         raise Unusable(Finding("state_file", DAMAGE, title, (f"nor is there one in {path.parent}",)))
     target = moved if moved in here else here[-1]
@@ -185,7 +185,7 @@ def _file(path: Path) -> Located:
 
 
 def _single_file(path: Path, head: bytes, tail: bytes) -> Located:
-    """A format of one file, told by its first and last bytes."""
+    """The format of a single file, recognised by its first and last bytes."""
     if tail == TABLE_MAGIC:
         return Located(Kind.V1, path)
     if head.startswith(HDF5_MAGIC):

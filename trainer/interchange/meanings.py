@@ -1,4 +1,4 @@
-"""What a name in a file means in this trainer's terms."""
+"""The meaning of a name in a file, in this trainer's terms."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from typing import Literal, Protocol
 class Meaning:
     """``name`` is the model's variable, as in the state tree below ``model/``, for every role but ``counter``.
 
-    A ``shadow`` is its moving average; a ``slot`` belongs to an optimizer, and ``slot`` is called as the file does.
+    The role ``shadow`` means its moving average. The role ``slot`` means its slot of an optimizer, and ``slot`` is the
+    file's name for that slot.
     """
 
     role: Literal["variable", "shadow", "slot", "counter"]
@@ -24,11 +25,11 @@ class NamingScheme(Protocol):
 
     @property
     def TITLE(self) -> str:  # noqa: N802
-        """The program, as a person calls it."""
+        """The program's name for people."""
 
     @property
     def OPTIMIZERS(self) -> Mapping[frozenset[str], str]:  # noqa: N802
-        """The slots of an optimizer, as this scheme calls them → its name in ``conf/optimizer``."""
+        """The slots of an optimizer, in this scheme's names → its name in ``conf/optimizer``."""
 
     def meanings(self, labels: Iterable[str]) -> dict[str, Meaning]:
-        """The meaning of each label that has one; all labels are needed because some schemes number relatively."""
+        """The meaning of each label that has one. Pass all labels, because some schemes number relatively."""

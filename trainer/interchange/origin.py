@@ -1,4 +1,4 @@
-"""What our own checkpoints and exports say of where they come from: the run's configuration, and ``origin.json``."""
+"""The origin that our own checkpoints and exports record: the run's configuration, and ``origin.json``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Origin:
     """The checkpoint that weights were taken from. ``class_names`` are those of its data, in label order."""
 
     checkpoint: str
-    checkpoint_digest: str  # SHA-256 of its manifest.json, which holds those of all its other files
+    checkpoint_digest: str  # SHA-256 of its manifest.json, which holds the SHA-256 of each of its other files
     step: int
     weights: str
     class_names: tuple[str, ...]
@@ -31,7 +31,7 @@ class Origin:
 
 
 def origin_of(contents: Contents) -> Origin | None:
-    """None when the file says nothing that this version understands."""
+    """The origin that the file records; None when this version does not understand it or the file has none."""
     if ORIGIN not in contents.facts:
         return None
     try:
@@ -41,7 +41,7 @@ def origin_of(contents: Contents) -> Origin | None:
 
 
 def origin_config(contents: Contents) -> Config | None:
-    """None when there is none that this version understands."""
+    """The configuration in the file; None when this version does not understand it or the file has none."""
     if ORIGIN_CONFIG not in contents.facts:
         return None
     try:

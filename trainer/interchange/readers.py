@@ -1,4 +1,4 @@
-"""Which reader a format has."""
+"""The reader of each format."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def read_contents(located: Located) -> Contents:
     """List a foreign checkpoint.
 
     Raises:
-        Unusable: it is damaged so that nothing can be listed.
+        Unusable: it is so damaged that nothing can be listed.
     """
     match located.kind:
         case Kind.BUNDLE | Kind.V1:
@@ -30,7 +30,7 @@ def read_contents(located: Located) -> Contents:
 
 
 def unreadable_values(contents: Contents) -> list[Finding]:
-    """Read every value of a format without checksums; what cannot be read is damaged."""
+    """Read every value of a format without checksums; a value that cannot be read is damaged."""
     reasons: dict[str, list[str]] = {}
     for tensor in contents.tensors:
         try:

@@ -1,8 +1,8 @@
 """The safetensors format: eight bytes of header length, a JSON header, then the values.
 
-https://github.com/huggingface/safetensors#format. Read and written here: the library (0.8) has no BF16 and no 8-bit
-floats for NumPy, names no tensor in a truncated file, and writes an array of Fortran's order with wrong values. Tests
-hold the files against it.
+https://github.com/huggingface/safetensors#format. This module reads and writes the format itself: the library (0.8) has
+no BF16 and no 8-bit floats for NumPy, names no tensor in a truncated file, and writes an array in Fortran order with
+wrong values. Tests compare the files with the library.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainer.interchange.findings import DAMAGE, Finding, Unusable
 HEADER_LIMIT = 100_000_000  # bytes, the reference implementation's MAX_HEADER_SIZE
 TENSOR_LIMIT = 1_000_000
 METADATA = "__metadata__"
-# name → (NumPy type, bytes); NumPy has no bfloat16 and no 8-bit floats, whose bits are returned
+# name → (NumPy type, bytes); NumPy has no bfloat16 and no 8-bit floats, so the reader returns their bits
 TYPES = {
     "BOOL": "bool",
     "U8": "uint8",
@@ -45,13 +45,13 @@ def read_safetensors(path: Path) -> Contents:
     """List a ``.safetensors`` file; every offset is checked against the size of the file.
 
     Raises:
-        Unusable: the header is damaged or promises values that are not there.
+        Unusable: the header is damaged, or names values that the file does not have.
     """
     size = path.stat().st_size
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > min(HEADER_LIMIT, size - 8):
-            title = f"{path} ends too early: its header is said to be {length} bytes, the file has {size}"
+            title = f"{path} ends too early: its header should have {length} bytes, the file has {size}"
             raise Unusable(Finding("truncated", DAMAGE, title))
         text = file.read(length)
     try:
@@ -92,7 +92,7 @@ def write_safetensors(path: Path, tensors: Mapping[str, np.ndarray], metadata: M
 
 
 def _entry(name: str, entry: Any, available: int, path: Path) -> tuple[str, tuple[int, ...], int, int]:
-    """Type, shape and place of one tensor, validated."""
+    """Type, shape, first byte and end of one tensor, validated."""
     try:
         kind, shape, (begin, end) = entry["dtype"], tuple(entry["shape"]), entry["data_offsets"]
         counts = [*shape, begin, end]

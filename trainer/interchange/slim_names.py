@@ -1,7 +1,7 @@
 """TF-Slim: ``InceptionV3/Mixed_5b/Branch_1/Conv2d_0b_5x5/BatchNorm/beta``.
 
-Names and their irregularities: tensorflow/models research/slim/nets/inception_v3.py; slots and shadows as
-``tf.compat.v1.train`` optimizers and ``ExponentialMovingAverage`` append them.
+Names and their irregularities: tensorflow/models research/slim/nets/inception_v3.py. Slots and shadows have the endings
+that the ``tf.compat.v1.train`` optimizers and ``ExponentialMovingAverage`` append.
 """
 
 from __future__ import annotations
@@ -76,5 +76,5 @@ def _variable(path: str) -> str | None:
 def _unit(path: str) -> str:
     lower = path.lower()
     if re.fullmatch(r"auxlogits/conv2d_2a_\dx\d", lower):
-        return AUX_KERNEL_UNIT  # Slim names it after the window, which follows the image size
+        return AUX_KERNEL_UNIT  # Slim names it after the window, whose size depends on the image size
     return IRREGULAR[lower] if lower in IRREGULAR else lower

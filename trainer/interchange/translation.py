@@ -1,4 +1,4 @@
-"""From the names and layout of a file to this trainer's: which tensor is which variable of Inception V3."""
+"""Translate a file's names and layout into this trainer's: which tensor is which variable of Inception V3."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Translation:
     """A file in this trainer's terms.
 
     ``variables`` and ``shadows`` map the model's variables (``mixed_5b/…/kernel``) to tensors whose shapes are in
-    TensorFlow's layout, height×width×in×out and in×out; ``channels_first`` tells whether the file's were not.
-    ``slots`` counts the tensors of each optimizer slot, ``optimizer`` is whose they are as far as names tell.
+    TensorFlow's layout, height×width×in×out and in×out. ``channels_first`` is True when the file has the other layout.
+    ``slots`` counts the tensors of each optimizer slot. ``optimizer`` is the optimizer that the names of the slots
+    suggest.
     """
 
     scheme: str
@@ -33,7 +34,7 @@ class Translation:
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """The variables, or their moving averages when only those are there."""
+        """The variables, or their moving averages when the file has those only."""
         return self.variables or self.shadows
 
     @property
@@ -86,7 +87,7 @@ def _is_channels_first(variables: Mapping[str, Tensor]) -> bool:
     votes = 0
     for name, tensor in variables.items():
         unit = unit_of(name)
-        # a 1×1 kernel of few channels, or a window that follows the image size, tells nothing
+        # a 1×1 kernel with few channels, or a window whose size depends on the image size, decides nothing
         if name.endswith("conv/kernel") and len(tensor.shape) == 4 and unit.rpartition("_")[2] not in ("1x1",):
             last, first = tensor.shape[:2] == window(unit), tensor.shape[2:] == window(unit)
             votes += first - last

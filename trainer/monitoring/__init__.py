@@ -1,4 +1,4 @@
-"""What a person watches while a run trains: the terminal and TensorBoard.
+"""The views of a run for people: the terminal and TensorBoard.
 
 May import: training, models, data, run_directory, checkpoint, config, storage.
 """

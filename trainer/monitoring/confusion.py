@@ -1,4 +1,4 @@
-"""The confusion matrix: how many examples of which class were taken for which. Nothing here takes TensorFlow."""
+"""The confusion matrix: counts of examples by true and predicted class. Nothing here imports TensorFlow."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ import numpy.typing as npt
 
 @dataclasses.dataclass(frozen=True)
 class Confusion:
-    """``counts`` are examples by (true, predicted) class, hits included, without those that never happened: a stored
-    one may name any class, so that nothing is made of the size of a class number before ``classes`` was looked at.
+    """``counts`` are examples by (true, predicted) class, hits included, pairs without an example left out.
+
+    A stored matrix may name any class. So look at ``classes`` before you make anything of that size.
     """
 
     counts: Mapping[tuple[int, int], int]
@@ -24,12 +25,12 @@ class Confusion:
 
     @classmethod
     def of_matrix(cls, matrix: npt.NDArray[np.int64]) -> Confusion:
-        """From int64 ``[classes, classes]``, true classes down."""
+        """From int64 ``[classes, classes]``, a row for each true class."""
         return cls({(int(true), int(other)): int(matrix[true, other]) for true, other in np.argwhere(matrix)})
 
     @property
     def classes(self) -> int:
-        """The least number of classes that has all that are named."""
+        """The smallest number of classes that includes every class in ``counts``."""
         return max((max(pair) for pair in self.counts), default=0) + 1
 
     @property
@@ -37,14 +38,14 @@ class Confusion:
         return sum(count for (true, predicted), count in self.counts.items() if true == predicted)
 
     def mistaken(self) -> list[tuple[int, int, int]]:
-        """``(count, true, predicted)`` of every mistake that happened, most frequent first."""
+        """``(count, true, predicted)`` for every kind of mistake with an example, most frequent first."""
         wrong = [(count, *pair) for pair, count in self.counts.items() if pair[0] != pair[1]]
         return sorted(wrong, key=lambda entry: (-entry[0], *entry[1:]))
 
     def rows(self, classes: int) -> list[list[int]]:
-        """The whole matrix, true classes down."""
+        """The whole matrix, a row for each true class."""
         return [[self.counts.get((true, other), 0) for other in range(classes)] for true in range(classes)]
 
     def shares(self, classes: int) -> list[list[float | None]]:
-        """The same as shares of the true class's examples; None where it has none."""
+        """The matrix as shares of the true class's examples; None where the class has no examples."""
         return [[count / sum(row) if any(row) else None for count in row] for row in self.rows(classes)]

@@ -1,4 +1,4 @@
-"""Small pictures of examples for people to look at; no part of training depends on them."""
+"""Small pictures of examples for people; no part of training depends on them."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from trainer.monitoring.confusion import Confusion
 
 Pixels = npt.NDArray[np.uint8]
 
-SIDE = 128  # pixels, of the longer side of a thumbnail
-CAPTION = 16  # pixels, of the line under a thumbnail in a sheet
+SIDE = 128  # pixels; the longer side of a thumbnail
+CAPTION = 16  # pixels; the height of the caption under a thumbnail in a sheet
 GAP = 6
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (235, 235, 235)
-LARGEST_MATRIX = 50  # classes, beyond which the cells of a confusion matrix cannot be told apart
+LARGEST_MATRIX = 50  # classes; with more, the cells of a confusion matrix are too small to see
 
 
 def thumbnail(encoded: bytes) -> Image.Image | None:
@@ -27,26 +27,26 @@ def thumbnail(encoded: bytes) -> Image.Image | None:
     try:
         with Image.open(io.BytesIO(encoded)) as image:
             return fitted(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # what its readers raise for damaged files
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises these for damaged files
         return None
 
 
 def fitted(image: Image.Image) -> Image.Image:
-    """``image`` with ``SIDE`` pixels on its longer side; small images keep their pixels visible."""
+    """``image`` with ``SIDE`` pixels on its longer side. The pixels of small images stay visible."""
     scale = SIDE / max(image.size)
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return image.resize(size, Image.Resampling.NEAREST if scale > 1.0 else Image.Resampling.LANCZOS)
 
 
 def as_png(image: Image.Image) -> str:
-    """A PNG file in base64."""
+    """The image as a PNG file in base64."""
     file = io.BytesIO()
     image.save(file, "PNG")
     return base64.b64encode(file.getvalue()).decode("ascii")
 
 
 def of_input(image: npt.NDArray[np.float32], mean: Sequence[float], std: Sequence[float]) -> Image.Image:
-    """The network's input float32 ``[S, S, 3]`` as a picture: normalisation undone, clipped to what can be shown."""
+    """The network's input float32 ``[S, S, 3]`` as a picture: normalisation undone, clipped to 0..1."""
     shown = np.clip(image * np.asarray(std) + np.asarray(mean), 0.0, 1.0)
     return fitted(Image.fromarray(np.round(np.nan_to_num(shown) * 255.0).astype(np.uint8)))
 
@@ -76,7 +76,7 @@ def shortened(text: str, draw: ImageDraw.ImageDraw, font: ImageFont.FreeTypeFont
 
 
 def confusion_matrix(found: Confusion, class_names: Sequence[str]) -> Pixels:
-    """Counts by (true, predicted) class as a table, true classes down; darker for a larger share of the true class.
+    """Counts as a table, a row for each true class; a darker cell is a larger share of the true class.
 
     uint8 ``[height, width, 3]``.
     """

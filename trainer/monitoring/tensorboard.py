@@ -1,6 +1,6 @@
-"""What TensorBoard shows of a run beside its scalars: the configuration, restarts, pictures, histograms, a profile.
+"""What TensorBoard shows beside a run's scalars: the configuration, restarts, pictures, histograms, a profile.
 
-It is a view: nothing here is read again by training, and what the disk refuses is lost to TensorBoard alone.
+It is a view. Training reads none of it, and a failed write is lost to TensorBoard only.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ INPUTS_SHOWN = 8
 
 
 class TensorBoard:
-    """The views of one process's part of a run in ``run_dir``, in the event files of its history."""
+    """The TensorBoard views of one process's part of a run in ``run_dir``, in the event files of its history."""
 
     def __init__(
         self,
@@ -63,12 +63,12 @@ class TensorBoard:
         self._events[TRAIN].scalars(start.from_step, {"start": len(lineage)})
         board = self._run_dir / TENSORBOARD
         if not any(board.glob("events.out.tfevents.*")):
-            summary = Events(board)  # above both splits, so that TensorBoard ranks runs by the metrics of either
+            summary = Events(board)  # above both splits, so that TensorBoard can rank runs by metrics of either
             summary.hyperparameters(_hyperparameters(self._config))
             summary.close()
 
     def before(self, step: int, batch: Batch) -> None:
-        """``batch`` is about to be trained on, as optimizer step ``step``."""
+        """Called before optimizer step ``step`` trains on ``batch``."""
         if not self._inputs_are_shown:
             self._inputs_are_shown = True
             self._show_inputs(step, batch)
@@ -78,7 +78,7 @@ class TensorBoard:
             self._profiling = True
 
     def after(self, step: int) -> None:
-        """Step ``step`` was dispatched."""
+        """Called after step ``step`` was dispatched."""
         window, cadence = self._config.profile, self._config.train.histograms_every_steps
         if window is not None and step >= window[1]:
             self._end_profile()
@@ -87,7 +87,7 @@ class TensorBoard:
             self._events[TRAIN].histograms(step, weights)
 
     def validated(self, found: Predictions, images: Sequence[Image.Image | None]) -> None:
-        """Show what a validation predicted; ``images`` are those of its mistakes, None for one that cannot be shown."""
+        """Show the predictions of a validation. ``images`` belong to its mistakes, None if one cannot be shown."""
         names = self._class_names
         if len(names) <= pictures.LARGEST_MATRIX:
             matrix = pictures.confusion_matrix(Confusion.of_entries(found.confusions), names)
@@ -99,7 +99,7 @@ class TensorBoard:
             self._events[VALIDATION].image(found.step, "mistakes", pictures.sheet(*zip(*shown, strict=True)))
 
     def graph(self, graph: Callable[[], tf.Graph]) -> None:
-        """Show the network as it is evaluated."""
+        """Show the graph of the network in evaluation."""
         self._events[VALIDATION].graph(graph())
 
     def close(self) -> None:
@@ -118,7 +118,7 @@ class TensorBoard:
         return output_names(self._validation.class_names, self._config.model.num_classes)
 
     def _show_inputs(self, step: int, batch: Batch) -> None:
-        """The first images of the batch as the network gets them, augmented and mixed."""
+        """Show the first images of the batch as the network's input, augmented and mixed."""
         config, names = self._config, self._class_names
         few = mixed({name: tensor[:INPUTS_SHOWN] for name, tensor in batch.items()})
         mean, std = _normalization(config)
@@ -135,7 +135,7 @@ def _caption(mistake: Mistake, names: Sequence[str]) -> str:
 
 
 def _normalization(config: Config) -> tuple[Sequence[float], Sequence[float]]:
-    """Mean and standard deviation that turn the network's input into an image of 0..1."""
+    """The mean and standard deviation that turn the network's input into an image in 0..1."""
     if isinstance(config.data, SyntheticConfig) and not config.data.decode:
         return (0.5,) * 3, (0.5,) * 3  # trainer.data.sources.synthetic.ready_input
     if "normalize" in config.preprocess.train:
@@ -144,13 +144,13 @@ def _normalization(config: Config) -> tuple[Sequence[float], Sequence[float]]:
 
 
 def _hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
-    """Every key that changes the result and has one value."""
+    """Every key that changes the result and has a single value."""
     found = ((path, value) for path, value, fact in leaves(config) if fact.resume != "free")
     return {path: value for path, value in found if isinstance(value, bool | int | float | str)}
 
 
 def _code(text: str) -> str:
-    """Markdown that shows a text as it is."""
+    """Markdown that shows a text unchanged."""
     return "".join(f"    {line}\n" for line in text.splitlines())
 
 

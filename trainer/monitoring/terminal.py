@@ -1,4 +1,4 @@
-"""What a person sees while a run goes on: a progress bar on a terminal, sparse plain lines elsewhere, train.log."""
+"""The output of a run for people: a progress bar on a terminal, a few plain lines elsewhere, and train.log."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ PLAIN_INTERVAL_SECONDS = 10.0
 
 
 class Terminal:
-    """Reports a run to stdout and ``train.log``. ``total`` is the run's length in steps."""
+    """Reports about a run, on stdout and in ``train.log``. ``total`` is the run's length in steps."""
 
     def __init__(self, log: Path, step: int, total: int) -> None:
         self._path = log
         self._log = _appending(log)
-        self.failure: OSError | None = None  # of the last attempt to write to the log
+        self.failure: OSError | None = None  # from the last attempt to write to the log
         self._console = Console(highlight=False, soft_wrap=True)
         self._last_line = 0.0
         self._progress: Progress | None = None
@@ -53,12 +53,12 @@ class Terminal:
         return Group(self._progress, Text(values, no_wrap=True, overflow="ellipsis"))
 
     def step(self, step: int) -> None:
-        """A step was made."""
+        """Report that a step was made."""
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
     def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
-        """A training record was logged."""
+        """Report a new training record."""
         status = (
             f"epoch {epoch:.2f}  loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
             f"learning rate {values['learning_rate']:.3g}  {values['images_per_second']:.0f} images/s"
@@ -72,13 +72,13 @@ class Terminal:
             self._console.print(line, markup=False)
 
     def committed(self, step: int) -> None:
-        """The checkpoint of ``step`` is on disk."""
+        """Report that the checkpoint of ``step`` is on disk."""
         self.log(f"checkpoint of step {step} is committed")
         if self._progress is not None:
             self._progress.update(self._task, checkpoint=f"checkpoint {step}")
 
     def closing(self, title: str, rows: Sequence[tuple[str, str]]) -> None:
-        """How the run ended: what it is about, and what is known or can be done of it."""
+        """Report how the run ended: a title, and rows of results and next steps."""
         width = max(len(name) for name, _ in rows)
         lines = [f"  {name:<{width}}  {text}" for name, text in rows]
         for line in (title, *lines):
@@ -94,7 +94,7 @@ class Terminal:
         self._console.print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False), soft_wrap=False)
 
     def line(self, text: str) -> None:
-        """Something worth a line of its own."""
+        """Print and log a line of its own."""
         self.log(text)
         self._console.print(named(text), markup=False)
 
@@ -102,22 +102,24 @@ class Terminal:
         self.line(f"warning: {text}")
 
     def log(self, text: str) -> None:
-        """Something for ``train.log`` alone."""
+        """Write to ``train.log`` only."""
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S")
         try:
             if self._is_gone():
                 gone, self._log = self._log, _appending(self._path)
-                with contextlib.suppress(OSError):  # what it had not written is gone with it
+                with contextlib.suppress(OSError):  # its unwritten lines are lost with the old file
                     gone.close()
                 self._log.write(f"{stamp}  {self._path.name} was deleted or replaced while the run went on\n")
             self._log.write("".join(f"{stamp}  {line}\n" for line in named(text).splitlines()))
             self._log.flush()
             self.failure = None
-        except OSError as error:  # what was not written stays in the file object's buffer for the next attempt
+        except OSError as error:  # unwritten lines stay in the file object's buffer for the next attempt
             self.failure = OSError(error.errno, error.strerror, str(self._path))
 
     def _is_gone(self) -> bool:
-        """Whether another program has deleted or replaced the log, as to make room; not with the run directory."""
+        """Whether another program has deleted or replaced the log, for example to make room. False when the whole run
+        directory is gone.
+        """
         held = holding.of(self._path.parent)
         if held is not None and held.lost() is not None:
             return False
@@ -128,7 +130,7 @@ class Terminal:
 
     def close(self) -> None:
         self._end_progress()
-        with contextlib.suppress(OSError):  # what is left of the log; its failure has been reported
+        with contextlib.suppress(OSError):  # the rest of the log; its failure has been reported
             self._log.close()
 
     def _end_progress(self) -> None:

@@ -1,6 +1,6 @@
-"""What a person can look at while a run goes on, and afterwards: the predictions of validations, and TensorBoard.
+"""The views of a run, during the run and afterwards: the predictions of validations, and TensorBoard.
 
-Nothing here is read again by training: what the disk refuses is missing in a view, and nowhere else.
+Training reads none of this. After a failed write, a view is incomplete, and nothing else.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from trainer.run_directory.validation_predictions import Mistake
 
 
 class Views:
-    """Keeps the predictions of validations in ``run_dir`` and shows them, and all else, in TensorBoard.
+    """Keeps the predictions of validations in ``run_dir``, and shows them and everything else in TensorBoard.
 
-    ``events`` are those of the validations; they note a failure to write.
+    ``events`` are those of the validations; they record a failed write.
     """
 
     def __init__(self, run_dir: Path, validation: Source, events: Events, tensorboard: TensorBoard) -> None:
@@ -35,20 +35,20 @@ class Views:
         self._tensorboard = tensorboard
 
     def before(self, step: int, batch: Batch) -> None:
-        """``batch`` is about to be trained on, as optimizer step ``step``."""
+        """Called before optimizer step ``step`` trains on ``batch``."""
         self._tensorboard.before(step, batch)
 
     def after(self, step: int) -> None:
-        """Step ``step`` was dispatched."""
+        """Called after step ``step`` was dispatched."""
         self._tensorboard.after(step)
 
     def graph(self, graph: Callable[[], tf.Graph]) -> None:
-        """Show the network as it is evaluated."""
+        """Show the graph of the network in evaluation."""
         self._tensorboard.graph(graph)
 
     def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
-        """Keep and show what the validation at ``step`` predicted: for every batch float32 ``[B, 5]``, see
-        ``trainer.training.step.make_evaluation_step``. ``keep`` are the steps whose predictions stay.
+        """Keep and show the predictions of the validation at ``step``. ``examples`` has float32 ``[B, 5]`` for every
+        batch, see ``trainer.training.step.make_evaluation_step``. ``keep`` are the steps whose predictions stay.
         """
         found = validation_predictions.summarize(step, np.concatenate([batch.numpy() for batch in examples]))
         images = [self._picture(mistake) for mistake in found.mistakes]
@@ -64,7 +64,7 @@ class Views:
         self._tensorboard.close()
 
     def _picture(self, mistake: Mistake) -> Image.Image | None:
-        """The image as it is stored; None where it is none that Pillow reads, or can no longer be read."""
+        """The stored image; None where Pillow does not read its format, or it can no longer be read."""
         try:
             (encoded,), _ = self._validation.read(np.array([mistake.example]))
         except UsageError:

@@ -1,4 +1,4 @@
-"""Reports: one page in one file about a run, or about several beside each other. Nothing here takes TensorFlow.
+"""Reports: one page in one file about a run, or about several beside each other. Nothing here imports TensorFlow.
 
 May import: monitoring (confusion only), run_directory, checkpoint, config, storage.
 """

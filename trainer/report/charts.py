@@ -16,7 +16,7 @@ from trainer.monitoring.confusion import Confusion
 from trainer.report.contents import Contents
 from trainer.run_directory.metrics import TRAIN, VALIDATION
 
-# after Okabe and Ito's colours, which those who do not see all colours tell apart; the first lighter, for dark paper
+# after Okabe and Ito's colours, which people with colour blindness can distinguish; the first lighter, for dark paper
 COLORS = ("#2B84CC", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6BB1", "#7F7F7F")
 NAME_SHOWN = 40  # characters
 LARGEST_MATRIX = 40  # classes
@@ -35,7 +35,7 @@ NAMES = {TRAIN: "training", VALIDATION: "validation"}
 
 
 def curves(run: Contents) -> dict[str, str]:
-    """Title → figure as JSON, of one run; its restarts are marked. Charts without a point are left out."""
+    """Title → figure as JSON, for one run, with marks at its restarts. Charts without a point are left out."""
     found = {}
     for title, (metric, splits) in CHARTS.items():
         figure = _figure()
@@ -50,7 +50,7 @@ def curves(run: Contents) -> dict[str, str]:
 
 
 def comparison(runs: Sequence[Contents]) -> dict[str, str]:
-    """As ``curves``, of several runs: a colour for each, training dotted where validation is there too."""
+    """Like ``curves``, for several runs: each has a colour; training is dotted in charts that also have validation."""
     found = {}
     for title, (metric, splits) in CHARTS.items():
         figure = _figure()
@@ -64,14 +64,14 @@ def comparison(runs: Sequence[Contents]) -> dict[str, str]:
 
 
 def confusion(found: Confusion, class_names: Sequence[str]) -> str | None:
-    """How often which class is taken for which, as a figure in JSON; None when there are too many classes for it."""
+    """The confusion matrix as a figure in JSON; None when it has too many classes."""
     classes = found.classes
     if classes > LARGEST_MATRIX:
         return None
     known = list(class_names[:classes])
     names = [f"{number}: {_label(name)}" for number, name in enumerate([*known, *[""] * (classes - len(known))])]
     rows = found.rows(classes)
-    shares = [[share or None for share in row] for row in found.shares(classes)]  # what never happened has no colour
+    shares = [[share or None for share in row] for row in found.shares(classes)]  # no colour without examples
     axis = list(range(classes))
     figure = go.Figure(
         go.Heatmap(
@@ -108,7 +108,7 @@ def _figure() -> go.Figure:
 
 
 def _style(figure: go.Figure) -> None:
-    """Transparent, without a template: the page says what colour paper, ink and grid have."""
+    """Transparent, without a template: the page sets the colours of paper, ink and grid."""
     figure.update_layout(
         template=None,
         paper_bgcolor="rgba(0,0,0,0)",

@@ -1,4 +1,4 @@
-"""What a run directory tells of its run, read without changing anything in it and without trusting any of it."""
+"""The contents of a run directory for a report. The reader changes nothing in it, and trusts none of it."""
 
 from __future__ import annotations
 
@@ -20,13 +20,14 @@ from trainer.run_directory.validation_predictions import Predictions
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable, is_directory
 
-POINTS = 2000  # of a curve; more cannot be told apart on a screen
+POINTS = 2000  # of a curve; a screen cannot show more
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """``records`` are those of metrics.jsonl, thinned evenly to ``POINTS`` a split; ``checkpoints`` those whose
-    manifest can be read, oldest first, ``best`` the best of them. ``label`` is what the run is called in a comparison.
+    """``records`` are from metrics.jsonl, at most ``2 × POINTS`` for each split: evenly spaced ones, and the last.
+    ``checkpoints`` are those with a readable manifest, oldest first, and ``best`` is the best of them. ``label`` names
+    the run in a comparison.
     """
 
     label: str
@@ -50,16 +51,17 @@ class Contents:
 
     @property
     def restarts(self) -> Sequence[int]:
-        """The steps at which a process went on with the run."""
+        """The steps at which a process continued the run."""
         starts = () if self.newest is None else self.newest.lineage[1:]
         return [start.from_step for start in starts]
 
 
 def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
-    """Everything that a report shows of a run, which may be training meanwhile. ``warn`` is told what is left out.
+    """Read everything that a report shows about a run, which may be training meanwhile. ``warn`` gets a text for each
+    thing that is left out.
 
     Raises:
-        UsageError: there is no such directory.
+        UsageError: the directory does not exist.
         NoValidCheckpoint: it holds no configuration of this version.
     """
     if not is_directory(run_dir):
@@ -109,7 +111,7 @@ def _records(run_dir: Path, warn: Callable[[str], None]) -> list[dict[str, Any]]
 
 
 class _Thinned:
-    """At most ``2 × POINTS`` of any number of records, evenly spaced, and the last one."""
+    """At most ``2 × POINTS`` of any number of records: evenly spaced ones, and the last."""
 
     def __init__(self) -> None:
         self._kept: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""The page itself: what is in a report, as one HTML file.
+"""The page of a report, as one HTML file.
 
-Everything from a run directory is text of a stranger. Jinja escapes it, figures come as JSON in which nothing ends a
-script, and the page allows no script but its own, no request, and no image but those that are part of it.
+Everything from a run directory is a stranger's text. Jinja escapes it, and figures are JSON in which nothing can end a
+script element. The page allows its own scripts and embedded images only, and no requests.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """A checkpoint that is kept."""
+    """A checkpoint in the run directory."""
 
     name: str
     manifest: Manifest
@@ -48,7 +48,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Shown:
-    """A mistake as the page shows it. ``picture`` is a PNG file in base64."""
+    """A mistake on the page. ``picture`` is a PNG file in base64."""
 
     label: str
     predicted: str
@@ -59,7 +59,7 @@ class Shown:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """A validation, and what was predicted in it. ``confused`` are the most frequent confusions, as text."""
+    """A validation and its predictions. ``confused`` are the most frequent confusions, as text."""
 
     title: str
     step: int
@@ -72,7 +72,7 @@ class Evaluated:
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A run as the page shows it: everything is text or a number."""
+    """A run on the page: everything is text or a number."""
 
     label: str
     facts: Mapping[str, str]
@@ -114,7 +114,7 @@ def render(title: str, runs: Sequence[Contents]) -> str:
 
 
 def differences(runs: Sequence[Contents]) -> list[tuple[str, list[str]]]:
-    """Every key of the configuration in which the runs differ, with the value of each."""
+    """Every configuration key in which the runs differ, with the value in each run."""
     configs = [{path: value for path, value, _ in leaves(run.config)} for run in runs]
     paths = dict.fromkeys(path for config in configs for path in config)
     found = [(path, [json.dumps(config[path]) if path in config else ABSENT for config in configs]) for path in paths]
@@ -136,7 +136,7 @@ def _run(run: Contents, *, alone: bool) -> Run:
 def _command(run: Contents) -> str:
     try:
         return reproduction.command(run.config, Path("NEW"))
-    except UsageError as error:  # the configurations of an older version, or of a plug-in that is not installed
+    except UsageError as error:  # an older version wrote the configuration, or one of its plug-ins is not installed
         return f"# this version cannot compose it: {str(error).splitlines()[0]}"
 
 
@@ -178,7 +178,7 @@ def _row(run: Contents, path: Path, manifest: Manifest) -> Row:
 
 
 def _chosen(run: Contents) -> list[Predictions]:
-    """The newest predictions and the best, the best first, each once."""
+    """The best and the newest predictions, in this order; once when they are the same."""
     return sorted(run.predictions, key=lambda found: (found.step != run.best_step, found.step))
 
 

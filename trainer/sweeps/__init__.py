@@ -1,4 +1,4 @@
-"""Sweeps: several runs, the trials, under one directory, which says what they are and can be resumed as a whole.
+"""Sweeps: several runs (the trials) in one directory. The directory describes them and can be resumed as a whole.
 
 Jobs in a queue hold the pickled name ``trainer.sweeps.launched.run``: it must not move.
 

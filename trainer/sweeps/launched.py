@@ -1,7 +1,7 @@
 """One trial of a sweep in a process that a launcher has started, on this machine or on another.
 
-All that reaches such a process is a ``Launch``; what it has to say goes through a directory in that of the sweep,
-which the launching process made.
+Such a process receives a ``Launch`` and nothing else. It leaves notes in a directory that the launching process made in
+the directory of the sweep.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ SIZE_LIMIT = 16  # bytes of a note
 
 @dataclasses.dataclass(frozen=True)
 class Launch:
-    """What every process of a launch is told.
+    """The information that every process of a launch receives.
 
-    ``overrides`` are those of each trial as this command makes them, ``place`` is the directory for notes. ``local``:
-    the processes belong to the launching one and end with it; if not, they go on without it.
+    ``overrides`` are those of each trial, as this command makes them. ``place`` is the directory for notes. With
+    ``local``, the processes belong to the launching process and end with it; otherwise they continue without it.
     """
 
     sweep_dir: Path
@@ -41,12 +41,12 @@ class Launch:
 
 
 def run(launch: Launch, number: int, overrides: tuple[str, ...]) -> None:
-    """Run a trial to its end and note its exit status. A signal to this process ends the trial after a checkpoint,
-    and is then answered as the launcher wants it: submitit has its job requeued on SIGUSR2.
+    """Run a trial to its end and note its exit status. A signal to this process ends the trial after a checkpoint.
+    Then the process answers the signal in the launcher's way: submitit requeues its job on SIGUSR2.
 
     Raises:
-        UsageError: the trial is not the one that the sweep was made with.
-        SystemExit: a signal ended the trial and this process, which no launching process waits for.
+        UsageError: the launcher's overrides are not those of the sweep's trial.
+        SystemExit: a signal ended the trial and this process, and no launching process waits for it.
     """
     if overrides != launch.overrides[number]:
         raise UsageError(f"the launcher's trial {number} is {overrides}, and the sweep's {launch.overrides[number]}")
@@ -57,7 +57,7 @@ def run(launch: Launch, number: int, overrides: tuple[str, ...]) -> None:
     request = StopRequest()
     with request.installed():
         status = run_in_process(launch.sweep_dir, number, lambda: request.signal is not None or _asked_to_stop(launch))
-    # a signal to all processes of a job may come before the trial's is able to answer it
+    # a signal to all processes of a job may come before the trial's process can answer it
     if request.signal is not None and -status in STOP_SIGNALS:
         status = STOPPED_STATUSES[0]
     if _is_first_process():
@@ -67,12 +67,12 @@ def run(launch: Launch, number: int, overrides: tuple[str, ...]) -> None:
     answer = signal.getsignal(request.signal)
     if callable(answer) and answer is not signal.default_int_handler:
         answer(request.signal, None)
-    if not launch.local:  # a return would be a result, after which a job that Slurm starts again is not waited for
+    if not launch.local:  # a return would be a result, and nobody waits for a requeued job that has a result
         raise SystemExit(status)
 
 
 def read_status(launch: Launch, number: int) -> int | None:
-    """The exit status that a trial's process was noted to end with; None when there is no note that makes sense."""
+    """The exit status in the note of a trial's process; None when there is no valid note."""
     try:
         text = read_text(launch.place / str(number), SIZE_LIMIT)
     except (OSError, Unacceptable):
@@ -81,7 +81,7 @@ def read_status(launch: Launch, number: int) -> int | None:
 
 
 def ask_to_stop(launch: Launch) -> None:
-    """Have every trial of the launch end after a checkpoint, and those that have not begun not begin."""
+    """Ask every trial of the launch to end after a checkpoint, and those that have not begun not to begin."""
     (launch.place / STOP).touch()
 
 
@@ -93,13 +93,13 @@ def _note(launch: Launch, number: int, status: int) -> None:
     try:
         replace(launch.place / str(number), str(status).encode())
     except FileNotFoundError:
-        return  # the launching process is gone, and has taken the directory with it
+        return  # the launching process has ended, and has removed the directory
 
 
 def _is_first_process() -> bool:
-    """Whether this is the process that speaks for all those that run the trial together."""
+    """Whether this process writes the note for all processes that share the trial."""
     try:
         cluster = discover(os.environ)
-    except UsageError:  # the trial has said so, in each of them
+    except UsageError:  # the trial has reported it in each process
         return True
     return cluster is None or cluster.rank == 0

@@ -1,6 +1,6 @@
-"""Running the trials of a sweep by a launcher plug-in of Hydra: several at a time, or as jobs of a cluster.
+"""Run the trials of a sweep with one of Hydra's launcher plug-ins: several at a time, or as jobs of a cluster.
 
-Hydra runs a second time, after the sweep was planned and written. What the launcher starts does nothing but run a
+Hydra runs a second time, after the sweep was planned and written. Each process that the launcher starts only runs a
 trial of ``sweep.yaml`` (``trainer/sweeps/launched.py``).
 """
 
@@ -22,7 +22,7 @@ from trainer.sweeps.outcomes import Outcomes
 from trainer.sweeps.plan import Sweep, resume_command
 from trainer.sweeps.trial import is_finished
 
-# whose processes run on this machine and belong to the launching one
+# launchers whose processes run on this machine and belong to the launching process
 LOCAL = ("joblib", "submitit_local")
 
 
@@ -34,12 +34,12 @@ def run(
     launcher: str,
     stop: StopRequest,
 ) -> int:
-    """Finish every trial that is not, and print a table of all; returns the exit status.
+    """Finish every unfinished trial and print a table of all trials; returns the exit status.
 
-    ``overrides`` are those of each trial as ``arguments`` make them, which may be in other words than in ``sweep``.
+    ``overrides`` are those of each trial, as ``arguments`` make them. ``sweep`` may have them in other words.
 
     Raises:
-        Stopped: a signal ended this process, and the trials where they are ``LOCAL``.
+        Stopped: a signal ended this process, and with a ``LOCAL`` launcher also the trials.
     """
     outcomes = Outcomes(stop)
     before = [trial for trial in sweep.trials if is_finished(sweep_dir, trial)]
@@ -54,12 +54,12 @@ def run(
             launch_with_hydra(arguments, sweep_dir, functools.partial(launched.run, launch))
         if launcher == "joblib":
             _end_pool()
-    except TrainerError as error:  # what was begun counts, and is in the table
+    except TrainerError as error:  # trials that have begun still count, and are in the table
         failure = error
     except _Left:
         assert stop.signal is not None
         raise Stopped(
-            f"{stop.signal.name}; the jobs that {launcher} has started go on by themselves; when they have ended:\n"
+            f"{stop.signal.name}; the jobs that {launcher} has started continue by themselves; when they have ended:\n"
             f"  {resume_command(sweep_dir)}",
             exit_status(stop.signal),
         ) from None
@@ -69,7 +69,7 @@ def run(
             outcomes.finished_before(trial)
         elif status is not None:
             outcomes.ended(trial, status)
-        elif is_finished(sweep_dir, trial):  # and its process was lost before it could say so
+        elif is_finished(sweep_dir, trial):  # its process was lost before it could leave a note
             outcomes.ended(trial, 0)
         elif stop.signal is None:
             outcomes.nothing_known(trial)
@@ -80,14 +80,14 @@ def run(
 
 
 def _end_pool() -> None:
-    """End joblib's processes, which otherwise wait minutes for more work: this process ends without its exit hooks."""
-    from joblib.externals.loky import get_reusable_executor  # the launcher has imported it, too
+    """End joblib's processes. This process ends without exit hooks, so they would wait minutes for more work."""
+    from joblib.externals.loky import get_reusable_executor  # the launcher has imported it too
 
     pool = get_reusable_executor(reuse=True)
-    if hasattr(pool, "terminate"):  # joblib's own, with a temporary directory; with n_jobs=1 it needed none
+    if hasattr(pool, "terminate"):  # joblib's own, with a temporary directory; n_jobs=1 needs no pool
         pool.terminate()
     pool.shutdown(wait=True)
 
 
 class _Left(BaseException):
-    """Leaves Hydra and the launcher, which answer to an ordinary exception, when there is nothing to wait for."""
+    """Leaves Hydra and the launcher, which handle ordinary exceptions, when there is nothing to wait for."""

@@ -1,4 +1,4 @@
-"""How the trials of a sweep ended, and what that means for the sweep: its table, last lines and exit status."""
+"""How the trials of a sweep ended, and what follows for the sweep: its table, last lines and exit status."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from trainer.sweeps.summary import print_summary
 from trainer.sweeps.trial import is_finished
 
 FINISHED, FINISHED_BEFORE, IN_USE, FAILED = "finished", "finished before", "in use", "failed"
-OUTCOMES = {  # exit status of a trial's process -> what the table says
+OUTCOMES = {  # exit status of a trial's process -> text in the table
     0: FINISHED,
     UsageError.exit_status: "invalid",
     RestoreRefused.exit_status: "refused",
@@ -22,23 +22,23 @@ OUTCOMES = {  # exit status of a trial's process -> what the table says
     EXIT_INTERRUPTED: "stopped",
 }
 STOPPED_STATUSES = (EXIT_STOPPED, EXIT_INTERRUPTED)
-# what a sweep exits with when it is all that is wrong with its trials; with anything else it is 1
+# the sweep's own exit status when every failed trial ended with the same one of these; otherwise 1
 SHARED_STATUSES = (RestoreRefused.exit_status, NoValidCheckpoint.exit_status, RunDirectoryInUse.exit_status)
 
 
 class Outcomes:
-    """What became of the trials that were looked at, by their numbers."""
+    """The outcomes of the trials that were looked at, by number."""
 
     def __init__(self, stop: StopRequest) -> None:
         self._stop = stop
         self._outcomes: dict[int, str] = {}
-        self._statuses: dict[int, int] = {}  # of those that are not finished and were not stopped
+        self._statuses: dict[int, int] = {}  # of trials that are neither finished nor stopped
 
     def finished_before(self, trial: Trial) -> None:
         self._outcomes[trial.number] = FINISHED_BEFORE
 
     def failed_before(self, trial: Trial) -> None:
-        """It failed, and the trials after it were chosen with that knowledge."""
+        """The trial failed before, and the sweeper chose the later trials with that knowledge."""
         self._outcomes[trial.number] = FAILED
         self._statuses[trial.number] = 1
 
@@ -46,12 +46,12 @@ class Outcomes:
         """The process of the trial ended with this exit status."""
         self._outcomes[trial.number] = _outcome(status)
         if status in STOPPED_STATUSES:
-            self._stop.signal = self._stop.signal or signal.SIGTERM  # only the trial's process was told
+            self._stop.signal = self._stop.signal or signal.SIGTERM  # only the trial's process got the signal
         elif status != 0:
             self._statuses[trial.number] = status
 
     def nothing_known(self, trial: Trial) -> None:
-        """Nobody said how its process ended, or that there was one."""
+        """No note says how the trial's process ended, or that it started."""
         self._statuses[trial.number] = 1
 
     def conclude(self, sweep_dir: Path, sweep: Sweep) -> int:
@@ -60,7 +60,7 @@ class Outcomes:
         Raises:
             Stopped: a signal ended the sweep, or a trial of it.
         """
-        for trial in sweep.trials:  # those that another process had may be finished by now
+        for trial in sweep.trials:  # another process may have finished its trials by now
             if self._outcome_of(trial) == IN_USE and is_finished(sweep_dir, trial):
                 self.ended(trial, 0)
                 del self._statuses[trial.number]
@@ -69,7 +69,7 @@ class Outcomes:
         counted = f"{finished} of {len(sweep.trials)} trials are finished"
         goes_on = sweep.search is not None and not sweep.search.ended
         if sweep.search is not None and goes_on:
-            next_step = f"; the search goes on with:\n  {printable(search_command(sweep_dir, sweep.search))}"
+            next_step = f"; to continue the search:\n  {printable(search_command(sweep_dir, sweep.search))}"
         else:
             verb = "for the others" if self._stop.signal is not None else "to try the others again"
             next_step = f"; {verb}:\n  {resume_command(sweep_dir)}"
@@ -86,7 +86,7 @@ class Outcomes:
 
 
 def announce(sweep: Sweep, trial: Trial) -> None:
-    """Say which trial begins; how many there will be is not known of a search."""
+    """Say which trial begins. The number of a search's trials is not known."""
     counted = "" if sweep.search is not None else f" ({trial.number + 1} of {len(sweep.trials)})"
     print(f"trial {trial.number}{counted}  {printable(label(sweep, trial))}", flush=True)
 

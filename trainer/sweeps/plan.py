@@ -1,9 +1,9 @@
-"""What a sweep consists of: ``sweep.yaml``, written whole before its first trial and never changed.
+"""The plan of a sweep: ``sweep.yaml``, which is written whole before the first trial and never changes.
 
-It holds the complete configuration of every trial, so finishing a sweep needs neither the command line that started it
-nor Hydra, and means the same when defaults have changed meanwhile.
+It holds the complete configuration of every trial. So finishing a sweep needs neither Hydra nor the command line that
+started it, and the result is the same when defaults have changed meanwhile.
 
-Of a search, whose trials are chosen by the results of those before, it grows: each trial is added before it begins.
+A search chooses each trial by the results of the trials before. Its plan grows: each trial is added before it begins.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ REASON_SHOWN = 300  # characters
 class Trial:
     """One run of a sweep.
 
-    ``directory`` is its run directory, relative to that of the sweep; ``overrides`` are what the command line made of
-    it. ``config`` is its composed configuration as text of a ``config.yaml``, None when this combination of overrides
-    is none; ``problem`` then says why.
+    ``directory`` is its run directory, relative to the sweep's directory. ``overrides`` are the trial's own, from the
+    command line. ``config`` is its composed configuration as text of a ``config.yaml``. It is None when this
+    combination of overrides is invalid; ``problem`` then says why.
     """
 
     number: int
@@ -54,11 +54,11 @@ class Trial:
 
 @dataclasses.dataclass(frozen=True)
 class Search:
-    """What makes a sweep a search.
+    """The additional facts about a search.
 
-    ``arguments`` are those of the ``train`` that it was begun with, less directory and ``on_existing``: they are shown
-    to people and never given to a program. ``failed`` are the trials of which the sweeper was told that they failed
-    before it chose the next ones, so that they cannot succeed any more. ``ended``: the sweeper wants no more trials.
+    ``arguments`` are those of the ``train`` that began it, without directory and ``on_existing``. They are shown to
+    people and never passed to a program. ``failed`` are trials whose failure the sweeper knew before it chose the next
+    ones, so they cannot succeed any more. ``ended`` means that the sweeper wants no more trials.
     """
 
     arguments: tuple[str, ...]
@@ -68,7 +68,7 @@ class Search:
 
 @dataclasses.dataclass(frozen=True)
 class Sweep:
-    """The contents of ``sweep.yaml``; ``search`` is None where the trials were known before the first began."""
+    """The contents of ``sweep.yaml``; ``search`` is None where all trials were known before the first began."""
 
     format_version: int
     trials: tuple[Trial, ...]
@@ -76,7 +76,7 @@ class Sweep:
 
 
 def plan(jobs: Sequence[Job]) -> Sweep:
-    """The sweep that Hydra's ``jobs`` make.
+    """The sweep that consists of Hydra's ``jobs``.
 
     Raises:
         UsageError: no job has a valid configuration, or two would share a directory or a mirror.
@@ -88,7 +88,7 @@ def plan(jobs: Sequence[Job]) -> Sweep:
         mirror = None if job.config is None else job.config.checkpoint.mirror
         if mirror is not None and mirrors.setdefault(mirror, job.number) != job.number:
             raise UsageError(
-                f"trials {mirrors[mirror]} and {job.number} have one checkpoint.mirror={mirror}, and a mirror belongs "
+                f"trials {mirrors[mirror]} and {job.number} share checkpoint.mirror={mirror}, and a mirror belongs "
                 "to one run\ngive each its own: 'checkpoint.mirror=…/${hydra:job.num}'"
             )
     return _sound(Sweep(FORMAT_VERSION, tuple(trial_of(job) for job in jobs), None))
@@ -107,7 +107,7 @@ def _sound(sweep: Sweep) -> Sweep:
 
 
 def trial_of(job: Job) -> Trial:
-    """The trial that one of Hydra's jobs makes."""
+    """The trial for one of Hydra's jobs."""
     invocation, config = job.invocation, job.config
     init_from = None if invocation is None else invocation.init_from
     return Trial(
@@ -122,7 +122,7 @@ def trial_of(job: Job) -> Trial:
 
 
 def begin(sweep_dir: Path, sweep: Sweep, on_existing: str) -> None:
-    """Write ``sweep.yaml``; with ``on_existing="resume"``, one that is there already may say the same.
+    """Write ``sweep.yaml``. With ``on_existing="resume"``, an existing one is accepted when it says the same.
 
     Raises:
         UsageError: there is a sweep already, or the directory cannot be written.
@@ -137,14 +137,14 @@ def begin(sweep_dir: Path, sweep: Sweep, on_existing: str) -> None:
 
 
 def propose(sweep_dir: Path, job: Job, arguments: tuple[str, ...], failed: tuple[int, ...], on_existing: str) -> Sweep:
-    """The search with the trial that ``job`` makes, which is written into ``sweep.yaml`` unless it is there already.
+    """The search including the trial for ``job``. The trial is added to ``sweep.yaml`` unless it is there already.
 
-    Trials come in their order, from 0. ``failed`` are those before this one of whose failure the sweeper was told:
-    they are so for ever once a trial was chosen with that knowledge.
+    Trials come in order, from 0. ``failed`` are earlier trials whose failure the sweeper knows. They stay failed once
+    the sweeper has chosen a trial with that knowledge.
 
     Raises:
-        UsageError: there is a sweep already, or the trial is not the one that the search had at this place, or the
-            directory cannot be written.
+        UsageError: there is a sweep already, or the search had another trial at this place, or the directory cannot be
+            written.
     """
     trial = trial_of(job)
     if trial.number == 0 and not os.path.lexists(sweep_dir / FILE_NAME):
@@ -153,13 +153,13 @@ def propose(sweep_dir: Path, job: Job, arguments: tuple[str, ...], failed: tuple
         return sweep
     there = _existing(sweep_dir, on_existing) if trial.number == 0 else read(sweep_dir)
     if there.search is None:
-        raise UsageError(f"{sweep_dir} has a sweep that is no search\nchoose another hydra.sweep.dir")
+        raise UsageError(f"{sweep_dir} has a sweep that is not a search\nchoose another hydra.sweep.dir")
     if trial.number < len(there.trials):
         difference = _trial_difference(there.trials[trial.number], trial)
         if difference is not None:
             raise UsageError(
                 f"{sweep_dir} has another search: {difference}\n"
-                "a search goes on with the command it was begun with, and the same versions of its packages:\n"
+                "a search continues with the command that began it, and with the same versions of its packages:\n"
                 f"  {search_command(sweep_dir, there.search)}\nor choose another hydra.sweep.dir"
             )
         return there
@@ -170,7 +170,7 @@ def propose(sweep_dir: Path, job: Job, arguments: tuple[str, ...], failed: tuple
 
 
 def end_search(sweep_dir: Path, failed: tuple[int, ...]) -> Sweep:
-    """Write down, and return, that the sweeper wants no more trials; ``failed`` as in ``propose``."""
+    """Record that the sweeper wants no more trials, and return the sweep; ``failed`` as in ``propose``."""
     sweep = read(sweep_dir)
     assert sweep.search is not None
     search = dataclasses.replace(sweep.search, failed=failed, ended=True)
@@ -181,7 +181,7 @@ def end_search(sweep_dir: Path, failed: tuple[int, ...]) -> Sweep:
 
 
 def refuse_place(sweep_dir: Path) -> None:
-    """Refuse a directory for a sweep that is or lies in a checkpoint or a run.
+    """Refuse a sweep directory that is a checkpoint or a run, or lies in one.
 
     Raises:
         UsageError: names both.
@@ -202,10 +202,10 @@ def _write(sweep_dir: Path, sweep: Sweep) -> None:
 
 
 def _existing(sweep_dir: Path, on_existing: str) -> Sweep:
-    """The sweep that is there already.
+    """The sweep that exists already.
 
     Raises:
-        UsageError: this command may not go on with it.
+        UsageError: this command may not continue it.
     """
     if on_existing != "resume":
         raise UsageError(
@@ -217,7 +217,7 @@ def _existing(sweep_dir: Path, on_existing: str) -> Sweep:
 
 
 def _difference(there: Sweep, wanted: Sweep) -> str | None:
-    """The first thing in which two sweeps differ, as text; that they were asked for in other words is none."""
+    """The first difference of two sweeps, as text. Other wording of the same overrides is not a difference."""
     if there.search is not None:
         return "it is a search, and this command names its trials"
     if len(there.trials) != len(wanted.trials):
@@ -239,10 +239,10 @@ def _trial_difference(old: Trial, new: Trial) -> str | None:
 
 
 def read(sweep_dir: Path) -> Sweep:
-    """Read what a sweep consists of; the directory may come from anywhere.
+    """Read the plan of a sweep. Its directory may come from a stranger.
 
     Raises:
-        UsageError: the directory does not exist or is not that of a sweep.
+        UsageError: the directory does not exist or is not a sweep's.
         NoValidCheckpoint: ``sweep.yaml`` is not one of this version.
     """
     path = sweep_dir / FILE_NAME
@@ -265,7 +265,7 @@ def read(sweep_dir: Path) -> Sweep:
 
 
 def _upgraded(value: object) -> object:
-    """A document of version 1, which knew no searches, as one of this version; any other as it is."""
+    """A document of version 1, which knew no searches, in the form of this version; any other unchanged."""
     if isinstance(value, dict) and "format_version" in value and value["format_version"] == 1 and "search" not in value:
         return {**value, "format_version": FORMAT_VERSION, "search": None}
     return value
@@ -285,15 +285,15 @@ def resume_command(sweep_dir: Path) -> str:
 
 
 def search_command(sweep_dir: Path, search: Search) -> str:
-    """The command line with which a search goes on, for a person to read and to give again."""
+    """The command line that continues a search, for a person to read and run."""
     return command_line("train", *search.arguments, argument("hydra.sweep.dir", sweep_dir), "on_existing=resume")
 
 
 def config_of(trial: Trial) -> Config:
-    """The configuration that a trial is meant to have.
+    """The planned configuration of a trial.
 
     Raises:
-        UsageError: this combination of overrides has none.
+        UsageError: this combination of overrides is not valid.
     """
     if trial.config is None:
         raise UsageError(f"trial {trial.number} has no valid configuration: {trial.problem}")
@@ -301,7 +301,7 @@ def config_of(trial: Trial) -> Config:
 
 
 def _check(sweep: Sweep) -> None:
-    """Refuse what ``plan`` would not make, above all a trial outside of the sweep's directory."""
+    """Refuse a document that ``plan`` would not make, above all with a trial outside the sweep's directory."""
     if sweep.format_version != FORMAT_VERSION:
         raise Unacceptable(f"format_version is {sweep.format_version}, and this program knows {FORMAT_VERSION}")
     taken: dict[PurePosixPath, int] = {}
@@ -323,7 +323,7 @@ def _check(sweep: Sweep) -> None:
 
 
 class _Dumper(yaml.SafeDumper):
-    """Texts of several lines as blocks, so that the configurations in the file can be read."""
+    """Writes texts of several lines as blocks, so that the configurations in the file are readable."""
 
 
 _Dumper.add_representer(

@@ -1,7 +1,7 @@
 """The process of one trial.
 
-TensorFlow takes its threads and its determinism once in a process, so a second trial in the same one could not have
-its own. And whatever ends a trial, an operating system short of memory included, does not end the others.
+TensorFlow sets its threads and its determinism once in a process, so a second trial in the same process could not have
+its own. And whatever ends one trial, such as an operating system that runs out of memory, does not end the others.
 """
 
 from __future__ import annotations
@@ -17,10 +17,11 @@ POLL_SECONDS = 0.2
 
 
 def run_in_process(sweep_dir: Path, number: int, stopping: Callable[[], bool]) -> int:
-    """Run one trial as ``resume sweep_dir=… trial=…`` and return its exit status; end it when it is ``stopping``.
+    """Run one trial as ``resume sweep_dir=… trial=…`` and return its exit status. End it when ``stopping`` is true.
 
-    The process belongs to the group of this one, so what ends the group ends both. A Ctrl-C reaches both as well, and
-    a second one would end the trial at once: the request is therefore passed on as SIGTERM, which may come twice.
+    The trial's process belongs to the group of this one, so a signal that ends the group ends both. A Ctrl-C reaches
+    both as well, and a second one would end the trial at once. So the request is passed on as SIGTERM, which may come
+    twice.
     """
     place = QuotedString(str(sweep_dir), Quote.single).with_quotes()
     arguments = ["resume", f"sweep_dir={place}", f"trial={number}"]

@@ -1,4 +1,4 @@
-"""Running the trials of a sweep, one after another."""
+"""Run the trials of a sweep one after another."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from trainer.sweeps.trial import is_finished
 
 
 def run(sweep_dir: Path, sweep: Sweep, stop: StopRequest) -> int:
-    """Finish every trial that is not, and print a table of all; returns the exit status.
+    """Finish every unfinished trial and print a table of all trials; returns the exit status.
 
-    A trial that fails does not keep the others from running.
+    After a failed trial the others still run.
 
     Raises:
-        Stopped: a signal ended the sweep, the running trial after a checkpoint.
+        Stopped: a signal ended the sweep, after a checkpoint of the running trial.
     """
     outcomes = Outcomes(stop)
     for trial in sweep.trials:

@@ -1,8 +1,7 @@
-"""Running a search: a sweeper plug-in of Hydra chooses each trial by the results of those before.
+"""Run a search: one of Hydra's sweeper plug-ins chooses each trial by the results of the trials before.
 
-What was chosen is written down before it begins. A search that was stopped goes on with the command that it was begun
-with: the sweeper, whose random numbers are seeded, is told the results of the finished trials and has to choose what it
-chose before.
+Each chosen trial is recorded before it begins. A stopped search continues with the command that began it. The sweeper,
+whose random numbers are seeded, then gets the results of the finished trials and must choose the same trials as before.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from trainer.sweeps.plan import Sweep, Trial
 from trainer.sweeps.process import run_in_process
 from trainer.sweeps.trial import is_finished, read_note, run_dir_of
 
-# these say something of the directory and not of the trial: no sweeper is told of them
+# these statuses are about the directory, not about the trial, so the sweeper does not learn of them
 NO_RESULTS = (RestoreRefused.exit_status, NoValidCheckpoint.exit_status, RunDirectoryInUse.exit_status)
 
 
@@ -27,21 +26,21 @@ def run(arguments: Sequence[str], stop: StopRequest) -> int:
     """Run trials for as long as the sweeper wants more, and print a table of all; returns the exit status.
 
     Raises:
-        UsageError: the settings of the sweeper do not fit the trials, or the search is not the one that is there.
-        Stopped: a signal ended the search, the running trial after a checkpoint.
+        UsageError: the settings of the sweeper do not fit the trials, or the directory has another search.
+        Stopped: a signal ended the search, after a checkpoint of the running trial.
     """
     search = _Search(arguments, stop)
     return search.conclude(search_with_hydra(arguments, search.result_of))
 
 
 class _Search:
-    """The search as far as this process has come."""
+    """The progress of the search in this process."""
 
     def __init__(self, arguments: Sequence[str], stop: StopRequest) -> None:
         self._arguments = tuple(
             each for each in arguments if each.split("=")[0] not in ("hydra.sweep.dir", "on_existing")
         )
-        # as text, because the first trial may be one that has no valid configuration
+        # compared as text, because the first trial may have no valid configuration
         self._on_existing = "resume" if "on_existing=resume" in arguments else "fail"
         self._stop = stop
         self._outcomes = Outcomes(stop)
@@ -49,11 +48,11 @@ class _Search:
         self._at: tuple[Path, Sweep] | None = None
 
     def result_of(self, job: Job) -> float | None:
-        """The best validation of the trial that was chosen, which is run unless it is finished; None when it failed.
+        """The best validation of the chosen trial, after running it unless it is finished; None when it failed.
 
         Raises:
-            Suspended: there is no result yet, and the sweeper cannot go on without.
-            UsageError: this is not the trial that the search had at this place, or it has no validation.
+            Suspended: there is no result yet, and the sweeper cannot continue without one.
+            UsageError: the search had another trial at this place, or the trial has no validation.
         """
         if self._stop.signal is not None:
             raise Suspended
@@ -79,7 +78,7 @@ class _Search:
         return _best(job.sweep_dir, trial)
 
     def conclude(self, ended: bool) -> int:
-        """Print the table; ``ended`` says that the sweeper wants no more trials."""
+        """Print the table; ``ended`` means that the sweeper wants no more trials."""
         if self._at is None:
             return 0
         sweep_dir, sweep = self._at
@@ -90,10 +89,10 @@ class _Search:
 
 def _best(sweep_dir: Path, trial: Trial) -> float:
     note = read_note(run_dir_of(sweep_dir, trial))
-    assert note is not None, "a trial that is finished says so"
+    assert note is not None, "a finished trial has a note"
     if note.best is None:
         raise UsageError(
-            f"trial {trial.number} ended without a validation, and a search goes by the best one\n"
-            "evaluation.every_epochs or evaluation.every_steps sets when there is one"
+            f"trial {trial.number} ended without a validation, and a search needs the result of the best one\n"
+            "set evaluation.every_epochs or evaluation.every_steps so that each trial has one"
         )
     return note.best

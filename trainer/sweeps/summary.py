@@ -1,4 +1,4 @@
-"""The table of a sweep's trials: what distinguishes them, how each ended, and how good it is."""
+"""The table of a sweep's trials: what distinguishes each, how it ended, and its best validation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from trainer.sweeps.trial import newest_step, read_note, run_dir_of
 
 
 def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) -> None:
-    """``outcomes`` maps the numbers of the trials that were looked at to how they ended."""
+    """Print the table. ``outcomes`` maps the numbers of the trials that were looked at to their outcomes."""
     table = Table("trial", title=str(sweep_dir), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("overrides", overflow="fold")
     table.add_column("outcome", no_wrap=True)
@@ -31,10 +31,10 @@ def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) ->
 
 
 def _result(sweep_dir: Path, trial: Trial) -> tuple[str, str]:
-    """The step a trial is at, and the best validation of one that ended, as text; empty where there is none."""
+    """The step of a trial, and its best validation if it has ended, as text; empty where there is none."""
     try:
         run_dir = run_dir_of(sweep_dir, trial)
-    except UsageError:  # it leads elsewhere
+    except UsageError:  # the path to the trial's directory has a link
         return "", ""
     step, note = newest_step(run_dir), read_note(run_dir)
     if note is None or note.best is None or note.step != step:

@@ -1,8 +1,8 @@
-"""One trial of a sweep: where it stands, and running it in this process.
+"""One trial of a sweep: its state, and running it in this process.
 
-Whether a trial is finished is for its run to say, which takes the data and TensorFlow. What it said is kept in
-``finished.json`` in its directory, with the step of the checkpoint that it ended with: a trial with that checkpoint is
-left alone. Without the note (a crash between the last commit and it) the run is asked again and ends at once.
+Only its run can decide whether a trial is finished, and that needs the data and TensorFlow. So the run's answer is kept
+in ``finished.json`` in its directory, with the step of its last checkpoint. A trial that still has that checkpoint is
+left alone. Without the note (after a crash between the last commit and the note) the run starts again and ends at once.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ SIZE_LIMIT = 1 << 10  # bytes
 
 @dataclasses.dataclass(frozen=True)
 class Finished:
-    """The contents of ``finished.json``: the last step, and the best validation by ``checkpoint.best_metric``, None
-    when there was none.
+    """The contents of ``finished.json``: the last step, and the best validation by ``checkpoint.best_metric``; None
+    without a validation.
     """
 
     step: int
@@ -49,7 +49,7 @@ def run_dir_of(sweep_dir: Path, trial: Trial) -> Path:
     """The run directory of a trial.
 
     Raises:
-        UsageError: a name on the way from the sweep's directory leads to another place.
+        UsageError: a name on the path from the sweep's directory is a link, or something else than a directory.
     """
     path = sweep_dir
     try:
@@ -66,15 +66,15 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     """Start the trial, continue it, or leave it alone when it is finished.
 
     Raises:
-        UsageError: this combination of overrides is no configuration.
-        RestoreRefused: what is in the trial's directory has another configuration.
+        UsageError: this combination of overrides is not valid.
+        RestoreRefused: the run in the trial's directory has another configuration.
     """
     run_dir, config = run_dir_of(sweep_dir, trial), config_of(trial)
     refuse_changed(sweep_dir, trial)
     if is_finished(sweep_dir, trial):
         print(f"{run_dir} is finished")
         return
-    # Weights that it started from, and what was allowed for them, concern a run without checkpoints only.
+    # The initial weights, and what was allowed for them, matter only to a run without checkpoints.
     begun = bool(directory.committed(run_dir / CHECKPOINTS))
     invocation = Invocation(
         run_dir=str(run_dir),
@@ -86,7 +86,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
         from trainer.run import session  # imports TensorFlow, which takes seconds
 
     if session.train(invocation, config, stop) is None:
-        return  # the chief of the processes that run it together notes it
+        return  # the chief of the processes that share the trial writes the note
     step, metric = newest_step(run_dir), config.checkpoint.best_metric
     assert step is not None, "a run that ended has a checkpoint"
     values = [validation[metric] for validation in read_validations(run_dir).values()]
@@ -96,7 +96,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
 
 
 def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
-    """Refuse a trial that was run with another configuration than the sweep says.
+    """Refuse a trial that ran with another configuration than the sweep's.
 
     Raises:
         RestoreRefused: names the trial, the keys and both values.
@@ -110,7 +110,7 @@ def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
         listed = "\n".join(f"  {change.path} is {change.stored}, in the sweep {change.wanted}" for change in changes)
         raise RestoreRefused(
             f"trial {trial.number} in {run_dir} has another configuration than this sweep:\n{listed}\n"
-            f"as what it is now, it is continued by: {command_line('resume', argument('run_dir', run_dir))}\n"
+            f"to continue it with its own configuration: {command_line('resume', argument('run_dir', run_dir))}\n"
             "to have the sweep run this trial again, move its directory away"
         )
 
@@ -125,12 +125,12 @@ def is_finished(sweep_dir: Path, trial: Trial) -> bool:
         refuse_changed(sweep_dir, trial)
         last = newest_valid(run_dir / CHECKPOINTS, config_of(trial).checkpoint.verify, warn)
     except (UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
-        return False  # running it says what it is
+        return False  # running the trial reports the problem
     return last.manifest.step == note.step
 
 
 def read_note(run_dir: Path) -> Finished | None:
-    """What is noted of a trial that ended; None when it is not there or makes no sense."""
+    """The note of a trial that ended; None when it is missing or invalid."""
     try:
         return build(Finished, parse_json(read_text(run_dir / FINISHED, SIZE_LIMIT)), FINISHED)
     except (OSError, Unacceptable):
@@ -138,6 +138,6 @@ def read_note(run_dir: Path) -> Finished | None:
 
 
 def newest_step(run_dir: Path) -> int | None:
-    """The step of a trial's newest checkpoint, None when it has none."""
+    """The step of a trial's newest checkpoint; None without a checkpoint."""
     paths = directory.committed(run_dir / CHECKPOINTS)
     return directory.step_of(paths[-1]) if paths else None

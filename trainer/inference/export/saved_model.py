@@ -1,4 +1,4 @@
-"""The network behind its preprocessing, as a function of encoded images."""
+"""Preprocessing and the network together, as a function of encoded images."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainer.data.images.transforms import network_input
 
 
 class Classifier(tf.Module):
-    """From encoded images to probabilities; what a SavedModel holds."""
+    """The contents of a SavedModel: from encoded images to probabilities."""
 
     def __init__(self, model: keras.Model, config: Config, class_names: tuple[str, ...]) -> None:
         super().__init__()
@@ -25,8 +25,8 @@ class Classifier(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """``image_bytes`` are string ``[n]``, each a JPEG or PNG that is stored upright: TensorFlow has no operation
-        that reads EXIF's orientation. Preprocessing is that of evaluation.
+        """Classify ``image_bytes``, string ``[n]``. Each is a JPEG or PNG that is stored upright, because TensorFlow
+        has no operation that reads EXIF's orientation. Preprocessing is that of evaluation.
 
         Returns ``classes`` string ``[n, classes]`` and ``probabilities`` float32 ``[n, classes]``, both in label
         order: the shapes of TensorFlow Serving's classification signature.
@@ -45,7 +45,7 @@ class Classifier(tf.Module):
 
 
 def _encoded_image(data: tf.Tensor) -> EncodedImage:
-    """``trainer.data.images.decoding.encoded_image`` with TensorFlow's operations alone, for upright JPEG and PNG."""
+    """``trainer.data.images.decoding.encoded_image`` with TensorFlow's operations only, for upright JPEG and PNG."""
     jpeg = tf.io.is_jpeg(data)
     size = tf.cond(
         jpeg,

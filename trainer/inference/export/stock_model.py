@@ -1,4 +1,4 @@
-"""The network for inference in Keras's own layers, for programs that do not have this one installed."""
+"""The network for inference in Keras's own layers, for programs where this trainer is not installed."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from trainer.training.state import variable_name
 
 
 def stock_model(model: keras.Model, values: Mapping[str, tf.Variable]) -> keras.Model:
-    """``model`` with ``values`` (name → variable) for its weights, from ``image`` to ``logits`` alone.
+    """``model`` with ``values`` (name → variable) for its weights, from ``image`` to ``logits`` only.
 
-    Input float32 ``[n, S, S, 3]`` as preprocessing leaves it, output float32 ``[n, classes]``. Layers keep their
+    The input is float32 ``[n, S, S, 3]`` from preprocessing, the output float32 ``[n, classes]``. Layers keep their
     names. The auxiliary classifier is left out: it serves training only.
     """
     twin = keras.models.clone_model(model, clone_function=_stock_layer, call_function=_call)
     image = next(tensor for tensor in twin.inputs if tensor.name == "image")
     stock = keras.Model(image, twin.output["logits"], name=model.name)
-    for variable in stock.weights:  # not the state of Dropout, which is a seed
+    for variable in stock.weights:  # without the state of Dropout, which is a seed
         variable.assign(values[variable_name(variable)])
     return stock
 
@@ -43,6 +43,6 @@ def _stock_layer(layer: Any) -> Any:
 
 def _call(layer: keras.Layer, *arguments: Any, **keywords: Any) -> Any:
     if isinstance(layer, keras.layers.Dropout):
-        features, _ = arguments[0]  # Keras draws by itself what KeyedDropout is given
+        features, _ = arguments[0]  # Keras's layer makes its own draws; KeyedDropout takes them as an input
         return layer(features)
     return layer(*arguments, **keywords)

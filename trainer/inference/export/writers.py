@@ -1,4 +1,4 @@
-"""The forms in which a network leaves this program. Each carries where it comes from."""
+"""The formats of exports. Each export records its origin."""
 
 from __future__ import annotations
 
@@ -29,8 +29,8 @@ from trainer.training.state import variable_name
 
 @dataclasses.dataclass(frozen=True)
 class Export:
-    """A network in Keras's own layers and what is known of it. ``class_names`` has an entry for every output, and
-    ``origin`` the texts that tell where it comes from, by the names that readers know them under.
+    """A network in Keras's own layers, and what is known about it. ``class_names`` has an entry for every output.
+    ``origin`` holds the texts that record where the network comes from, by the names that readers look for.
     """
 
     model: keras.Model
@@ -67,7 +67,7 @@ def _write_safetensors(export: Export, path: Path) -> None:
     write_safetensors(path, tensors, export.origin)
 
 
-# format → the endings of its output → what writes it; an output without an ending is a directory
+# format → ending of the output → its writer; an output without an ending is a directory
 FORMATS: Mapping[str, Mapping[str, Callable[[Export, Path], None]]] = {
     "keras": {".keras": _write_keras},
     "savedmodel": {"": _write_saved_model},
@@ -76,7 +76,7 @@ FORMATS: Mapping[str, Mapping[str, Callable[[Export, Path], None]]] = {
 
 
 def check_output(form: str, output: Path) -> None:
-    """Refuse an output that exists, lies nowhere or has an ending that is not its format's.
+    """Refuse an output that exists, that lies in a missing directory, or that has not the ending of its format.
 
     Raises:
         UsageError: says which.
@@ -90,7 +90,7 @@ def check_output(form: str, output: Path) -> None:
 
 
 def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> None:
-    """Write a restored network; ``output`` appears when it is complete."""
+    """Write a restored network. ``output`` appears only when it is complete."""
     check_output(form, output)
     names = restored.manifest.class_names
     origin = Origin(restored.path.name, restored.digest, restored.manifest.step, weights, names)

@@ -321,7 +321,7 @@ def test_a_mirror_is_its_owners_before_the_first_copy_and_after_a_resume(memory:
 @pytest.mark.parametrize("name", ["config.yaml", "metrics.jsonl", OWNER])
 def test_a_mirror_that_holds_somebody_elses_files_is_refused(name: str, memory: str, run_dir: Path) -> None:
     MemoryFileSystem().pipe_file(f"/bucket/mine/{name}", b"my: own")
-    with pytest.raises(UsageError, match="of this"):
+    with pytest.raises(UsageError, match=r"this (run|program)"):
         Mirror(Place(memory), run_dir, KEEP_ONE, START, 4)
     assert MemoryFileSystem().cat_file(f"/bucket/mine/{name}") == b"my: own"
 
@@ -545,7 +545,7 @@ def test_beginning_again_keeps_everything_of_the_run_and_moves_nothing_else(run_
     filled(run_dir, {"slurm-1.out": "", "finished.json": "{}", "metrics.jsonl.damaged.0": "", ".hydra/x": ""})
     before = content(run_dir)
     (said,) = occupancy.begin(run_dir, continues=False, restart=True)
-    assert said.endswith(f"is in {run_dir / 'before-1'}")
+    assert said.endswith(f"are in {run_dir / 'before-1'}")
     theirs = {name: data for name, data in before.items() if not name.startswith((".hydra", "slurm"))}
     assert content(run_dir / "before-1") == theirs
     assert sorted(path.name for path in run_dir.iterdir()) == [".committed", ".hydra", "before-1", "slurm-1.out"]

@@ -76,9 +76,9 @@ def test_rows_of_all_parts_are_the_whole_batch_and_every_block_is_shared_by_all(
     ("overrides", "replicas", "message"),
     [
         ((), 3, "train.global_batch_size=8 cannot be divided equally among 3 replicas; the nearest that work: 6 and 9"),
-        (("train.accumulate_steps=4",), 4, "to 4 replicas x train.accumulate_steps=4; the nearest that work: 16"),
-        (("mixing=mixup",), 8, "to 8 replicas x pairs that are mixed; the nearest that work: 16"),
-        (GROUPS, 2, "to 2 replicas x groups of model.batch_norm.group_size=8; the nearest that work: 16"),
+        (("train.accumulate_steps=4",), 4, "among 4 replicas x train.accumulate_steps=4; the nearest that work: 16"),
+        (("mixing=mixup",), 8, "among 8 replicas x pairs that are mixed; the nearest that work: 16"),
+        (GROUPS, 2, "among 2 replicas x groups of model.batch_norm.group_size=8; the nearest that work: 16"),
         (("evaluation.batch_size=9",), 8, "evaluation.batch_size=9 cannot be divided equally among 8 replicas"),
     ],
 )

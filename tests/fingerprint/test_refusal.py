@@ -710,4 +710,4 @@ def test_diff_compares_configuration_files_and_names_every_section_of_two_checkp
     ):
         assert expected in runs, runs
     missing = trainer.run("diff", f"left={original}", "right=nowhere", status=4)
-    assert "nowhere is no checkpoint" in missing
+    assert "nowhere is not a checkpoint" in missing

@@ -146,6 +146,13 @@ def kill_until_done(
     return landed
 
 
+def lifetime(trainer: Trainer, optimizer: str) -> float:
+    """Seconds that a process takes, here and now, from its start to the end of the whole run."""
+    began = time.monotonic()
+    trainer.run(*train_arguments(trainer.cwd / "measured", optimizer, f"train.steps={STEPS}"))
+    return time.monotonic() - began
+
+
 @pytest.mark.fresh
 @pytest.mark.parametrize(("optimizer", "seed"), [("adam", 1), pytest.param("sgd", 2, marks=pytest.mark.long)])
 def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
@@ -154,7 +161,8 @@ def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
     reference = references[optimizer]
     run_dir = trainer.cwd / "run"
     command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
-    landed = kill_until_done(trainer, run_dir, command, kills=8, seed=seed, longest=16.0)
+    longest = lifetime(trainer, optimizer)
+    landed = kill_until_done(trainer, run_dir, command, kills=8, seed=seed, longest=longest)
     assert landed >= 4, "most of the kills came after the run was done"
     assert_same_run(reference, run_dir)
     leftovers = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
@@ -169,7 +177,7 @@ def test_resume_after_many_sigkills_equals_uninterrupted_run(
 ) -> None:
     run_dir = trainer.cwd / "run"
     command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
-    kill_until_done(trainer, run_dir, command, kills=40, seed=40, longest=20.0)
+    kill_until_done(trainer, run_dir, command, kills=40, seed=40, longest=lifetime(trainer, optimizer))
     assert_same_run(references[optimizer], run_dir)
 
 

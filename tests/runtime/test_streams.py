@@ -107,7 +107,9 @@ def test_a_refusal_without_a_place_for_its_list_has_its_reason(tmp_path: Path, m
     with pytest.raises(RestoreRefused) as refused:
         judge(tmp_path, [change], [], [])
     assert "model.activation" in str(refused.value)
-    assert "the full list could not be written (No such file or directory): TMPDIR=" in str(refused.value)
+    assert "the full list could not be written (No such file or directory): choose another place with TMPDIR=" in str(
+        refused.value
+    )
 
 
 @pytest.fixture

@@ -38,6 +38,9 @@ def test_a_checkpoint_of_every_format_resumes_and_goes_on_as_the_program_that_wr
     assert "resuming" in output
     assert "at step 3 of 6" in output
     assert output.count("does not record what a step does") == 1, "the first program of format 2 did not record that"
+    stored_one = FORMATS / str(number) / "checkpoints" / "step-00000003"
+    compared = trainer.run("diff", f"left={stored_one}", f"right={run_dir}", status=3)
+    assert "\nstep: not recorded in left\n" in compared, "nothing was compared, so nothing is equal"
     expected = [json.loads(line) for line in (run_dir / "afterwards.jsonl").read_text().splitlines()]
     found = metrics(run_dir)
     assert [record["step"] for record in found] == [record["step"] for record in expected]

@@ -18,7 +18,7 @@ from trainer.config.override import changes
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.fingerprint import facts
-from trainer.fingerprint.facts import KINDS, FactDifference
+from trainer.fingerprint.facts import KINDS, STEP, Fact
 from trainer.run_directory.layout import CHECKPOINTS
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import readable
@@ -79,25 +79,31 @@ def _compare(left: Side, right: Side) -> int:
         _section("config", changed)
         return RestoreRefused.exit_status if changed else 0
     with reading(left.checkpoint), reading(right.checkpoint):
-        fact_differences = _fact_differences(left.checkpoint, right.checkpoint)
+        stored_facts = [_facts(left.checkpoint), _facts(right.checkpoint)]
+        fact_differences = facts.differences(*facts.comparable(*stored_facts))
         with importing_tensorflow():
             from trainer.checkpoint.differences import differing_tensors  # imports TensorFlow, which is slow
 
         differences = differing_tensors(left.checkpoint, right.checkpoint)
     _head(left, right)
     _section("config", changed)
+    unknown = [
+        name
+        for name, found in zip(("left", "right"), stored_facts, strict=True)
+        if not any(fact.kind == STEP for fact in found)
+    ]
     for kind in KINDS:
-        _section(kind, [str(difference) for difference in fact_differences if difference.fact.kind == kind])
+        equal = "equal" if kind != STEP or not unknown else f"not recorded in {' and '.join(unknown)}"
+        _section(kind, [str(difference) for difference in fact_differences if difference.fact.kind == kind], equal)
     _section("state", [str(difference) for difference in differences], equal="bitwise equal", unit="tensors")
     return RestoreRefused.exit_status if differences else 0
 
 
-def _fact_differences(left: Path, right: Path) -> list[FactDifference]:
+def _facts(checkpoint: Path) -> list[Fact]:
     try:
-        before, after = (facts.read(path / facts.FILE_NAME) for path in (left, right))
+        return facts.read(checkpoint / facts.FILE_NAME)
     except ManifestError as error:
         raise NoValidCheckpoint(str(error)) from error
-    return facts.differences(*facts.comparable(before, after))
 
 
 def _head(left: Side, right: Side) -> None:

@@ -7,7 +7,20 @@ import re
 from pathlib import Path
 
 import pytest
-from imports import HIGHEST, LARGEST_TOP, PACKAGE, ROOT, STARTERS, TABLE, arrows, circle, folders, named_by, offences
+from imports import (
+    HIGHEST,
+    LARGEST_TOP,
+    PACKAGE,
+    ROOT,
+    STARTERS,
+    TABLE,
+    arrows,
+    circle,
+    folders,
+    modules,
+    named_by,
+    offences,
+)
 
 
 def test_every_import_obeys_the_table() -> None:
@@ -65,6 +78,31 @@ def test_no_test_imports_from_a_test() -> None:
         if name.split(".")[0] in there
     ]
     assert found == []
+
+
+def imported_by_tests() -> set[str]:
+    there = modules(PACKAGE)
+    names = (
+        name
+        for path in (ROOT / "tests").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        for name in named_by(node, path.stem)
+    )
+    return {name if name in there else name.rpartition(".")[0] for name in names}
+
+
+def test_every_module_has_a_test_of_its_own_or_a_proof_in_the_table() -> None:
+    _, _, table = (ROOT / "CONTRIBUTING.md").read_text().partition("## Which proof covers which module")
+    listed = {}
+    for modules_cell, proofs_cell in re.findall(r"^\| (`.*?) \| (`.*?) \|$", table, re.MULTILINE):
+        for name in re.findall(r"`(.*?)`", modules_cell):
+            assert name not in listed, f"{name} is there twice"
+            listed[name] = re.findall(r"`(.*?)`", proofs_cell)
+    assert all((ROOT / proof).is_file() for proofs in listed.values() for proof in proofs)
+    plain = {name for name, path in modules(PACKAGE).items() if path.name != "__init__.py"}
+    without = {name.removeprefix("trainer.") for name in plain - imported_by_tests()}
+    assert without - listed.keys() == set(), "neither a test imports them nor the table names a proof"
+    assert listed.keys() - without == set(), "they are gone, or have tests of their own"
 
 
 FORBIDDEN = {

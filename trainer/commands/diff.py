@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.checkpoint.manifest import FILE_NAME, ManifestError
+from trainer.checkpoint.manifest import FILE_NAME
 from trainer.checkpoint.verification import newest_valid, reading, verify
 from trainer.commands.arguments import refuse_rest, take_text
 from trainer.commands.newest import read_newest
@@ -18,7 +18,7 @@ from trainer.config.override import changes
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.fingerprint import facts
-from trainer.fingerprint.facts import KINDS, STEP, Fact
+from trainer.fingerprint.facts import KINDS, STEP
 from trainer.run_directory.layout import CHECKPOINTS
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import readable
@@ -79,7 +79,7 @@ def _compare(left: Side, right: Side) -> int:
         _section("config", changed)
         return RestoreRefused.exit_status if changed else 0
     with reading(left.checkpoint), reading(right.checkpoint):
-        stored_facts = [_facts(left.checkpoint), _facts(right.checkpoint)]
+        stored_facts = [facts.of_checkpoint(side) for side in (left.checkpoint, right.checkpoint)]
         fact_differences = facts.differences(*facts.comparable(*stored_facts))
         with importing_tensorflow():
             from trainer.checkpoint.differences import differing_tensors  # imports TensorFlow, which is slow
@@ -87,23 +87,13 @@ def _compare(left: Side, right: Side) -> int:
         differences = differing_tensors(left.checkpoint, right.checkpoint)
     _head(left, right)
     _section("config", changed)
-    unknown = [
-        name
-        for name, found in zip(("left", "right"), stored_facts, strict=True)
-        if not any(fact.kind == STEP for fact in found)
-    ]
+    sides = zip(("left", "right"), stored_facts, strict=True)
+    unknown = [name for name, found in sides if not facts.records_steps(found)]
     for kind in KINDS:
         equal = "equal" if kind != STEP or not unknown else f"not recorded in {' and '.join(unknown)}"
         _section(kind, [str(difference) for difference in fact_differences if difference.fact.kind == kind], equal)
     _section("state", [str(difference) for difference in differences], equal="bitwise equal", unit="tensors")
     return RestoreRefused.exit_status if differences else 0
-
-
-def _facts(checkpoint: Path) -> list[Fact]:
-    try:
-        return facts.read(checkpoint / facts.FILE_NAME)
-    except ManifestError as error:
-        raise NoValidCheckpoint(str(error)) from error
 
 
 def _head(left: Side, right: Side) -> None:

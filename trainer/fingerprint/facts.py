@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.checkpoint.manifest import ManifestError
+from trainer.errors import NoValidCheckpoint
 from trainer.storage.documents import parse_json, shown
 from trainer.storage.guarded import read_text
 from trainer.storage.unacceptable import Unacceptable
@@ -139,6 +140,23 @@ def read(path: Path) -> list[Fact]:
         raise ManifestError(f"{path} cannot be read: {error.strerror}") from error
     except Unacceptable as error:
         raise ManifestError(f"{path} cannot be read: {error}") from error
+
+
+def of_checkpoint(checkpoint: Path) -> list[Fact]:
+    """The facts stored in a checkpoint directory.
+
+    Raises:
+        NoValidCheckpoint: they do not exist or cannot be understood.
+    """
+    try:
+        return read(checkpoint / FILE_NAME)
+    except ManifestError as error:
+        raise NoValidCheckpoint(str(error)) from error
+
+
+def records_steps(facts: Sequence[Fact]) -> bool:
+    """Whether the facts describe what a step does; those of an older program do not."""
+    return any(fact.kind == STEP for fact in facts)
 
 
 def _fact(row: Any) -> Fact:

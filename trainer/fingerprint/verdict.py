@@ -11,10 +11,10 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from trainer.checkpoint.manifest import Manifest, ManifestError
+from trainer.checkpoint.manifest import Manifest
 from trainer.config import plugins
 from trainer.config.override import Change
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, nearest, warn
+from trainer.errors import RestoreRefused, UsageError, nearest, warn
 from trainer.fingerprint import facts, surroundings
 from trainer.fingerprint.facts import KINDS, STEP, Fact, FactDifference
 
@@ -53,11 +53,8 @@ def judge_stored(
     """
     for warning in version_warnings(manifest.versions, current):
         warn(warning)
-    try:
-        there = facts.read(checkpoint / facts.FILE_NAME)
-    except ManifestError as error:
-        raise NoValidCheckpoint(str(error)) from error
-    if not any(fact.kind == STEP for fact in there):
+    there = facts.of_checkpoint(checkpoint)
+    if not facts.records_steps(there):
         warn(f"{checkpoint} does not record what a step does (an older program wrote it), so that is not compared")
     compared = [list(filter(matters, side)) for side in facts.comparable(there, found)]
     allowed = plugins.other_names(allow, manifest.versions)

@@ -105,7 +105,9 @@ def test_every_number_of_the_report_follows_from_the_mean_probabilities_of_an_im
     assert facts["accuracy"] == (predicted == labels).mean()
     five = np.argsort(-probabilities, axis=1)[:, :5]
     assert facts["top_5_accuracy"] == (five == labels[:, None]).any(1).mean()
-    confusion = np.array(facts["confusion"])
+    confusion = np.zeros([10, 10])
+    for true, other, count in facts["confusion"]:
+        confusion[true, other] = count
     assert all(confusion[t, p] == ((labels == t) & (predicted == p)).sum() for t in range(10) for p in range(10))
     assert confusion.sum() == facts["examples"] == len(labels)
     assert confusion.trace() / confusion.sum() == facts["accuracy"]

@@ -16,7 +16,7 @@ ENTRIES = ((0, 0, 3), (0, 1, 1), (1, 0, 2), (1, 2, 2))  # as predictions/step-N.
 
 def test_entries_and_matrix_are_the_same_confusion() -> None:
     found = Confusion.of_entries(ENTRIES)
-    assert found == Confusion.of_matrix(MATRIX)
+    assert tuple(found.entries()) == ENTRIES
     assert found.rows(found.classes) == MATRIX.tolist()
     assert found.hits == MATRIX.trace()
 
@@ -24,8 +24,19 @@ def test_entries_and_matrix_are_the_same_confusion() -> None:
 def test_mistakes_come_by_frequency_then_by_class_and_without_hits() -> None:
     expected = [(2, 1, 0), (2, 1, 2), (1, 0, 1)]
     assert Confusion.of_entries(ENTRIES).mistaken() == expected
-    report = ClassificationReport(("a", "b", "c"), 8, 0.0, 0.375, 1.0, 0.0, MATRIX)
+    report = ClassificationReport(
+        class_names=("a", "b", "c"),
+        examples=8,
+        not_finite=0,
+        loss=0.0,
+        accuracy=0.375,
+        top_5_accuracy=1.0,
+        expected_calibration_error=0.0,
+        class_examples=(4, 4, 0),
+        confusion=Confusion.of_entries(ENTRIES),
+    )
     assert report.confusions() == expected
+    assert report.class_accuracy == (0.75, 0.0, None)
 
 
 def test_shares_are_those_of_the_true_class_and_a_class_without_examples_has_none() -> None:

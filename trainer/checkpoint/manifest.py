@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trainer.storage.documents import parse_json, shown
+from trainer.storage.documents import finite_or_null, parse_json, shown
 from trainer.storage.guarded import read_text
 from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
@@ -83,7 +83,7 @@ class ManifestError(Exception):
 
 
 def write(manifest: Manifest, path: Path) -> None:
-    container = dataclasses.asdict(manifest)
+    container = finite_or_null(dataclasses.asdict(manifest))
     path.write_text(_text({**container, SELF_DIGEST: _digest(container)}), encoding="utf-8")
 
 
@@ -122,6 +122,9 @@ def from_text(text: str, place: str) -> Manifest:
             raise ManifestError(f"{place} has format {version}; this version reads {FORMAT_VERSION}")
         if container.pop(SELF_DIGEST) != _digest(container):
             raise ManifestError(f"{place} was changed after it was written: its own SHA-256 does not match")
+        validation = container["validation"] if "validation" in container else None
+        if isinstance(validation, dict):
+            container["validation"] = {n: math.nan if value is None else value for n, value in validation.items()}
         manifest = build(Manifest, container, "manifest")
         _check(manifest)
     except Unacceptable as error:
@@ -150,7 +153,7 @@ def _numbers(manifest: Manifest) -> list[tuple[str, float]]:
 
 
 def _check(manifest: Manifest) -> None:
-    """Refuse values that no checkpoint has. Only a measured loss may be infinite or NaN."""
+    """Refuse values that no checkpoint has. Only a measured loss may be infinite or NaN, which JSON has as null."""
     for name, number in _numbers(manifest):
         if not (math.isfinite(number) and number >= 0):
             raise Unacceptable(f"{name} is {number}, but must be at least 0")

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from trainer.checkpoint.directory import committed, manifest_of, remove
 from trainer.checkpoint.manifest import Manifest, ManifestError
-from trainer.config.metrics import rank
+from trainer.config.metrics import counts, rank
 from trainer.storage.unreadable import Unreadable
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
@@ -35,7 +35,7 @@ class Retention:
 
 
 def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, metric: str) -> list[P]:
-    """The checkpoints that were evaluated, best first; the oldest first among equals.
+    """The checkpoints that were evaluated, with a finite loss, best first; the oldest first among equals.
 
     Where a manifest has no validation, ``validations`` is used: a signal can commit a step before its evaluation is
     done.
@@ -43,7 +43,7 @@ def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, 
     values = {}
     for path, manifest in checkpoints:
         result = manifest.validation or validations.get(manifest.step)
-        if result is not None:
+        if result is not None and counts(result):
             values[path] = result[metric]
     return sorted(values, key=lambda path: rank(values[path], metric))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from trainer.config.contracts import Split
 from trainer.config.schema.training import WeightsName
 from trainer.errors import RestoreRefused
 from trainer.runtime.importing import importing_tensorflow
+from trainer.storage.documents import to_json
 
 if TYPE_CHECKING:
     from trainer.inference.evaluate import Evaluation
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
     evaluation = read_newest(lambda: evaluate_checkpoint(request), run_dir)
     if form == "json":
-        print(json.dumps(_facts(evaluation, split, flip=flip), indent=2, ensure_ascii=False))
+        print(to_json(_facts(evaluation, split, flip=flip), indent=2))
     else:
         _print(evaluation, split)
     return 0
@@ -75,7 +75,7 @@ def _is_override(argument: str) -> bool:
 
 def _facts(evaluation: Evaluation, split: Split, *, flip: bool) -> dict[str, Any]:
     restored, report = evaluation.restored, evaluation.report
-    classes = zip(report.class_names, report.class_examples.tolist(), report.class_accuracy, strict=True)
+    classes = zip(report.class_names, report.class_examples, report.class_accuracy, strict=True)
     return {
         "checkpoint": str(restored.path),
         "checkpoint_digest": restored.digest,
@@ -86,13 +86,14 @@ def _facts(evaluation: Evaluation, split: Split, *, flip: bool) -> dict[str, Any
         "flip": flip,
         "batch_size": evaluation.config.evaluation.batch_size,
         "examples": report.examples,
+        "not_finite": report.not_finite,
         "loss": report.loss,
         "accuracy": report.accuracy,
         "top_5_accuracy": report.top_5_accuracy,
         "expected_calibration_error": report.expected_calibration_error,
         "recorded": evaluation.recorded,
         "classes": [{"name": name, "examples": count, "accuracy": accuracy} for name, count, accuracy in classes],
-        "confusion": report.confusion.tolist(),
+        "confusion": report.confusion.entries(),
     }
 
 
@@ -106,6 +107,9 @@ def _print(evaluation: Evaluation, split: Split) -> None:
         "top 5": f"{report.top_5_accuracy:.4f}",
         "calibration": f"{report.expected_calibration_error:.4f} expected error",
     }
+    if report.not_finite:
+        affected = f"{report.not_finite} of {report.examples} examples"
+        lines["not finite"] = f"the loss of {affected}; they count as wrong"
     for name, text in lines.items():
         print(f"{name:<12}{text}")
     console = Console(highlight=False)
@@ -126,7 +130,7 @@ def _beside(recorded: dict[str, float] | None, name: str) -> str:
 def _class_table(evaluation: Evaluation) -> Table:
     """Accuracy by class; with many classes, only the worst."""
     report = evaluation.report
-    rows = list(zip(report.class_names, report.class_examples.tolist(), report.class_accuracy, strict=True))
+    rows = list(zip(report.class_names, report.class_examples, report.class_accuracy, strict=True))
     title = "accuracy by class"
     if len(rows) > SHOWN_CLASSES:
         title = f"the worst {SHOWN_CLASSES} of {len(rows)} classes"
@@ -145,6 +149,7 @@ def _confusion_table(evaluation: Evaluation) -> Table:
     table = Table("true class", title="true and predicted class", title_justify="left", box=SIMPLE_HEAD)
     for index in range(len(report.class_names)):
         table.add_column(str(index), justify="right")
-    for index, (name, row) in enumerate(zip(report.class_names, report.confusion.tolist(), strict=True)):
+    matrix = report.confusion.rows(len(report.class_names))
+    for index, (name, row) in enumerate(zip(report.class_names, matrix, strict=True)):
         table.add_row(Text(f"{index} {name}"), *(str(count) if count else "·" for count in row))
     return table

@@ -2,15 +2,33 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
+
+COMPARED = ("loss", "accuracy")
 LOWER_IS_BETTER = frozenset({"loss"})
 
 
 def is_better(value: float, reference: float, metric: str, min_change: float = 0.0) -> bool:
-    """Whether ``value`` is better than ``reference`` by more than ``min_change``. A NaN is never better."""
+    """Whether ``value`` is better than ``reference`` by more than ``min_change``.
+
+    Any finite value is better than one that is not finite, and nothing else is better than that.
+    """
+    if not (math.isfinite(value) and math.isfinite(reference)):
+        return math.isfinite(value)
     gain = reference - value if metric in LOWER_IS_BETTER else value - reference
     return gain > min_change
 
 
 def rank(value: float, metric: str) -> float:
-    """What to sort by: the best value has the lowest rank."""
+    """What to sort by: the best value has the lowest rank, and a value that is not finite the highest, infinity."""
+    if not math.isfinite(value):
+        return math.inf
     return value if metric in LOWER_IS_BETTER else -value
+
+
+def counts(validation: Mapping[str, float]) -> bool:
+    """Whether a validation can be the best one. It cannot when its loss is not finite: such a network predicts nothing,
+    whatever accuracy was counted.
+    """
+    return all(math.isfinite(validation[metric]) for metric in COMPARED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 
 import numpy as np
@@ -17,39 +18,42 @@ class ClassificationReport:
     """Results over ``examples`` examples.
 
     ``loss`` is the mean cross-entropy (nats, no smoothing). ``accuracy`` is the share of examples whose most probable
-    class is right, ``top_5_accuracy`` the share with the right class among the five most probable. ``confusion``,
-    int64 ``[classes, classes]``, counts examples by true (row) and predicted (column) class.
+    class is right, ``top_5_accuracy`` the share with the right class among the five most probable. ``class_examples``
+    has the number of examples of each class. ``confusion`` counts examples by true and predicted class; it holds the
+    pairs that occur, so its size follows the examples, not the square of the classes.
+
+    ``not_finite`` examples have a loss that is not finite. They are wrong, and are left out of the confusion and of the
+    calibration error, because they have no predicted class.
     """
 
     class_names: tuple[str, ...]
     examples: int
+    not_finite: int
     loss: float
     accuracy: float
     top_5_accuracy: float
     expected_calibration_error: float
-    confusion: npt.NDArray[np.int64]
-
-    @property
-    def class_examples(self) -> npt.NDArray[np.int64]:
-        """How many examples each class has, int64 ``[classes]``."""
-        return self.confusion.sum(axis=1)
+    class_examples: tuple[int, ...]
+    confusion: Confusion
 
     @property
     def class_accuracy(self) -> tuple[float | None, ...]:
         """The share of each class's examples that the network gets right; None for a class without examples."""
-        counts = zip(self.confusion.diagonal().tolist(), self.class_examples.tolist(), strict=True)
-        return tuple(hits / count if count else None for hits, count in counts)
+        hits = self.confusion.class_hits()
+        return tuple(hits[number] / count if count else None for number, count in enumerate(self.class_examples))
 
     def confusions(self) -> list[tuple[int, int, int]]:
         """``(count, true class, predicted class)`` of every confusion that happened, most frequent first."""
-        return Confusion.of_matrix(self.confusion).mistaken()
+        return self.confusion.mistaken()
 
 
 class Tally:
     """Counts predictions batch by batch."""
 
     def __init__(self, classes: int) -> None:
-        self.confusion = np.zeros([classes, classes], np.int64)
+        self.class_examples = np.zeros([classes], np.int64)
+        self.not_finite = 0
+        self._pairs: collections.Counter[tuple[int, int]] = collections.Counter()
         self._in_top_5 = 0
         self._bins = np.zeros([CALIBRATION_BINS, 3])  # examples, their confidence summed, correct ones
 
@@ -59,21 +63,36 @@ class Tally:
         predicted: npt.NDArray[np.int64],
         confidence: npt.NDArray[np.float32],
         in_top_5: npt.NDArray[np.bool_],
+        finite: npt.NDArray[np.bool_],
     ) -> None:
-        """Count examples, each array ``[n]``."""
-        np.add.at(self.confusion, (labels, predicted), 1)
-        self._in_top_5 += int(in_top_5.sum())
+        """Count examples, each array ``[n]``; ``finite`` says which have a finite loss."""
+        np.add.at(self.class_examples, labels, 1)
+        self.not_finite += int((~finite).sum())
+        self._in_top_5 += int((in_top_5 & finite).sum())
+        labels, predicted, confidence = labels[finite], predicted[finite], confidence[finite]
+        self._pairs.update(zip(labels.tolist(), predicted.tolist(), strict=True))
         # bin m holds confidences in (m / bins, (m + 1) / bins]
         bins = np.clip(np.ceil(confidence * CALIBRATION_BINS).astype(np.int64) - 1, 0, CALIBRATION_BINS - 1)
         columns = np.stack([np.ones(len(labels)), confidence.astype(np.float64), labels == predicted], axis=1)
         np.add.at(self._bins, bins, columns)
 
     @property
+    def examples(self) -> int:
+        return int(self.class_examples.sum())
+
+    @property
+    def confusion(self) -> Confusion:
+        return Confusion(dict(self._pairs))
+
+    @property
     def top_5_accuracy(self) -> float:
-        return self._in_top_5 / int(self.confusion.sum())
+        return self._in_top_5 / self.examples
 
     @property
     def expected_calibration_error(self) -> float:
-        """Mean over the examples of |accuracy − confidence| of their bin (arXiv 1706.04599, equation 3)."""
+        """Mean over the examples of |accuracy − confidence| of their bin (arXiv 1706.04599, equation 3); NaN when no
+        example has a finite loss.
+        """
         examples, confidence, correct = self._bins.T
-        return float(np.abs(correct - confidence).sum() / examples.sum())
+        counted = examples.sum()
+        return float(np.abs(correct - confidence).sum() / counted) if counted else float("nan")

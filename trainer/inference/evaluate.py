@@ -107,7 +107,8 @@ def classification_report(
     def counted(batch: Batch) -> tf.Tensor:
         sums, predictions = step(batch)
         there = batch["weight"].numpy() > 0.0  # fillers of the last batch and bad records have no weight
-        columns = [batch["label"], *(predictions[name] for name in ("predicted", "confidence", "in_top_5"))]
+        names = ("predicted", "confidence", "in_top_5", "finite")
+        columns = [batch["label"], *(predictions[name] for name in names)]
         tally.add(*(column.numpy()[there] for column in columns))
         return sums
 
@@ -115,10 +116,12 @@ def classification_report(
     assert means is not None
     return ClassificationReport(
         class_names=(*class_names, *map(str, range(len(class_names), classes))),
-        examples=int(tally.confusion.sum()),
+        examples=tally.examples,
+        not_finite=tally.not_finite,
         loss=means["loss"],
         accuracy=means["accuracy"],
         top_5_accuracy=tally.top_5_accuracy,
         expected_calibration_error=tally.expected_calibration_error,
+        class_examples=tuple(tally.class_examples.tolist()),
         confusion=tally.confusion,
     )

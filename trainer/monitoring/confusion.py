@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
-
-import numpy as np
-import numpy.typing as npt
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,10 +21,9 @@ class Confusion:
         """From ``(true, predicted, count)``."""
         return cls({(true, predicted): count for true, predicted, count in entries})
 
-    @classmethod
-    def of_matrix(cls, matrix: npt.NDArray[np.int64]) -> Confusion:
-        """From int64 ``[classes, classes]``, a row for each true class."""
-        return cls({(int(true), int(other)): int(matrix[true, other]) for true, other in np.argwhere(matrix)})
+    def entries(self) -> list[tuple[int, int, int]]:
+        """``(true, predicted, count)``, in order."""
+        return [(*pair, count) for pair, count in sorted(self.counts.items())]
 
     @property
     def classes(self) -> int:
@@ -36,6 +33,10 @@ class Confusion:
     @property
     def hits(self) -> int:
         return sum(count for (true, predicted), count in self.counts.items() if true == predicted)
+
+    def class_hits(self) -> collections.Counter[int]:
+        """The number of hits of each class that has some."""
+        return collections.Counter({true: count for (true, other), count in self.counts.items() if true == other})
 
     def mistaken(self) -> list[tuple[int, int, int]]:
         """``(count, true, predicted)`` for every kind of mistake with an example, most frequent first."""

@@ -19,11 +19,9 @@ def summarize(run_dir: Path, run: Prepared, history: History, terminal: Terminal
     step = run.assembly.step
     rows: list[tuple[str, str]] = []
     best = best_step(history.validations, run.config.checkpoint.best_metric)
-    if best is not None:
-        for name, at in (("last", max(history.validations)), ("best", best)):
-            values = history.validations[at]
-            scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"
-            rows.append((name, f"{scores}  checkpoints/{directory.name_of(at)}"))
+    if history.validations:
+        rows.append(("last", _validation(history, max(history.validations))))
+        rows.append(("best", "none: no validation had a finite loss" if best is None else _validation(history, best)))
     place = argument("run_dir", run_dir)
     rows += [
         ("run", str(run_dir)),
@@ -32,6 +30,12 @@ def summarize(run_dir: Path, run: Prepared, history: History, terminal: Terminal
         ("more", resume_command(run_dir, f"train.steps={2 * step}")),
     ]
     terminal.closing(f"done at step {step}", rows)
+
+
+def _validation(history: History, step: int) -> str:
+    values = history.validations[step]
+    scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"
+    return f"{scores}  checkpoints/{directory.name_of(step)}"
 
 
 def opening(run_dir: Path, run: Prepared) -> list[str]:

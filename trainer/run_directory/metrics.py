@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-import json
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config.metrics import rank
+from trainer.config.metrics import counts, rank
 from trainer.run_directory.layout import METRICS
-from trainer.storage.documents import parse_json, shown
+from trainer.storage.documents import parse_json, shown, to_json
 from trainer.storage.guarded import open_regular
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import readable
@@ -28,7 +28,9 @@ END_READ = 1 << 20  # bytes at the end of the file, in which the last records ar
 
 @dataclasses.dataclass(frozen=True)
 class Record:
-    """One line of metrics.jsonl. ``scalars`` also go to TensorBoard; ``facts`` do not."""
+    """One line of metrics.jsonl. ``scalars`` also go to TensorBoard; ``facts`` do not. A scalar that is not finite is
+    null in the file.
+    """
 
     step: int
     split: str
@@ -36,7 +38,7 @@ class Record:
     facts: dict[str, Any]
 
     def line(self) -> str:
-        return json.dumps({"step": self.step, "split": self.split, **self.scalars, **self.facts}) + "\n"
+        return to_json({"step": self.step, "split": self.split, **self.scalars, **self.facts}) + "\n"
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
@@ -66,7 +68,8 @@ def lines(path: Path, begin: int = 0) -> Iterator[bytes]:
 
 
 def record_of(line: bytes) -> dict[str, Any]:
-    """The record in one line: a step, a split and plain values. A validation has all of its metrics.
+    """The record in one line: a step, a split and plain values. A validation has all of its metrics; one that is not
+    finite is null.
 
     Raises:
         Unacceptable: the line is not such a record.
@@ -80,7 +83,7 @@ def record_of(line: bytes) -> dict[str, Any]:
         raise Unacceptable(f"it has step {shown(step)} and split {shown(split)}")
     if any(isinstance(value, dict | list) for value in record.values()):
         raise Unacceptable("it has a value that is a list or an object")
-    if any(name not in record or type(record[name]) not in (int, float) for name in needed):
+    if any(name not in record or not isinstance(record[name], int | float | None) for name in needed):
         raise Unacceptable(f"it lacks {' or '.join(needed)}")
     return record
 
@@ -107,7 +110,7 @@ def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
 
 
 def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
-    """Step → validation metrics, from the lines that are validations. Only these lines are parsed."""
+    """Step → validation metrics, from the lines that are validations; NaN for null. Only these lines are parsed."""
     found = {}
     for line in text:
         if b'val"' not in line and b"\\" not in line:  # JSON has no other way to write it
@@ -117,7 +120,8 @@ def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
         except Unacceptable:
             continue
         if record["split"] == VALIDATION:
-            found[record["step"]] = {name: record[name] for name in VALIDATION_METRICS}
+            values = {name: record[name] for name in VALIDATION_METRICS}
+            found[record["step"]] = {name: math.nan if value is None else value for name, value in values.items()}
     return found
 
 
@@ -136,5 +140,6 @@ def last_training(run_dir: Path) -> dict[str, Any] | None:
 
 
 def best_step(validations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
-    """The step with the best validation by ``metric``; the earliest among equals."""
-    return min(validations, key=lambda step: (rank(validations[step][metric], metric), step), default=None)
+    """The step with the best validation by ``metric``; the earliest among equals. None when no validation counts."""
+    counted = [step for step, values in validations.items() if counts(values)]
+    return min(counted, key=lambda step: (rank(validations[step][metric], metric), step), default=None)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy.typing as npt
 
 from trainer.checkpoint import directory
 from trainer.run_directory.layout import PREDICTIONS
-from trainer.storage.documents import parse_json
+from trainer.storage.documents import parse_json, to_json
 from trainer.storage.durable import make_directory, replace
 from trainer.storage.guarded import read_text
 from trainer.storage.typed import build
@@ -50,7 +49,8 @@ class Mistake:
 @dataclasses.dataclass(frozen=True)
 class Predictions:
     """``confusions`` counts the ``examples`` by true and predicted class, ``(true, predicted, count)``. It includes
-    hits and leaves out counts of 0. ``mistakes`` are those with the highest loss, the highest first.
+    hits and leaves out counts of 0 and examples whose loss is not finite, because they have no predicted class.
+    ``mistakes`` are those with the highest loss, the highest first.
     """
 
     format_version: int
@@ -66,11 +66,11 @@ def summarize(step: int, examples: npt.NDArray[np.float32]) -> Predictions:
     ``examples`` is float32 ``[n, 5]`` in the order of the split; see ``COLUMNS``.
     """
     label, predicted, confidence, loss, weight = examples.T.astype(np.float64)
-    used = weight > 0.0
-    pairs = np.stack([label, predicted], 1)[used].astype(np.int64)
+    used, finite = weight > 0.0, np.isfinite(loss)
+    pairs = np.stack([label, predicted], 1)[used & finite].astype(np.int64)
     found, counts = np.unique(pairs, axis=0, return_counts=True)
-    wrong = np.flatnonzero(used & (label != predicted))
-    worst = wrong[np.argsort(-loss[wrong], kind="stable")][:WORST]
+    wrong = np.flatnonzero(used & ((label != predicted) | ~finite))
+    worst = wrong[np.argsort(-np.where(finite, loss, np.inf)[wrong], kind="stable")][:WORST]
     return Predictions(
         format_version=FORMAT_VERSION,
         step=step,
@@ -110,7 +110,7 @@ def write(run_dir: Path, predictions: Predictions, keep: Collection[int]) -> Non
         OSError: a file cannot be written or deleted.
     """
     make_directory(run_dir / PREDICTIONS)
-    text = json.dumps(dataclasses.asdict(predictions), allow_nan=False)
+    text = to_json(dataclasses.asdict(predictions))
     replace(run_dir / PREDICTIONS / f"{directory.name_of(predictions.step)}.json", text.encode())
     for step, path in stored(run_dir).items():
         if step not in keep:

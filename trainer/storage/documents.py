@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
 
 import yaml
@@ -52,6 +53,22 @@ def _limit_depth(value: Any) -> None:
         if not level:
             return
     raise Unacceptable(f"it is nested more than {DEPTH_LIMIT} levels deep")
+
+
+def to_json(value: Any, indent: int | None = None) -> str:
+    """The JSON text of a value. Numbers that are not finite become null: JSON has neither NaN nor infinity."""
+    return json.dumps(finite_or_null(value), indent=indent, ensure_ascii=False, allow_nan=False)
+
+
+def finite_or_null(value: Any) -> Any:
+    """The value with None in the place of every number that is not finite, however deep."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {name: finite_or_null(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite_or_null(entry) for entry in value]
+    return value
 
 
 def parse_yaml(text: str, node_limit: int = NODE_LIMIT) -> Any:

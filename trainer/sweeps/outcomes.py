@@ -12,6 +12,7 @@ from trainer.sweeps.summary import print_summary
 from trainer.sweeps.trial import is_finished
 
 FINISHED, FINISHED_BEFORE, IN_USE, FAILED = "finished", "finished before", "in use", "failed"
+DIVERGED = "diverged"
 OUTCOMES = {  # exit status of a trial's process -> text in the table
     0: FINISHED,
     UsageError.exit_status: "invalid",
@@ -40,6 +41,11 @@ class Outcomes:
     def failed_before(self, trial: Trial) -> None:
         """The trial failed before, and the sweeper chose the later trials with that knowledge."""
         self._outcomes[trial.number] = FAILED
+        self._statuses[trial.number] = 1
+
+    def diverged(self, trial: Trial) -> None:
+        """The trial ran to its end, and the loss of none of its validations is finite. So it has no result."""
+        self._outcomes[trial.number] = DIVERGED
         self._statuses[trial.number] = 1
 
     def ended(self, trial: Trial, status: int) -> None:

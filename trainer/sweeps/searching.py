@@ -11,6 +11,7 @@ from pathlib import Path
 
 from trainer.config.multirun import Job, Suspended, search_with_hydra
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, UsageError
+from trainer.run_directory.metrics import read_validations
 from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan
 from trainer.sweeps.outcomes import Outcomes, announce
@@ -75,7 +76,11 @@ class _Search:
             if status != 0:
                 self._failed += (trial.number,)
                 return None
-        return _best(job.sweep_dir, trial)
+        best = best_validation(job.sweep_dir, trial)
+        if best is None:
+            self._outcomes.diverged(trial)
+            self._failed += (trial.number,)
+        return best
 
     def conclude(self, ended: bool) -> int:
         """Print the table; ``ended`` means that the sweeper wants no more trials."""
@@ -87,10 +92,12 @@ class _Search:
         return self._outcomes.conclude(sweep_dir, sweep)
 
 
-def _best(sweep_dir: Path, trial: Trial) -> float:
-    note = read_note(run_dir_of(sweep_dir, trial))
+def best_validation(sweep_dir: Path, trial: Trial) -> float | None:
+    """The best validation of a finished trial; None when it has some, and the loss of none of them is finite."""
+    run_dir = run_dir_of(sweep_dir, trial)
+    note = read_note(run_dir)
     assert note is not None, "a finished trial has a note"
-    if note.best is None:
+    if note.best is None and not read_validations(run_dir):
         raise UsageError(
             f"trial {trial.number} ended without a validation, and a search needs the result of the best one\n"
             "set evaluation.every_epochs or evaluation.every_steps so that each trial has one"

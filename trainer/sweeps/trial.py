@@ -15,7 +15,7 @@ from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
 from trainer.command_line import argument, command_line
 from trainer.config import override, stored
-from trainer.config.metrics import rank
+from trainer.config.metrics import counts, rank
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
 from trainer.run_directory.layout import CHECKPOINTS
@@ -37,7 +37,7 @@ SIZE_LIMIT = 1 << 10  # bytes
 @dataclasses.dataclass(frozen=True)
 class Finished:
     """The contents of ``finished.json``: the last step, and the best validation by ``checkpoint.best_metric``; None
-    without a validation.
+    without a validation that has a finite loss.
     """
 
     step: int
@@ -89,7 +89,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
         return  # the chief of the processes that share the trial writes the note
     step, metric = newest_step(run_dir), config.checkpoint.best_metric
     assert step is not None, "a run that ended has a checkpoint"
-    values = [validation[metric] for validation in read_validations(run_dir).values()]
+    values = [validation[metric] for validation in read_validations(run_dir).values() if counts(validation)]
     best = min(values, key=lambda value: rank(value, metric), default=None)
     note = Finished(step, metric, best)
     replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(note)).encode())

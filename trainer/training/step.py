@@ -213,12 +213,14 @@ def make_evaluation_step(state: TrainingState, config: Config) -> tf.types.exper
 
 def evaluation_sums(logits: tf.Tensor, batch: Batch) -> tf.Tensor:
     """Sums over a batch, float64 ``[4]``: of cross-entropy (without smoothing), correct predictions, weight, and
-    examples that were skipped.
+    examples that were skipped. An example whose cross-entropy is not finite is not correct.
     """
     weight = batch["weight"]
+    losses = cross_entropy(logits, batch["label"])
+    right = correct(logits, batch) & tf.math.is_finite(losses)
     sums = [
-        cross_entropy(logits, batch["label"]) * weight,
-        tf.cast(correct(logits, batch), tf.float32) * weight,
+        losses * weight,
+        tf.cast(right, tf.float32) * weight,
         weight,
         batch["skipped"],
     ]
@@ -229,7 +231,8 @@ def make_prediction_step(
     state: TrainingState, weights: WeightsName, *, flip: bool
 ) -> Callable[[Batch], tuple[tf.Tensor, dict[str, tf.Tensor]]]:
     """A compiled function from one batch of ``evaluation_batches`` to its ``evaluation_sums`` and, for each example,
-    the ``predicted`` class int64 ``[B]``, its probability ``confidence`` float32 ``[B]`` and ``in_top_5`` bool ``[B]``.
+    the ``predicted`` class int64 ``[B]``, its probability ``confidence`` float32 ``[B]``, ``in_top_5`` bool ``[B]``,
+    and whether its cross-entropy is ``finite`` bool ``[B]``.
 
     With ``flip`` the probabilities are the mean of those of the image and of its mirror image.
     """
@@ -246,6 +249,7 @@ def make_prediction_step(
             "predicted": tf.argmax(logits, axis=-1),
             "confidence": tf.reduce_max(tf.nn.softmax(logits), axis=-1),
             "in_top_5": tf.math.in_top_k(batch["label"], logits, 5),
+            "finite": tf.math.is_finite(cross_entropy(logits, batch["label"])),
         }
         return evaluation_sums(logits, batch), predictions
 

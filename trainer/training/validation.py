@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 
 import tensorflow as tf
 
-from trainer.config.metrics import is_better
+from trainer.config.metrics import counts, is_better
 from trainer.config.schema import Config
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
@@ -16,6 +17,8 @@ from trainer.training.due import Standing
 from trainer.training.evaluation import evaluate
 from trainer.training.interfaces import Run
 from trainer.training.state import Progress
+
+SENSELESS = 10.0  # times the loss of guessing: an overfitted network stays below, a diverged one is far above
 
 
 def validate(
@@ -62,31 +65,50 @@ def _record_validation(
     that continues from here is the same as one that never stopped.
     """
     metric = run.config.checkpoint.best_metric
-    earlier = [values[metric] for values in run.history.validations.values()]
-    improved = all(is_better(validation[metric], value, metric) for value in earlier)
+    earlier = [values[metric] for values in run.history.validations.values() if counts(values)]
+    improved = counts(validation) and all(is_better(validation[metric], value, metric) for value in earlier)
     epoch = run.epoch(int(run.state.progress.examples.numpy()))
     run.history.add(Record(step, VALIDATION, validation, {"epoch": epoch, "closing": closing}))
     best = best_step(run.history.validations, metric)
-    assert best is not None
-    run.views.validated(step, seen, (step, best))
-    skipped = f"  {validation['skipped']} bad records left out" if validation["skipped"] else ""
+    run.views.validated(step, seen, (step,) if best is None else (step, best))
+    remarks = _remarks(validation, run.config, improved=improved)
     run.terminal.line(
         f"step {step}/{run.total_steps}  epoch {epoch:.2f}  validation loss {validation['loss']:.4f}  "
-        f"accuracy {validation['accuracy']:.4f}{'  best so far' if improved else ''}{skipped}"
+        f"accuracy {validation['accuracy']:.4f}{''.join(f'  {remark}' for remark in remarks)}"
     )
     return improved
 
 
+def _remarks(validation: Mapping[str, float], config: Config, *, improved: bool) -> list[str]:
+    """What a reader must know beside the numbers of a validation."""
+    assert config.model.num_classes is not None
+    guessing = math.log(config.model.num_classes)  # the loss of equal probabilities
+    remarks = []
+    if not counts(validation):
+        remarks.append("it does not count: the loss is not finite")
+    elif validation["loss"] > SENSELESS * guessing:
+        remarks.append(f"far worse than guessing, whose loss is {guessing:.2f}: training diverges, or has just begun")
+    elif improved:
+        remarks.append("best so far")
+    if validation["skipped"]:
+        remarks.append(f"{validation['skipped']} bad records left out")
+    return remarks
+
+
 def _note_validation(progress: Progress, step: int, validation: dict[str, float], config: Config) -> None:
-    """Move the state that depends on validation: best so far, and early stopping's patience."""
-    first = int(progress.evaluations.numpy()) == 0
+    """Move the state that depends on validation: best so far, and early stopping's patience.
+
+    A validation that does not count is no improvement, and none of its values enter the state.
+    """
+    first = int(progress.best_step.numpy()) == 0  # no validation has counted yet
     metric, stopping = config.checkpoint.best_metric, config.early_stopping
-    if first or is_better(validation[metric], float(progress.best_value.numpy()), metric):
+    counted = counts(validation)
+    if counted and (first or is_better(validation[metric], float(progress.best_value.numpy()), metric)):
         progress.best_value.assign(validation[metric])
         progress.best_step.assign(step)
     watched = validation[stopping.metric]
     reference = float(progress.patience_value.numpy())
-    if first or is_better(watched, reference, stopping.metric, stopping.min_change):
+    if counted and (first or is_better(watched, reference, stopping.metric, stopping.min_change)):
         progress.patience_value.assign(watched)
         progress.patience_used.assign(0)
     else:

@@ -1,0 +1,109 @@
+"""A validation whose loss is not finite is worth less than any other: state, files, choice and words agree on that."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from stored_runs import keep_this_process, store_run
+
+from trainer.__main__ import run as command
+from trainer.checkpoint import directory
+from trainer.checkpoint.manifest import FILE_NAME
+from trainer.checkpoint.retention import described, ranked
+from trainer.report.contents import read as read_report
+from trainer.run_directory import which_checkpoint
+from trainer.run_directory.layout import CHECKPOINTS, METRICS
+from trainer.run_directory.metrics import best_step, read_validations
+from trainer.training.due import Standing
+from trainer.training.interfaces import Run
+from trainer.training.step import make_evaluation_step
+from trainer.training.validation import patience_is_exhausted, validate
+
+BROKEN = {1: math.nan, 3: math.inf}  # what the classifier's bias has while the step is validated
+STEPS = 4
+
+
+def validated(run: Run) -> None:
+    """Validate at steps 1 to 4; at two of them, the network's outputs are not finite. Commit each."""
+    evaluation_step, progress = make_evaluation_step(run.state, run.config), run.state.progress
+    bias = run.state.variables["logits/logits/bias"]
+    whole = np.array(bias.numpy())  # a copy: the array may be the memory of the variable
+    for step in range(1, STEPS + 1):
+        progress.step.assign(step)
+        progress.examples.assign_add(run.config.train.global_batch_size)
+        bias.assign(whole * 0 + BROKEN[step] if step in BROKEN else whole)
+        standing = Standing(step, step - 1, None, False, False, False, False)
+        validate(run, standing, evaluation_step, closing=False)
+        bias.assign(whole)  # a checkpoint takes finite values only
+        if step < STEPS:  # store_run commits the last one
+            run.checkpointer.save()
+        assert not patience_is_exhausted(progress, run.config), step
+
+
+@pytest.fixture(scope="module", params=["accuracy", "loss"])
+def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    metric = request.param
+    settings = (f"checkpoint.best_metric={metric}", f"early_stopping.metric={metric}", "early_stopping.patience=3")
+    with pytest.MonkeyPatch.context() as patch:
+        keep_this_process(patch)
+        yield store_run(tmp_path_factory.mktemp(metric) / "run", validated, *settings)
+
+
+def test_the_best_is_the_first_finite_validation_in_state_history_checkpoints_and_report(stored: Path) -> None:
+    found = which_checkpoint.find(stored, "best", "full", print)
+    validations = read_validations(stored)
+    assert [math.isfinite(validations[step]["loss"]) for step in sorted(validations)] == [False, True, False, True]
+    assert found.path.name == directory.name_of(2)
+    metric = "loss" if "loss" in str(stored.parent) else "accuracy"
+    assert best_step(validations, metric) == 2
+    assert [path.name for path in ranked(described(stored / CHECKPOINTS, print), {}, metric)] == [
+        directory.name_of(2),
+        directory.name_of(4),
+    ]
+    assert read_report(stored, "run", print).best_step == 2
+
+
+def test_examples_without_a_finite_loss_are_wrong(stored: Path) -> None:
+    validations = read_validations(stored)
+    assert [validations[step]["accuracy"] for step in BROKEN] == [0.0, 0.0]
+
+
+def test_every_file_that_the_run_writes_is_json_without_nan(stored: Path) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    lines = (stored / METRICS).read_text().splitlines()
+    records = [json.loads(line, parse_constant=refuse) for line in lines]
+    assert [record["loss"] is None for record in records] == [True, False, True, False]
+    for path in sorted(stored.rglob("*.json")):
+        json.loads(path.read_text(), parse_constant=refuse)
+    first = json.loads((stored / CHECKPOINTS / directory.name_of(1) / FILE_NAME).read_text())
+    assert first["validation"]["loss"] is None
+
+
+def test_the_manifest_of_such_a_step_is_valid_and_its_loss_is_read_as_nan(stored: Path) -> None:
+    manifest = directory.manifest_of(stored / CHECKPOINTS / directory.name_of(1))
+    assert manifest.validation is not None
+    assert np.isnan(manifest.validation["loss"])
+
+
+def test_the_lines_of_the_run_say_that_such_a_validation_does_not_count(stored: Path) -> None:
+    said = [line for line in (stored / "train.log").read_text().splitlines() if "validation loss" in line]
+    assert len(said) == STEPS
+    for step, line in enumerate(said, 1):
+        assert ("does not count: the loss is not finite" in line) == (step in BROKEN)
+        assert ("best so far" in line) == (step == 2)
+
+
+def test_no_command_that_reads_the_run_prints_nan_as_json(stored: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    place = stored / CHECKPOINTS / directory.name_of(1)
+    assert command(["inspect", f"checkpoint={place}", "format=json"]) == 0
+    json.loads(capsys.readouterr().out, parse_constant=refuse)

@@ -43,7 +43,8 @@ from trainer.training import schedules
 from trainer.training.state import TrainingState, build_state
 
 STEPS = 4
-ARGUMENTS = (*NARROW, "schedule.warmup_steps=1", "evaluation.every_steps=4", "checkpoint.every_steps=2")
+SCHEDULE = ("schedule.warmup_steps=1", "schedule.decay_steps=40")  # long enough for every resume
+ARGUMENTS = (*NARROW, *SCHEDULE, "evaluation.every_steps=4", "checkpoint.every_steps=2")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ KEYS = {
     "optimizer.epsilon=0.001": ("optimizer.epsilon: 1e-07 -> 0.001",),
     "optimizer.clip_norm=1.0": ("optimizer.clip_norm: None -> 1.0",),
     "schedule.warmup_steps=3": ("schedule.warmup_steps: 1 -> 3", "schedule: learning rate at step"),
-    "schedule.decay_steps=50": ("schedule.decay_steps: 4 -> 50", "schedule: learning rate at step"),
+    "schedule.decay_steps=50": ("schedule.decay_steps: 40 -> 50", "schedule: learning rate at step"),
     "schedule.minimum_fraction=0.5": ("schedule.minimum_fraction: 0.0 -> 0.5",),
     "train.global_batch_size=4": ("train.global_batch_size: 8 -> 4", "allow=[train.global_batch_size]"),
     "train.accumulate_steps=2": ("train.accumulate_steps: 1 -> 2",),

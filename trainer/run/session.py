@@ -103,7 +103,7 @@ def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path
     """
     with lock.writing(run_dir):
         found = Found(checkpoint, verify(checkpoint, "full"), ())
-        _continue(run_dir, found, lambda there: config, allow, Process(StopRequest(), None))
+        _continue(run_dir, found, lambda there: config, allow, Process(StopRequest(), None), repeats=True)
     return directory.committed(run_dir / layout.CHECKPOINTS)[-1]
 
 
@@ -136,16 +136,24 @@ def _from_nothing(invocation: Invocation, config: Config) -> FromNothing:
 
 
 def _continue(
-    run_dir: Path, found: Found, want: Callable[[Config], Config], allow: Sequence[str], process: Process
+    run_dir: Path,
+    found: Found,
+    want: Callable[[Config], Config],
+    allow: Sequence[str],
+    process: Process,
+    *,
+    repeats: bool = False,
 ) -> Ending:
-    """Continue from the checkpoint ``found``. ``want`` turns its stored configuration into the wanted one."""
+    """Continue from the checkpoint ``found``. ``want`` turns its stored configuration into the wanted one. With
+    ``repeats``, this training was done before, and is not judged for what it is good for.
+    """
     other_plugins = plugins.refuse_others(found.manifest.versions, allow, found.path)
     there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
     overlaps.refuse(run_dir, config, None)
-    start = FromCheckpoint(found.path, found.manifest, found.damaged, changes, allow, other_plugins)
+    start = FromCheckpoint(found.path, found.manifest, found.damaged, changes, allow, other_plugins, repeats)
     return _run(run_dir, config, start, process)
 
 

@@ -23,8 +23,10 @@ def command_line(command: str, *arguments: str) -> str:
     return shlex.join(["python", "-m", "trainer", command, *arguments])
 
 
-def resume_command(run_dir: Path, *arguments: str) -> str:
-    """The command line that continues a run. ``arguments`` are as for ``command_line``."""
+def resume_command(run_dir: Path | str, *arguments: str) -> str:
+    """The command line that continues a run, in a directory or from the URL of its mirror. ``arguments`` are as for
+    ``command_line``.
+    """
     return command_line("resume", argument("run_dir", run_dir), *arguments)
 
 
@@ -66,14 +68,14 @@ def move_command(place: Path, target: Path) -> str:
 
 def copy_command(run_dir: Path) -> str:
     """A command that copies a run directory. No file of the copy has a second name, inside the copy or outside it."""
-    copy = free_place(run_dir.with_name(f"{run_dir.name}-copy"))
-    places = [os.path.abspath(run_dir), os.path.abspath(copy)]
+    places = [os.path.abspath(run_dir), str(place_beside(run_dir, "copy"))]
     return shlex.join(["cp", "-a", "--no-preserve=links", "--reflink=auto", "--", *places])
 
 
-def free_place(wanted: Path) -> Path:
-    """``wanted``, or with a number behind it, so that nothing is there yet."""
-    names = (wanted.with_name(f"{wanted.name}{number or ''}") for number in range(10**6))
+def place_beside(place: Path, word: str) -> Path:
+    """``PLACE-word``, or with a number behind it, where nothing is yet."""
+    beginning = f"{os.path.abspath(place)}-{word}"
+    names = (Path(f"{beginning}{number or ''}") for number in range(10**6))
     return next(name for name in names if not os.path.lexists(name))
 
 

@@ -224,7 +224,7 @@ def test_another_optimizer_is_one_finding_that_names_its_slots(name: str, first:
     message = str(refused.value)
     assert f"  optimizer.name: adam -> {name}\n    first: optimizer: {first}" in message
     assert "optimizer.beta_1:" not in message, "what follows from the type is not a finding of its own"
-    assert "init_from=CHECKPOINT" in message
+    assert f"init_from={original}/checkpoints/step-{STEPS:08} " in message
 
 
 @pytest.mark.usefixtures("shared_builds")

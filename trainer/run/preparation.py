@@ -64,7 +64,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     assembly = assemble(config, process, drawn=start.draws_weights)
     fingerprint = fingerprint_of(config, assembly.state, data)
     current = versions.of_run(config, assembly.state.replicas)
-    accepted = start.judge(fingerprint, current)
+    accepted = start.judge(run_dir, fingerprint, current)
     ahead = start.look_ahead(run_dir, config, total)
     _refuse_fewer_classes(config, class_names)
     notes = [*ahead, *start.fill(assembly, class_names)]

@@ -7,6 +7,7 @@ complete the configuration, build, compare, restore (``preparation``); take the 
 
 from __future__ import annotations
 
+import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -92,7 +93,8 @@ def resume(
             if not Path(checkpoint).is_dir() and not occupancy.has_checkpoints(run_dir):
                 occupancy.is_vacant(run_dir, occupancy.begin_again(run_dir))
             found = which_checkpoint.find(run_dir, checkpoint, _depth(run_dir, values), warn)
-            return _continue(run_dir, found, lambda there: override.override(there, values), allow, process)
+            want = functools.partial(override.override, values=values)
+            return _continue(run_dir, found, want, allow, process, asked=values)
 
 
 def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path) -> Path:
@@ -142,10 +144,12 @@ def _continue(
     allow: Sequence[str],
     process: Process,
     *,
+    asked: Mapping[str, object] | None = None,
     repeats: bool = False,
 ) -> Ending:
-    """Continue from the checkpoint ``found``. ``want`` turns its stored configuration into the wanted one. With
-    ``repeats``, this training was done before, and is not judged for what it is good for.
+    """Continue from the checkpoint ``found``. ``want`` turns its stored configuration into the wanted one, for which
+    the user has ``asked`` key by key, or as a whole. With ``repeats``, this training was done before, and is not judged
+    for what it is good for.
     """
     other_plugins = plugins.refuse_others(found.manifest.versions, allow, found.path)
     there = stored.read(found.path / stored.FILE_NAME)
@@ -153,7 +157,7 @@ def _continue(
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
     overlaps.refuse(run_dir, config, None)
-    start = FromCheckpoint(found.path, found.manifest, found.damaged, changes, allow, other_plugins, repeats)
+    start = FromCheckpoint(found.path, found.manifest, found.damaged, changes, allow, other_plugins, asked, repeats)
     return _run(run_dir, config, start, process)
 
 

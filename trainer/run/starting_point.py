@@ -20,7 +20,7 @@ from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint
 from trainer.fingerprint import versions
 from trainer.fingerprint.facts import Fact
-from trainer.fingerprint.verdict import judge_stored
+from trainer.fingerprint.verdict import Request, judge_stored
 from trainer.monitoring.terminal import Terminal
 from trainer.run import train_on, warm_start
 from trainer.run.assembly import Assembly
@@ -51,7 +51,7 @@ class StartingPoint(Protocol):
     def look_ahead(self, run_dir: Path, config: Config, total_steps: int) -> list[str]:
         """Refuse to train without a learning rate. Returns lines for the log."""
 
-    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+    def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
         """The accepted differences. Raises RestoreRefused when a difference is not accepted."""
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
@@ -91,7 +91,7 @@ class FromNothing:
     def look_ahead(self, run_dir: Path, config: Config, total_steps: int) -> list[str]:
         return train_on.check_new(config, total_steps)
 
-    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+    def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
         return ()
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
@@ -125,6 +125,7 @@ class FromCheckpoint:
     changes: Sequence[Change]
     allow: Sequence[str]
     other_plugins: Sequence[str]  # accepted differences in the versions of plug-ins
+    asked: Mapping[str, object] | None = None  # the keys and groups of a resume; None for a whole configuration
     repeats: bool = False  # a stretch of training that was made before is made again
     draws_weights = False
 
@@ -142,7 +143,11 @@ class FromCheckpoint:
         if self.repeats:
             return []
         ahead = train_on.Ahead(config, self.manifest.step, total_steps)
-        return train_on.check_continued(run_dir, ahead, self.changes, self.allow, self._chosen(run_dir))
+        return train_on.check_continued(ahead, self.changes, self.allow, self._request(run_dir))
+
+    def _request(self, run_dir: Path) -> Request:
+        given = {change.path.removesuffix(".name"): change.wanted for change in self.changes}
+        return Request(run_dir, given if self.asked is None else self.asked, self._chosen(run_dir))
 
     def _chosen(self, run_dir: Path) -> list[str]:
         """The argument that chooses this checkpoint, where it is not the newest of the run."""
@@ -150,8 +155,9 @@ class FromCheckpoint:
         valid = [path for path in directory.committed(run_dir / CHECKPOINTS) if path not in damaged]
         return [] if valid and valid[-1] == self.checkpoint else [argument("checkpoint", self.checkpoint)]
 
-    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
-        accepted = judge_stored(self.checkpoint, self.manifest, fingerprint, current, self.changes, self.allow)
+    def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+        compared = (self.checkpoint, self.manifest, fingerprint, current, self.changes, self.allow)
+        accepted = judge_stored(*compared, request=self._request(run_dir))
         return (*self.other_plugins, *accepted)
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:

@@ -24,6 +24,7 @@ from trainer.config.schema.optimization import (
     ScheduleConfig,
 )
 from trainer.errors import RestoreRefused, UsageError
+from trainer.fingerprint.verdict import Request
 from trainer.training.schedules import learning_rate_at
 
 # A rate below this share of the peak changes no float32 weight: Adam's updates are about as large as the rate.
@@ -111,9 +112,7 @@ def remedies(ahead: Ahead) -> list[Remedy]:
     return [*found, Remedy(meaning, changes, ("schedule", "optimizer.learning_rate"))]
 
 
-def longer(
-    run_dir: Path, config: Config, step: int, total: int, examples_per_epoch: int, patience_used: int
-) -> str:
+def longer(run_dir: Path, config: Config, step: int, total: int, examples_per_epoch: int, patience_used: int) -> str:
     """The command that trains a run on which has ended at ``step`` of ``total``. ``patience_used`` counts the
     validations without improvement.
     """
@@ -160,12 +159,10 @@ def check_new(config: Config, total: int) -> list[str]:
     return []
 
 
-def check_continued(
-    run_dir: Path, ahead: Ahead, changes: Sequence[Change], allow: Sequence[str], checkpoint: Sequence[str]
-) -> list[str]:
+def check_continued(ahead: Ahead, changes: Sequence[Change], allow: Sequence[str], request: Request) -> list[str]:
     """Refuse to train on without a learning rate, or after the end of the schedule, when ``changes`` make the run do
-    so and ``allow`` does not have ``schedule``. ``checkpoint`` is the argument that chooses the checkpoint, if the user
-    has to give it. Returns notes: a run that was begun so goes on, as if it had not been interrupted.
+    so and ``allow`` does not have ``schedule``. Returns notes: a run that was begun so goes on, as if it had not been
+    interrupted.
 
     Raises:
         RestoreRefused: says what the rates would be, and has the commands that may be meant.
@@ -175,24 +172,24 @@ def check_continued(
         return []
     if not any(_decides_rates(change.path) for change in changes) or set(allow) & set(CONSENTS):
         return [_idle_steps(ahead, idle)] if idle < ahead.total else []
-    given = {change.path.removesuffix(".name"): change.wanted for change in changes if not _is_length(change.path)}
+    given = {key: value for key, value in request.values.items() if not _is_length(key)}
     given["train.steps"] = ahead.total
-    consents = [change.path.removesuffix(".name") for change in changes if change.policy == "consent"]
     lines = []
     for remedy in remedies(ahead):
         replaced = [*remedy.changes, *("schedule." for key in remedy.changes if key == "schedule")]
         others = {key: value for key, value in given.items() if not key.startswith(tuple(replaced))}
-        names = [*(name for name in consents if name in others and name not in remedy.consents), *remedy.consents]
-        command = changing_command(run_dir, others | remedy.changes, names, *checkpoint)
+        names = dict.fromkeys([*allow, *remedy.consents])
+        command = changing_command(request.run_dir, others | remedy.changes, names, *request.checkpoint)
         lines += [remedy.meaning, f"  {command}"]
     if idle == ahead.total:
-        floor = changing_command(run_dir, given, [*consents, "schedule"], *checkpoint)
+        names = dict.fromkeys([*allow, "schedule"])
+        floor = changing_command(request.run_dir, given, names, *request.checkpoint)
         lines += [f"to train on at learning rate {ahead.rate(ahead.first):.3g}, the floor:", f"  {floor}"]
         what = f"has ended, and all of steps {ahead.first + 1} to {ahead.total} would have its floor as learning rate"
     else:
         what = f"gives steps {idle + 1} to {ahead.total} learning rate {ahead.rate(ahead.total - 1):.2g}"
     raise RestoreRefused(
-        f"{run_dir}: {_schedule(ahead.config)} {what}; nothing was restored or changed\n" + "\n".join(lines)
+        f"{request.run_dir}: {_schedule(ahead.config)} {what}; nothing was restored or changed\n" + "\n".join(lines)
     )
 
 

@@ -22,6 +22,7 @@ from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.run_directory.layout import CHECKPOINTS
+from trainer.run_directory.which_checkpoint import refuse_foreign
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import Unreadable, is_directory
 
@@ -73,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     if not is_directory(run_dir):
         raise UsageError(f"run_dir={run_dir} does not exist")
     parent = run_dir / CHECKPOINTS
+    if chosen is None and not directory.committed(parent):
+        refuse_foreign(run_dir, f"run_dir={run_dir}")
     if not _check(parent, chosen):
         return NoValidCheckpoint.exit_status
     if replay:
@@ -116,6 +119,7 @@ def _named(parent: Path, chosen: str) -> Path:
     if not is_directory(path):
         there = ", ".join(found.name for found in directory.committed(parent))
         raise NoValidCheckpoint(f"checkpoint={chosen} does not exist; in {parent}: {there or 'none'}")
+    refuse_foreign(path, f"checkpoint={chosen}")
     return path
 
 

@@ -202,6 +202,27 @@ def test_a_changed_key_is_refused_with_its_consequence(argument: str, original: 
     for expected in KEYS[argument]:
         assert expected in message, message
     assert argument.partition("=")[0] in message
+    assert "the same configuration" not in message, "the key is what differs, not the code"
+
+
+@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.parametrize("argument", ["optimizer=sgd", "optimizer.name=sgd"])
+def test_another_optimizer_is_named_however_it_is_asked_for(argument: str, original: Path) -> None:
+    message = refusal(original, argument)
+    assert "  optimizer.name: adam -> sgd\n    first: optimizer: slots ['m', 'v'] -> ['momentum'] (and" in message
+    assert "optimizer=sgd" in message.rpartition("start a new run")[2]
+
+
+@pytest.mark.usefixtures("shared_builds")
+def test_another_schedule_brings_its_keys_and_needs_consent(
+    original: Path, tmp_path: Path, no_training: list[Any]
+) -> None:
+    assert "schedule.name: cosine -> constant" in refusal(original, "schedule=constant")
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+    resume(run_dir, "train.steps=9", "schedule=constant", allow=("schedule",))
+    assert no_training[0].config.schedule.name == "constant"
+    assert no_training[0].config.schedule.warmup_steps == 0
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from composing import compose
+from printed_commands import accepted, commands_in
 from processes import NARROW
 from stored_runs import keep_this_process
 
@@ -163,7 +164,11 @@ def test_the_closing_lines_say_why_a_run_ended_and_their_command_trains_more(
     log = (finished / "train.log").read_text()
     assert "done at step 2 of 40, by early stopping" in log
     assert "has not improved by more than 0.9 in 1 validations (early_stopping.patience=1)" in log
-    more = next(line for line in log.splitlines() if "  more  " in line)
+    rows = {name: line for line in log.splitlines() for name in ("report", "look", "more") if f"  {name}  " in line}
+    for line in rows.values():
+        (text,) = commands_in(line)
+        accepted(text)
+    more = rows["more"]
     command = shlex.split(more.partition("python -m trainer ")[2])
     monkeypatch.chdir(tmp_path)
     capsys.readouterr()

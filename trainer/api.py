@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from trainer.command_line import resume_command
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose_run
 from trainer.config.contracts import Split
@@ -101,7 +102,7 @@ def resume(
         TrainingFailed, NotSaved, RunDirectoryInUse, Stopped: as in ``train``.
     """
     if is_url(os.fspath(run_dir)):
-        raise UsageError(f"resume() takes a directory; python -m trainer resume run_dir={run_dir} fetches it first")
+        raise UsageError(f"resume() takes a directory; this fetches it first:\n  {resume_command(str(run_dir))}")
     values = parse_arguments(overrides)
     place = Path(run_dir).absolute()
     with _running(strategy_asked(values)) as stop:

@@ -1,10 +1,17 @@
-"""Command lines that messages print. They work when they are copied, whatever the paths contain."""
+"""Command lines that messages print. They work when they are copied, whatever the paths contain and whichever
+directory they are run in.
+
+Every command that the program prints is made here. ``tests/test_command_line.py`` finds each call in the source and
+runs or parses what it prints.
+"""
 
 from __future__ import annotations
 
 import os
 import shlex
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
@@ -16,26 +23,90 @@ def command_line(command: str, *arguments: str) -> str:
     return shlex.join(["python", "-m", "trainer", command, *arguments])
 
 
-def resume_command(run_dir: Path, *arguments: str) -> str:
-    """The command line that continues a run. ``arguments`` are as for ``command_line``."""
+def resume_command(run_dir: Path | str, *arguments: str) -> str:
+    """The command line that continues a run, in a directory or from the URL of its mirror. ``arguments`` are as for
+    ``command_line``.
+    """
     return command_line("resume", argument("run_dir", run_dir), *arguments)
+
+
+def changing_command(run_dir: Path, changes: Mapping[str, Any], consents: Iterable[str], *arguments: str) -> str:
+    """The command line that continues a run with ``changes`` (dotted key → value), of which ``consents`` need to be
+    allowed by name.
+    """
+    allowed = list(consents)
+    values = [argument(key, value) for key, value in changes.items()]
+    return resume_command(run_dir, *arguments, *values, *([consent(allowed)] if allowed else []))
+
+
+def consent(names: Iterable[str]) -> str:
+    """``allow=[NAME,…]``, the argument that accepts changes by name. A message that adds it to the user's own command
+    prints it alone.
+    """
+    return f"allow=[{','.join(names)}]"
+
+
+def with_variable(name: str, value: Path, command: str) -> str:
+    """``command`` with a variable of the environment set for it."""
+    return f"{name}={shlex.quote(os.path.abspath(value))} {command}"
+
+
+def tensorboard_command(logs: Path) -> str:
+    """The command that shows a directory of event files."""
+    return shlex.join(["tensorboard", "--logdir", os.path.abspath(logs)])
+
+
+def list_command(place: Path) -> str:
+    """A command that lists a directory."""
+    return shlex.join(["ls", "-l", "--", os.path.abspath(place)])
+
+
+def move_command(place: Path, target: Path) -> str:
+    """A command that moves a directory to where it was."""
+    return shlex.join(["mv", "--", os.path.abspath(place), os.path.abspath(target)])
 
 
 def copy_command(run_dir: Path) -> str:
     """A command that copies a run directory. No file of the copy has a second name, inside the copy or outside it."""
-    names = (run_dir.with_name(f"{run_dir.name}-copy{number or ''}") for number in range(10**6))
-    new = next(name for name in names if not os.path.lexists(name))
-    return shlex.join(["cp", "-a", "--no-preserve=links", "--reflink=auto", "--", str(run_dir), str(new)])
+    places = [os.path.abspath(run_dir), str(place_beside(run_dir, "copy"))]
+    return shlex.join(["cp", "-a", "--no-preserve=links", "--reflink=auto", "--", *places])
 
 
-def argument(key: str, value: str | Path) -> str:
-    """``key=value`` in Hydra's grammar, quoted where Hydra would read the bare text as something else."""
-    text = str(value)
-    bare = f"{key}={text}"
-    if _means(bare, text):
+def place_beside(place: Path, word: str) -> Path:
+    """``PLACE-word``, or with a number behind it, where nothing is yet."""
+    beginning = f"{os.path.abspath(place)}-{word}"
+    names = (Path(f"{beginning}{number or ''}") for number in range(10**6))
+    return next(name for name in names if not os.path.lexists(name))
+
+
+def argument(key: str, value: Any) -> str:
+    """``key=value`` in Hydra's grammar, quoted where Hydra would read the bare text as something else. A ``Path`` is
+    made absolute.
+    """
+    if isinstance(value, os.PathLike):
+        value = os.path.abspath(value)
+    if not isinstance(value, str):
+        return f"{key}={_plain(value)}"
+    bare = f"{key}={value}"
+    if _means(bare, value):
         return bare
+    return f"{key}={_quoted(value)}"
+
+
+def _plain(value: Any) -> str:
+    """A value that is not text, in Hydra's grammar."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, list | tuple):
+        return f"[{','.join(_quoted(each) if isinstance(each, str) else _plain(each) for each in value)}]"
+    return str(value)
+
+
+def _quoted(text: str) -> str:
     # double quotes, because shlex uses single ones
-    return f"{key}={QuotedString(text, Quote.double).with_quotes()}"
+    return QuotedString(text, Quote.double).with_quotes()
 
 
 def _means(argument: str, text: str) -> bool:

@@ -13,13 +13,14 @@ from omegaconf import OmegaConf
 from processes import Trainer
 
 from trainer.config import stored
+from trainer.config.arguments import parse_arguments
 from trainer.config.complete import complete, total_steps, with_leaves
 from trainer.config.compose import compose_run, configuration_directory
 from trainer.config.keys import facts
 from trainer.config.override import adopt, changes, override
 from trainer.config.parse import leaves, parse
 from trainer.config.schema import Config, Invocation
-from trainer.errors import UsageError
+from trainer.errors import RestoreRefused, UsageError
 
 # what an option cannot know by itself
 NEEDED = {
@@ -74,6 +75,13 @@ NEEDED = {
         (["data.root=x"], "data.root is not a key of data=digits; it is one of data=image_folder, data=tfds"),
         (["optimizer=sgd", "optimizer.beta_1=0"], "is not a key of optimizer=sgd; it is one of optimizer=adam, "),
         (["run_dir=null"], "run_dir is None, but must be a text"),
+        (["model.name=ResNet50"], "choose the option that brings them: model=keras_application model.name=ResNet50"),
+        (["optimizer.name=adamw"], "choose the option that brings them: optimizer=adamw"),
+        (["schedule.name=constant"], "without its keys: schedule.decay_steps is none of them\nchoose the option that"),
+        (["mixing.name=mixup"], "choose the option that brings them: mixing=mixup"),
+        (["data.name=synthetic"], "choose the option that brings them: data=synthetic"),
+        (["experiment=inception_v3_paper", "schedule=constant"], "schedule.decay_rate is set, and is not a key of"),
+        (["+model.foo=1"], "unknown key model.foo=1"),
     ],
 )
 def test_a_wrong_configuration_is_refused_in_at_most_three_lines(arguments: list[str], message: str) -> None:
@@ -161,6 +169,67 @@ def test_a_resume_in_epochs_replaces_stored_steps() -> None:
     assert total_steps(continued(config, {"train.epochs": 3}), 100) == 10  # ceil(3 x 100 / 32)
     cadence = continued(config, {"evaluation.every_epochs": 2})
     assert complete(cadence, 100, 10).evaluation.every_steps == 7
+
+
+@pytest.mark.parametrize(
+    ("arguments", "changed"),
+    [
+        (["optimizer=sgd"], ["optimizer.name: adam -> sgd (fixed)"]),
+        (["optimizer.name=sgd"], ["optimizer.name: adam -> sgd (fixed)"]),
+        (["optimizer=sgd", "optimizer.momentum=0.5"], ["optimizer.name: adam -> sgd (fixed)"]),
+        (["optimizer=adam"], []),
+        (["schedule=constant"], ["schedule.name: cosine -> constant (consent)"]),
+        (["schedule.name=exponential"], ["schedule.name: cosine -> exponential (consent)"]),
+        (["mixing=mixup"], ["mixing.name: none -> mixup (consent)"]),
+        (["mixing=none", "seed=3"], ["seed: 0 -> 3 (consent)"]),
+        (["model=keras_application"], ["model.name: inception_v3 -> ResNet50V2 (fixed)"]),
+        (["model.name=ResNet50"], ["model.name: inception_v3 -> ResNet50 (fixed)"]),
+        (["data=image_folder", "data.root=/x"], ["data.name: digits -> image_folder (fixed)"]),
+        (["preprocess=rand_augment"], ["preprocess.resize.antialias: False -> True (consent)"]),
+        (["preprocess=inception"], []),
+        (["experiment=renamed"], ["experiment: digits -> renamed (free)"]),
+    ],
+)
+def test_a_group_is_chosen_on_resume_as_in_train_and_only_another_type_changes_something(
+    arguments: list[str], changed: list[str]
+) -> None:
+    config = complete(compose("optimizer.learning_rate=0.1", "train.steps=10"), 100, 10)
+    wanted = override(config, parse_arguments(arguments))
+    found = [f"{change} ({change.policy})" for change in changes(config, wanted)]
+    assert found[: len(changed)] == changed
+    assert bool(found) == bool(changed)
+    assert wanted.preprocess.image_size == 75, "the network was built for it"
+
+
+def test_the_keys_of_another_type_come_with_it() -> None:
+    config = complete(compose("train.steps=10"), 100, 10)
+    wanted = override(config, parse_arguments(["schedule=exponential", "schedule.decay_steps=7"]))
+    assert (wanted.schedule.decay_steps, wanted.schedule.decay_rate) == (7, 0.94)  # type: ignore[union-attr]
+    assert adopt(config, wanted, changes(config, wanted)).schedule == wanted.schedule
+    other = complete(compose("model=keras_application", "model.name=ResNet50"), 100, 10)
+    assert override(other, {"model.name": "VGG16"}).model.name == "VGG16"
+    assert override(other, {"model": "keras_application"}) == other
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["data=image_folder"], RestoreRefused, r"data\.name: digits -> image_folder; nothing was restored"),
+        (["data.name=tfds"], RestoreRefused, r"data\.name cannot change on resume"),
+        (["optimizer=sgd", "optimizer.beta_1=0.3"], RestoreRefused, r"optimizer\.name: adam -> sgd"),
+        (["experiment=images"], RestoreRefused, "experiment=images is a recipe for a new run"),
+        (["optimizer=foo"], UsageError, "optimizer=foo does not exist; allowed: adam, adamw"),
+        (["mixing.name=mixpu"], UsageError, "did you mean mixup"),
+        (["schedule=constant", "schedule.decay_steps=3"], UsageError, "decay_steps is not a key of schedule=constant"),
+        (["optimizer.rho=0.3"], UsageError, "optimizer.rho is not a key of optimizer=adam; it is one of optimizer=rms"),
+        (["train=3"], UsageError, "unknown key train=3"),
+    ],
+)
+def test_what_a_resume_cannot_choose_is_refused_for_its_own_reason(
+    arguments: list[str], error: type[Exception], message: str
+) -> None:
+    with pytest.raises(error, match=message):
+        override(complete(compose("train.steps=10"), 100, 10), parse_arguments(arguments))
 
 
 def test_the_same_command_line_resumes_without_a_change() -> None:

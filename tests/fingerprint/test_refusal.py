@@ -43,7 +43,8 @@ from trainer.training import schedules
 from trainer.training.state import TrainingState, build_state
 
 STEPS = 4
-ARGUMENTS = (*NARROW, "schedule.warmup_steps=1", "evaluation.every_steps=4", "checkpoint.every_steps=2")
+SCHEDULE = ("schedule.warmup_steps=1", "schedule.decay_steps=40")  # long enough for every resume
+ARGUMENTS = (*NARROW, *SCHEDULE, "evaluation.every_steps=4", "checkpoint.every_steps=2")
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +138,7 @@ KEYS = {
     "optimizer.epsilon=0.001": ("optimizer.epsilon: 1e-07 -> 0.001",),
     "optimizer.clip_norm=1.0": ("optimizer.clip_norm: None -> 1.0",),
     "schedule.warmup_steps=3": ("schedule.warmup_steps: 1 -> 3", "schedule: learning rate at step"),
-    "schedule.decay_steps=50": ("schedule.decay_steps: 4 -> 50", "schedule: learning rate at step"),
+    "schedule.decay_steps=50": ("schedule.decay_steps: 40 -> 50", "schedule: learning rate at step"),
     "schedule.minimum_fraction=0.5": ("schedule.minimum_fraction: 0.0 -> 0.5",),
     "train.global_batch_size=4": ("train.global_batch_size: 8 -> 4", "allow=[train.global_batch_size]"),
     "train.accumulate_steps=2": ("train.accumulate_steps: 1 -> 2",),
@@ -201,6 +202,27 @@ def test_a_changed_key_is_refused_with_its_consequence(argument: str, original: 
     for expected in KEYS[argument]:
         assert expected in message, message
     assert argument.partition("=")[0] in message
+    assert "the same configuration" not in message, "the key is what differs, not the code"
+
+
+@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.parametrize("argument", ["optimizer=sgd", "optimizer.name=sgd"])
+def test_another_optimizer_is_named_however_it_is_asked_for(argument: str, original: Path) -> None:
+    message = refusal(original, argument)
+    assert "  optimizer.name: adam -> sgd\n    first: optimizer: slots ['m', 'v'] -> ['momentum'] (and" in message
+    assert "optimizer=sgd" in message.rpartition("start a new run")[2]
+
+
+@pytest.mark.usefixtures("shared_builds")
+def test_another_schedule_brings_its_keys_and_needs_consent(
+    original: Path, tmp_path: Path, no_training: list[Any]
+) -> None:
+    assert "schedule.name: cosine -> constant" in refusal(original, "schedule=constant")
+    run_dir = tmp_path / "run"
+    shutil.copytree(original, run_dir)
+    resume(run_dir, "train.steps=9", "schedule=constant", allow=("schedule",))
+    assert no_training[0].config.schedule.name == "constant"
+    assert no_training[0].config.schedule.warmup_steps == 0
 
 
 @pytest.mark.parametrize(
@@ -223,7 +245,7 @@ def test_another_optimizer_is_one_finding_that_names_its_slots(name: str, first:
     message = str(refused.value)
     assert f"  optimizer.name: adam -> {name}\n    first: optimizer: {first}" in message
     assert "optimizer.beta_1:" not in message, "what follows from the type is not a finding of its own"
-    assert "init_from=CHECKPOINT" in message
+    assert f"init_from={original}/checkpoints/step-{STEPS:08} " in message
 
 
 @pytest.mark.usefixtures("shared_builds")

@@ -289,10 +289,11 @@ def test_resuming_with_a_key_that_changes_the_result_is_refused_with_both_values
 def test_a_second_writer_exits_5_and_names_the_first(references: dict[str, Path], trainer: Trainer) -> None:
     run_dir = trainer.cwd / "run"
     shutil.copytree(references["adamw"], run_dir)
-    first = trainer.start("resume", f"run_dir={run_dir}", "train.steps=100000")
+    longer = ("train.steps=100000", "schedule.decay_steps=100000", "allow=[schedule]")
+    first = trainer.start("resume", f"run_dir={run_dir}", *longer)
     wait_for_step(first, run_dir, 14)
     assert first.running, first.output
-    output = trainer.run("resume", f"run_dir={run_dir}", "train.steps=100000", status=5)
+    output = trainer.run("resume", f"run_dir={run_dir}", *longer, status=5)
     assert f"process {first._popen.pid}" in output
     first.signal(signal.SIGTERM)
     assert first.wait() == 75

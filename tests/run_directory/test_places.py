@@ -113,14 +113,15 @@ def test_a_bind_mount_is_the_place_it_shows(tmp_path: Path) -> None:
 # Nothing is written below a checkpoint
 
 STEP = "checkpoints/step-00000004"
+NEW = "resume run_dir={run}-continued checkpoint={run}/checkpoints/"
 BELOW = {
     "the checkpoint": (STEP, "is a checkpoint of the run {run}", "resume run_dir={run} checkpoint=step-4"),
     "below it": (f"{STEP}/x/y", "lies in the checkpoint {run}/" + STEP, "resume run_dir={run} checkpoint=step-4"),
     "checkpoints/": ("checkpoints", "is the place for the checkpoints of the run {run}", "resume run_dir={run}"),
     "in checkpoints/": ("checkpoints/new", "lies in the place for the checkpoints", "resume run_dir={run}"),
     "quarantine/": ("checkpoints/quarantine", "is the place for the checkpoints of the run {run}", "run_dir={run}"),
-    "one in quarantine": ("checkpoints/quarantine/step-00000002", "is a checkpoint of the run {run}", "run_dir=NEW"),
-    "one set aside": ("checkpoints/superseded/step-00000001", "is a checkpoint of the run {run}", "run_dir=NEW"),
+    "one in quarantine": ("checkpoints/quarantine/step-00000002", "is a checkpoint of the run {run}", NEW),
+    "one set aside": ("checkpoints/superseded/step-00000001", "is a checkpoint of the run {run}", NEW),
 }
 
 

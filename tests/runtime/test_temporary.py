@@ -59,8 +59,8 @@ def test_a_temporary_directory_that_is_there_stays(tmp_path: Path, monkeypatch: 
 
 def test_a_replay_says_that_it_needs_a_temporary_directory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tempfile, "tempdir", "/nonexistent")
-    with pytest.raises(UsageError, match=r"/nonexistent, which cannot be written: No such file.*\n.*TMPDIR=DIRECTORY"):
-        verify._temporary_directory()
+    with pytest.raises(UsageError, match=r"/nonexistent, which cannot be written: No such file.*\n.*\n  TMPDIR=/runs "):
+        verify._temporary_directory(Path("/runs/mine"))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting needs root")

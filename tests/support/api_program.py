@@ -252,13 +252,15 @@ def interrupted(run_dir: str) -> list[str]:
         os.kill(os.getpid(), signal.SIGINT)
 
     threading.Thread(target=interrupt, daemon=True).start()
-    return error_of(lambda: resume(run_dir, ["train.steps=1000000"]))
+    more = ["train.steps=1000000", "schedule.decay_steps=1000000"]
+    return error_of(lambda: resume(run_dir, more, allow=["schedule.decay_steps"]))
 
 
 def in_a_thread(run_dir: str, steps: int) -> list[Any]:
     """Go on from step 6; how it ended, and the steps of which the loss was logged."""
     ends: list[Any] = []
-    thread = threading.Thread(target=lambda: ends.append(resume(run_dir, [f"train.steps={steps}"])))
+    more = [f"train.steps={steps}"]
+    thread = threading.Thread(target=lambda: ends.append(resume(run_dir, more, allow=["schedule"])))
     thread.start()
     thread.join()
     records = map(json.loads, Path(run_dir, "metrics.jsonl").read_text().splitlines())

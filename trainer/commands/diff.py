@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import FILE_NAME
 from trainer.checkpoint.verification import newest_valid, reading, verify
 from trainer.commands.arguments import refuse_rest, take_text
@@ -20,6 +21,7 @@ from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.fingerprint import facts
 from trainer.fingerprint.facts import KINDS, STEP
 from trainer.run_directory.layout import CHECKPOINTS
+from trainer.run_directory.which_checkpoint import refuse_foreign
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import readable
 
@@ -58,6 +60,8 @@ def _side(path: Path) -> Side:
         is_file, is_run = path.is_file(), (path / CHECKPOINTS).is_dir()
     if is_file:
         return Side(path, stored.read(path), None)
+    if not (is_run and directory.committed(path / CHECKPOINTS)):
+        refuse_foreign(path, str(path))
     if is_run:
         warn = functools.partial(print, "warning:", file=sys.stderr)
         path = newest_valid(path / CHECKPOINTS, "full", warn).path

@@ -13,6 +13,7 @@ from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.manifest import FILE_NAME, Manifest
 from trainer.checkpoint.verification import Vanished, foreign_note, reading, verify
+from trainer.command_line import argument, command_line, with_variable
 from trainer.commands.arguments import refuse_rest, take_text
 from trainer.config import stored
 from trainer.config.arguments import parse_arguments
@@ -21,6 +22,7 @@ from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.run_directory.layout import CHECKPOINTS
+from trainer.run_directory.which_checkpoint import refuse_foreign
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import Unreadable, is_directory
 
@@ -72,6 +74,8 @@ def main(arguments: Sequence[str]) -> int:
     if not is_directory(run_dir):
         raise UsageError(f"run_dir={run_dir} does not exist")
     parent = run_dir / CHECKPOINTS
+    if chosen is None and not directory.committed(parent):
+        refuse_foreign(run_dir, f"run_dir={run_dir}")
     if not _check(parent, chosen):
         return NoValidCheckpoint.exit_status
     if replay:
@@ -115,6 +119,7 @@ def _named(parent: Path, chosen: str) -> Path:
     if not is_directory(path):
         there = ", ".join(found.name for found in directory.committed(parent))
         raise NoValidCheckpoint(f"checkpoint={chosen} does not exist; in {parent}: {there or 'none'}")
+    refuse_foreign(path, f"checkpoint={chosen}")
     return path
 
 
@@ -186,13 +191,15 @@ def _replicas(checkpoint: Path) -> str | None:
     return versions["replicas"] if "replicas" in versions else None
 
 
-def _temporary_directory() -> tempfile.TemporaryDirectory[str]:
+def _temporary_directory(run_dir: Path) -> tempfile.TemporaryDirectory[str]:
     try:
         return tempfile.TemporaryDirectory(prefix="trainer-replay-")
     except OSError as error:
+        again = command_line("verify", argument("run_dir", run_dir), "replay=true")
+        command = with_variable("TMPDIR", run_dir.absolute().parent, again)
         raise UsageError(
             f"a replay trains in the temporary directory {tempfile.gettempdir()}, which cannot be written: "
-            f"{error.strerror}\nname another one: TMPDIR=DIRECTORY python -m trainer verify …"
+            f"{error.strerror}\nname another one, such as the place of the run:\n  {command}"
         ) from error
 
 
@@ -207,7 +214,7 @@ def _replay(leg: Leg) -> None:
         from trainer.checkpoint.differences import differing_tensors
         from trainer.run import session  # imports TensorFlow, which is slow
 
-    with _temporary_directory() as place, reading(leg.start), reading(leg.end):
+    with _temporary_directory(leg.start.parent.parent) as place, reading(leg.start), reading(leg.end):
         with contextlib.redirect_stdout(io.StringIO()):  # a run's output about a temporary directory
             made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
         differences = differing_tensors(leg.end, made)

@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.config_search_path import ConfigSearchPath
@@ -21,7 +22,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config import plugins, registry
+from trainer.config import options, plugins, registry
 from trainer.config.check import OWN_TRANSFORMS, check
 from trainer.config.explain import explain
 from trainer.config.parse import parse
@@ -150,6 +151,47 @@ def composing(overrides: Sequence[str]) -> Iterator[None]:
         raise UsageError(explain(error, overrides, directory)) from error
 
 
+def configuration_places() -> list[Path]:
+    """The directories of configuration files: the program's own, and those of installed plug-ins."""
+    return [configuration_directory(), *plugins.configuration_directories()]
+
+
+def option_values(group: str, option: str, experiment: str) -> dict[str, Any]:
+    """The section that ``train`` would compose for ``group=option``, neither parsed nor checked. An experiment of this
+    name, if there is one, sets its values in it.
+
+    Raises:
+        UsageError: there is no such option.
+    """
+    overrides = [f"{group}={option}"]
+    if (configuration_directory() / "experiment" / f"{experiment}.yaml").is_file():
+        overrides.append(f"experiment={experiment}")
+    with composing(overrides):
+        section = OmegaConf.to_container(hydra.compose("config", overrides)[group], resolve=True)
+    assert isinstance(section, dict)
+    values = {str(key): value for key, value in section.items()}
+    keys = options.keys_of(group, str(values["name"])) if "name" in values else None
+    known = values if keys is None else options.field_names(keys)  # an experiment may set keys of another type
+    return {key: value for key, value in values.items() if key in known}
+
+
+def transform_values(name: str) -> dict[str, Any]:
+    """The values that the package of a transform gives its keys.
+
+    Raises:
+        UsageError: they cannot be composed.
+    """
+    with composing([]):
+        section = OmegaConf.to_container(hydra.compose("config")["preprocess"]["plugins"][name], resolve=True)
+    assert isinstance(section, dict)
+    return {str(key): value for key, value in section.items()}
+
+
+def experiments() -> list[str]:
+    """The recipes that ``experiment=`` can choose."""
+    return sorted(path.stem for place in configuration_places() for path in (place / "experiment").glob("*.yaml"))
+
+
 def option_groups() -> list[str]:
     """The groups whose options are chosen as ``group=option``: ``model``, ``optimizer`` …"""
     return sorted(path.name for path in configuration_directory().iterdir() if path.is_dir())
@@ -170,6 +212,7 @@ def typed(composed: DictConfig) -> tuple[Invocation, Config]:
     invocation = {name: container.pop(name, None) for name in (field.name for field in dataclasses.fields(Invocation))}
     if "preprocess" in container:
         _leave_out_unlisted(container["preprocess"])
+    options.refuse_other_keys({str(key): value for key, value in container.items()}, configuration_places())
     config = parse(Config, container)
     check(config)
     return parse(Invocation, invocation), config

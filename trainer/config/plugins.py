@@ -19,6 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
+from trainer.command_line import consent
 from trainer.config.keys import FACTS
 from trainer.errors import RestoreRefused, TrainerError, UsageError
 
@@ -170,7 +171,7 @@ def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path
         if name in there and distribution in allow:
             accepted.append(f"plug-in {name}: {before} -> {now}")
         else:
-            hint = f", or accept the other one: allow=[{distribution}]" if name in there else ""
+            hint = f", or accept the other one: {consent([distribution])}" if name in there else ""
             refused.append(f"  plug-in {name} ({group}): {before} -> {now}\n    install that version{hint}")
     if refused:
         raise RestoreRefused("\n".join([f"{place} was made with other plug-ins; nothing was restored", *refused]))

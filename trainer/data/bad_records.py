@@ -45,11 +45,17 @@ class BadRecords:
         pairs = zip(positions.tolist(), records.tolist(), strict=True)
         return np.array([position not in self._positions.get(record, ()) for position, record in pairs])
 
-    def substituted(self, positions: Numbers, records: Numbers, substitute: Callable[[int, int], int]) -> Numbers:
+    def substituted(
+        self,
+        positions: Numbers,
+        records: Numbers,
+        substitute: Callable[[int, int], int],
+        look_command: Callable[[], str],
+    ) -> Numbers:
         """``records`` with the first of ``substitute(position, attempt)``, attempt 1, 2 …, in the place of bad ones.
 
         A candidate may turn out to be bad; it is then noted, and this is called again. The final result does not depend
-        on what was known before.
+        on what was known before. ``look_command`` makes the command that reads every record.
 
         Raises:
             UsageError: ``MOST_ATTEMPTS`` candidates in a row are bad.
@@ -66,6 +72,6 @@ class BadRecords:
                 raise UsageError(
                     f"{MOST_ATTEMPTS} records in a row cannot be used in the place of "
                     f"{self._source.place(int(records[index]))}\nthe last: {self._last}\n"
-                    "python -m trainer check-data data=… looks at all of them"
+                    f"this looks at all of them:\n  {look_command()}"
                 )
         return result

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
+from trainer.command_line import command_line
 from trainer.config.schema import Config
 from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.bad_records import BadRecords
@@ -68,7 +69,7 @@ def training_batches(
 
     def choose(positions: Numbers, bad: BadRecords) -> Choice:
         planned = sampling.records_at(positions)
-        records = bad.substituted(positions, planned, sampling.substitute)
+        records = bad.substituted(positions, planned, sampling.substitute, lambda: _check_command(config))
         return Choice(positions, records, substituted=records != planned, usable=np.ones(len(records), bool))
 
     def prepare(example: Example) -> Example:
@@ -122,6 +123,13 @@ def evaluation_batches(
     starts = range(0, source.count, batch_size)
     rows = part.rows(batch_size)
     return Batches(Plan(source, starts, rows, choose, prepare, _is_ready(config), config.runtime.threads, device), warn)
+
+
+def _check_command(config: Config) -> str:
+    """The command that reads every record of the data once."""
+    from trainer.config import reproduction  # imports Hydra, which only a failure needs
+
+    return command_line("check-data", *reproduction.overrides(config))
 
 
 def _is_ready(config: Config) -> bool:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
-from trainer.command_line import argument, command_line
+from trainer.command_line import argument, command_line, list_command, place_beside
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint
 from trainer.errors import NoValidCheckpoint
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
@@ -17,7 +16,7 @@ from trainer.storage.unreadable import Unreadable
 
 # the file fits, or will fit after a conversion
 CONVERTED = ("name_based", "foreign_format", "channel_order", "ema_only", "optimizer")
-MISPLACED = ("directory_for_prefix", "file_for_prefix", "state_file")
+MISPLACED = ("foreign_directory", "directory_for_prefix", "file_for_prefix", "state_file")
 
 
 def next_command(
@@ -30,7 +29,7 @@ def next_command(
         return _own(path, own, damaged, [f for f in mismatches if f.cause != "prefix_for_directory"], overrides)
     if damaged:
         near = directory_of(path)
-        return shlex.join(["ls", "-l", str(near)]) + "   # then fetch or copy the file again and run doctor once more"
+        return list_command(near) + "   # then fetch or copy the file again and run doctor once more"
     open_causes = [finding for finding in mismatches if finding.cause not in (*CONVERTED, *MISPLACED)]
     suggested = [override for finding in open_causes for override in finding.overrides]
     if suggested and all(finding.overrides for finding in open_causes):
@@ -44,14 +43,14 @@ def next_command(
 
 def _own(path: Path, own: OwnCheckpoint, damaged: bool, mismatches: Sequence[Finding], overrides: Sequence[str]) -> str:
     run_dir = own.run_dir
-    target = run_dir if run_dir is not None else Path("outputs/continued")
+    target = run_dir if run_dir is not None else place_beside(path, "continued")
     if damaged:
         good = _sibling(path)
         if good is not None and run_dir is not None:
             return command_line(
                 "resume", argument("run_dir", run_dir), f"checkpoint={directory.name_of(directory.step_of(good))}"
             )
-        return shlex.join(["ls", "-l", str(path.parent)]) + "   # then restore this checkpoint from a copy"
+        return list_command(path.parent) + "   # then restore this checkpoint from a copy"
     if mismatches and not overrides:
         return look_command(path)
     return command_line("resume", argument("run_dir", target), argument("checkpoint", path))

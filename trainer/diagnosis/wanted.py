@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.command_line import consent
 from trainer.config import stored
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose, option_groups
@@ -69,10 +70,11 @@ def setting_differences(before: Config, wanted: Config, accounted_for: Sequence[
     for change in changes(before, wanted):
         told = any(change.path == key or (key.endswith(".") and change.path.startswith(key)) for key in accounted_for)
         if change.policy != "free" and not told:
-            consent = (f"a resume accepts it with allow=[{change.path}]",) if change.policy == "consent" else ()
+            allowed = change.policy == "consent"
+            details = (f"a resume accepts it with {consent([change.path])}",) if allowed else ()
             title = (
                 f"{change.path} is {change.stored} in the checkpoint's configuration and {change.wanted} in the model"
             )
             fitting = (f"{change.path.removesuffix('.name')}={change.stored}",)
-            findings.append(Finding("setting", MISMATCH, title, consent, fitting, (change.path,)))
+            findings.append(Finding("setting", MISMATCH, title, details, fitting, (change.path,)))
     return findings

@@ -6,14 +6,18 @@ or the configuration does not show it: edited code, another image library, other
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from trainer.checkpoint.manifest import Manifest
-from trainer.config import plugins
+from trainer.command_line import changing_command, consent, place_beside
+from trainer.config import plugins, reproduction, stored
 from trainer.config.override import Change
+from trainer.config.schema.networks import InceptionV3Config
 from trainer.errors import RestoreRefused, UsageError, nearest, warn
 from trainer.fingerprint import facts, surroundings
 from trainer.fingerprint.facts import KINDS, STEP, Fact, FactDifference
@@ -23,6 +27,7 @@ SHOWN_CHANGES = 6
 ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
 DEVICES = ("device", "replicas", "cuDNN", "TensorFloat-32")
+IMAGE_SIZE = "preprocess.image_size"
 KIND_TITLES = {
     "data": "the data is not the data the checkpoint was trained on",
     "structure": "the code builds another network from the same configuration",
@@ -33,6 +38,19 @@ KIND_TITLES = {
 }
 
 
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A resume: what a refusal needs to print the command that is meant.
+
+    ``values`` are the keys and groups that were asked for. ``checkpoint`` is the argument that chooses the checkpoint,
+    where it is not the newest of the run.
+    """
+
+    run_dir: Path
+    values: Mapping[str, Any]
+    checkpoint: Sequence[str]
+
+
 def judge_stored(
     checkpoint: Path,
     manifest: Manifest,
@@ -41,6 +59,7 @@ def judge_stored(
     changes: Sequence[Change],
     allow: Sequence[str],
     matters: Callable[[Fact], bool] = lambda fact: True,
+    request: Request | None = None,
 ) -> tuple[str, ...]:
     """Compare the program that a checkpoint describes with the facts ``found`` and the versions ``current`` here.
 
@@ -58,15 +77,21 @@ def judge_stored(
         warn(f"{checkpoint} does not record what a step does (an older program wrote it), so that is not compared")
     compared = [list(filter(matters, side)) for side in facts.comparable(there, found)]
     allowed = plugins.other_names(allow, manifest.versions)
-    return judge(checkpoint, changes, facts.differences(*compared), allowed)
+    return judge(checkpoint, changes, facts.differences(*compared), allowed, request)
 
 
 def judge(
-    checkpoint: Path, changes: Sequence[Change], differences: Sequence[FactDifference], allow: Sequence[str]
+    checkpoint: Path,
+    changes: Sequence[Change],
+    differences: Sequence[FactDifference],
+    allow: Sequence[str],
+    request: Request | None = None,
 ) -> tuple[str, ...]:
     """Decide by the policy of every changed key.
 
     Returns what was accepted, as text for the lineage: configuration changes and unexplained differences.
+
+    ``request`` is the resume that is judged; None when the checkpoint is only read.
 
     Free keys are accepted. Keys that need consent are accepted when ``allow`` names them or a section that has them.
     Fixed keys are never accepted. A difference that no changed key explains is accepted when ``allow`` names its kind.
@@ -80,9 +105,10 @@ def judge(
     unexplained = _roots([difference for difference in differences if not _explained_by(difference, changes)])
     kinds = [kind for kind in KINDS if any(difference.fact.kind == kind for difference in unexplained)]
     refused_kinds = [kind for kind in kinds if kind not in allow]
-    _check_allow(allow, changes, differences, something_refused=bool(refused or refused_kinds))
+    _check_allow(checkpoint, allow, changes, differences, request, something_refused=bool(refused or refused_kinds))
     if refused or refused_kinds:
-        raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences))
+        advice = _advice(checkpoint, refused, refused_kinds, allow, request)
+        raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences, advice))
     accepted = [str(change) for change in changes]
     accepted += [f"{kind}: {next(d for d in unexplained if d.fact.kind == kind)}" for kind in kinds]
     return tuple(accepted)
@@ -116,12 +142,20 @@ def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:
 
 
 def _concerns(change: Change, difference: FactDifference) -> bool:
+    if change.path == IMAGE_SIZE and difference.fact.kind == "structure":
+        return True  # it decides every shape behind the input, and which layers of the auxiliary head there can be
     path = change.path.removesuffix(".name")
     return any(_covers(key, path) or _covers(path, key) for key in difference.fact.keys)
 
 
 def _check_allow(
-    allow: Sequence[str], changes: Sequence[Change], differences: Sequence[FactDifference], *, something_refused: bool
+    checkpoint: Path,
+    allow: Sequence[str],
+    changes: Sequence[Change],
+    differences: Sequence[FactDifference],
+    request: Request | None,
+    *,
+    something_refused: bool,
 ) -> None:
     """Check the names in ``allow``. Where something is refused, a name that allows nothing is a typing error.
     Elsewhere it belongs to a command that runs again, for example by a scheduler, after its changes were accepted.
@@ -131,16 +165,16 @@ def _check_allow(
         fixed = [change for change in changes if change.policy == "fixed" and _covers(name, change.path)]
         if fixed:
             raise UsageError(
-                f"allow=[{name}] is not possible: {fixed[0]} decides which variables exist or what they mean\n"
-                "start a new run from these weights: python -m trainer train … init_from=CHECKPOINT"
+                f"{consent([name])} is not possible: {fixed[0]} decides which variables exist or what they mean"
+                + "".join(f"\n{line}" for line in _new_run(checkpoint, fixed, request))
             )
         if name in KINDS and name not in ALLOWABLE_KINDS:
             raise UsageError(
-                f"allow=[{name}] is not possible: a network of another structure cannot take these weights"
+                f"{consent([name])} is not possible: a network of another structure cannot take these weights"
             )
         used = any(_covers(name, change.path) for change in changes) or name in possible
         if not used and something_refused:
-            raise UsageError(f"allow=[{name}] names nothing that changed{nearest(name, possible)}")
+            raise UsageError(f"{consent([name])} names nothing that changed{nearest(name, possible)}")
 
 
 def _report(
@@ -149,6 +183,7 @@ def _report(
     refused_kinds: Sequence[str],
     unexplained: Sequence[FactDifference],
     differences: Sequence[FactDifference],
+    advice: Sequence[str],
 ) -> str:
     lines = [f"{checkpoint} does not match what was asked for; nothing was restored or changed"]
     for change in refused[:SHOWN_CHANGES]:
@@ -161,7 +196,7 @@ def _report(
         lines.append(f"  {KIND_TITLES[kind]}")
         lines += [f"    {line}" for line in _consequence(of_kind)]
         lines.append(f"    look at {of_kind[0].fact.file}")
-    lines += _advice(refused, refused_kinds)
+    lines += advice
     lines.append(_full_list(refused, differences))
     return "\n".join(lines)
 
@@ -174,19 +209,45 @@ def _consequence(differences: Sequence[FactDifference]) -> list[str]:
     return [f"first: {differences[0]}{more}"]
 
 
-def _advice(refused: Sequence[Change], refused_kinds: Sequence[str]) -> list[str]:
+def _advice(
+    checkpoint: Path,
+    refused: Sequence[Change],
+    refused_kinds: Sequence[str],
+    allow: Sequence[str],
+    request: Request | None,
+) -> list[str]:
     fixed = [change for change in refused if change.policy == "fixed"]
     names = [change.path for change in refused if change.policy == "consent"]
     names += [kind for kind in refused_kinds if kind in ALLOWABLE_KINDS]
     lines = []
     if fixed:
-        lines.append(f"{fixed[0].path} cannot change on resume: leave it as stored, or start a new run with")
-        lines.append("  python -m trainer train run_dir=NEW init_from=CHECKPOINT …")
+        new_run = _new_run(checkpoint, fixed, request)
+        lines.append(f"{fixed[0].path} cannot change on resume: leave it as stored{', or' if new_run else ''}")
+        lines += new_run
     elif "structure" in refused_kinds:
         lines.append("use the code that wrote the checkpoint (its commit is in manifest.json)")
     elif names:
-        lines.append(f"leave it as it was, or accept that the run is no longer the same: allow=[{','.join(names)}]")
+        lines.append(f"leave it as it was, or accept that the run is no longer the same: {consent(names)}")
+        if request is not None:
+            consents = dict.fromkeys([*allow, *names])
+            command = changing_command(request.run_dir, request.values, consents, *request.checkpoint)
+            lines.append(f"  {command}")
     return lines
+
+
+def _new_run(checkpoint: Path, fixed: Sequence[Change], request: Request | None) -> list[str]:
+    """The command of a new run that has what a resume cannot change to; none when the checkpoint is only read."""
+    if request is None:
+        return []
+    config = stored.read(checkpoint / stored.FILE_NAME)
+    # weights fit a network of the same structure only, and of other networks their names in files are not known
+    same = isinstance(config.model, InceptionV3Config) and not any(change.path.startswith("model.") for change in fixed)
+    place = place_beside(request.run_dir, "new")
+    try:
+        command = reproduction.command_with(config, request.values, place, checkpoint if same else None)
+    except UsageError:  # of an option that is gone, or of a plug-in that is not installed
+        return []
+    return [f"start a new run{' from its weights' if same else ''}:", f"  {command}"]
 
 
 def _full_list(refused: Sequence[Change], differences: Sequence[FactDifference]) -> str:

@@ -16,6 +16,7 @@ from trainer.config import stored
 from trainer.errors import NoValidCheckpoint
 from trainer.interchange.contents import Kind
 from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
+from trainer.run_directory import foreign
 from trainer.run_directory.layout import CHECKPOINTS
 
 STATE_FILE = "checkpoint"  # the file in which tf.train.Saver and CheckpointManager name the newest checkpoint
@@ -105,9 +106,21 @@ def _directory(place: Path) -> Located:
     found = prefixes(place)
     if found:
         return Located(Kind.BUNDLE, found[-1], (_directory_for_prefix(place, found),))
-    if directory.committed(place):
-        return _run_directory(place.parent if place.name == CHECKPOINTS else place)
-    raise Unusable(Finding("missing", DAMAGE, f"{place} is a directory that holds no checkpoint"))
+    ours = bool(directory.committed(place))
+    return _run_directory(place.parent if place.name == CHECKPOINTS else place) if ours else _foreign(place)
+
+
+def _foreign(place: Path) -> Located:
+    """The file to read in a directory of another program."""
+    other = foreign.of(place)
+    if other is None:
+        raise Unusable(Finding("missing", DAMAGE, f"{place} is a directory that holds no checkpoint"))
+    if other.weights is None:
+        details = tuple(other.advice.splitlines())
+        raise Unusable(Finding("foreign_directory", MISMATCH, f"{place} is {other.description}", details))
+    inner = locate(other.weights)
+    finding = Finding("foreign_directory", MISMATCH, f"{place} is {other.description}", ("that file was read",))
+    return dataclasses.replace(inner, findings=(finding, *inner.findings))
 
 
 def _directory_for_prefix(place: Path, found: list[Path]) -> Finding:
@@ -123,6 +136,8 @@ def _directory_for_prefix(place: Path, found: list[Path]) -> Finding:
 def _run_directory(place: Path) -> Located:
     parent = place / CHECKPOINTS if (place / CHECKPOINTS).is_dir() else place
     committed = directory.committed(parent)
+    if not committed and foreign.of(place) is not None:  # Lightning's directory has this name too
+        return _foreign(place)
     if not committed:
         raise Unusable(Finding("missing", DAMAGE, f"{parent} holds no checkpoint"))
     skipped: list[str] = []

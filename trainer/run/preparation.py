@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from trainer.checkpoint.manifest import Start
-from trainer.command_line import resume_command
 from trainer.config import stored
 from trainer.config.complete import complete, total_steps
 from trainer.config.schema import Config
@@ -17,6 +16,7 @@ from trainer.errors import UsageError
 from trainer.fingerprint import versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.facts import Fact
+from trainer.run import train_on
 from trainer.run.assembly import Assembly, assemble
 from trainer.run.starting_point import StartingPoint
 
@@ -45,7 +45,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     Raises:
         UsageError: the configuration does not fit the machine or the data.
         NoValidCheckpoint: the checkpoint is damaged.
-        RestoreRefused: code or data differ from those of the checkpoint.
+        RestoreRefused: code or data differ from those of the checkpoint, or the steps ahead have no learning rate.
         PeerLost, Stopped: raised while the processes of the run met.
     """
     data = open_sources(config)
@@ -55,16 +55,19 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     done = start.complete_at(run_dir, total)
     if done is not None:
         process.tell({"config": None})
-        print(f"{run_dir} is complete at step {done} of {total}")
-        print(f"to train on: {resume_command(run_dir, f'train.steps={2 * total}')}")
+        beyond = f", beyond the {total} that were asked for" if done > total else f" of {total}"
+        print(f"{run_dir} is complete at step {done}{beyond}")
+        examples, waited = data.sampling.examples_per_epoch, start.patience_used()
+        print(f"to train on: {train_on.longer(run_dir, config, done, total, examples, waited)}")
         return None
     process.tell({"config": stored.to_text(config)})
     assembly = assemble(config, process, drawn=start.draws_weights)
     fingerprint = fingerprint_of(config, assembly.state, data)
     current = versions.of_run(config, assembly.state.replicas)
-    accepted = start.judge(fingerprint, current)
+    accepted = start.judge(run_dir, fingerprint, current)
+    ahead = start.look_ahead(run_dir, config, total)
     _refuse_fewer_classes(config, class_names)
-    notes = start.fill(assembly, class_names)
+    notes = [*ahead, *start.fill(assembly, class_names)]
     lineage = start.lineage(assembly.step, accepted)
     return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes)
 

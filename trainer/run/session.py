@@ -7,6 +7,7 @@ complete the configuration, build, compare, restore (``preparation``); take the 
 
 from __future__ import annotations
 
+import functools
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -87,12 +88,15 @@ def resume(
             return None
         if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
             raise UsageError(f"run_dir={run_dir} does not exist")
+        if not occupancy.has_checkpoints(run_dir):
+            which_checkpoint.refuse_foreign(run_dir, f"run_dir={run_dir}")
         occupancy.refuse_foreign(run_dir)
         with lock.writing(run_dir):
             if not Path(checkpoint).is_dir() and not occupancy.has_checkpoints(run_dir):
                 occupancy.is_vacant(run_dir, occupancy.begin_again(run_dir))
             found = which_checkpoint.find(run_dir, checkpoint, _depth(run_dir, values), warn)
-            return _continue(run_dir, found, lambda there: override.override(there, values), allow, process)
+            want = functools.partial(override.override, values=values)
+            return _continue(run_dir, found, want, allow, process, asked=values)
 
 
 def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path) -> Path:
@@ -103,7 +107,7 @@ def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path
     """
     with lock.writing(run_dir):
         found = Found(checkpoint, verify(checkpoint, "full"), ())
-        _continue(run_dir, found, lambda there: config, allow, Process(StopRequest(), None))
+        _continue(run_dir, found, lambda there: config, allow, Process(StopRequest(), None), repeats=True)
     return directory.committed(run_dir / layout.CHECKPOINTS)[-1]
 
 
@@ -136,16 +140,26 @@ def _from_nothing(invocation: Invocation, config: Config) -> FromNothing:
 
 
 def _continue(
-    run_dir: Path, found: Found, want: Callable[[Config], Config], allow: Sequence[str], process: Process
+    run_dir: Path,
+    found: Found,
+    want: Callable[[Config], Config],
+    allow: Sequence[str],
+    process: Process,
+    *,
+    asked: Mapping[str, object] | None = None,
+    repeats: bool = False,
 ) -> Ending:
-    """Continue from the checkpoint ``found``. ``want`` turns its stored configuration into the wanted one."""
+    """Continue from the checkpoint ``found``. ``want`` turns its stored configuration into the wanted one, for which
+    the user has ``asked`` key by key, or as a whole. With ``repeats``, this training was done before, and is not judged
+    for what it is good for.
+    """
     other_plugins = plugins.refuse_others(found.manifest.versions, allow, found.path)
     there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
     changes = override.changes(there, wanted)
     config = override.adopt(there, wanted, changes)
     overlaps.refuse(run_dir, config, None)
-    start = FromCheckpoint(found.path, found.manifest, found.damaged, changes, allow, other_plugins)
+    start = FromCheckpoint(found.path, found.manifest, found.damaged, changes, allow, other_plugins, asked, repeats)
     return _run(run_dir, config, start, process)
 
 

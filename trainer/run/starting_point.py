@@ -12,14 +12,17 @@ from typing import Protocol
 
 from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import CHECKPOINTS, Manifest, RecordedMetrics, Start
+from trainer.checkpoint.tensors import read_tensor
 from trainer.checkpoint.verification import Damage, verify
+from trainer.command_line import argument
 from trainer.config.override import Change
+from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint
 from trainer.fingerprint import versions
 from trainer.fingerprint.facts import Fact
-from trainer.fingerprint.verdict import judge_stored
+from trainer.fingerprint.verdict import Request, judge_stored
 from trainer.monitoring.terminal import Terminal
-from trainer.run import warm_start
+from trainer.run import train_on, warm_start
 from trainer.run.assembly import Assembly
 from trainer.run.warm_start import WarmStart
 from trainer.run_directory import occupancy
@@ -42,7 +45,13 @@ class StartingPoint(Protocol):
     def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
         """The step at which the run is complete; None when something is left to do."""
 
-    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+    def patience_used(self) -> int:
+        """The validations without improvement so far."""
+
+    def look_ahead(self, run_dir: Path, config: Config, total_steps: int) -> list[str]:
+        """Refuse to train without a learning rate. Returns lines for the log."""
+
+    def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
         """The accepted differences. Raises RestoreRefused when a difference is not accepted."""
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
@@ -76,7 +85,13 @@ class FromNothing:
     def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
         return None
 
-    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+    def patience_used(self) -> int:
+        return 0
+
+    def look_ahead(self, run_dir: Path, config: Config, total_steps: int) -> list[str]:
+        return train_on.check_new(config, total_steps)
+
+    def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
         return ()
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
@@ -110,6 +125,8 @@ class FromCheckpoint:
     changes: Sequence[Change]
     allow: Sequence[str]
     other_plugins: Sequence[str]  # accepted differences in the versions of plug-ins
+    asked: Mapping[str, object] | None = None  # the keys and groups of a resume; None for a whole configuration
+    repeats: bool = False  # a stretch of training that was made before is made again
     draws_weights = False
 
     def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
@@ -119,8 +136,28 @@ class FromCheckpoint:
         free = all(change.policy == "free" for change in self.changes)
         return step if step >= total_steps and evaluated and free else None
 
-    def judge(self, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
-        accepted = judge_stored(self.checkpoint, self.manifest, fingerprint, current, self.changes, self.allow)
+    def patience_used(self) -> int:
+        return int(read_tensor(self.checkpoint, "progress/patience_used"))
+
+    def look_ahead(self, run_dir: Path, config: Config, total_steps: int) -> list[str]:
+        if self.repeats:
+            return []
+        ahead = train_on.Ahead(config, self.manifest.step, total_steps)
+        return train_on.check_continued(ahead, self.changes, self.allow, self._request(run_dir))
+
+    def _request(self, run_dir: Path) -> Request:
+        given = {change.path.removesuffix(".name"): change.wanted for change in self.changes}
+        return Request(run_dir, given if self.asked is None else self.asked, self._chosen(run_dir))
+
+    def _chosen(self, run_dir: Path) -> list[str]:
+        """The argument that chooses this checkpoint, where it is not the newest of the run."""
+        damaged = [damage.path for damage in self.damaged]
+        valid = [path for path in directory.committed(run_dir / CHECKPOINTS) if path not in damaged]
+        return [] if valid and valid[-1] == self.checkpoint else [argument("checkpoint", self.checkpoint)]
+
+    def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
+        compared = (self.checkpoint, self.manifest, fingerprint, current, self.changes, self.allow)
+        accepted = judge_stored(*compared, request=self._request(run_dir))
         return (*self.other_plugins, *accepted)
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import numpy as np
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.manifest import PREFIX
 from trainer.checkpoint.verification import verify
-from trainer.command_line import argument, command_line
+from trainer.command_line import argument, command_line, consent
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
@@ -192,12 +192,12 @@ def _check_classes(
     if found != wanted:
         raise RestoreRefused(
             f"init_from={start.contents.path} has {found} classes, {CLASSES_KEY}={wanted}\n"
-            f"set {CLASSES_KEY}={found}, or start with a fresh classifier: allow=[{CLASSES_KEY}]"
+            f"set {CLASSES_KEY}={found}, or start with a fresh classifier: {consent([CLASSES_KEY])}"
         )
     raise RestoreRefused(
         f"init_from={start.contents.path} is for other classes: {others}\n"
-        f"start with a fresh classifier: allow=[{CLASSES_KEY}], or say that they are the same: "
-        f"allow=[{SAME_CLASSES_KEY}]"
+        f"start with a fresh classifier: {consent([CLASSES_KEY])}, or say that they are the same: "
+        f"{consent([SAME_CLASSES_KEY])}"
     )
 
 
@@ -212,7 +212,7 @@ def _check_settings(start: WarmStart, translation: Translation, config: Config) 
         f"init_from={start.contents.path} fits in every shape, but its network computes something else\n"
         + "".join(f"{line}\n" for line in lines)
         + f"add {' '.join(f'{s.key}={s.found}' for s in refused)}, or say that what is configured is right: "
-        f"allow=[{','.join(s.key for s in refused)}]"
+        f"{consent(s.key for s in refused)}"
     )
 
 
@@ -230,10 +230,10 @@ def _check_normalization(start: WarmStart, translation: Translation, config: Con
     ]
     if len(known) == 1:
         title = "belongs to another preprocessing than the configured one"
-        advice = f"add that, or say that the configured one is right: allow=[{PREPROCESS_KEY}]"
+        advice = f"add that, or say that the configured one is right: {consent([PREPROCESS_KEY])}"
     else:
         title = "does not say which preprocessing it belongs to"
-        advice = f"add the right one, and say so: allow=[{PREPROCESS_KEY}]"
+        advice = f"add the right one, and say so: {consent([PREPROCESS_KEY])}"
     raise RestoreRefused(
         f"init_from={start.contents.path} {title}\n"
         + "".join(f"{line}\n" for line in meant)

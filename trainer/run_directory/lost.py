@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import os
-import shlex
-from pathlib import Path
 
 from trainer.checkpoint import directory
-from trainer.command_line import resume_command
+from trainer.command_line import move_command, resume_command
 from trainer.storage.holding import Held
 
 
@@ -23,9 +21,10 @@ def way_on(held: Held, lost: Held, committed: int | None, step: int, failure: st
     if lost.is_deleted:
         last = "" if committed is None else f"the last checkpoint in it was {directory.name_of(committed)}"
         what = "; ".join(part for part in (last, missing) if part) or "nothing was committed in it"
-        back = "" if lost is held else f"put {lost.name} back first, and "
-        where = Path("DIR") if lost is held else held.name
-        return f"{what}\nwith a copy of it, in a mirror or elsewhere, {back}continue with:\n  {resume_command(where)}"
+        return (
+            f"{what}\nput a copy of it, from a mirror or elsewhere, back to {lost.name}, and continue with:\n"
+            f"  {resume_command(held.name)}"
+        )
     here = f"{newest} there{f'; {missing}' if missing else ''}"
     if committed is None:
         return f"{here}\nstart the run again"
@@ -34,7 +33,7 @@ def way_on(held: Held, lost: Held, committed: int | None, step: int, failure: st
     if lost is held:
         return f"{here}\ncontinue with:\n  {resume_command(place)}"
     first = f" after you have moved away what is at {lost.name} now" if os.path.lexists(lost.name) else ""
-    back = shlex.join(["mv", str(place), str(lost.name)])
+    back = move_command(place, lost.name)
     return f"{here}\nput it back{first}, and continue with:\n  {back}\n  {resume_command(held.name)}"
 
 

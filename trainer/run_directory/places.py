@@ -17,7 +17,7 @@ from pathlib import Path
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.directory import NAME, QUARANTINE, SUPERSEDED, step_of
 from trainer.checkpoint.manifest import CHECKPOINTS, PREFIX
-from trainer.command_line import argument, resume_command
+from trainer.command_line import argument, place_beside, resume_command
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
 
@@ -155,5 +155,5 @@ def _continuing(checkpoint: Path) -> str:
     if checkpoint.parent.name == CHECKPOINTS:
         step = f"checkpoint=step-{step_of(checkpoint)}" if NAME.fullmatch(checkpoint.name) else "checkpoint=latest"
         return f"to continue that run from it:\n  {resume_command(checkpoint.parent.parent, step)}"
-    command = resume_command(Path("NEW"), argument("checkpoint", checkpoint))
+    command = resume_command(place_beside(_run_of(checkpoint), "continued"), argument("checkpoint", checkpoint))
     return f"to continue from it in a new directory:\n  {command}"

@@ -10,7 +10,7 @@ from trainer.checkpoint.retention import described, ranked
 from trainer.checkpoint.verification import Depth, Found, foreign_note, newest_valid, verify
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint
-from trainer.run_directory import layout
+from trainer.run_directory import foreign, layout
 from trainer.run_directory.metrics import read_validations
 from trainer.storage.unreadable import is_directory
 
@@ -24,6 +24,8 @@ def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], Non
         Unreadable: it, or another that ``checkpoint`` may mean, cannot be read now.
     """
     parent = run_dir / layout.CHECKPOINTS
+    if checkpoint in ("latest", "best") and not directory.committed(parent):
+        refuse_foreign(run_dir, f"run_dir={run_dir}")
     if checkpoint == "latest":
         return newest_valid(parent, depth, warn)
     if checkpoint == "best":
@@ -42,7 +44,20 @@ def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], Non
     return _verified(path, depth, warn)
 
 
+def refuse_foreign(place: Path, given: str) -> None:
+    """Refuse a directory of another program, where a run or a checkpoint of this one is needed. ``given`` is what the
+    user wrote.
+
+    Raises:
+        NoValidCheckpoint: says what the directory is, and what can be done with it.
+    """
+    found = foreign.of(place)
+    if found is not None:
+        raise NoValidCheckpoint("\n".join([f"{given} is not of this program", *found.lines()]))
+
+
 def _verified(path: Path, depth: Depth, warn: Callable[[str], None]) -> Found:
+    refuse_foreign(path, str(path))
     manifest = verify(path, depth)
     for note in foreign_note(path, manifest):
         warn(note)

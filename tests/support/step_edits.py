@@ -12,7 +12,7 @@ from trainer.data.images import draw, mixing
 from trainer.data.order import ledger
 from trainer.distributed import replicas
 from trainer.models import layers
-from trainer.training import evaluation, gradients, loss_scale, losses, optimizers, state, step
+from trainer.training import evaluation, gradients, loss_scale, losses, moving_statistics, optimizers, state, step
 
 ADAMW = ("optimizer=adamw", "optimizer.clip_norm=1.0")
 SGD = ("optimizer=sgd",)
@@ -90,7 +90,19 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
     "rate of a step": ((), step, "learning_rate_at(progress.step,", "learning_rate_at(progress.step + 1,"),
     "number of a step": ((), step, "rate, progress.step)", "rate, progress.step + 1)"),
     "averages": (AVERAGE, step, "change * (1.0 - decay)", "change * (1.000001 - decay)"),
-    "their warm-up": (WARM_AVERAGE, step, "(10.0 + updates)", "(10.1 + updates)"),
+    "their warm-up": (WARM_AVERAGE, moving_statistics, "(10.0 + updates)", "(10.1 + updates)"),
+    "updates of statistics": (
+        PARTS,
+        moving_statistics,
+        "steps * config.train.accumulate_steps",
+        "steps",
+    ),
+    "steps without an update": (
+        (),
+        moving_statistics,
+        "freeze_until_step + progress.skipped_steps",
+        "freeze_until_step",
+    ),
     "what freezing trains": (FROZEN, step, "progress.step < config", "progress.step <= config"),
     "frozen statistics": (
         FROZEN,

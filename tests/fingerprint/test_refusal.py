@@ -123,7 +123,7 @@ KEYS = {
     "model.batch_norm.group_size=4": ("layer conv2d_1a_3x3.batch_norm: group_size 8 -> 4",),
     "model.batch_norm.warmup=false": (
         "model.batch_norm.warmup: True -> False",
-        "first: step batch norm warm-up: largest momentum",
+        "first: step update: batch norm statistics after step 0",
         "model.batch_norm.warmup cannot change on resume",
     ),
     "model.batch_norm.initial_updates=80": ("model.batch_norm.initial_updates: 0 -> 80",),

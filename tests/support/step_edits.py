@@ -43,7 +43,7 @@ def edit(patch: pytest.MonkeyPatch, module: ModuleType, before: str, after: str)
     functions: list[Any] = [*vars(module).values()]
     for owner in [value for value in functions if inspect.isclass(value) and value.__module__ == module.__name__]:
         functions += vars(owner).values()
-    for function in functions:
+    for function in [inspect.unwrap(each) if isinstance(each, FunctionType) else each for each in functions]:
         written = isinstance(function, FunctionType) and function.__module__ == module.__name__
         if written and function.__qualname__ in codes:  # a dataclass has others
             patch.setattr(function, "__code__", codes[function.__qualname__])
@@ -134,7 +134,7 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
     ),
     "loss scale, up": (HALF, loss_scale, ">= config.growth_steps", "> config.growth_steps"),
     "what is finite": (HALF, loss_scale, "tf.math.is_finite(tensor)", "~tf.math.is_nan(tensor)"),
-    "moving statistics": ((), layers, "batch * (1.0 - self.momentum)", "batch * (1.01 - self.momentum)"),
+    "moving statistics": ((), layers, "batch * (1.0 - momentum)", "batch * (1.01 - momentum)"),
     "variance": (GROUPS, layers, "variance * ((count - 1.0) / count)", "variance"),
     "inference": (
         (),

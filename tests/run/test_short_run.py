@@ -6,9 +6,21 @@ from pathlib import Path
 
 import pytest
 from composing import compose
+from diagnosing import narrow_arrays
+from foreign_files import save_with_saver, slim
+from processes import NARROW
 
 from trainer.config.complete import complete
+from trainer.distributed.membership import Process
+from trainer.run import assembly, warm_start
+from trainer.run.preparation import prepare
 from trainer.run.short_run import warnings
+from trainer.run.starting_point import FromNothing
+from trainer.run.warm_start import WarmStart
+from trainer.run.writer import taking
+from trainer.run_directory import lock
+from trainer.runtime.signals import StopRequest
+from trainer.training.moving_statistics import SETTLED
 
 PAPER = ("experiment=inception_v3_paper", "data=tfrecord", "data.root=x", "data.num_classes=4")
 RUN = Path("outputs/mine")
@@ -74,3 +86,23 @@ def test_a_resumed_run_is_given_commands_that_it_can_follow() -> None:
     assert "train on: python -m trainer resume run_dir=outputs/mine train.steps=9985" in text
     text = said("ema.decay=0.9999", "ema.warmup=false", "train.steps=50", *QUIET, resumed=RUN)
     assert "python -m trainer resume run_dir=outputs/mine ema.warmup=true 'allow=[ema.warmup]'" in text
+
+
+def test_a_run_from_other_weights_keeps_their_statistics_and_says_at_its_start_what_it_is_too_short_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # this process has used TensorFlow already, so its threads stay
+    monkeypatch.setattr(assembly.execution, "configure", lambda config: None)
+    weights = save_with_saver(tmp_path / "model.ckpt-5", slim(narrow_arrays()))
+    config = compose(*NARROW, "train.steps=40", "schedule.warmup_steps=100")
+    start = FromNothing(False, WarmStart(warm_start.find(weights), (), classes_follow_data=True))
+    process = Process(StopRequest(), None)
+    with lock.writing(tmp_path / "run"):
+        prepared = prepare(tmp_path / "run", config, start, process)
+        assert prepared is not None
+        assert prepared.config.model.batch_norm.initial_updates == SETTLED
+        with taking(tmp_path / "run", prepared, process):
+            pass
+    log = (tmp_path / "run" / "train.log").read_text()
+    assert "warning: the learning rate rises until the last step, 40, where it has 40 % of its peak" in log
+    assert "of the way" not in log

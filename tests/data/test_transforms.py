@@ -38,7 +38,7 @@ IMAGE = tf.constant(PIXELS)
 def preprocess(**changes: object) -> PreprocessConfig:
     """The preprocessing of the paper, in which most images are erased."""
     wanted = {f"preprocess.{name.replace('__', '.')}": value for name, value in changes.items()}
-    paper = ("experiment=images", "preprocess.random_area_crop.min_area=0.05")
+    paper = ("experiment=inception_v3_paper", "data=tfrecord", "data.root=x", "data.num_classes=2")
     return with_leaves(compose(*paper, "preprocess.random_erasing.probability=0.75"), wanted).preprocess
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
@@ -14,12 +15,14 @@ from trainer.config.complete import complete, with_initial_updates
 from trainer.config.schema import Config
 from trainer.distributed.replicas import ONE_DEVICE
 from trainer.fingerprint import probe
+from trainer.fingerprint.imagined import two_replicas
 from trainer.models.layers import FusedBatchNormalization, momentum_at_most, slowest_momentum
 from trainer.training.moving_statistics import SETTLED, largest_momentum
 from trainer.training.state import Progress
 from trainer.training.step import make_train_step
 
 PUBLISHED = 0.9997
+TWO = "runtime.virtual_devices=2"
 Statistics = npt.NDArray[np.float32]
 
 
@@ -49,8 +52,10 @@ def test_a_run_of_any_length_ends_with_statistics_of_its_own(updates: int, most:
 
 def after_a_step(step: int, *overrides: str, skipped: int = 0) -> tuple[Statistics, Statistics]:
     """The statistics before and after step number ``step``, which sees the same images in each of its parts."""
-    config = probe.configuration(configuration(*overrides))
-    state = probe.make_state(config, ONE_DEVICE, auxiliary=False)
+    wanted = configuration(*overrides)
+    config = dataclasses.replace(probe.configuration(wanted), runtime=wanted.runtime)
+    replicas = two_replicas() if TWO in overrides else ONE_DEVICE
+    state = probe.make_state(config, replicas, auxiliary=False)
     fixed = [variable for name, variable in state.variables.items() if "moving" in name]
     before = np.concatenate([variable.numpy() for variable in fixed])
     batch = probe.training_batch(config)
@@ -84,6 +89,8 @@ STEPS: Mapping[str, tuple[float, int, tuple[str, ...], int]] = {
     "after two that a loss scale skipped": (3 / 12, 4, (), 2),
     "from statistics of other weights": (6 / 15, 0, ("model.batch_norm.initial_updates=5",), 0),
     "over groups": (5 / 14, 4, ("model.batch_norm.synchronized=false", "model.batch_norm.group_size=8"), 0),
+    "on two replicas": (5 / 14, 4, (TWO,), 0),
+    "compiled by XLA": (5 / 14, 4, ("runtime.xla=true",), 0),
 }
 
 

@@ -36,9 +36,10 @@ IMAGE = tf.constant(PIXELS)
 
 @functools.cache
 def preprocess(**changes: object) -> PreprocessConfig:
-    """The configuration of images of one's own, in which most are erased."""
+    """The preprocessing of the paper, in which most images are erased."""
     wanted = {f"preprocess.{name.replace('__', '.')}": value for name, value in changes.items()}
-    return with_leaves(compose("experiment=images", "preprocess.random_erasing.probability=0.75"), wanted).preprocess
+    paper = ("experiment=inception_v3_paper", "data=tfrecord", "data.root=x", "data.num_classes=2")
+    return with_leaves(compose(*paper, "preprocess.random_erasing.probability=0.75"), wanted).preprocess
 
 
 def draw(example: int, seed: int = 0) -> Draw:

@@ -122,6 +122,12 @@ KEYS = {
     "model.batch_norm.scale=true": ("layer conv2d_1a_3x3.batch_norm: scale False -> True",),
     "model.batch_norm.synchronized=false": ("layer conv2d_1a_3x3.batch_norm: synchronized True -> False",),
     "model.batch_norm.group_size=4": ("layer conv2d_1a_3x3.batch_norm: group_size 8 -> 4",),
+    "model.batch_norm.warmup=false": (
+        "model.batch_norm.warmup: True -> False",
+        "first: step update: batch norm statistics after step 0",
+        "model.batch_norm.warmup cannot change on resume",
+    ),
+    "model.batch_norm.initial_updates=80": ("model.batch_norm.initial_updates: 0 -> 80",),
     "model.aux_logits=false": ("model.aux_logits: True -> False", "layer aux_logits.", "(absent)"),
     "model.num_classes=11": ("model.num_classes: 10 -> 11", ": units 10 -> 11"),
     "model.initializer=glorot_uniform": ("model.initializer: variance_scaling -> glorot_uniform",),

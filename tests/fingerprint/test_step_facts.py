@@ -81,8 +81,8 @@ BENIGN: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
     "statistics added otherwise": (
         (),
         layers,
-        "moving * self.momentum + batch * (1.0 - self.momentum)",
-        "batch + (moving - batch) * self.momentum",
+        "moving * momentum + batch * (1.0 - momentum)",
+        "batch + (moving - batch) * momentum",
     ),
     "parts divided first": (PARTS, gradients, "[before + gradient for", "[(before / 3.0 + gradient / 3.0) * 3.0 for"),
 }

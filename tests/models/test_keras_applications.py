@@ -25,7 +25,7 @@ from trainer.models.registry import build_model
 from trainer.models.size import bound, measure
 from trainer.training.state import variable_name
 
-STATISTICS = BatchStatisticsConfig(synchronized=True, group_size=32)
+STATISTICS = BatchStatisticsConfig(synchronized=True, group_size=32, warmup=True, initial_updates=0)
 SIZE = 32
 APPLICATIONS = typing.get_args(ApplicationName)
 

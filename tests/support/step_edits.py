@@ -12,7 +12,7 @@ from trainer.data.images import draw, mixing
 from trainer.data.order import ledger
 from trainer.distributed import replicas
 from trainer.models import layers
-from trainer.training import evaluation, gradients, loss_scale, losses, optimizers, state, step
+from trainer.training import evaluation, gradients, loss_scale, losses, moving_statistics, optimizers, state, step
 
 ADAMW = ("optimizer=adamw", "optimizer.clip_norm=1.0")
 SGD = ("optimizer=sgd",)
@@ -43,7 +43,7 @@ def edit(patch: pytest.MonkeyPatch, module: ModuleType, before: str, after: str)
     functions: list[Any] = [*vars(module).values()]
     for owner in [value for value in functions if inspect.isclass(value) and value.__module__ == module.__name__]:
         functions += vars(owner).values()
-    for function in functions:
+    for function in [inspect.unwrap(each) if isinstance(each, FunctionType) else each for each in functions]:
         written = isinstance(function, FunctionType) and function.__module__ == module.__name__
         if written and function.__qualname__ in codes:  # a dataclass has others
             patch.setattr(function, "__code__", codes[function.__qualname__])
@@ -90,7 +90,19 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
     "rate of a step": ((), step, "learning_rate_at(progress.step,", "learning_rate_at(progress.step + 1,"),
     "number of a step": ((), step, "rate, progress.step)", "rate, progress.step + 1)"),
     "averages": (AVERAGE, step, "change * (1.0 - decay)", "change * (1.000001 - decay)"),
-    "their warm-up": (WARM_AVERAGE, step, "(10.0 + updates)", "(10.1 + updates)"),
+    "their warm-up": (WARM_AVERAGE, moving_statistics, "(10.0 + updates)", "(10.1 + updates)"),
+    "updates of statistics": (
+        PARTS,
+        moving_statistics,
+        "steps * config.train.accumulate_steps",
+        "steps",
+    ),
+    "steps without an update": (
+        (),
+        moving_statistics,
+        "freeze_until_step + progress.skipped_steps",
+        "freeze_until_step",
+    ),
     "what freezing trains": (FROZEN, step, "progress.step < config", "progress.step <= config"),
     "frozen statistics": (
         FROZEN,
@@ -122,7 +134,7 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
     ),
     "loss scale, up": (HALF, loss_scale, ">= config.growth_steps", "> config.growth_steps"),
     "what is finite": (HALF, loss_scale, "tf.math.is_finite(tensor)", "~tf.math.is_nan(tensor)"),
-    "moving statistics": ((), layers, "batch * (1.0 - self.momentum)", "batch * (1.01 - self.momentum)"),
+    "moving statistics": ((), layers, "batch * (1.0 - momentum)", "batch * (1.01 - momentum)"),
     "variance": (GROUPS, layers, "variance * ((count - 1.0) / count)", "variance"),
     "inference": (
         (),

@@ -13,6 +13,8 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("train.histograms_every_steps", None),
     ("profile", None),
     ("preprocess.plugins", {}),
+    ("model.batch_norm.warmup", False),
+    ("model.batch_norm.initial_updates", 0),
 )
 
 

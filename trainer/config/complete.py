@@ -39,7 +39,7 @@ def complete(config: Config, examples_per_epoch: int, num_classes: int) -> Confi
     if evaluation.every_steps is None:
         cadence = max(1, epochs_to_steps(evaluation.every_epochs, config, examples_per_epoch))
         evaluation = dataclasses.replace(evaluation, every_steps=cadence)
-    model = config.model
+    model = with_initial_updates(config, 0).model
     if model.num_classes is None:
         model = dataclasses.replace(model, num_classes=num_classes)
     runtime = config.runtime
@@ -49,6 +49,15 @@ def complete(config: Config, examples_per_epoch: int, num_classes: int) -> Confi
     missing = [path for path, value, fact in leaves(completed) if fact.completed and value is None]
     assert not missing, f"keys left incomplete: {missing}"
     return completed
+
+
+def with_initial_updates(config: Config, updates: int) -> Config:
+    """``config`` with ``model.batch_norm.initial_updates`` filled in, if it is null."""
+    model = config.model
+    if model.batch_norm.initial_updates is not None:
+        return config
+    batch_norm = dataclasses.replace(model.batch_norm, initial_updates=updates)
+    return dataclasses.replace(config, model=dataclasses.replace(model, batch_norm=batch_norm))
 
 
 def with_leaves(config: Config, changes: Mapping[str, object]) -> Config:

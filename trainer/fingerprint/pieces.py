@@ -26,13 +26,14 @@ from trainer.distributed.replicas import ONE_DEVICE, Replicas, Share
 from trainer.fingerprint import probe
 from trainer.fingerprint.facts import STEP, Fact
 from trainer.models import layers
-from trainer.training import evaluation, loss_scale, losses, optimizers
+from trainer.training import evaluation, loss_scale, losses, moving_statistics, optimizers
 from trainer.training.gradients import is_scaled
 from trainer.training.state import Progress
 
 DIGITS = 9  # enough to distinguish any two float32
 FAR_EXAMPLE = 10**9 + 7
 OPTIMIZER_STEPS = (0, 1, 999)
+WARMING_STEPS, SKIPPED = (0, 20, 1_000), 3
 EVALUATED = "evaluation"
 LARGE = 8.0  # with logits of this size, one per cent of label smoothing is visible
 
@@ -67,6 +68,8 @@ def piece_facts(config: Config, pair: Replicas, auxiliary: bool) -> Iterator[Fac
     yield from of("ledger", ledger, [], {"entries": ledger.entries(np.arange(3), np.arange(5, 8))})
     yield from of("replicas", replicas, [], _exchanged(pair))
     yield from of("batch norm and dropout", layers, ["model.batch_norm"], _layers(config, pair))
+    keys = ["model.batch_norm", "fine_tuning", "train.accumulate_steps"]
+    yield from of("batch norm warm-up", moving_statistics, keys, _largest_momenta(config))
     yield from of("weight decay", optimizers, ["model"], {"what is decayed": _kernels()})
     keys = ["train.label_smoothing", "train.aux_weight", "model", "mixing"]
     yield from of("objective", losses, keys, _objective(config, auxiliary))
@@ -115,6 +118,19 @@ def _layers(config: Config, pair: Replicas) -> dict[str, Any]:
         found[f"normalised {way}"] = outputs[0, 0]
         found[f"moving statistics {way}"] = tf.concat([layer.moving_mean, layer.moving_variance], 0)
         found[f"normalised in inference, after a step {way}"] = layer(images, training=False)[0, 0]
+    return found
+
+
+def _largest_momenta(config: Config) -> dict[str, Any]:
+    """The largest momentum at some steps, after all freezing; nothing without a warm-up."""
+    progress = Progress(config.loss_scale.initial)
+    progress.skipped_steps.assign(SKIPPED)
+    found = {}
+    for step in WARMING_STEPS:
+        progress.step.assign(config.fine_tuning.freeze_until_step + step)
+        largest = moving_statistics.largest_momentum(progress, tf.constant(1), config)
+        if largest is not None:
+            found[f"largest momentum at step {step}"] = largest
     return found
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import keras
@@ -11,6 +13,21 @@ import numpy as np
 import tensorflow as tf
 
 from trainer.distributed.replicas import assign, count_here, gathered
+
+# a functional model passes nothing but tensors from layer to layer, and this is none that a user feeds
+_LARGEST_MOMENTUM: ContextVar[tf.Tensor | None] = ContextVar("_LARGEST_MOMENTUM", default=None)
+
+
+@contextmanager
+def momentum_at_most(largest: tf.Tensor | None) -> Iterator[None]:
+    """Within the block, no ``FusedBatchNormalization`` keeps a larger share of its moving statistics than ``largest``,
+    float32 ``[]``. None: each has its own momentum.
+    """
+    token = _LARGEST_MOMENTUM.set(largest)
+    try:
+        yield
+    finally:
+        _LARGEST_MOMENTUM.reset(token)
 
 
 @keras.saving.register_keras_serializable("trainer")
@@ -105,9 +122,14 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
             outputs, mean, variance = self._over_replicas(inputs, scale)
         else:
             outputs, mean, variance = self._fused(inputs, scale)
+        momentum = self._momentum_now()
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            assign(moving.value, moving * self.momentum + batch * (1.0 - self.momentum))
+            assign(moving.value, moving * momentum + batch * (1.0 - momentum))
         return outputs
+
+    def _momentum_now(self) -> Any:
+        largest = _LARGEST_MOMENTUM.get()
+        return self.momentum if largest is None else tf.minimum(self.momentum, largest)
 
     def _fused(self, inputs: Any, scale: Any) -> tuple[Any, Any, Any]:
         outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
@@ -137,6 +159,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
     def get_config(self) -> dict[str, Any]:
         return {**super().get_config(), "group_size": self.group_size}
+
+
+def slowest_momentum(model: keras.Model) -> float:
+    """The largest momentum of the batch norm layers of ``model``; 0 without any."""
+    layers = [layer for layer in model.layers if isinstance(layer, FusedBatchNormalization)]
+    return max((float(layer.momentum) for layer in layers), default=0.0)
 
 
 def _values_of_a_channel(inputs: Any) -> Any:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from trainer.checkpoint.manifest import Start
 from trainer.config import stored
-from trainer.config.complete import complete, total_steps
+from trainer.config.complete import complete, total_steps, with_initial_updates
 from trainer.config.schema import Config
 from trainer.data.opened import Sources, open_sources
 from trainer.distributed.membership import Process
@@ -16,7 +16,8 @@ from trainer.errors import UsageError
 from trainer.fingerprint import versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.facts import Fact
-from trainer.run import train_on
+from trainer.models.layers import slowest_momentum
+from trainer.run import short_run, train_on
 from trainer.run.assembly import Assembly, assemble
 from trainer.run.starting_point import StartingPoint
 
@@ -35,6 +36,7 @@ class Prepared:
     accepted: tuple[str, ...]  # differences from the checkpoint that it continues
     lineage: tuple[Start, ...]
     notes: Sequence[str]
+    warnings: Sequence[str]
 
 
 def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Process) -> Prepared | None:
@@ -50,6 +52,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     """
     data = open_sources(config)
     class_names = data.training.class_names
+    config = with_initial_updates(config, start.initial_updates)
     config = complete(config, data.sampling.examples_per_epoch, len(class_names))
     total = total_steps(config, data.sampling.examples_per_epoch)
     done = start.complete_at(run_dir, total)
@@ -69,7 +72,9 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     _refuse_fewer_classes(config, class_names)
     notes = [*ahead, *start.fill(assembly, class_names)]
     lineage = start.lineage(assembly.step, accepted)
-    return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes)
+    resumed = None if start.checkpoint is None else run_dir
+    warnings = short_run.warnings(config, total, slowest_momentum(assembly.state.model), resumed)
+    return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes, warnings)
 
 
 def _refuse_fewer_classes(config: Config, class_names: tuple[str, ...]) -> None:

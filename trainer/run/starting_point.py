@@ -29,6 +29,7 @@ from trainer.run_directory import occupancy
 from trainer.run_directory.metrics import read_validations
 from trainer.storage import holding
 from trainer.storage.host import host_name
+from trainer.training.moving_statistics import SETTLED
 
 
 class StartingPoint(Protocol):
@@ -37,6 +38,10 @@ class StartingPoint(Protocol):
     @property
     def draws_weights(self) -> bool:
         """Whether the variables get the initial values of a new run."""
+
+    @property
+    def initial_updates(self) -> int:
+        """How many updates the batch norm statistics count for that a new run begins with."""
 
     @property
     def checkpoint(self) -> Path | None:
@@ -81,6 +86,10 @@ class FromNothing:
     weights: WarmStart | None
     draws_weights = True
     checkpoint = None
+
+    @property
+    def initial_updates(self) -> int:
+        return 0 if self.weights is None else SETTLED
 
     def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
         return None
@@ -128,6 +137,7 @@ class FromCheckpoint:
     asked: Mapping[str, object] | None = None  # the keys and groups of a resume; None for a whole configuration
     repeats: bool = False  # a stretch of training that was made before is made again
     draws_weights = False
+    initial_updates = 0  # the stored configuration has the number
 
     def complete_at(self, run_dir: Path, total_steps: int) -> int | None:
         """A change of a key that is not free must be judged, so the run is not complete then."""

@@ -63,6 +63,8 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
     try:
         for line in [*said, *opening(run_dir, run), *run.notes]:
             terminal.line(line)
+        for warning in run.warnings:
+            terminal.warn(warning)
         run.start.make_way(checkpoints, terminal)
         validation_predictions.forget_later(place, step)
         validation, events = run.data.validation, history.events

@@ -10,7 +10,9 @@ import tensorflow as tf
 from trainer.config.schema import Config
 from trainer.data.batch import Batch
 from trainer.data.images.mixing import mixed
+from trainer.models.layers import momentum_at_most
 from trainer.training.losses import correct, objective
+from trainer.training.moving_statistics import largest_momentum
 from trainer.training.state import TrainingState
 
 # gradients of ``state.trainable`` in order, times the loss scale where there is one; the objective and the number of
@@ -25,9 +27,10 @@ def make_gradients(state: TrainingState, config: Config) -> Callable[[Batch], Co
     count = config.train.accumulate_steps
     synchronized = config.model.batch_norm.synchronized and state.replicas.count > 1
 
-    def of_part(part: Batch) -> Computed:
+    def of_part(part: Batch, number: tf.Tensor) -> Computed:
         part = mixed(part)
-        outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
+        with momentum_at_most(largest_momentum(state.progress, number, config)):
+            outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
         loss = objective(outputs, part, state.trainable.values(), config) / state.replicas.count
         minimised = loss * state.progress.loss_scale if is_scaled(config) else loss
         # Where several branches meet, two gradients at a time are added: AddN of more begins with whichever input's
@@ -49,7 +52,7 @@ def make_gradients(state: TrainingState, config: Config) -> Callable[[Batch], Co
         }
 
         def add(index: tf.Tensor, sums: list[tf.Tensor], loss_sum: tf.Tensor, hits: tf.Tensor) -> tuple[Any, ...]:
-            gradients, loss, more = compute({name: tensor[index] for name, tensor in parts.items()})
+            gradients, loss, more = compute({name: tensor[index] for name, tensor in parts.items()}, index)
             added = [before + gradient for before, gradient in zip(sums, gradients, strict=True)]
             return index + 1, added, loss_sum + loss, hits + more
 
@@ -65,7 +68,7 @@ def make_gradients(state: TrainingState, config: Config) -> Callable[[Batch], Co
         _, gradients, loss, hits = sums
         return [gradient / count for gradient in gradients], loss / count, hits
 
-    return compute if count == 1 else accumulated
+    return accumulated if count > 1 else lambda batch: compute(batch, tf.constant(0))
 
 
 def is_scaled(config: Config) -> bool:

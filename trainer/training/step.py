@@ -16,6 +16,7 @@ from trainer.models.inception_v3_units import HEADS, unit_of
 from trainer.training.gradients import is_scaled, make_gradients
 from trainer.training.loss_scale import all_finite, update_loss_scale
 from trainer.training.losses import correct, cross_entropy
+from trainer.training.moving_statistics import warming_up
 from trainer.training.schedules import learning_rate_at
 from trainer.training.state import TrainingState, variable_name
 
@@ -160,8 +161,7 @@ def _update_average(state: TrainingState, config: Config) -> None:
         return
     decay = tf.constant(config.ema.decay, tf.float32)
     if config.ema.warmup:
-        updates = tf.cast(state.progress.step, tf.float32)
-        decay = tf.minimum(decay, (1.0 + updates) / (10.0 + updates))
+        decay = tf.minimum(decay, warming_up(tf.cast(state.progress.step, tf.float32)))
     for name, shadow in state.ema.items():
         change = tf.convert_to_tensor(shadow) - tf.convert_to_tensor(state.variables[name])
         assign_sub(shadow, change * (1.0 - decay))

@@ -72,12 +72,30 @@ class BatchNormConfig:
     scale: bool = key("learn a multiplier (gamma); the published network has none", "fixed")
     synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
     group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+    warmup: bool = key(
+        "momentum is at most (1 + n) / (10 + n) after n updates, so statistics of a short run are its own", "fixed"
+    )
+    initial_updates: int | None = key(
+        "updates that the first statistics count for in n; null: 0, or 80 (momentum 0.9) with init_from",
+        "fixed",
+        minimum=0,
+        completed=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchStatisticsConfig:
     synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
     group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
+    warmup: bool = key(
+        "momentum is at most (1 + n) / (10 + n) after n updates, so statistics of a short run are its own", "fixed"
+    )
+    initial_updates: int | None = key(
+        "updates that the first statistics count for in n; null: 0, or 80 (momentum 0.9) with init_from",
+        "fixed",
+        minimum=0,
+        completed=True,
+    )
 
 
 @dataclasses.dataclass(frozen=True)

@@ -30,7 +30,7 @@ from trainer.diagnosis import prescription
 from trainer.errors import RestoreRefused, TrainerError
 from trainer.fingerprint.verdict import Request, judge
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
-from trainer.run import session, warm_start
+from trainer.run import session, short_run, warm_start
 from trainer.run_directory import layout, lost, places
 from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan, trial
@@ -80,6 +80,11 @@ def lost_run(run_dir: Path, there: Path | None, part: str = "", *, deleted: bool
     held: Any = SimpleNamespace(name=run_dir, whereabouts=lambda: there, is_deleted=deleted)
     inner: Any = SimpleNamespace(name=run_dir / part, whereabouts=lambda: there, is_deleted=deleted)
     return lost.way_on(held, inner if part else held, 4, 5, None)
+
+
+def short(run_dir: Path, *overrides: str) -> str:
+    said = short_run.warnings(config_of(*overrides), 4, 0.9997, run_dir)
+    return next(line for line in said if "python -m" in line)
 
 
 def linked(run_dir: Path) -> str:
@@ -179,6 +184,11 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
         "message_goes_on_exactly",
     ),
     "run.session.train": (Counter(resume_command=1), lambda r, p: [existing(r)]),
+    "run.short_run._settle": (Counter(changing_command=1), lambda r, p: [short(r, "model.batch_norm.warmup=false")]),
+    "run.short_run._override": (
+        Counter(changing_command=1),
+        lambda r, p: [short(r, "schedule.warmup_steps=100"), short(r, "ema.decay=0.9999", "ema.warmup=false")],
+    ),
     "run.summary.summarize": (
         Counter(command_line=1, tensorboard_command=1),
         "tests/run/test_train_on.py::test_the_closing_lines_say_why_a_run_ended_and_their_command_trains_more",

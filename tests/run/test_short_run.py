@@ -83,9 +83,9 @@ def test_a_run_that_is_long_enough_says_nothing(overrides: tuple[str, ...], mome
 
 def test_a_resumed_run_is_given_commands_that_it_can_follow() -> None:
     text = said(*PAPER, "train.steps=255", momentum=0.9997, resumed=RUN)
-    assert "train on: python -m trainer resume run_dir=outputs/mine train.steps=9985" in text
+    assert f"train on: python -m trainer resume run_dir={RUN.absolute()} train.steps=9985" in text
     text = said("ema.decay=0.9999", "ema.warmup=false", "train.steps=50", *QUIET, resumed=RUN)
-    assert "python -m trainer resume run_dir=outputs/mine ema.warmup=true 'allow=[ema.warmup]'" in text
+    assert f"python -m trainer resume run_dir={RUN.absolute()} ema.warmup=true 'allow=[ema.warmup]'" in text
 
 
 def test_a_run_from_other_weights_keeps_their_statistics_and_says_at_its_start_what_it_is_too_short_for(

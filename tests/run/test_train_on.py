@@ -128,11 +128,11 @@ def test_what_a_run_was_begun_with_goes_on_with_a_warning_after_an_interruption(
     assert continued(config, 8, "train.steps=30", "allow=[schedule]")[1] != [], "consent is possible, and is said"
 
 
-def test_a_new_run_without_a_learning_rate_is_refused_and_one_with_little_is_warned_of() -> None:
+def test_a_new_run_without_a_learning_rate_is_refused_and_one_with_a_tail_without_is_warned_of() -> None:
     with pytest.raises(UsageError, match=r"no step of this run has a learning rate: optimizer\.learning_rate=1e-46 "):
         check_new(config_of("optimizer.learning_rate=1e-46", "train.steps=20"), 20)
-    (note,) = check_new(config_of("schedule.warmup_steps=100", "train.steps=20"), 20)
-    assert "the warm-up of 100 steps is longer than the run of 20: the learning rate reaches 0.0006" in note
+    (note,) = check_new(config_of("schedule.warmup_steps=0", "schedule.decay_steps=10", "train.steps=20"), 20)
+    assert "steps 11 to 20 have learning rate 0 and train nothing" in note
     assert check_new(config_of("train.steps=20"), 20) == []
     assert check_new(config_of("train.steps=0"), 0) == []
 

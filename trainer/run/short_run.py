@@ -8,8 +8,9 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-from trainer.command_line import resume_command
+from trainer.command_line import argument, changing_command
 from trainer.config.schema import Config
+from trainer.config.schema.optimization import EndingScheduleConfig
 
 LEFT = 0.05  # the largest share of its first values that an average may have at the end
 
@@ -49,14 +50,17 @@ def _statistics(config: Config, total_steps: int, momentum: float, resumed: Path
     return [
         f"the batch norm statistics, which every validation uses, will have gone {_percent(1 - momentum**updates)} of "
         f"the way from their first values by step {total_steps}: their momentum, {momentum:g}, is for {enough} steps "
-        f"and more\n{_for_new_runs(key, enough, resumed)}"
+        f"and more\n{_settle(config, key, enough, resumed)}"
     ]
 
 
-def _for_new_runs(key: str, enough: int, resumed: Path | None) -> str:
+def _settle(config: Config, key: str, enough: int, resumed: Path | None) -> str:
     if resumed is None:
         return f"let it follow the length of the run: {key}"
-    return f"train on: {resume_command(resumed, f'train.steps={enough}')}\nor start a new run with {key}"
+    # a schedule that ends with the run as it is would give the further steps no learning rate
+    schedule = ["schedule.decay_steps"] if isinstance(config.schedule, EndingScheduleConfig) else []
+    changes = dict.fromkeys(["train.steps", *schedule], enough)
+    return f"train on: {changing_command(resumed, changes, schedule)}\nor start a new run with {key}"
 
 
 def _average(config: Config, total_steps: int, resumed: Path | None) -> list[str]:
@@ -66,7 +70,7 @@ def _average(config: Config, total_steps: int, resumed: Path | None) -> list[str
     return [
         f"the average of the weights will have gone {_percent(1 - decay**total_steps)} of the way from the first "
         f"weights by step {total_steps}: ema.decay={decay:g} is for longer runs\n"
-        f"let it follow the length of the run: {_override('ema.warmup', 'true', resumed)}"
+        f"let it follow the length of the run: {_override('ema.warmup', True, resumed)}"
     ]
 
 
@@ -78,7 +82,7 @@ def _learning_rate(config: Config, total_steps: int, resumed: Path | None) -> li
     return [
         f"the learning rate rises until the last step, {total_steps}, where it has {_percent(total_steps / warmup)} of "
         f"its peak: its warm-up takes {warmup} steps\n"
-        f"shorten it: {_override('schedule.warmup_steps', str(total_steps // 10), resumed)}"
+        f"shorten it: {_override('schedule.warmup_steps', total_steps // 10, resumed)}"
     ]
 
 
@@ -104,10 +108,10 @@ def _patience(config: Config, total_steps: int) -> list[str]:
     ]
 
 
-def _override(key: str, value: str, resumed: Path | None) -> str:
+def _override(key: str, value: bool | int, resumed: Path | None) -> str:
     if resumed is None:
-        return f"{key}={value}"
-    return resume_command(resumed, f"{key}={value}", f"allow=[{key}]")
+        return argument(key, value)
+    return changing_command(resumed, {key: value}, [key])
 
 
 def _percent(share: float) -> str:

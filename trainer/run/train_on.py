@@ -134,7 +134,7 @@ def longer(run_dir: Path, config: Config, step: int, total: int, examples_per_ep
 
 
 def check_new(config: Config, total: int) -> list[str]:
-    """Refuse a new run in which no step has a learning rate. Returns notes about one in which many have none or little.
+    """Refuse a new run in which no step has a learning rate. Returns notes about one in which many have none.
 
     Raises:
         UsageError: says which key decides it.
@@ -147,16 +147,7 @@ def check_new(config: Config, total: int) -> list[str]:
             f"{ahead.rate(0):g} at the first step and {ahead.rate(total - 1):g} at the last\n"
             "choose another schedule, such as schedule=constant, or a higher optimizer.learning_rate"
         )
-    if idle < total:
-        return [_idle_steps(ahead, idle)]
-    warmup = config.schedule.warmup_steps
-    assert warmup is not None
-    if warmup > total > 0:
-        return [
-            f"warning: the warm-up of {warmup} steps is longer than the run of {total}: the learning rate reaches "
-            f"{ahead.rate(total - 1):.3g} and not optimizer.learning_rate={peak:g}; set schedule.warmup_steps"
-        ]
-    return []
+    return [_idle_steps(ahead, idle)] if idle < total else []
 
 
 def check_continued(ahead: Ahead, changes: Sequence[Change], allow: Sequence[str], request: Request) -> list[str]:

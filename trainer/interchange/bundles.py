@@ -15,6 +15,7 @@ from trainer.interchange import own_names
 from trainer.interchange.contents import Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.locate import TABLE_MAGIC, Shards, shards
+from trainer.interchange.mistaken import refuse_mistaken
 
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
 
@@ -23,7 +24,7 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
     """List a TensorFlow checkpoint. Reading a value checks it against its checksum.
 
     Raises:
-        Unusable: the index is missing or damaged, so nothing can be listed.
+        Unusable: the index is missing or damaged, so nothing can be listed; or a file is a pointer or a web page.
         Unreadable: the system cannot read it now.
     """
     index = Path(f"{prefix}.index")
@@ -31,6 +32,8 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
         there = listed(path.name for path in shards(prefix))
         details = (f"{there} hold values without names and shapes, which only the index has",) if there else ()
         raise Unusable(Finding("missing_index", DAMAGE, f"{index} is missing", details))
+    for part in (index, *shards(prefix)) if kind is not Kind.V1 else ():
+        refuse_mistaken(part)
     try:
         reader = BundleReader(prefix)
         shapes, types = reader.shapes, reader.types

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from trainer.interchange.bundles import read_bundle
 from trainer.interchange.contents import Contents, Kind
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.hdf5_files import read_hdf5, read_keras_archive
 from trainer.interchange.locate import Located
-from trainer.interchange.safetensors_files import read_safetensors
+from trainer.interchange.safetensors_files import INDEX, read_safetensors, read_safetensors_index
 
 
 def read_contents(located: Located) -> Contents:
@@ -24,20 +26,23 @@ def read_contents(located: Located) -> Contents:
         case Kind.KERAS:
             return read_keras_archive(located.path)
         case Kind.SAFETENSORS:
-            return read_safetensors(located.path)
+            index = located.path.name.endswith(INDEX)
+            return read_safetensors_index(located.path) if index else read_safetensors(located.path)
         case Kind.OWN:
             raise AssertionError("our own checkpoints are opened by own_checkpoint.open_own")
 
 
 def unreadable_values(contents: Contents) -> list[Finding]:
-    """Read every value of a format without checksums; a value that cannot be read is damaged."""
-    reasons: dict[str, list[str]] = {}
+    """Read every value of a format without checksums; a value that cannot be read is damaged, or of an unknown type."""
+    reasons: dict[Finding, list[str]] = {}
     for tensor in contents.tensors:
         try:
             contents.read(tensor)
         except Unusable as error:
-            reasons.setdefault(error.finding.title, []).append(tensor.label)
+            reasons.setdefault(dataclasses.replace(error.finding, details=()), []).append(tensor.label)
     return [
-        Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason,))
+        Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason.title,))
+        if reason.status == DAMAGE
+        else dataclasses.replace(reason, title=f"{len(labels)} tensors {reason.title}: {listed(labels)}")
         for reason, labels in reasons.items()
     ]

@@ -159,7 +159,7 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
 
     def read(tensor: Tensor) -> Any:
         if tensor.dtype.startswith("|V"):
-            raise Unusable(not_plain(f"{tensor.dtype}, opaque bytes without a name for what they mean"))
+            raise Unusable(not_plain(f"{tensor.dtype}, bytes of a meaning that the file does not state"))
         if datasets[tensor.key].nbytes > EXPANSION_LIMIT * path.stat().st_size:
             title = f"{tensor.label} would take {datasets[tensor.key].nbytes} bytes, far more than the file has"
             raise Unusable(Finding("tensor", DAMAGE, title, (tensor.label,)))

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 from trainer.interchange.bundles import read_bundle
 from trainer.interchange.contents import Contents, Kind
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.hdf5_files import read_hdf5, read_keras_archive
 from trainer.interchange.locate import Located
 from trainer.interchange.safetensors_files import INDEX, read_safetensors, read_safetensors_index
+from trainer.interchange.values import of_type
 
 
 def read_contents(located: Located) -> Contents:
@@ -34,15 +33,18 @@ def read_contents(located: Located) -> Contents:
 
 def unreadable_values(contents: Contents) -> list[Finding]:
     """Read every value of a format without checksums; a value that cannot be read is damaged, or of an unknown type."""
-    reasons: dict[Finding, list[str]] = {}
+    damaged: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
     for tensor in contents.tensors:
         try:
             contents.read(tensor)
         except Unusable as error:
-            reasons.setdefault(dataclasses.replace(error.finding, details=()), []).append(tensor.label)
+            reasons = damaged if error.finding.status == DAMAGE else types
+            reasons.setdefault(error.finding.title, []).append(tensor.label)
     return [
-        Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason.title,))
-        if reason.status == DAMAGE
-        else dataclasses.replace(reason, title=f"{len(labels)} tensors {reason.title}: {listed(labels)}")
-        for reason, labels in reasons.items()
+        *(of_type(reason, labels) for reason, labels in types.items()),
+        *(
+            Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason,))
+            for reason, labels in damaged.items()
+        ),
     ]

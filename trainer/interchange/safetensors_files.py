@@ -74,7 +74,7 @@ def read_safetensors(path: Path) -> Contents:
     def read(tensor: Tensor) -> Any:
         kind, shape, begin, end = places[tensor.key]
         if kind not in TYPES and kind != BFLOAT16:
-            raise Unusable(not_plain(kind))
+            raise Unusable(not_plain(tensor.dtype))
         with path.open("rb") as file:
             file.seek(start + begin)
             stored = file.read(end - begin)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -75,7 +75,12 @@ def _plain(value: Any, tensor: Tensor) -> np.ndarray:
 
 def not_plain(dtype: str) -> Finding:
     """The refusal of a type. ``dtype`` is the file's name for it."""
-    return Finding("dtype", MISMATCH, f"of type {dtype}, which holds no plain weights")
+    return Finding("dtype", MISMATCH, f"are of type {dtype}, which is not read")
+
+
+def of_type(reason: str, labels: Sequence[str]) -> Finding:
+    """The finding about all tensors that are refused for one type. ``reason`` is the title of ``not_plain``."""
+    return Finding("dtype", MISMATCH, f"{len(labels)} tensors {reason}: {listed(labels)}")
 
 
 def _fault(name: str, value: np.ndarray) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from trainer.command_line import argument, command_line
 from trainer.diagnosis.comparison import head_text
 from trainer.diagnosis.prescription import look_command
-from trainer.interchange.contents import Contents, Kind, Tensor
+from trainer.interchange.contents import ORIGIN, Contents, Tensor
 from trainer.interchange.findings import SHOWN, listed
 from trainer.interchange.translation import Translation
 from trainer.models.inception_v3_units import HEADS, unit_of
@@ -68,7 +68,7 @@ def _reason(name: str, shape: tuple[int, ...], shapes: Mapping[str, tuple[int, .
 
 def _averages(contents: Contents) -> str:
     """How to start from the averages of one of our own checkpoints, where it lies in its run."""
-    if contents.kind is not Kind.OWN or contents.path.absolute().parent.name != CHECKPOINTS:
+    if ORIGIN not in contents.facts or contents.path.absolute().parent.name != CHECKPOINTS:
         return ""
     run_dir = contents.path.absolute().parent.parent
     command = command_line(

@@ -117,7 +117,9 @@ WRAPPERS = ("_orig_mod.", "module.", "module._orig_mod.", "model.", "state_dict.
 def test_names_below_any_wrapper_of_torch_are_understood(prefix: str, tmp_path: Path) -> None:
     path = save_safetensors(tmp_path / "model.safetensors", prefixed(prefix))
     lines = load(path, zeroed(), **TORCH)
-    assert lines == [f"weights from {path}: {len(narrow_arrays())} of {len(narrow_arrays())} variables loaded"]
+    assert lines[0] == f"weights from {path}: {len(narrow_arrays())} of {len(narrow_arrays())} variables loaded"
+    averages = ["  they are moving averages: the file has no other weights"]
+    assert lines[1:] == (averages if prefix == "model_ema." else [])
     assert_assigned(fine_state(), narrow_arrays())
 
 
@@ -127,8 +129,15 @@ def test_averages_beside_the_weights_are_mentioned_and_a_second_network_is_refus
     lines = load(path, zeroed(), **TORCH)
     assert_assigned(fine_state(), narrow_arrays())
     assert f"  not taken from the file: {len(shifted)} moving averages, first state_dict_ema.module.Conv2d" in lines[1]
-    path = save_safetensors(tmp_path / "two.safetensors", {**prefixed("student."), **prefixed("teacher.")})
-    with pytest.raises(RestoreRefused, match=r"has 388 variables twice.*\n  .*: student\.\S+ and teacher\.\S+\n"):
+    student, teacher = prefixed("student."), prefixed("teacher.")
+    load(save_safetensors(tmp_path / "same.safetensors", {**student, **teacher}), zeroed(), **TORCH)
+    assert_assigned(fine_state(), narrow_arrays())
+    changed = "teacher.Mixed_6b.branch7x7_2.conv.weight"
+    teacher[changed] = teacher[changed] + 1
+    path = save_safetensors(tmp_path / "two.safetensors", {**student, **teacher})
+    with pytest.raises(
+        RestoreRefused, match=r"has 388 variables twice, with different values.*\n  .*: student\.\S+ and teacher\.\S+\n"
+    ):
         load(path, zeroed(), **TORCH)
     assert not fine_state().variables["logits/logits/kernel"].numpy().any()
 
@@ -159,6 +168,23 @@ def test_bfloat16_arrives_and_integers_and_nan_are_refused_with_nothing_assigned
         with pytest.raises(RestoreRefused, match=f"1 of 388 tensors cannot be weights\n.*{message}"):
             load(path, zeroed(), **TORCH)
         assert not any(variable.numpy().any() for variable in fine_state().variables.values())
+
+
+def test_gammas_may_be_missing_together_and_not_one_by_one(tmp_path: Path) -> None:
+    config = with_leaves(narrow_config(), {"model.batch_norm.scale": True})
+    state = build_state(config)
+    plain = torch(narrow_arrays())
+    gammas = {
+        name.replace(".bn.bias", ".bn.weight"): np.full_like(plain[name], 3) for name in plain if ".bn.bias" in name
+    }
+    changes = {**TORCH, "model.batch_norm.scale": True}
+    lines = load(save_safetensors(tmp_path / "none.safetensors", plain), state, **changes)
+    assert f"{len(plain)} of {len(plain) + len(gammas)} variables loaded" in lines[0]
+    load(save_safetensors(tmp_path / "all.safetensors", {**plain, **gammas}), state, **changes)
+    del gammas["Mixed_6b.branch7x7_2.bn.weight"]
+    path = save_safetensors(tmp_path / "part.safetensors", {**plain, **gammas})
+    with pytest.raises(RestoreRefused, match="is not this network"):
+        load(path, state, **changes)
 
 
 def test_a_head_of_several_layers_and_what_else_is_not_taken_are_listed_with_the_reason(tmp_path: Path) -> None:

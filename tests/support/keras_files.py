@@ -59,9 +59,12 @@ def sequential(base: keras.Model) -> keras.Model:
 
 
 def deeper(base: keras.Model) -> keras.Model:
-    """A model in a model in a model, with convolution, batch norm and two dense layers of its own."""
+    """A model in a model in a model, with convolutions, batch norm and two dense layers of its own, under the names that
+    Keras gives in a process that has loaded the base and built none.
+    """
     image = keras.Input(IMAGE)
-    x = keras.layers.BatchNormalization()(keras.layers.Conv2D(3, 3, padding="same")(image))
+    x = keras.layers.Conv2D(3, 3, padding="same", name="conv2d")(image)
+    x = keras.layers.BatchNormalization(name="batch_normalization")(x)
     x = keras.layers.Conv2D(5, 1)(sequential_features(base)(x))
     x = keras.layers.GlobalAveragePooling2D()(keras.layers.BatchNormalization()(x))
     return keras.Model(image, keras.layers.Dense(4, name="predictions")(keras.layers.Dense(6, name="hidden")(x)))

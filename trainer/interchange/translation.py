@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from trainer.interchange import keras_names, own_names, slim_names, torch_names
 from trainer.interchange.contents import Contents, Tensor
@@ -22,8 +22,9 @@ class Translation:
     ``variables`` and ``shadows`` map the model's variables (``mixed_5b/…/kernel``) to tensors whose shapes are in
     TensorFlow's layout, height×width×in×out and in×out. ``channels_first`` is True when the file has the other layout.
     ``slots`` counts the tensors of each optimizer slot. ``optimizer`` is the optimizer that the names of the slots
-    suggest. ``unmatched`` are the tensors whose names mean nothing here. ``doubled`` maps a variable to the labels of
-    two tensors that mean it. ``mixed_layouts`` has the labels of a kernel in each layout, where there are both.
+    suggest. ``unmatched`` are the tensors whose names mean nothing here. ``doubled`` maps a variable to the
+    tensors that all mean it, as stored. ``mixed_layouts`` has the label of a kernel in each layout, where there are
+    both.
     """
 
     scheme: str
@@ -34,13 +35,14 @@ class Translation:
     counters: tuple[str, ...]
     unmatched: tuple[Tensor, ...]
     channels_first: bool
-    doubled: Mapping[str, tuple[str, ...]]
+    doubled: Mapping[str, Sequence[Tensor]]
     mixed_layouts: tuple[str, ...]
 
     @property
     def own_head(self) -> tuple[Tensor, ...]:
         """Kernels of dense layers that the network does not have, as someone put them on top of it."""
-        return tuple(t for t in self.unmatched if len(t.shape) == 2 and DENSE.search(t.label))
+        kernels = {t.label: t for t in self.unmatched if len(t.shape) == 2 and DENSE.search(t.label)}
+        return tuple(kernels.values())
 
     @property
     def unknown(self) -> tuple[str, ...]:
@@ -64,7 +66,7 @@ def translate(contents: Contents) -> Translation:
     by_role: dict[str, dict[str, Tensor]] = {"variable": {}, "shadow": {}}
     slots: dict[str, int] = {}
     counters, unmatched = [], []
-    doubled: dict[str, dict[str, tuple[str, ...]]] = {"variable": {}, "shadow": {}}
+    doubled: dict[str, dict[str, list[Tensor]]] = {"variable": {}, "shadow": {}}
     for tensor in contents.tensors:
         if tensor.label not in meanings:
             unmatched.append(tensor)
@@ -77,7 +79,7 @@ def translate(contents: Contents) -> Translation:
         else:
             there = by_role[meaning.role]
             if meaning.name in there:
-                doubled[meaning.role][meaning.name] = (there[meaning.name].label, tensor.label)
+                doubled[meaning.role].setdefault(meaning.name, [there[meaning.name]]).append(tensor)
             there[meaning.name] = tensor
     used = "variable" if by_role["variable"] else "shadow"
     first, last = _layouts(by_role[used])

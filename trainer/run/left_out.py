@@ -32,7 +32,9 @@ def left_out(
     stems = {_stem(tensor) for tensor in translation.own_head}
     for tensor in translation.unmatched:
         head = head_text(len(stems)) if _stem(tensor) in stems else "nothing in this network has such a name"
-        reasons.setdefault(head, []).append(f"{tensor.label} {list(tensor.shape)}")
+        text = f"{tensor.label} {list(tensor.shape)}"
+        if text not in reasons.setdefault(head, []):  # a SavedModel of Keras has each variable twice
+            reasons[head].append(text)
     lines = [f"{NOT_TAKEN}{listed(names)} ({reason})" for reason, names in reasons.items()]
     if any(len(names) > SHOWN for names in reasons.values()):
         lines.append(f"    all of them: {look_command(contents.path)}")

@@ -139,6 +139,8 @@ def load(start: WarmStart, config: Config, state: TrainingState, class_names: Se
     for name, shadow in state.ema.items():
         shadow.assign(state.variables[name])
     lines = [f"weights from {contents.path}: {len(loaded)} of {len(shapes)} variables loaded"]
+    if not translation.variables:
+        lines.append("  they are moving averages: the file has no other weights")
     if others:
         lines.append(f"  {others}: its classifier is not used")
     elif without_background:
@@ -156,7 +158,9 @@ def _check_body(
     contents: Contents, translation: Translation, config: Config, state: TrainingState, differing_names: Sequence[str]
 ) -> None:
     """Refuse if a variable is on one side only or has another shape, except in a head or a gamma that starts at one."""
-    fresh_gammas = {name for name in differing_names if name.endswith("/gamma") and name not in translation.weights}
+    gammas = {name for name in differing_names if name.endswith("/gamma") and name not in translation.weights}
+    # some of them in the file and some not is a file with a part missing
+    fresh_gammas = set() if any(name.endswith("/gamma") for name in translation.weights) else gammas
     body = [n for n in differing_names if unit_of(n) not in HEADS and not n.startswith(f"{AUX}/")]
     if not set(body) - fresh_gammas:
         return
@@ -270,19 +274,29 @@ def _list(values: Sequence[float]) -> str:
 
 
 def _check_names(contents: Contents, translation: Translation) -> None:
-    """Refuse a file in which it is open what a tensor means: which one would be taken were chance."""
-    if translation.doubled:
-        name, labels = next(iter(translation.doubled.items()))
-        raise RestoreRefused(
-            f"init_from={contents.path} has {len(translation.doubled)} variables twice, so it may hold two networks\n"
-            f"  {name}: {' and '.join(labels)}\nwrite a file with one of them"
-        )
+    """Refuse a file in which it is open what a tensor means: which one would be taken were chance. A SavedModel of
+    Keras has each variable twice, with equal values.
+    """
+    for name, (first, *others) in translation.doubled.items():
+        value = _read(contents, first)
+        differing_ones = [tensor for tensor in others if not np.array_equal(value, _read(contents, tensor))]
+        if differing_ones:
+            raise RestoreRefused(
+                f"init_from={contents.path} has {len(translation.doubled)} variables twice, with different values: it "
+                f"may hold two networks\n  {name}: {first.label} and {differing_ones[0].label}\n"
+                "write a file with one of them"
+            )
     if translation.mixed_layouts:
-        first, last = translation.mixed_layouts
+        channels_first, channels_last = translation.mixed_layouts
         raise RestoreRefused(
             f"init_from={contents.path} has kernels in two layouts\n"
-            f"  out×in×height×width: {first}\n  height×width×in×out: {last}\nwrite all of them in one layout"
+            f"  out×in×height×width: {channels_first}\n  height×width×in×out: {channels_last}\n"
+            "write all of them in one layout"
         )
+
+
+def _read(contents: Contents, tensor: Tensor) -> np.ndarray:
+    return _values(contents, {tensor.label: tensor}).arrays[tensor.label]
 
 
 def _values(contents: Contents, wanted: Mapping[str, Tensor]) -> Values:

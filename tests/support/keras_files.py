@@ -59,8 +59,8 @@ def sequential(base: keras.Model) -> keras.Model:
 
 
 def deeper(base: keras.Model) -> keras.Model:
-    """A model in a model in a model, with convolutions, batch norm and two dense layers of its own, under the names that
-    Keras gives in a process that has loaded the base and built none.
+    """A model in a model in a model, with two convolutions, batch norms and dense layers on top. They have the names
+    that Keras gives in a process that has loaded the base and built none.
     """
     image = keras.Input(IMAGE)
     x = keras.layers.Conv2D(3, 3, padding="same", name="conv2d")(image)

@@ -206,6 +206,16 @@ def test_something_else_than_inception_v3(doctor: Doctor, tmp_path: Path) -> Non
     assert "resnet/conv1/weights" in output
 
 
+def test_values_that_are_no_weights(doctor: Doctor, arrays: Arrays, tmp_path: Path) -> None:
+    kernel, variance = f"{SECOND}/conv/kernel", f"{SECOND}/batch_norm/moving_variance"
+    changed = {kernel: arrays[kernel] * np.float32(np.nan), variance: arrays[variance] - 9}
+    status, output = doctor(slim_file(tmp_path, {**arrays, **changed}), *NARROW)
+    assert (status, causes(output)) == (3, ["values", "name_based"])
+    assert "2 of 388 tensors cannot be weights" in output
+    assert re.search(r"NaN or infinite, or too large for float32: InceptionV3/\S+/weights \[", output)
+    assert re.search(r"a negative variance: InceptionV3/\S+/moving_variance \[", output)
+
+
 # --- damage and misplaced paths --------------------------------------------------------------------------------------
 
 

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import h5py
+import keras
 import numpy as np
 import pytest
 import tensorflow as tf
+from diagnosing import NARROW, composed
 from stored_runs import keep_this_process, lively, store_run
 
 from trainer.__main__ import run
@@ -21,10 +27,12 @@ from trainer.data.batches import evaluation_batches
 from trainer.data.sources.digits import DigitsSplit
 from trainer.data.sources.source import open_source
 from trainer.diagnosis.overview import overview
+from trainer.errors import UsageError
 from trainer.inference.export import writers
+from trainer.inference.export.stock_model import stock_model
 from trainer.run import restore, warm_start
 from trainer.run.warm_start import WarmStart
-from trainer.training.state import build_state
+from trainer.training.state import build_state, variable_name
 from trainer.training.step import inference
 
 FORMATS = {"m.keras": "keras", "served": "savedmodel", "m.weights.h5": "weights", "m.safetensors": "weights"}
@@ -118,6 +126,40 @@ def test_a_process_without_this_project_gets_the_same_outputs_from_every_export(
         for variable, values in there.state.weights("ema").items():
             if not variable.startswith("aux_logits"):
                 assert np.array_equal(state.variables[variable].numpy(), values.numpy()), (name, variable)
+
+
+@pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
+def test_a_run_in_16_bits_is_exported_in_float32_throughout(precision: str, tmp_path: Path) -> None:
+    keras_file = tmp_path / "m.keras"
+    config = composed(*NARROW, f"runtime.precision={precision}")
+    trained, same = build_state(config), build_state(composed(*NARROW))
+    generator = np.random.default_rng(2)
+    for name, variable in trained.variables.items():
+        if name.endswith(("kernel", "beta", "bias")):
+            variable.assign_add(generator.normal(0.0, 0.1, variable.shape).astype(np.float32))
+        same.variables[name].assign(variable)
+    images = generator.normal(size=(4, 75, 75, 3)).astype(np.float32)
+    expected = inference(same, "raw")(images).numpy()
+    assert np.abs(inference(trained, "raw")(images).numpy() - expected).max() > 1e-4, "16 bits would not be seen"
+    export = writers.Export(stock_model(trained.model, trained.weights("raw")), config, tuple("0123456789"), {})
+    writers.FORMATS["keras"][".keras"](export, keras_file)
+    with zipfile.ZipFile(keras_file) as archive:
+        assert b"float16" not in archive.read("config.json")
+        with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
+            found: list[Any] = []
+            file.visititems(lambda name, node: found.append(node.dtype) if isinstance(node, h5py.Dataset) else None)
+    assert {dtype for dtype in found if dtype.kind != "u"} == {np.dtype("float32")}  # a seed is unsigned
+    model = keras.models.load_model(keras_file)
+    assert {weight.dtype for weight in model.weights} == {"float32"}
+    assert np.array_equal(np.asarray(model(images, training=False)), expected)
+
+
+def test_an_operation_that_asks_for_16_bits_itself_is_refused_by_name() -> None:
+    image = keras.Input((8, 8, 3), name="image")
+    features = keras.layers.GlobalAveragePooling2D()(keras.ops.cast(image, "bfloat16"))
+    model = keras.Model({"image": image}, {"logits": keras.layers.Dense(2)(features)})
+    with pytest.raises(UsageError, match=r"cast\S* of functional\S* computes in bfloat16, and exports are float32"):
+        stock_model(model, {variable_name(variable): variable.value for variable in model.weights})
 
 
 @pytest.mark.parametrize(

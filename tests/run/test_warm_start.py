@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
+import ml_dtypes
 import numpy as np
 import pytest
+import safetensors.numpy
+import tensorflow as tf
 from diagnosing import commit, narrow_arrays, narrow_config, narrow_state
 from foreign_files import Arrays, flip, save_safetensors, save_with_saver, slim, torch
 
@@ -80,6 +85,143 @@ def test_a_damaged_tensor_is_refused_and_nothing_is_assigned(tmp_path: Path) -> 
     with pytest.raises(NoValidCheckpoint):
         load(path, state)
     assert all(np.array_equal(before[name], variable.numpy()) for name, variable in state.variables.items())
+
+
+TORCH = {"allow": ("preprocess", "model.count_include_pad")}
+
+
+def prefixed(prefix: str) -> Arrays:
+    return {f"{prefix}{name}": value for name, value in torch(narrow_arrays()).items()}
+
+
+def zeroed() -> TrainingState:
+    for variable in fine_state().variables.values():
+        variable.assign(np.zeros(variable.shape, np.float32))
+    return fine_state()
+
+
+@functools.cache
+def fine_state() -> TrainingState:
+    return build_state(narrow_config())
+
+
+def assert_assigned(state: TrainingState, arrays: Arrays) -> None:
+    for name, value in arrays.items():
+        assert np.array_equal(state.variables[name].numpy(), value), name
+
+
+WRAPPERS = ("_orig_mod.", "module.", "module._orig_mod.", "model.", "state_dict.model.", "net.backbone.", "model_ema.")
+
+
+@pytest.mark.parametrize("prefix", WRAPPERS)
+def test_names_below_any_wrapper_of_torch_are_understood(prefix: str, tmp_path: Path) -> None:
+    path = save_safetensors(tmp_path / "model.safetensors", prefixed(prefix))
+    lines = load(path, zeroed(), **TORCH)
+    assert lines[0] == f"weights from {path}: {len(narrow_arrays())} of {len(narrow_arrays())} variables loaded"
+    averages = ["  they are moving averages: the file has no other weights"]
+    assert lines[1:] == (averages if prefix == "model_ema." else [])
+    assert_assigned(fine_state(), narrow_arrays())
+
+
+def test_averages_beside_the_weights_are_mentioned_and_a_second_network_is_refused(tmp_path: Path) -> None:
+    shifted = {name: value + 1 for name, value in prefixed("state_dict_ema.module.").items()}
+    path = save_safetensors(tmp_path / "both.safetensors", {**shifted, **prefixed("state_dict.")})
+    lines = load(path, zeroed(), **TORCH)
+    assert_assigned(fine_state(), narrow_arrays())
+    assert f"  not taken from the file: {len(shifted)} moving averages, first state_dict_ema.module.Conv2d" in lines[1]
+    student, teacher = prefixed("student."), prefixed("teacher.")
+    load(save_safetensors(tmp_path / "same.safetensors", {**student, **teacher}), zeroed(), **TORCH)
+    assert_assigned(fine_state(), narrow_arrays())
+    changed = "teacher.Mixed_6b.branch7x7_2.conv.weight"
+    teacher[changed] = teacher[changed] + 1
+    path = save_safetensors(tmp_path / "two.safetensors", {**student, **teacher})
+    with pytest.raises(
+        RestoreRefused, match=r"has 388 variables twice, with different values.*\n  .*: student\.\S+ and teacher\.\S+\n"
+    ):
+        load(path, zeroed(), **TORCH)
+    assert not fine_state().variables["logits/logits/kernel"].numpy().any()
+
+
+def test_a_kernel_in_another_layout_than_the_others_is_refused(tmp_path: Path) -> None:
+    arrays = torch(narrow_arrays())
+    name = "Mixed_6b.branch7x7_2.conv.weight"
+    arrays[name] = arrays[name].transpose(2, 3, 1, 0)
+    path = save_safetensors(tmp_path / "model.safetensors", arrays)
+    with pytest.raises(RestoreRefused, match=rf"(?s)has kernels in two layouts.*height×width×in×out: {name}"):
+        load(path, zeroed(), **TORCH)
+
+
+def test_bfloat16_arrives_and_integers_and_nan_are_refused_with_nothing_assigned(tmp_path: Path) -> None:
+    arrays = {name: np.ascontiguousarray(value) for name, value in torch(narrow_arrays()).items()}
+    path = tmp_path / "model.safetensors"
+    safetensors.numpy.save_file({name: value.astype(ml_dtypes.bfloat16) for name, value in arrays.items()}, path)
+    load(path, zeroed(), **TORCH)
+    for name, value in narrow_arrays().items():
+        np.testing.assert_allclose(fine_state().variables[name].numpy(), value, rtol=2**-8, atol=0, err_msg=name)
+    fc, kernel = "fc.weight", "Conv2d_1a_3x3.conv.weight"
+    broken = {
+        f"of type i8, which is not read: {fc} ": {fc: arrays[fc].astype(np.int8)},
+        f"NaN or infinite, or too large for float32: {kernel} ": {kernel: arrays[kernel] * np.float32(np.nan)},
+    }
+    for message, changes in broken.items():
+        safetensors.numpy.save_file({**arrays, **changes}, path)
+        with pytest.raises(RestoreRefused, match=f"1 of 388 tensors cannot be weights\n.*{message}"):
+            load(path, zeroed(), **TORCH)
+        assert not any(variable.numpy().any() for variable in fine_state().variables.values())
+
+
+def test_gammas_may_be_missing_together_and_not_one_by_one(tmp_path: Path) -> None:
+    config = with_leaves(narrow_config(), {"model.batch_norm.scale": True})
+    state = build_state(config)
+    plain = torch(narrow_arrays())
+    gammas = {
+        name.replace(".bn.bias", ".bn.weight"): np.full_like(plain[name], 3) for name in plain if ".bn.bias" in name
+    }
+    changes = {**TORCH, "model.batch_norm.scale": True}
+    lines = load(save_safetensors(tmp_path / "none.safetensors", plain), state, **changes)
+    assert f"{len(plain)} of {len(plain) + len(gammas)} variables loaded" in lines[0]
+    load(save_safetensors(tmp_path / "all.safetensors", {**plain, **gammas}), state, **changes)
+    del gammas["Mixed_6b.branch7x7_2.bn.weight"]
+    path = save_safetensors(tmp_path / "part.safetensors", {**plain, **gammas})
+    with pytest.raises(RestoreRefused, match="is not this network"):
+        load(path, state, **changes)
+
+
+def test_a_head_of_several_layers_and_what_else_is_not_taken_are_listed_with_the_reason(tmp_path: Path) -> None:
+    arrays = torch(narrow_arrays())
+    head = {
+        "fc.0.weight": np.ones((9, 24)),
+        "fc.0.bias": np.ones(9),
+        "fc.3.weight": np.ones((4, 9)),
+        "fc.3.bias": np.ones(4),
+    }
+    del arrays["fc.weight"], arrays["fc.bias"]
+    more = {"temperature": np.ones(1), "Conv2d_1a_3x3.bn.num_batches_tracked": np.ones(())}
+    file = {name: value.astype(np.float32) for name, value in {**arrays, **head, **more}.items()}
+    lines = load(save_safetensors(tmp_path / "model.safetensors", file), zeroed(), **TORCH)
+    assert lines[1:] == [
+        "  freshly initialised: logits/logits/kernel [24, 10], logits/logits/bias [10]",
+        "  not taken from the file: fc.0.weight [9, 24], fc.0.bias [9], fc.3.weight [4, 9], fc.3.bias [4] "
+        "(it has a head of its own with 2 dense layers, and this network's is one layer)",
+        "  not taken from the file: temperature [1] (nothing in this network has such a name)",
+        "  not taken from the file: 1 counters: Conv2d_1a_3x3.bn.num_batches_tracked (they start at 0)",
+    ]
+
+
+def test_averages_of_our_own_checkpoint_are_mentioned_with_the_command_that_exports_them(tmp_path: Path) -> None:
+    config = with_leaves(narrow_config(), {"ema.decay": 0.9})
+    source = build_state(config)
+    for shadow in source.ema.values():
+        shadow.assign_add(tf.ones_like(shadow))
+    path = commit(tmp_path / "run", 5, source, config)
+    lines = load(path, zeroed(), allow=("data.classes",))
+    assert_assigned(fine_state(), {name: variable.numpy() for name, variable in source.variables.items()})
+    (line,) = [line for line in lines if "moving averages" in line]
+    command = shlex.split(line.rpartition("give that file: ")[2])
+    assert command == [
+        *("python", "-m", "trainer", "export", f"run_dir={tmp_path / 'run'}", "checkpoint=step-00000005"),
+        *("weights=ema", "format=weights", "output=run-step-00000005.safetensors"),
+    ]
 
 
 def with_classes(count: int) -> Arrays:

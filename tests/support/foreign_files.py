@@ -55,8 +55,10 @@ TORCH_LEAVES = {
 
 
 def random_arrays(shapes: Mapping[str, tuple[int, ...]]) -> Arrays:
+    """Normal values; those of variances are not negative."""
     generator = np.random.default_rng(7)
-    return {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    arrays = {name: generator.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    return {name: np.abs(value) if name.endswith("variance") else value for name, value in arrays.items()}
 
 
 def slim(arrays: Arrays) -> Arrays:

@@ -7,10 +7,12 @@ not reported beside it. Differences that no check accounts for are reported by n
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Collection, Mapping
 
 from trainer.diagnosis.expected import Expected
 from trainer.diagnosis.widths import SHARE, Width, infer
+from trainer.interchange.contents import Tensor
 from trainer.interchange.findings import MISMATCH, Finding, listed, shape_text
 from trainer.interchange.translation import Translation, head_shape
 from trainer.models.inception_v3 import AUX_POOL, AUX_STRIDE
@@ -18,6 +20,7 @@ from trainer.models.inception_v3_units import AUX, AUX_KERNEL_UNIT, BODY, HEADS,
 
 BACKGROUND = 1001  # a class for "none of them", then ImageNet's 1000 classes, as TF-Slim numbers them
 KERNEL = "conv/kernel"
+NAMELESS = re.compile(r"/vars/\d+$")  # the variables of a layer in a Keras 3 file without the layer's name
 SMALLEST_IMAGE, PUBLISHED_IMAGE = 75, 299  # pixels
 
 
@@ -29,6 +32,7 @@ class Sides:
     wanted: Mapping[str, tuple[int, ...]]
     expected: Expected
     known: Width | None  # the file's, where its own configuration says so
+    own_head: tuple[Tensor, ...]  # dense layers of the file that the network does not have
 
     def filters(self, side: Mapping[str, tuple[int, ...]]) -> dict[str, int]:
         """Unit → output channels of its convolution."""
@@ -55,7 +59,7 @@ class Cause:
 def differing(translation: Translation, expected: Expected, known: Width | None = None) -> list[Finding]:
     """Why the file's variables are not the model's; empty when they are. ``known`` is the file's own width."""
     found = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
-    sides = Sides(found, expected.model, expected, known)
+    sides = Sides(found, expected.model, expected, known, translation.own_head)
     if len(translation.units) < len(BODY) / 2:
         return [_not_inception_v3(translation)]
     open_names = {
@@ -85,11 +89,15 @@ def differing(translation: Translation, expected: Expected, known: Width | None 
 
 def _not_inception_v3(translation: Translation) -> Finding:
     names = [*translation.weights, *translation.unknown]
+    nameless = any(NAMELESS.search(label) for label in translation.unknown)
     return Finding(
         "not_inception_v3",
         MISMATCH,
         f"{len(translation.units)} of the {len(BODY)} convolutions of Inception V3 are in it",
-        (f"it holds {listed(names) or 'no tensors'}",),
+        (
+            f"it holds {listed(names) or 'no tensors'}",
+            *(["its layers have no names: load it where it was written, and save it with a newer Keras 3"] * nameless),
+        ),
     )
 
 
@@ -113,7 +121,19 @@ def _classifier(sides: Sides, open_names: set[str]) -> list[Cause]:
     if len(names) < 2:
         return []
     title = f"the checkpoint has no classifier, the model has {HEADS[0]} with {sides.expected.num_classes} classes"
-    return [Cause(Finding("classifier_absent", MISMATCH, title, ("it was saved as a feature extractor",)), names)]
+    layers = listed(f"{tensor.label} {list(tensor.shape)}" for tensor in sides.own_head)
+    text = head_text(len(sides.own_head))
+    return [Cause(Finding("classifier_absent", MISMATCH, title, (f"{text}: {layers}" if layers else text,)), names)]
+
+
+def head_text(dense_layers: int) -> str:
+    """What a file has in place of the network's classifier, by the number of dense layers of its own."""
+    match dense_layers:
+        case 0:
+            return "it was saved as a feature extractor"
+        case 1:
+            return "it has a classifier of its own, and does not say for which classes"
+    return f"it has a head of its own with {dense_layers} dense layers, and this network's is one layer"
 
 
 def _batch_norm(sides: Sides, open_names: set[str]) -> list[Cause]:

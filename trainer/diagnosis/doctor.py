@@ -25,6 +25,7 @@ from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusab
 from trainer.interchange.locate import Located, locate
 from trainer.interchange.readers import read_contents, unreadable_values
 from trainer.interchange.translation import Translation, translate
+from trainer.interchange.values import read_values
 from trainer.storage.unreadable import readable
 
 
@@ -143,6 +144,7 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
         if not any(finding.status == DAMAGE for finding in findings):
             findings += causes  # other differences would be noise; a damaged file may only look like another network
     else:
+        findings = _with_values(findings, contents, translation)
         findings += [_conversion(contents, translation), *_layout(translation)]
         findings += [_untraced(setting, translation) for setting in differing_settings(contents, translation, config)]
         findings += causes
@@ -161,6 +163,17 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
         findings=tuple(findings),
         next_command=next_command(located.path, None, overrides, findings, foreign=True),
     )
+
+
+def _with_values(findings: list[Finding], contents: Contents, translation: Translation) -> list[Finding]:
+    """The findings, and what is wrong with the values that a run would start from."""
+    if any(finding.status == DAMAGE for finding in findings):
+        return findings
+    try:
+        values = read_values(contents, translation.weights)
+    except Unusable as error:
+        return [*(finding for finding in findings if finding.cause != "dtype"), error.finding]
+    return [*findings, *(Finding("values", NOTE, remark) for remark in values.remarks)]
 
 
 def _conversion(contents: Contents, translation: Translation) -> Finding:

@@ -16,7 +16,7 @@ from trainer.storage.unreadable import Unreadable
 
 # the file fits, or will fit after a conversion
 CONVERTED = ("name_based", "foreign_format", "channel_order", "ema_only", "optimizer")
-MISPLACED = ("foreign_directory", "directory_for_prefix", "file_for_prefix", "state_file")
+MISPLACED = ("foreign_directory", "directory_for_prefix", "file_for_prefix", "file_for_index", "state_file")
 
 
 def next_command(

@@ -15,7 +15,10 @@ from trainer.interchange import own_names
 from trainer.interchange.contents import Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.locate import TABLE_MAGIC, Shards, shards
+from trainer.interchange.mistaken import refuse_mistaken
+from trainer.interchange.values import not_plain, of_type
 
+UNSUPPORTED = "Data type not supported"  # tensorflow/core/util/tensor_slice_reader.cc
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
 
 
@@ -23,7 +26,7 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
     """List a TensorFlow checkpoint. Reading a value checks it against its checksum.
 
     Raises:
-        Unusable: the index is missing or damaged, so nothing can be listed.
+        Unusable: the index is missing or damaged, so nothing can be listed; or a file is a pointer or a web page.
         Unreadable: the system cannot read it now.
     """
     index = Path(f"{prefix}.index")
@@ -31,6 +34,8 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
         there = listed(path.name for path in shards(prefix))
         details = (f"{there} hold values without names and shapes, which only the index has",) if there else ()
         raise Unusable(Finding("missing_index", DAMAGE, f"{index} is missing", details))
+    for part in (index, *shards(prefix)) if kind is not Kind.V1 else ():
+        refuse_mistaken(part)
     try:
         reader = BundleReader(prefix)
         shapes, types = reader.shapes, reader.types
@@ -41,6 +46,9 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
         try:
             return reader.get(tensor.key)
         except BundleError as error:
+            if UNSUPPORTED in str(error):
+                known = f"{tensor.dtype}, which TensorFlow writes into a V1 file and cannot read there"
+                raise Unusable(not_plain(known)) from error
             raise Unusable(Finding("tensor", DAMAGE, _reason(error), (tensor.label,))) from error
 
     names = _full_names(reader) if OBJECT_GRAPH in shapes else {}
@@ -106,6 +114,7 @@ def damage(contents: Contents, present: Shards | None = None) -> list[Finding]:
     """
     present = shards(contents.path) if present is None else present
     unreadable: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
     tensors = contents.tensors
     if contents.kind is not Kind.V1 and not contents.name_based:
         tensors = (*tensors, Tensor(OBJECT_GRAPH, "the object graph", (), "string"))
@@ -113,11 +122,12 @@ def damage(contents: Contents, present: Shards | None = None) -> list[Finding]:
         try:
             contents.read(tensor)
         except Unusable as error:
-            unreadable.setdefault(error.finding.title, []).append(tensor.label)
+            reasons = unreadable if error.finding.status == DAMAGE else types
+            reasons.setdefault(error.finding.title, []).append(tensor.label)
     missing = _missing_shard(contents, present, [label for labels in unreadable.values() for label in labels])
     if missing is not None:
         return [missing]
-    findings = []
+    findings = [of_type(reason, labels) for reason, labels in types.items()]
     for reason, labels in unreadable.items():
         count = f"{len(labels)} of {len(tensors)} tensors"
         if reason == TRUNCATED:

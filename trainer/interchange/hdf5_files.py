@@ -6,6 +6,7 @@ its own contents only.
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import io
 import json
@@ -19,9 +20,11 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
+import numpy as np
 
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding, Unusable
+from trainer.interchange.values import not_plain
 from trainer.models.inception_v3_units import NORM_LEAVES
 
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -31,6 +34,10 @@ JSON_LIMIT = 1 << 24  # bytes
 TEXT_ATTRIBUTES = ("keras_version", "backend", ORIGIN, ORIGIN_CONFIG)
 SECONDS_ALLOWED = 30.0
 SLOWEST_BYTES_PER_SECOND = 5e6
+MODEL_CONFIG = "model_config"  # the attribute of a legacy file
+BFLOAT16, OPAQUE_PAIR = "bfloat16", "|V2"
+CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # in which Keras 3 stores the layers of a model
+NUMBER = re.compile(r"_\d+$")
 SLOT_GROUPS = ("optimizer", "optimizer_weights")
 
 
@@ -140,24 +147,44 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
     try:
         file.visititems(visit)  # does not follow soft or external links
         label = _labels(file, datasets)
+        only = BFLOAT16 if MODEL_CONFIG in file.attrs and BFLOAT16 in str(file.attrs[MODEL_CONFIG]) else ""
         facts = {**facts, **{name: str(file.attrs[name]) for name in TEXT_ATTRIBUTES if name in file.attrs}}
         tensors = tuple(
-            Tensor(key, label(key), tuple(dataset.shape or ()), str(dataset.dtype)) for key, dataset in datasets.items()
+            Tensor(key, label(key), tuple(dataset.shape or ()), _type(dataset, only))
+            for key, dataset in datasets.items()
         )
         optimizer = _optimizer(file, datasets)
     except (OSError, RuntimeError, KeyError, ValueError) as error:
         raise Unusable(Finding("damaged", DAMAGE, f"{path} is damaged: {error}")) from error
 
     def read(tensor: Tensor) -> Any:
+        if tensor.dtype.startswith("|V"):
+            raise Unusable(not_plain(f"{tensor.dtype}, bytes of a meaning that the file does not state"))
         if datasets[tensor.key].nbytes > EXPANSION_LIMIT * path.stat().st_size:
             title = f"{tensor.label} would take {datasets[tensor.key].nbytes} bytes, far more than the file has"
             raise Unusable(Finding("tensor", DAMAGE, title, (tensor.label,)))
         try:
-            return datasets[tensor.key][()]
+            value = datasets[tensor.key][()]
         except (OSError, RuntimeError) as error:
             raise Unusable(Finding("tensor", DAMAGE, str(error), (tensor.label,))) from error
+        return _from_bfloat16(value) if tensor.dtype == BFLOAT16 else value
 
     return Contents(kind, path, tensors, read, optimizer=optimizer, facts=facts)
+
+
+def _type(dataset: h5py.Dataset, only: str) -> str:
+    """The type's name. HDF5 has no bfloat16: Keras stores opaque pairs of bytes. An attribute of the dataset says what
+    they are; in a legacy file the model's configuration alone does, and ``only`` is the type that it names.
+    """
+    if dataset.dtype == OPAQUE_PAIR:
+        stated = dataset.attrs["dtype"] if "dtype" in dataset.attrs else only
+        return BFLOAT16 if stated == BFLOAT16 else str(dataset.dtype)
+    return str(dataset.dtype)
+
+
+def _from_bfloat16(value: Any) -> Any:
+    """The float32 array of pairs of bytes that are the upper halves of its values."""
+    return (np.asarray(value).view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 def _optimizer(file: h5py.File, datasets: Mapping[str, Any]) -> str | None:
@@ -176,31 +203,34 @@ def _attribute(group: h5py.Group, name: str) -> str | None:
 
 
 def _labels(file: h5py.File, datasets: Mapping[str, Any]) -> Callable[[str], str]:
-    """Names such as ``conv2d_8/kernel`` for all of Keras's layouts.
+    """Names such as ``conv2d_8/kernel`` for all of Keras's layouts, ``inception_v3/conv2d_8/kernel`` in a nested model.
 
-    Keras 3 numbers the variables of a layer, and stores the layer under its class and a running number. The layer's
-    name is in the group's ``name`` attribute only. Legacy keys end in the variable's path.
+    Keras 3 numbers the variables of a layer, and stores the layer under its class and a running number, which says
+    nothing about the layer's name. That is in the group's ``name`` attribute only: without it the label is the key.
+    Legacy keys are the name of the model's layer, and below it the paths of the layer's variables.
     """
-    counts: dict[str, int] = {}
-    for key in datasets:
-        group = key.rpartition("/")[0]
-        counts[group] = counts[group] + 1 if group in counts else 1
+    counts = collections.Counter(key.rpartition("/")[0] for key in datasets)
 
     def label(key: str) -> str:
         group, _, leaf = key.rpartition("/")
         if key.startswith(SLOT_GROUPS):
             return key
         if not group.endswith("vars") or not leaf.isdecimal():
-            layer = key.removeprefix("model_weights/").split("/")[0]
-            return f"{layer}/{leaf.removesuffix(':0')}"
-        layer = _attribute(file[group], "name") or group.removesuffix("/vars").rpartition("/")[2]
-        kind = group.removesuffix("/vars").rpartition("/")[2]
+            outermost, *path = group.removeprefix("model_weights/").split("/")
+            # a layer's variables carry its name, or that with a number where the process built the model twice
+            nested = len(path) > 0 and NUMBER.sub("", path[-1]) != NUMBER.sub("", outermost)
+            return "/".join([outermost, *([path[-1]] if nested else []), leaf.removesuffix(":0")])
+        *containers, kind = group.removesuffix("/vars").split("/")
+        layer = _attribute(file[group], "name")
+        if layer is None:
+            return key
         leaves: tuple[str, ...] = ("kernel", "bias")
-        if "batch_normalization" in kind:
+        if "batch_normalization" in kind or "batch_normalization" in layer:  # an attribute's name may be the kind
             beta, gamma, *moving = NORM_LEAVES
             leaves = (gamma, beta, *moving) if counts[group] == len(NORM_LEAVES) else (beta, *moving)
         number = int(leaf)
-        return f"{layer}/{leaves[number]}" if number < len(leaves) else f"{layer}/{leaf}"
+        outer = [name for name in containers if name not in CONTAINERS]
+        return "/".join([*outer, layer, leaves[number] if number < len(leaves) else leaf])
 
     return label
 

@@ -1,7 +1,8 @@
 """Keras: our own layers (``mixed_5b.branch_0.….conv/kernel``), or ``keras.applications`` (``conv2d_8/kernel``).
 
 ``keras.applications.InceptionV3`` numbers its layers in the order in which it creates them. The numbers continue from
-the models that the process built before, so only their order has a meaning.
+the models that the process built before, so only their order has a meaning. A nested model is a scope of its own, and
+layers that were put on top of the network have the higher numbers.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import re
 from collections.abc import Iterable
 
 from trainer.interchange.meanings import Meaning
-from trainer.models.inception_v3_units import BODY, NORM_LEAVES, is_variable
+from trainer.models.inception_v3_units import BODY, is_variable
 
 TITLE = "Keras"
 OPTIMIZERS = {
@@ -21,7 +22,8 @@ OPTIMIZERS = {
     frozenset({"velocity_hat", "momentum", "velocity"}): "adam, amsgrad",
 }
 NUMBERED = re.compile(
-    r"(?:.*/)?(conv2d|batch_normalization)(?:_(\d+))?/(kernel|bias|beta|gamma|moving_mean|moving_variance)"
+    r"(?P<scope>.*/)?(?:(?P<conv>conv2d)|batch_normalization)(?:_(?P<number>\d+))?/"
+    r"(?P<leaf>(?(conv)(?:kernel|bias)|(?:beta|gamma|moving_mean|moving_variance)))"
 )
 CLASSIFIER = re.compile(r"(?:.*/)?predictions(?:_\d+)?/(kernel|bias)")
 SLOT = re.compile(r"[A-Za-z]+(?:_\d+)?/(?P<name>.+)[_/](?P<slot>velocity_hat|momentum|velocity|m|v)")  # adam/…_momentum
@@ -38,7 +40,7 @@ def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
             if meaning is not None:
                 found[label] = meaning
     slots = {_flat(meaning.name): meaning.name for meaning in found.values()}
-    flat_labels = {_flat(label): meaning.name for label, meaning in found.items()}
+    flat_labels = {_flat(label): found[label].name if label in found else label for label in labels}
     for label in labels:
         match = SLOT.fullmatch(label)
         if label in found:
@@ -64,22 +66,41 @@ def _dotted(label: str) -> Meaning | None:
 
 
 def _numbered(labels: list[str]) -> dict[str, Meaning]:
-    """Labels of ``keras.applications``; empty unless the file has as many convolutions as the network."""
-    matches = {label: match for label in labels if (match := NUMBERED.fullmatch(label))}
-    numbers = {
-        layer: sorted({int(match[2] or 0) for match in matches.values() if match[1] == layer})
-        for layer in ("conv2d", "batch_normalization")
-    }
-    if len(numbers["conv2d"]) != len(BODY) or len(numbers["batch_normalization"]) not in (0, len(BODY)):
-        return {}
-    units = list(BODY)
-    ranks = {layer: {number: rank for rank, number in enumerate(found)} for layer, found in numbers.items()}
-    found = {}
-    for label, match in matches.items():
-        layer = "batch_norm" if match[3] in NORM_LEAVES else "conv"
-        found[label] = Meaning("variable", f"{units[ranks[match[1]][int(match[2] or 0)]]}/{layer}/{match[3]}")
+    """Labels of ``keras.applications``; empty unless a scope of the file has as many convolutions as the network."""
+    by_scope: dict[str, list[tuple[str, re.Match[str]]]] = {}
     for label in labels:
-        classifier = CLASSIFIER.fullmatch(label)
-        if classifier is not None:
+        if (match := NUMBERED.fullmatch(label)) and not label.startswith(NUMBERED_STATE):
+            by_scope.setdefault(match["scope"] or "", []).append((label, match))
+    found: dict[str, Meaning] = {}
+    for matches in by_scope.values():
+        found |= _network(matches)
+    single = not any(
+        label.endswith("/kernel") and label not in found and not CLASSIFIER.fullmatch(label) for label in labels
+    )
+    for label in labels if found and single else ():  # with layers below it, it is not the network's classifier
+        if classifier := CLASSIFIER.fullmatch(label):
             found[label] = Meaning("variable", f"logits/logits/{classifier[1]}")
     return found
+
+
+def _network(matches: list[tuple[str, re.Match[str]]]) -> dict[str, Meaning]:
+    numbers: dict[str, set[int]] = {"conv": set(), "batch_norm": set()}
+    for _, match in matches:
+        numbers[_layer(match)].add(int(match["number"] or 0))
+    if len(numbers["conv"]) < len(BODY) or 0 < len(numbers["batch_norm"]) < len(BODY):
+        return {}
+    units = {
+        (layer, number): unit
+        for layer, there in numbers.items()
+        for number, unit in zip(sorted(there), BODY, strict=False)
+    }
+    found = {}
+    for label, match in matches:
+        key = (_layer(match), int(match["number"] or 0))
+        if key in units:
+            found[label] = Meaning("variable", f"{units[key]}/{key[0]}/{match['leaf']}")
+    return found
+
+
+def _layer(match: re.Match[str]) -> str:
+    return "conv" if match["conv"] else "batch_norm"

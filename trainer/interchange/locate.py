@@ -16,6 +16,8 @@ from trainer.config import stored
 from trainer.errors import NoValidCheckpoint
 from trainer.interchange.contents import Kind
 from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
+from trainer.interchange.mistaken import refuse_mistaken
+from trainer.interchange.safetensors_files import INDEX
 from trainer.run_directory import foreign
 from trainer.run_directory.layout import CHECKPOINTS
 
@@ -25,6 +27,7 @@ TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # end of a leveldb table: .inde
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
+SAFETENSORS_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})\.safetensors")
 STATE_FILE_LIMIT = 1 << 20  # bytes; one line for each checkpoint
 
 
@@ -104,8 +107,9 @@ def _directory(place: Path) -> Located:
     if (place / STATE_FILE).is_file():
         return _state_file(place / STATE_FILE)
     found = prefixes(place)
-    if found:
-        return Located(Kind.BUNDLE, found[-1], (_directory_for_prefix(place, found),))
+    indices = sorted(path for path in place.iterdir() if path.name.endswith(INDEX))
+    if found or len(indices) == 1:
+        return _loose_files(place, found, indices)
     ours = bool(directory.committed(place))
     return _run_directory(place.parent if place.name == CHECKPOINTS else place) if ours else _foreign(place)
 
@@ -121,6 +125,13 @@ def _foreign(place: Path) -> Located:
     inner = locate(other.weights)
     finding = Finding("foreign_directory", MISMATCH, f"{place} is {other.description}", ("that file was read",))
     return dataclasses.replace(inner, findings=(finding, *inner.findings))
+
+
+def _loose_files(place: Path, found: list[Path], indices: list[Path]) -> Located:
+    """What a directory of another program holds: the newest prefix, or else the one index."""
+    if not found:
+        return Located(Kind.SAFETENSORS, indices[0])
+    return Located(Kind.BUNDLE, found[-1], (_directory_for_prefix(place, found),))
 
 
 def _directory_for_prefix(place: Path, found: list[Path]) -> Finding:
@@ -201,15 +212,29 @@ def _file(path: Path) -> Located:
 
 def _single_file(path: Path, head: bytes, tail: bytes) -> Located:
     """The format of a single file, recognised by its first and last bytes."""
+    refuse_mistaken(path)
     if tail == TABLE_MAGIC:
         return Located(Kind.V1, path)
     if head.startswith(HDF5_MAGIC):
         return Located(Kind.WEIGHTS_H5 if path.name.endswith(".weights.h5") else Kind.LEGACY_H5, path)
     if head.startswith(ZIP_MAGIC):
         return _archive(path)
-    if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[5:8] == bytes(3)):
+    if path.name.endswith(INDEX):
         return Located(Kind.SAFETENSORS, path)
+    if path.suffix == ".safetensors" or (head[8:9] == b"{" and head[5:8] == bytes(3)):
+        return _safetensors(path)
     raise Unusable(_unknown(path, head))
+
+
+def _safetensors(path: Path) -> Located:
+    match = SAFETENSORS_SHARD.fullmatch(path.name)
+    if match is None or int(match[2]) == 1:
+        return Located(Kind.SAFETENSORS, path)
+    index = path.with_name(match[1] + INDEX)
+    title = f"{path.name} is one of {int(match[2])} files, whose index is {index.name}"
+    if not index.is_file():
+        raise Unusable(Finding("missing_index", DAMAGE, f"{title}, and that is missing in {path.parent}"))
+    return Located(Kind.SAFETENSORS, index, (Finding("file_for_index", MISMATCH, title),))
 
 
 def _unknown(path: Path, head: bytes) -> Finding:

@@ -7,7 +7,8 @@ from trainer.interchange.contents import Contents, Kind
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.hdf5_files import read_hdf5, read_keras_archive
 from trainer.interchange.locate import Located
-from trainer.interchange.safetensors_files import read_safetensors
+from trainer.interchange.safetensors_files import INDEX, read_safetensors, read_safetensors_index
+from trainer.interchange.values import of_type
 
 
 def read_contents(located: Located) -> Contents:
@@ -24,20 +25,26 @@ def read_contents(located: Located) -> Contents:
         case Kind.KERAS:
             return read_keras_archive(located.path)
         case Kind.SAFETENSORS:
-            return read_safetensors(located.path)
+            index = located.path.name.endswith(INDEX)
+            return read_safetensors_index(located.path) if index else read_safetensors(located.path)
         case Kind.OWN:
             raise AssertionError("our own checkpoints are opened by own_checkpoint.open_own")
 
 
 def unreadable_values(contents: Contents) -> list[Finding]:
-    """Read every value of a format without checksums; a value that cannot be read is damaged."""
-    reasons: dict[str, list[str]] = {}
+    """Read every value of a format without checksums; a value that cannot be read is damaged, or of an unknown type."""
+    damaged: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
     for tensor in contents.tensors:
         try:
             contents.read(tensor)
         except Unusable as error:
+            reasons = damaged if error.finding.status == DAMAGE else types
             reasons.setdefault(error.finding.title, []).append(tensor.label)
     return [
-        Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason,))
-        for reason, labels in reasons.items()
+        *(of_type(reason, labels) for reason, labels in types.items()),
+        *(
+            Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason,))
+            for reason, labels in damaged.items()
+        ),
     ]

@@ -5,6 +5,7 @@ Names: pytorch/vision torchvision/models/inception.py.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 
 from trainer.interchange.meanings import Meaning
@@ -20,6 +21,7 @@ LEAVES = {
     "bn.running_mean": "batch_norm/moving_mean",
     "bn.running_var": "batch_norm/moving_variance",
 }
+AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:$|[._])", re.IGNORECASE)  # state_dict_ema, model_ema.module
 HEADS = {"fc": "logits/logits", "AuxLogits.fc": "aux_logits/logits"}
 AUX = {"AuxLogits.conv0": "aux_logits/conv2d_1b_1x1", "AuxLogits.conv1": AUX_KERNEL_UNIT}
 _INCEPTION_A = {
@@ -76,21 +78,49 @@ BRANCHES = {
 
 
 def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
-    found = {label: _meaning(label) for label in labels}
-    return {label: meaning for label, meaning in found.items() if meaning is not None}
+    """Names below the prefix that most of the network's tensors have: wrappers put ``module.``, ``_orig_mod.``,
+    ``model.``, ``state_dict.`` and others in front. A prefix that speaks of an average holds moving averages.
+    """
+    found: dict[str, Meaning] = {}
+    prefixes: dict[str, dict[str, Meaning]] = {}
+    for label in labels:
+        if label.endswith(".num_batches_tracked") or label.rpartition(".")[2] == "n_averaged":
+            found[label] = Meaning("counter", label)
+            continue
+        prefix, name = _split(label)
+        if name:
+            average = AVERAGE.search(prefix) is not None
+            prefixes.setdefault(prefix, {})[label] = Meaning("shadow" if average else "variable", name)
+    for role in ("variable", "shadow"):
+        groups = [group for group in prefixes.values() if next(iter(group.values())).role == role]
+        largest = max(map(len, groups), default=0)
+        for group in groups:
+            if len(group) == largest:  # two of one size are two networks, and what reads this refuses that
+                found |= group
+    if any(label not in found and label.endswith(".weight") for label in labels):
+        # with layers of another program below it, fc is not the network's classifier
+        found = {label: meaning for label, meaning in found.items() if not meaning.name.startswith(f"{HEADS['fc']}/")}
+    return found
 
 
-def _meaning(label: str) -> Meaning | None:
-    if label.endswith(".num_batches_tracked"):
-        return Meaning("counter", label)
-    path = label.removeprefix("module.").removeprefix("model.")
+def _split(label: str) -> tuple[str, str]:
+    """The prefix of a label, and our variable of what follows it; empty when no end of the label is a name."""
+    parts = label.split(".")
+    for start in range(len(parts)):
+        name = _variable(".".join(parts[start:]))
+        if name is not None:
+            return ".".join(parts[:start]), name
+    return "", ""
+
+
+def _variable(path: str) -> str | None:
     head, _, leaf = path.rpartition(".")
     if head in HEADS and leaf in ("weight", "bias"):
-        return Meaning("variable", f"{HEADS[head]}/{'kernel' if leaf == 'weight' else 'bias'}")
+        return f"{HEADS[head]}/{'kernel' if leaf == 'weight' else 'bias'}"
     for suffix, ours in LEAVES.items():
         unit = _unit(path.removesuffix(f".{suffix}"))
         if path.endswith(f".{suffix}") and unit is not None and is_variable(f"{unit}/{ours}"):
-            return Meaning("variable", f"{unit}/{ours}")
+            return f"{unit}/{ours}"
     return None
 
 

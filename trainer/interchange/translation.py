@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 
 from trainer.interchange import keras_names, own_names, slim_names, torch_names
 from trainer.interchange.contents import Contents, Tensor
 from trainer.interchange.meanings import Meaning, NamingScheme
 from trainer.models.inception_v3_units import HEADS, PUBLISHED, unit_of, window
 
+DENSE = re.compile(r"(?:kernel|weights?)$")
 SCHEMES: tuple[NamingScheme, ...] = (own_names, slim_names, keras_names, torch_names)
 
 
@@ -20,7 +22,9 @@ class Translation:
     ``variables`` and ``shadows`` map the model's variables (``mixed_5b/…/kernel``) to tensors whose shapes are in
     TensorFlow's layout, height×width×in×out and in×out. ``channels_first`` is True when the file has the other layout.
     ``slots`` counts the tensors of each optimizer slot. ``optimizer`` is the optimizer that the names of the slots
-    suggest.
+    suggest. ``unmatched`` are the tensors whose names mean nothing here. ``doubled`` maps a variable to the
+    tensors that all mean it, as stored. ``mixed_layouts`` has the label of a kernel in each layout, where there are
+    both.
     """
 
     scheme: str
@@ -29,8 +33,20 @@ class Translation:
     slots: Mapping[str, int]
     optimizer: str | None
     counters: tuple[str, ...]
-    unknown: tuple[str, ...]
+    unmatched: tuple[Tensor, ...]
     channels_first: bool
+    doubled: Mapping[str, Sequence[Tensor]]
+    mixed_layouts: tuple[str, ...]
+
+    @property
+    def own_head(self) -> tuple[Tensor, ...]:
+        """Kernels of dense layers that the network does not have, as someone put them on top of it."""
+        kernels = {t.label: t for t in self.unmatched if len(t.shape) == 2 and DENSE.search(t.label)}
+        return tuple(kernels.values())
+
+    @property
+    def unknown(self) -> tuple[str, ...]:
+        return tuple(tensor.label for tensor in self.unmatched)
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
@@ -49,10 +65,11 @@ def translate(contents: Contents) -> Translation:
     scheme, meanings = max(candidates, key=lambda candidate: _weight(candidate[1]))
     by_role: dict[str, dict[str, Tensor]] = {"variable": {}, "shadow": {}}
     slots: dict[str, int] = {}
-    counters, unknown = [], []
+    counters, unmatched = [], []
+    doubled: dict[str, dict[str, list[Tensor]]] = {"variable": {}, "shadow": {}}
     for tensor in contents.tensors:
         if tensor.label not in meanings:
-            unknown.append(tensor.label)
+            unmatched.append(tensor)
             continue
         meaning = meanings[tensor.label]
         if meaning.role == "slot":
@@ -60,8 +77,13 @@ def translate(contents: Contents) -> Translation:
         elif meaning.role == "counter":
             counters.append(tensor.label)
         else:
-            by_role[meaning.role][meaning.name] = tensor
-    channels_first = _is_channels_first({**by_role["shadow"], **by_role["variable"]})
+            there = by_role[meaning.role]
+            if meaning.name in there:
+                doubled[meaning.role].setdefault(meaning.name, [there[meaning.name]]).append(tensor)
+            there[meaning.name] = tensor
+    used = "variable" if by_role["variable"] else "shadow"
+    first, last = _layouts(by_role[used])
+    channels_first = len(first) > len(last)
     if channels_first:
         by_role = {role: {n: _channels_last(t) for n, t in found.items()} for role, found in by_role.items()}
     known = frozenset(slots)
@@ -73,8 +95,10 @@ def translate(contents: Contents) -> Translation:
         slots=slots,
         optimizer=optimizer,
         counters=tuple(counters),
-        unknown=tuple(unknown),
+        unmatched=tuple(unmatched),
         channels_first=channels_first,
+        doubled=doubled[used],
+        mixed_layouts=(first[0], last[0]) if first and last else (),
     )
 
 
@@ -82,16 +106,17 @@ def _weight(meanings: Mapping[str, Meaning]) -> int:
     return sum(meaning.role in ("variable", "shadow") for meaning in meanings.values())
 
 
-def _is_channels_first(variables: Mapping[str, Tensor]) -> bool:
-    """Whether most kernels have their window in the last two dimensions (out×in×height×width)."""
-    votes = 0
+def _layouts(variables: Mapping[str, Tensor]) -> tuple[list[str], list[str]]:
+    """The labels of kernels whose window is in the last two dimensions (out×in×height×width), and in the first two."""
+    first, last = [], []
     for name, tensor in variables.items():
         unit = unit_of(name)
         # a 1×1 kernel with few channels, or a window whose size depends on the image size, decides nothing
         if name.endswith("conv/kernel") and len(tensor.shape) == 4 and unit.rpartition("_")[2] not in ("1x1",):
-            last, first = tensor.shape[:2] == window(unit), tensor.shape[2:] == window(unit)
-            votes += first - last
-    return votes > 0
+            leading, trailing = tensor.shape[:2] == window(unit), tensor.shape[2:] == window(unit)
+            first += [tensor.label] if trailing and not leading else []
+            last += [tensor.label] if leading and not trailing else []
+    return first, last
 
 
 def _channels_last(tensor: Tensor) -> Tensor:

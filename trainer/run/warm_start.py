@@ -26,13 +26,15 @@ from trainer.diagnosis.silent_settings import differing_settings
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
 from trainer.interchange import own_names, torch_names
 from trainer.interchange.bundles import read_bundle
-from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
-from trainer.interchange.findings import Finding, Unusable, listed
+from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
+from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.locate import locate
 from trainer.interchange.origin import Origin, origin_config, origin_of
 from trainer.interchange.readers import read_contents
 from trainer.interchange.translation import Translation, head_shape, translate
+from trainer.interchange.values import Values, read_values
 from trainer.models.inception_v3_units import AUX, HEADS, unit_of
+from trainer.run.left_out import left_out
 from trainer.storage import durable
 from trainer.training.state import TrainingState
 
@@ -63,7 +65,8 @@ def find(path: Path) -> Contents:
     """The contents of the checkpoint that ``init_from`` names, without its values. One of this program is verified.
 
     Raises:
-        NoValidCheckpoint: it does not exist, is damaged, or must not be opened.
+        NoValidCheckpoint: it does not exist, or is damaged.
+        RestoreRefused: it is not a file of weights, or of a kind that must not be opened.
     """
     try:
         located = locate(path)
@@ -78,7 +81,8 @@ def find(path: Path) -> Contents:
         return dataclasses.replace(contents, path=located.path, facts=facts)
     except Unusable as error:
         details = "".join(f"\n  {detail}" for detail in error.finding.details)
-        raise NoValidCheckpoint(f"init_from={path}: {error.finding.title}{details}") from error
+        refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused
+        raise refusal(f"init_from={path}: {error.finding.title}{details}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -109,7 +113,8 @@ def load(start: WarmStart, config: Config, state: TrainingState, class_names: Se
 
     Raises:
         RestoreRefused: the file is of another network, of one that computes something else with equal weights, has
-            another number of classes than configured, or needs another preprocessing. Nothing was assigned.
+            another number of classes than configured, or needs another preprocessing; or a tensor in it is no weight,
+            see ``trainer.interchange.values``. Nothing was assigned.
         NoValidCheckpoint: a tensor is damaged. Nothing was assigned.
     """
     contents = start.contents
@@ -122,23 +127,27 @@ def load(start: WarmStart, config: Config, state: TrainingState, class_names: Se
     loaded = [name for name in shapes if name in fitting and not (others and unit_of(name) in HEADS)]
     fresh = [name for name in shapes if name not in loaded]
     skipped = [name for name in there if name not in loaded]
+    _check_names(contents, translation)
     _check_body(contents, translation, config, state, [*fresh, *skipped])
     _check_classes(start, there, shapes, fresh, others)
     _check_settings(start, translation, config)
     _check_normalization(start, translation, config)
-    values = {name: _value(contents, translation, name) for name in loaded}
-    for name, value in values.items():
+    values = _values(contents, {name: translation.weights[name] for name in loaded})
+    for name, array in values.arrays.items():
+        value = _in_our_layout(name, array, translation.channels_first)
         state.variables[name].assign(value[..., 1:] if name in without_background else value)
     for name, shadow in state.ema.items():
         shadow.assign(state.variables[name])
     lines = [f"weights from {contents.path}: {len(loaded)} of {len(shapes)} variables loaded"]
+    if not translation.variables:
+        lines.append("  they are moving averages: the file has no other weights")
     if others:
         lines.append(f"  {others}: its classifier is not used")
     elif without_background:
         lines.append(f"  of {BACKGROUND} classes the first, the background, was dropped")
     lines += [f"  freshly initialised: {listed(f'{name} {list(shapes[name])}' for name in fresh)}"] if fresh else []
-    lines += [f"  not taken from the file: {listed(f'{n} {list(there[n])}' for n in skipped)}"] if skipped else []
-    return lines
+    lines += left_out(contents, translation, {name: there[name] for name in skipped}, shapes)
+    return lines + [f"  warning: {remark}" for remark in values.remarks]
 
 
 def _drops_background(found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
@@ -149,18 +158,24 @@ def _check_body(
     contents: Contents, translation: Translation, config: Config, state: TrainingState, differing_names: Sequence[str]
 ) -> None:
     """Refuse if a variable is on one side only or has another shape, except in a head or a gamma that starts at one."""
-    fresh_gammas = {name for name in differing_names if name.endswith("/gamma") and name not in translation.weights}
+    gammas = {name for name in differing_names if name.endswith("/gamma") and name not in translation.weights}
+    # some of them in the file and some not is a file with a part missing
+    fresh_gammas = set() if any(name.endswith("/gamma") for name in translation.weights) else gammas
     body = [n for n in differing_names if unit_of(n) not in HEADS and not n.startswith(f"{AUX}/")]
     if not set(body) - fresh_gammas:
         return
     findings = differing(translation, shapes_of(config, state))
     causes = [finding for finding in findings if finding.cause not in ("classes", "background_class", *AUX_CAUSES)]
-    lines = [f"  {line}" for finding in causes for line in (finding.title, *_fitting(finding))]
+    lines = [f"  {line}" for finding in causes for line in (finding.title, *_holding(finding), *_fitting(finding))]
     raise RestoreRefused(
         f"init_from={contents.path} is not this network\n"
         + "\n".join(lines)
         + f"\nmore: {command_line('doctor', argument('checkpoint', contents.path))}"
     )
+
+
+def _holding(finding: Finding) -> list[str]:
+    return [f"  {detail}" for detail in finding.details] if finding.cause == "not_inception_v3" else []
 
 
 def _fitting(finding: Finding) -> list[str]:
@@ -258,13 +273,42 @@ def _list(values: Sequence[float]) -> str:
     return f"[{','.join(f'{value:g}' for value in values)}]"
 
 
-def _value(contents: Contents, translation: Translation, name: str) -> np.ndarray:
-    """The value of a variable in the layout of the model."""
-    tensor = translation.weights[name]
+def _check_names(contents: Contents, translation: Translation) -> None:
+    """Refuse a file in which it is open what a tensor means: which one would be taken were chance. A SavedModel of
+    Keras has each variable twice, with equal values.
+    """
+    for name, (first, *others) in translation.doubled.items():
+        value = _read(contents, first)
+        differing_ones = [tensor for tensor in others if not np.array_equal(value, _read(contents, tensor))]
+        if differing_ones:
+            raise RestoreRefused(
+                f"init_from={contents.path} has {len(translation.doubled)} variables twice, with different values: it "
+                f"may hold two networks\n  {name}: {first.label} and {differing_ones[0].label}\n"
+                "write a file with one of them"
+            )
+    if translation.mixed_layouts:
+        channels_first, channels_last = translation.mixed_layouts
+        raise RestoreRefused(
+            f"init_from={contents.path} has kernels in two layouts\n"
+            f"  out×in×height×width: {channels_first}\n  height×width×in×out: {channels_last}\n"
+            "write all of them in one layout"
+        )
+
+
+def _read(contents: Contents, tensor: Tensor) -> np.ndarray:
+    return _values(contents, {tensor.label: tensor}).arrays[tensor.label]
+
+
+def _values(contents: Contents, wanted: Mapping[str, Tensor]) -> Values:
     try:
-        value = np.asarray(contents.read(tensor))
+        return read_values(contents, wanted)
     except Unusable as error:
-        raise NoValidCheckpoint(f"init_from={contents.path}: {error.finding.title}") from error
-    if translation.channels_first and value.ndim in (2, 4):
+        refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused
+        details = "".join(f"\n  {detail}" for detail in error.finding.details)
+        raise refusal(f"init_from={contents.path}: {error.finding.title}{details}") from error
+
+
+def _in_our_layout(name: str, value: np.ndarray, channels_first: bool) -> np.ndarray:
+    if channels_first and value.ndim in (2, 4):
         value = value.transpose((2, 3, 1, 0) if value.ndim == 4 else (1, 0))
     return value.reshape(head_shape(name, value.shape))

@@ -136,5 +136,5 @@ def test_a_path_that_is_not_utf_8_is_refused_with_a_way_out(tmp_path: Path, monk
         compose("data=image_folder", f"data.root={os.fsdecode(place)}")
     os.mkdir(place)
     monkeypatch.chdir(place)
-    with pytest.raises(UsageError, match="data.root is .* must be UTF-8"):
+    with pytest.raises(UsageError, match=r"data.root is .* must be UTF-8"):
         compose("data=image_folder", "data.root=images")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
 import tracemalloc
 import unicodedata
@@ -19,6 +20,7 @@ from PIL import Image
 
 from trainer.data.images.decoding import decode, encoded_image
 from trainer.data.sources import image_folder
+from trainer.data.sources.foreign import is_foreign
 from trainer.errors import UsageError
 
 PINNED_VALIDATION = [
@@ -126,6 +128,80 @@ def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsy
     assert capsys.readouterr().out == expected
 
 
+FOREIGN = (
+    *("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@Recycle"),
+    *(".thumbnails", ".ipynb_checkpoints", ".Trash-1000", "__pycache__", "FOUND.000"),
+)
+
+
+def test_what_other_programs_leave_is_neither_a_class_nor_an_image(tmp_path: Path) -> None:
+    expected = everything(folder_source(make_splits(tmp_path / "clean")))
+    root = make_splits(tmp_path / "images")
+    for name in FOREIGN:
+        assert is_foreign(name)
+        for place in (root, root / "train", root / "train" / "cat", root / "val" / "ox"):
+            write(place / name / "cat" / "SYNOPHOTO_THUMB_M.jpg", jpeg(1))
+    for name in ("._000.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        for place in (root, root / "train", root / "train" / "cat"):
+            write(place / name, b"x")
+    source = folder_source(root)
+    assert (source.class_names, everything(source)) == (CLASSES, expected)
+    assert folder_source(root, "validation").count == 6
+    assert not any(map(is_foreign, ("cat", "MACOSX", "recycle", "lost", "data", "eaDir", "$100", "#1")))
+
+
+def test_a_tree_with_another_program_s_folder_has_its_own_classes(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, 20, ["cat", "dog"])
+    expected = [everything(folder_source(root, split)) for split in ("train", "validation")]
+    write(root / "__MACOSX" / "cat" / "._000.jpg", b"x")
+    write(root / "@eaDir" / "x" / "SYNOPHOTO_THUMB_M.jpg", jpeg(1))
+    assert [everything(folder_source(root, split)) for split in ("train", "validation")] == expected
+
+
+def test_classes_that_are_not_chosen_are_no_obstacle(tmp_path: Path) -> None:
+    root = make_splits(tmp_path / "splits")
+    chosen = "data.classes=[ox,cat]"
+    expected = [(source := folder_source(root, split, chosen), source.listing) for split in ("train", "validation")]
+    before = [(everything(source), listing) for source, listing in expected]
+    for path in (root / "train" / "dog").iterdir():
+        path.unlink()
+    (root / "train" / "zebra").mkdir()  # empty, and not in val
+    make_tree(root / "val", 1, ["zoo"])
+    after = [
+        (everything(source), source.listing)
+        for source in (folder_source(root, split, chosen) for split in ("train", "validation"))
+    ]
+    assert after == before
+    with pytest.raises(
+        UsageError, match=r"data.classes has dog, which has no record for train|dog is a class folder with"
+    ):
+        folder_source(root, "train", "data.classes=[dog,cat]")
+    with pytest.raises(UsageError, match="only in train: zebra"):
+        folder_source(root, "train", "data.classes=[zebra,cat]")
+    tree = make_tree(tmp_path / "tree", 20, ["cat", "dog"])
+    (tree / "empty").mkdir()
+    assert folder_source(tree, "train", "data.classes=[cat,dog]").class_names == ("cat", "dog")
+    write(tree / "few" / "004.jpg", jpeg(4))
+    share = f"data.validation_share={image_folder.rank('few/004.jpg') + 0.01}"
+    assert set(everything(folder_source(tree, "train", "data.classes=[cat,dog]", share))[1]) == {0, 1}
+
+
+def test_a_choice_that_a_message_prints_is_taken_as_it_is(tmp_path: Path) -> None:
+    root = make_splits(tmp_path)
+    for split in ("train", "val"):
+        make_tree(root / split, 1, ["sea lion, old", "it's", "10", "猫"])
+    (root / "train" / "gone").mkdir()
+    (root / "val" / "gone").mkdir()
+    for name in ("cat", "dog", "ox"):
+        for split in ("train", "val"):
+            shutil.rmtree(root / split / name)
+    with pytest.raises(UsageError) as refused:
+        folder_source(root)
+    choice = shlex.split(str(refused.value).rpartition("choose the others: ")[2])
+    source = folder_source(root, "train", *choice)
+    assert source.class_names == ("10", "it's", "sea lion, old", "猫")
+
+
 def test_a_part_of_the_images_is_spread_over_the_classes(tmp_path: Path) -> None:
     root = make_tree(tmp_path, 60)
     part = folder_source(root, "train", "data.train_examples=30")
@@ -178,7 +254,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "class only in train": (
         lambda root: make_tree(root / "train", 1, ["elk"]),
-        "{root}/train and {root}/val must have the same class folders\n  only in train: elk\n  only in val: none",
+        "{root}/train and {root}/val must have the same class folders\n  only in train: elk\n  only in val: none\n"
+        "add what is missing, or choose the classes of both: 'data.classes=[cat,dog,ox]'",
     ),
     "class only in val": (
         lambda root: make_tree(root / "val", 1, ["elk", "yak"]),
@@ -211,7 +288,16 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "name that is not UTF-8": (
         lambda root: os.mkdir(os.fsencode(root) + b"/train/\xff"),
-        "cannot name a class, because it is not UTF-8",
+        "{root}/train/\\xff cannot name a class, because it is not UTF-8; rename the folder",
+    ),
+    "name with a line end": (
+        lambda root: os.mkdir(root / "train" / "a\nb"),
+        "{root}/train/a\\nb cannot name a class, because it has control characters; rename the folder",
+    ),
+    "several empty class folders": (
+        lambda root: [path.unlink() for name in ("cat", "ox") for path in (root / "train" / name).iterdir()],
+        "{root}/train/cat is a class folder without an image (.bmp, .gif, .jpeg, .jpg, .png, .webp), and so are ox; "
+        "fill or remove it\nor choose the others: 'data.classes=[dog]'",
     ),
     "link to its own folder": (link(".", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train/cat"),
     "link to the class folders": (link("..", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train"),

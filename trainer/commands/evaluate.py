@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ from trainer.config.contracts import Split
 from trainer.config.schema.training import WeightsName
 from trainer.errors import RestoreRefused
 from trainer.runtime.importing import importing_tensorflow
+from trainer.runtime.streams import json_text
 
 if TYPE_CHECKING:
     from trainer.inference.evaluate import Evaluation
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
     evaluation = read_newest(lambda: evaluate_checkpoint(request), run_dir)
     if form == "json":
-        print(json.dumps(_facts(evaluation, split, flip=flip), indent=2, ensure_ascii=False))
+        print(json_text(_facts(evaluation, split, flip=flip)))
     else:
         _print(evaluation, split)
     return 0

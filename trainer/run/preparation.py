@@ -17,6 +17,7 @@ from trainer.errors import UsageError
 from trainer.fingerprint import versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.facts import Fact
+from trainer.run import suitability
 from trainer.run.assembly import Assembly, assemble
 from trainer.run.starting_point import StartingPoint
 
@@ -52,6 +53,8 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     class_names = data.training.class_names
     config = complete(config, data.sampling.examples_per_epoch, len(class_names))
     total = total_steps(config, data.sampling.examples_per_epoch)
+    if start.checkpoint is None:
+        suitability.refuse_short_epochs(config, data.sampling.examples_per_epoch)
     done = start.complete_at(run_dir, total)
     if done is not None:
         process.tell({"config": None})
@@ -65,6 +68,9 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     accepted = start.judge(fingerprint, current)
     _refuse_fewer_classes(config, class_names)
     notes = start.fill(assembly, class_names)
+    repeats = suitability.batch_warning(config, data.sampling.examples_per_epoch)
+    notes += [] if repeats is None else [repeats]
+    notes += suitability.warnings(config, data) if start.checkpoint is None else []
     lineage = start.lineage(assembly.step, accepted)
     return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes)
 

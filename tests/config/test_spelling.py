@@ -42,7 +42,7 @@ QUOTED = {  # what is written in Hydra's grammar keeps its meaning
 }
 
 
-@pytest.mark.parametrize("key", sorted(PLACES - {"hydra.run.dir", "hydra.sweep.dir"}))
+@pytest.mark.parametrize("key", sorted(PLACES))
 def test_a_path_is_the_text_that_was_typed(key: str) -> None:
     for text in PLAIN if key == "checkpoint" else PLAIN[:5]:  # one way for all keys: their list is what may be wrong
         assert parse_arguments([f"{key}={text}"]) == {key: text}

@@ -74,7 +74,7 @@ def test_a_record_may_hold_its_class_by_name(tmp_path: Path) -> None:
     assert everything(source)[1] == [2, 1, 0, 1] * 2
     assert source.labels().tolist() == [2, 1, 0, 1] * 2
     assert everything(shard_source(root, "train", *keys, "data.classes=[sea lion,ox]"))[1] == [0, 1] * 2
-    with pytest.raises(BadRecord, match="if these are names of classes, list them in data.labels_file"):
+    with pytest.raises(BadRecord, match=r"if these are names of classes, list them in data.labels_file"):
         everything(shard_source(root, "train", keys[0]))
     for label, message in (
         (b"se lion", "has label se lion, which is not a name in data.labels_file; did you mean sea lion?"),

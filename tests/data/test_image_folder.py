@@ -172,9 +172,7 @@ def test_classes_that_are_not_chosen_are_no_obstacle(tmp_path: Path) -> None:
         for source in (folder_source(root, split, chosen) for split in ("train", "validation"))
     ]
     assert after == before
-    with pytest.raises(
-        UsageError, match=r"data.classes has dog, which has no record for train|dog is a class folder with"
-    ):
+    with pytest.raises(UsageError, match="dog is a class folder without an image"):
         folder_source(root, "train", "data.classes=[dog,cat]")
     with pytest.raises(UsageError, match="only in train: zebra"):
         folder_source(root, "train", "data.classes=[zebra,cat]")

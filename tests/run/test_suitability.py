@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 from composing import compose
 from image_data import folder_source, make_splits
+from processes import NARROW, Trainer
 
 from trainer.config.complete import complete, with_leaves
+from trainer.config.compose import compose_run
 from trainer.config.schema import Config
 from trainer.data.opened import Sources
 from trainer.data.order.sampling import Sampling
 from trainer.errors import UsageError
+from trainer.run import session
 from trainer.run.suitability import batch_warning, refuse_short_epochs, warnings
+from trainer.runtime.signals import StopRequest
 
 
 def configured(batch: int, steps: int | None = None) -> Config:
@@ -67,3 +71,23 @@ def test_outputs_without_a_class_are_named(outputs: int, message: str | None, tm
     else:
         (warning,) = found
         assert message in warning
+
+
+def test_a_new_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:
+    data = ("data=image_folder", f"data.root={make_splits(tmp_path / 'images')}")
+    arguments = (*data, "train.global_batch_size=13", "train.epochs=3", f"run_dir={tmp_path / 'run'}")
+    with pytest.raises(UsageError, match="global_batch_size=13 is more than an epoch, which has 12 training images"):
+        session.train(*compose_run(arguments), StopRequest())
+    assert not (tmp_path / "run" / "checkpoints").exists()
+
+
+def test_a_new_run_says_what_does_not_fit_and_a_resumed_one_only_what_still_happens(trainer: Trainer) -> None:
+    arguments = (*NARROW, "data.train_examples=12", "data.validation_examples=6", "train.global_batch_size=16")
+    output = trainer.run_in_one_process(
+        ("train", *arguments, "model.num_classes=12", "train.steps=1", "run_dir=run"),
+        ("resume", "run_dir=run", "train.steps=2"),
+    )
+    log = (trainer.cwd / "run" / "train.log").read_text()
+    for text in (output, log):
+        assert text.count("warning: train.global_batch_size=16 is more than the 12 training images") == 2
+        assert text.count("warning: model.num_classes is 12, but the data has 10 classes: outputs 10, 11 have no") == 1

@@ -19,7 +19,7 @@ from trainer.config.contracts import Split
 from trainer.config.schema.training import WeightsName
 from trainer.errors import RestoreRefused
 from trainer.runtime.importing import importing_tensorflow
-from trainer.runtime.streams import json_text
+from trainer.runtime.streams import json_text, on_stdout
 
 if TYPE_CHECKING:
     from trainer.inference.evaluate import Evaluation
@@ -136,7 +136,7 @@ def _class_table(evaluation: Evaluation) -> Table:
     for column in ("examples", "accuracy"):
         table.add_column(column, justify="right")
     for name, count, accuracy in rows:
-        table.add_row(Text(name), str(count), "no examples" if accuracy is None else f"{accuracy:.4f}")
+        table.add_row(Text(on_stdout(name)), str(count), "no examples" if accuracy is None else f"{accuracy:.4f}")
     return table
 
 
@@ -146,5 +146,5 @@ def _confusion_table(evaluation: Evaluation) -> Table:
     for index in range(len(report.class_names)):
         table.add_column(str(index), justify="right")
     for index, (name, row) in enumerate(zip(report.class_names, report.confusion.tolist(), strict=True)):
-        table.add_row(Text(f"{index} {name}"), *(str(count) if count else "·" for count in row))
+        table.add_row(Text(on_stdout(f"{index} {name}")), *(str(count) if count else on_stdout("·") for count in row))
     return table

@@ -31,7 +31,7 @@ from trainer.errors import UsageError
 # arguments of the commands and of Hydra that name a place; as in a shell, ~ without quotes is the home directory
 PLACES = frozenset(
     {"run_dir", "sweep_dir", "checkpoint", "init_from", "left", "right", "output", "report", "into"}
-    | {"hydra.run.dir", "hydra.sweep.dir"}
+    | {"checkpoint.mirror", "hydra.run.dir", "hydra.sweep.dir"}
 )
 SEVERAL = frozenset({"run_dir"})  # the report takes a list of them
 GROUPS = frozenset({"experiment"})  # a key of this name exists, but its value is chosen as an option, as each name is

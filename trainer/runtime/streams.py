@@ -74,6 +74,12 @@ def json_text(value: object) -> str:
     return text
 
 
+def on_stdout(text: str) -> str:
+    """``text`` as standard output will show it, for tables that count its characters."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, SPELLED).decode(encoding)
+
+
 def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
     if not isinstance(stream, io.TextIOWrapper):
         raise AssertionError(f"{stream} is not a stream of this process")

@@ -5,7 +5,7 @@ from __future__ import annotations
 # file managers of macOS; NAS of Synology, QNAP and NetApp; Windows' wastebasket, index and repair; e2fsck; Python
 FOLDERS = frozenset(
     {"__macosx", "@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "~snapshot", "$recycle.bin"}
-    | {"recycler", "system volume information", "found.000", "lost+found", "network trash folder", "temporary items"}
+    | {"system volume information", "found.000", "lost+found", "network trash folder", "temporary items"}
     | {"__pycache__"}
 )
 

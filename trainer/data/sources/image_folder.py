@@ -319,7 +319,8 @@ def _fault_of_name(name: str) -> str | None:
 
 
 def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    """A name in composed form, read as UTF-8 whatever the locale of this process makes of file names."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "surrogateescape"))
 
 
 def _names(names: Sequence[str]) -> str:

@@ -6,6 +6,8 @@ import io
 import os
 import shlex
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import unicodedata
 from collections.abc import Callable
@@ -98,6 +100,31 @@ def test_names_with_unicode_spaces_and_folders_within_a_class(tmp_path: Path) ->
         write(other / name, path.read_bytes())
     copied = folder_source(other)
     assert (copied.class_names, copied.listing) == (source.class_names, source.listing)
+
+
+LISTED = """
+import sys
+from pathlib import Path
+from trainer.config.compose import compose
+from trainer.data.sources.source import open_source
+config = compose(["data=image_folder", f"data.root={sys.argv[1]}"]).data
+source = open_source(config, "validation")
+print(ascii(source.class_names), source.count, source.listing, sys.getfilesystemencoding())
+"""
+
+
+def test_a_locale_without_utf_8_changes_no_name_and_no_split(tmp_path: Path) -> None:
+    """The locale decides how Python reads file names. A job of cron must find the data of the terminal."""
+    make_tree(tmp_path, 20, ["cat", unicodedata.normalize("NFD", "chèvre"), "猫"])
+    found = {}
+    for locale in ({"PYTHONUTF8": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        command = [sys.executable, "-c", LISTED, str(tmp_path)]
+        ended = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True, check=True)
+        listed, _, encoding = ended.stdout.rstrip().rpartition(" ")
+        found[encoding] = listed
+    assert len(found) == 2
+    assert len(set(found.values())) == 1
+    assert found["utf-8"].startswith(ascii(("cat", "chèvre", "猫")))
 
 
 def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> None:

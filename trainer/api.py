@@ -27,6 +27,7 @@ from trainer.config.schema.training import WeightsName
 from trainer.errors import TrainerError, UsageError
 from trainer.inference.classification_report import ClassificationReport
 from trainer.run_directory.mirror import is_url
+from trainer.runtime import streams
 from trainer.runtime.importing import importing_quietly
 from trainer.runtime.signals import StopRequest
 
@@ -184,7 +185,7 @@ def _running(strategy: str) -> Iterator[StopRequest]:
                 "end together\nstart them with python -m trainer, or set runtime.strategy=one"
             )
         stop = StopRequest()
-        with stop.installed():
+        with stop.installed(), streams.spelling():
             yield stop
 
 

@@ -5,15 +5,26 @@ For a ``TrainerError`` only the message is printed. Any other exception is a bug
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import sys
 from collections.abc import Iterable
 
+SPELLED = "trainer.spelled"  # for ``open(…, errors=SPELLED)``: what an encoding lacks is spelled in ASCII
+IN_ASCII = {"·": ".", "…": "...", "–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "≥": ">=", "≤": "<=", "≈": "~"}
+SURROGATES = range(0xD800, 0xE000)
+ESCAPED_BYTES = range(0xDC80, 0xDD00)  # Python's form of bytes in a file name that are not UTF-8 (PEP 383)
+
 
 class TrainerError(Exception):
-    """Base class. The message says what happened, where (both values) and what to do, in a few lines."""
+    """Base class. The message says what happened, where (both values) and what to do, in a few lines. It can be
+    printed: bytes of a path that are not UTF-8 are spelled.
+    """
 
     exit_status = 1
+
+    def __init__(self, *args: object) -> None:
+        super().__init__(*(spelled(each) if isinstance(each, str) else each for each in args))
 
 
 class TrainingFailed(TrainerError):
@@ -92,9 +103,38 @@ class Stopped(TrainerError):
         self.exit_status = exit_status
 
 
+def spelled(text: str) -> str:
+    """``text`` that every UTF-8 stream takes: a byte of a file name that is not UTF-8 is ``\\xNN``."""
+    if not any(ord(character) in SURROGATES for character in text):
+        return text
+    return "".join(_in_ascii(character) if ord(character) in SURROGATES else character for character in text)
+
+
+def one_line(name: str) -> str:
+    """A name from a disk or a foreign file, for messages: what cannot be printed is escaped, line ends too."""
+    return printable(name).replace("\n", "\\n")
+
+
+def _in_ascii(character: str) -> str:
+    if character in IN_ASCII:
+        return IN_ASCII[character]
+    if ord(character) in ESCAPED_BYTES:
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("ascii", "backslashreplace").decode()
+
+
+def _spelled(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return "".join(map(_in_ascii, error.object[error.start : error.end])), error.end
+
+
+codecs.register_error(SPELLED, _spelled)
+
+
 def printable(message: str) -> str:
     """``message`` with control characters escaped, except line ends: parts of it may come from a foreign file."""
-    lines = message.split("\n")
+    lines = spelled(message).split("\n")
     return "\n".join("".join(c if c.isprintable() else repr(c)[1:-1] for c in line) for line in lines)
 
 

@@ -282,23 +282,83 @@ def test_check_data_finds_what_is_bad_double_and_in_both_splits(tmp_path: Path, 
     write(root / "train" / "dog" / "005.png", b"")
     write(root / "train" / "ox" / "006.jpg", jpeg(7)[:300])
     (root / "val" / "cat" / "gone.png").symlink_to("/nowhere.png")
-    overrides = ("data=image_folder", f"data.root='{root}'", "data.classes=[cat,dog]", "data.train_examples=2")
+    overrides = ("data=image_folder", f"data.root={root}", "data.classes=[cat,dog]", "data.train_examples=2")
     output = trainer.run("check-data", *overrides, "report=report.txt", status=2)
     for expected in (
-        "train: 18 records, 16 usable: 9 JPEG, 7 PNG\n  smallest 12x10: ",
+        f"data.root: {root}\n",
+        "train: 18 records, 16 usable: 9 JPEG, 7 PNG\n  smallest 12x10: train/",
         "  cat 6, dog 5, ox 5\n",
         "2 of 18 records for train cannot be used\n",
-        f"  {root}/train/dog/005.png (record 11) is empty (0 bytes)",
-        f"  {root}/train/ox/006.jpg (record 17) cannot be decoded: ",
+        "  train/dog/005.png (record 11) is empty (0 bytes)",
+        "  train/ox/006.jpg (record 17) cannot be decoded: ",
         "1 of 8 records for validation cannot be used\n",
-        f"  {root}/val/cat/gone.png (record 2) cannot be read: No such file or directory\n",
-        "images in both splits, so that validation is no test of them: ",
-        f"  {root}/train/ox/000.jpg (record 12) = {root}/val/ox/000.jpg (record 5)\n",
+        "  val/cat/gone.png (record 2) cannot be read: No such file or directory\n",
+        "identical images in both splits, so that validation is no test of them: 6\n",
+        "  train/ox/000.jpg (record 12) = val/ox/000.jpg (record 5)\n",
         "images more than once in train: 1\n",
-        f"  {root}/train/cat/001.png (record 1) = {root}/train/cat/copy.png (record 5)\n",
+        "  train/cat/001.png (record 1) = train/cat/copy.png (record 5)\n",
     ):
         assert expected in output, output
+    assert "different labels" not in output
     assert (trainer.cwd / "report.txt").read_text() in output
+
+
+def test_check_data_begins_with_labels_that_contradict_each_other_and_then_with_leaks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = tmp_path / "my images"
+    for split, first in (("train", 0), ("val", 100)):
+        for label, name in enumerate(("cat", "dog", "ox")):
+            for number in range(2):
+                write(root / split / name / f"{number}.png", png(first + 10 * label + number))
+    write(root / "train" / "dog" / "same.png", png(0))  # as train/cat/0.png
+    write(root / "train" / "ox" / "same.png", png(0))
+    write(root / "val" / "ox" / "same.png", png(1))  # as train/cat/1.png
+    write(root / "val" / "dog" / "leak.png", png(11))  # as train/dog/1.png
+    assert run(["check-data", "data=image_folder", f"data.root={root}"]) == 0
+    assert capsys.readouterr().out.startswith(
+        "identical images with different labels: 2\n"
+        "  train/cat/0.png (record 0): cat = train/dog/same.png (record 4): dog and 1 more\n"
+        "  train/cat/1.png (record 1): cat = val/ox/same.png (record 7): ox\n"
+        "identical images in both splits, so that validation is no test of them: 2\n"
+        "  train/cat/1.png (record 1) = val/ox/same.png (record 7)\n"
+        "  train/dog/1.png (record 3) = val/dog/leak.png (record 4)\n"
+        f"data.root: {root}\n"
+        "train: 8 records, 8 usable: 8 PNG\n"
+    )
+
+
+LATIN = b"caf\xe9\n.jpg"
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_bad_record_of_any_name_is_named_in_one_line_that_can_be_written(
+    split: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_splits(tmp_path)
+    (tmp_path / split / "cat" / os.fsdecode(LATIN)).write_bytes(b"not an image")
+    spelled = f"{tmp_path}/{split}/cat/caf\\xe9\\n.jpg (record "
+    kind = "train" if split == "train" else "validation"
+    failing = narrow("data=image_folder", f"data.root={tmp_path}")
+    warnings: list[str] = []
+    with pytest.raises(UsageError) as refused:
+        for _ in (
+            training_batches(open_source(failing.data, "train"), failing, 0, 5)
+            if kind == "train"
+            else evaluation_batches(open_source(failing.data, "validation"), failing)
+        ):
+            pass
+    assert str(refused.value).startswith(spelled)
+    config = skipping(FOLDER, tmp_path)
+    if kind == "train":
+        take(config, 0, 9, warn=warnings.append)
+    else:
+        list(evaluation_batches(open_source(config.data, "validation"), config, warn=warnings.append))
+    (warning,) = warnings
+    assert warning.startswith(spelled)
+    assert warning.encode().endswith(b"left out (data.on_bad_record=skip)")
+    assert run(["check-data", "data=image_folder", f"data.root={tmp_path}"]) == 2
+    assert f"  {split}/cat/caf\\xe9\\n.jpg (record " in capsys.readouterr().out
 
 
 def test_check_data_of_clean_data_exits_0_and_a_report_is_opened_before_anything_is_read(

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import shutil
+import subprocess
+import sys
 import tracemalloc
 import unicodedata
 from collections.abc import Callable
@@ -19,6 +22,7 @@ from PIL import Image
 
 from trainer.data.images.decoding import decode, encoded_image
 from trainer.data.sources import image_folder
+from trainer.data.sources.foreign import is_foreign
 from trainer.errors import UsageError
 
 PINNED_VALIDATION = [
@@ -98,6 +102,31 @@ def test_names_with_unicode_spaces_and_folders_within_a_class(tmp_path: Path) ->
     assert (copied.class_names, copied.listing) == (source.class_names, source.listing)
 
 
+LISTED = """
+import sys
+from pathlib import Path
+from trainer.config.compose import compose
+from trainer.data.sources.source import open_source
+config = compose(["data=image_folder", f"data.root={sys.argv[1]}"]).data
+source = open_source(config, "validation")
+print(ascii(source.class_names), source.count, source.listing, sys.getfilesystemencoding())
+"""
+
+
+def test_a_locale_without_utf_8_changes_no_name_and_no_split(tmp_path: Path) -> None:
+    """The locale decides how Python reads file names. A job of cron must find the data of the terminal."""
+    make_tree(tmp_path, 20, ["cat", unicodedata.normalize("NFD", "chèvre"), "猫"])
+    found = {}
+    for locale in ({"PYTHONUTF8": "1"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}):
+        command = [sys.executable, "-c", LISTED, str(tmp_path)]
+        ended = subprocess.run(command, env={**os.environ, **locale}, capture_output=True, text=True, check=True)
+        listed, _, encoding = ended.stdout.rstrip().rpartition(" ")
+        found[encoding] = listed
+    assert len(found) == 2
+    assert len(set(found.values())) == 1
+    assert found["utf-8"].startswith(ascii(("cat", "chèvre", "猫")))
+
+
 def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> None:
     for split in ("train", "val"):
         make_tree(tmp_path / split, 1, ["zebra"])
@@ -124,6 +153,78 @@ def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsy
     folder_source(splits), folder_source(splits, "validation")
     expected = f"ignored in {splits}: {splits}/test, which is hidden or not an image\n"
     assert capsys.readouterr().out == expected
+
+
+FOREIGN = (
+    *("__MACOSX", "@eaDir", "#recycle", "$RECYCLE.BIN", "System Volume Information", "lost+found", "@Recycle"),
+    *(".thumbnails", ".ipynb_checkpoints", ".Trash-1000", "__pycache__", "FOUND.000"),
+)
+
+
+def test_what_other_programs_leave_is_neither_a_class_nor_an_image(tmp_path: Path) -> None:
+    expected = everything(folder_source(make_splits(tmp_path / "clean")))
+    root = make_splits(tmp_path / "images")
+    for name in FOREIGN:
+        assert is_foreign(name)
+        for place in (root, root / "train", root / "train" / "cat", root / "val" / "ox"):
+            write(place / name / "cat" / "SYNOPHOTO_THUMB_M.jpg", jpeg(1))
+    for name in ("._000.jpg", ".DS_Store", "Thumbs.db", "desktop.ini"):
+        for place in (root, root / "train", root / "train" / "cat"):
+            write(place / name, b"x")
+    source = folder_source(root)
+    assert (source.class_names, everything(source)) == (CLASSES, expected)
+    assert folder_source(root, "validation").count == 6
+    assert not any(map(is_foreign, ("cat", "MACOSX", "recycle", "lost", "data", "eaDir", "$100", "#1")))
+
+
+def test_a_tree_with_another_program_s_folder_has_its_own_classes(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, 20, ["cat", "dog"])
+    expected = [everything(folder_source(root, split)) for split in ("train", "validation")]
+    write(root / "__MACOSX" / "cat" / "._000.jpg", b"x")
+    write(root / "@eaDir" / "x" / "SYNOPHOTO_THUMB_M.jpg", jpeg(1))
+    assert [everything(folder_source(root, split)) for split in ("train", "validation")] == expected
+
+
+def test_classes_that_are_not_chosen_are_no_obstacle(tmp_path: Path) -> None:
+    root = make_splits(tmp_path / "splits")
+    chosen = "data.classes=[ox,cat]"
+    expected = [(source := folder_source(root, split, chosen), source.listing) for split in ("train", "validation")]
+    before = [(everything(source), listing) for source, listing in expected]
+    for path in (root / "train" / "dog").iterdir():
+        path.unlink()
+    (root / "train" / "zebra").mkdir()  # empty, and not in val
+    make_tree(root / "val", 1, ["zoo"])
+    after = [
+        (everything(source), source.listing)
+        for source in (folder_source(root, split, chosen) for split in ("train", "validation"))
+    ]
+    assert after == before
+    with pytest.raises(UsageError, match="dog is a class folder without an image"):
+        folder_source(root, "train", "data.classes=[dog,cat]")
+    with pytest.raises(UsageError, match="only in train: zebra"):
+        folder_source(root, "train", "data.classes=[zebra,cat]")
+    tree = make_tree(tmp_path / "tree", 20, ["cat", "dog"])
+    (tree / "empty").mkdir()
+    assert folder_source(tree, "train", "data.classes=[cat,dog]").class_names == ("cat", "dog")
+    write(tree / "few" / "004.jpg", jpeg(4))
+    share = f"data.validation_share={image_folder.rank('few/004.jpg') + 0.01}"
+    assert set(everything(folder_source(tree, "train", "data.classes=[cat,dog]", share))[1]) == {0, 1}
+
+
+def test_a_choice_that_a_message_prints_is_taken_as_it_is(tmp_path: Path) -> None:
+    root = make_splits(tmp_path)
+    for split in ("train", "val"):
+        make_tree(root / split, 1, ["sea lion, old", "it's", "10", "猫"])
+    (root / "train" / "gone").mkdir()
+    (root / "val" / "gone").mkdir()
+    for name in ("cat", "dog", "ox"):
+        for split in ("train", "val"):
+            shutil.rmtree(root / split / name)
+    with pytest.raises(UsageError) as refused:
+        folder_source(root)
+    choice = shlex.split(str(refused.value).rpartition("choose the others: ")[2])
+    source = folder_source(root, "train", *choice)
+    assert source.class_names == ("10", "it's", "sea lion, old", "猫")
 
 
 def test_a_part_of_the_images_is_spread_over_the_classes(tmp_path: Path) -> None:
@@ -178,7 +279,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "class only in train": (
         lambda root: make_tree(root / "train", 1, ["elk"]),
-        "{root}/train and {root}/val must have the same class folders\n  only in train: elk\n  only in val: none",
+        "{root}/train and {root}/val must have the same class folders\n  only in train: elk\n  only in val: none\n"
+        "add what is missing, or choose the classes of both: 'data.classes=[cat,dog,ox]'",
     ),
     "class only in val": (
         lambda root: make_tree(root / "val", 1, ["elk", "yak"]),
@@ -211,7 +313,16 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "name that is not UTF-8": (
         lambda root: os.mkdir(os.fsencode(root) + b"/train/\xff"),
-        "cannot name a class, because it is not UTF-8",
+        "{root}/train/\\xff cannot name a class, because it is not UTF-8; rename the folder",
+    ),
+    "name with a line end": (
+        lambda root: os.mkdir(root / "train" / "a\nb"),
+        "{root}/train/a\\nb cannot name a class, because it has control characters; rename the folder",
+    ),
+    "several empty class folders": (
+        lambda root: [path.unlink() for name in ("cat", "ox") for path in (root / "train" / name).iterdir()],
+        "{root}/train/cat is a class folder without an image (.bmp, .gif, .jpeg, .jpg, .png, .webp), and so are ox; "
+        "fill or remove it\nor choose the others: 'data.classes=[dog]'",
     ),
     "link to its own folder": (link(".", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train/cat"),
     "link to the class folders": (link("..", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train"),

@@ -221,7 +221,7 @@ def test_the_index_is_kept_beside_the_shards_and_made_again_after_a_change(tmp_p
         kept.write_bytes(garbage)
         assert shard_source(root).count == 7
     assert len(walked) == 12
-    write_shard(root / "train-00002-of-00002", [example(png(51), 1)])
+    write_shard(root / "train-more", [example(png(51), 1)])
     assert shard_source(root).count == 8
     assert [path.name for path in root.iterdir() if path.name.startswith(".") and path.suffix != ".npz"] == []
 

@@ -1,8 +1,11 @@
-"""Standard streams that are closed, full or broken; and views and lists that cannot be written."""
+"""Standard streams that are closed, full or broken, or take ASCII only; and views and lists that cannot be written."""
 
 from __future__ import annotations
 
 import contextlib
+import io
+import json
+import os
 import shlex
 import subprocess
 import sys
@@ -16,10 +19,11 @@ from processes import NARROW, checkpoint_names
 
 from trainer.checkpoint.verification import newest_valid
 from trainer.config.override import Change
-from trainer.errors import RestoreRefused
+from trainer.errors import SPELLED, RestoreRefused
 from trainer.fingerprint.verdict import judge
 from trainer.run_directory import validation_predictions
 from trainer.run_directory.metrics import read_metrics
+from trainer.runtime.streams import json_text, spelling
 
 ROOT = Path(__file__).parents[2]
 SECONDS_ALLOWED = 240
@@ -77,6 +81,46 @@ def test_a_reader_that_has_had_enough_ends_no_run() -> None:
 
 def test_what_is_said_goes_through_as_it_is() -> None:
     assert run("-c", PRINTING, redirected="").stdout == "".join(f"{line}\n" for line in range(20_000))
+
+
+FOREIGN = """
+import os, sys
+from trainer.runtime import streams
+streams.guard(tolerant=True)
+for stream in (sys.stdout, sys.stderr):
+    print("\\u732b \\xb7", os.fsdecode(b"caf\\xe9"), file=stream, flush=True)
+"""
+ASCII_ONLY = ({"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"})
+
+
+@pytest.mark.parametrize("environment", ASCII_ONLY)
+def test_a_stream_that_takes_ascii_only_gets_the_rest_spelled(
+    environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    ended = run("-c", FOREIGN, redirected="")
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout == ended.stderr == "\\u732b . caf\\xe9\n"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "utf-8"])
+def test_json_is_json_on_every_stream(encoding: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    value = {"猫": ["é", "😀", os.fsdecode(b"caf\xe9")]}
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding, errors=SPELLED))
+    print(json_text(value), flush=True)
+    assert json.loads(output.getvalue()) == value
+    print(json_text({"猫": 1}), flush=True)
+    assert ("猫".encode() in output.getvalue()) == (encoding == "utf-8")
+
+
+def test_other_programs_streams_are_changed_only_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding="ascii"))
+    with spelling():
+        print("猫", flush=True)
+    assert (output.getvalue(), sys.stdout.errors) == (b"\\u732b\n", "strict")
 
 
 def test_no_file_gets_the_number_of_a_closed_stream_not_even_in_a_child(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ TABLE = {
     "command_line": (),
     "storage": (),
     "config": ("storage",),
-    "runtime": ("config",),
+    "runtime": ("config", "storage"),
     "checkpoint": ("config", "storage", "runtime"),
     "distributed": ("config", "storage", "runtime"),
     "run_directory": ("checkpoint", "config", "storage"),

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import os
+import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
+from trainer.config.parse import leaves
 from trainer.config.schema.sources import DataConfig, SyntheticConfig, TFRecordConfig
-from trainer.errors import UsageError
+from trainer.errors import SPELLED, UsageError, one_line
 from trainer.run_directory import layout, places
 from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
-    from trainer.data.audit import Places, SplitAudit
+    from trainer.data.audit import Occurrence, SplitAudit
 
 SHOWN = 20
 HELP = f"""Read and decode every record of both splits once, and report what the data holds and what is wrong with it.
@@ -24,9 +27,11 @@ HELP = f"""Read and decode every record of both splits once, and report what the
   python -m trainer check-data data=… [data.root=… key=value …] [report=PATH]
 
 The configuration is composed as train composes it. All records are read, whatever data.classes, data.train_examples
-and data.validation_examples say, and CRCs are compared. The output lists the records of each class, image sizes and
-formats, unusable records with the reason, and repeated images within a split or, worse, in both. report=PATH gets the
-full lists. Exit status 0, or {UsageError.exit_status} when a record cannot be used."""
+and data.validation_examples say, and CRCs are compared. The output begins with identical images that have different
+labels, and with images that are in both splits. Then it lists the records of each class, image sizes and formats,
+images of a single colour, unusable records with the reason, and images that a split has more than once. Paths are
+relative to data.root. report=PATH gets the full lists. Exit status 0, or {UsageError.exit_status} when a record cannot
+be used."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -35,22 +40,22 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     values = parse_arguments([argument for argument in arguments if argument.startswith("report=")])
     overrides = [argument for argument in arguments if not argument.startswith("report=")]
-    config = _everything(compose(overrides).data)
+    config = _verifying(compose(overrides).data)
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(_opened(Path(str(values["report"])))) if "report" in values else None
         with importing_tensorflow():
-            from trainer.data.audit import audit, duplicates  # imports TensorFlow, which is slow
-            from trainer.data.sources.source import open_source
+            from trainer.data.audit import audit, repeated  # imports TensorFlow, which is slow
+            from trainer.data.sources.source import open_whole_split
             from trainer.runtime.execution import leave_gpus_alone
 
             leave_gpus_alone()
-        training = audit(open_source(config, "train"), "train")
-        audits = (training, audit(open_source(config, "validation"), "validation"))
-        repeated = duplicates(audits)
-        for line in _lines(audits, repeated, SHOWN):
+        training = audit(open_whole_split(config, "train"), "train")
+        audits = (training, audit(open_whole_split(config, "validation"), "validation"))
+        found = _Found(audits, repeated(audits), _root(config))
+        for line in _lines(found, SHOWN):
             print(line)
         if report is not None:
-            report.writelines(f"{line}\n" for line in _lines(audits, repeated, None))
+            report.writelines(f"{line}\n" for line in _lines(found, None))
     return UsageError.exit_status if any(each.bad for each in audits) else 0
 
 
@@ -58,41 +63,88 @@ def _opened(path: Path) -> TextIO:
     """The report, opened before any reading: a failure must not come after an hour."""
     places.refuse_output(path, f"report={path}", layout.OWN)
     try:
-        return path.open("w", encoding="utf-8", errors="backslashreplace")
+        return path.open("w", encoding="utf-8", errors=SPELLED)
     except OSError as error:
         raise UsageError(f"report={path} cannot be written: {error.strerror}") from error
 
 
-def _everything(config: DataConfig) -> DataConfig:
-    """``config`` without the keys that leave records out, and with every check."""
+def _verifying(config: DataConfig) -> DataConfig:
+    """``config`` with every check."""
     if isinstance(config, SyntheticConfig):
         raise UsageError("data=synthetic is made up, so there is nothing to check")
-    changed = dataclasses.replace(
-        config, classes=None, class_weights=None, train_examples=None, validation_examples=None, on_bad_record="skip"
+    return dataclasses.replace(config, verify_crc=True) if isinstance(config, TFRecordConfig) else config
+
+
+def _root(config: DataConfig) -> str | None:
+    """The directory of the data; None where it is part of the program."""
+    root = next((value for key, value, _ in leaves(config) if key == "root"), None)
+    return root if isinstance(root, str) else None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Found:
+    audits: Sequence[SplitAudit]
+    repeated: Sequence[Sequence[Occurrence]]
+    root: str | None
+
+
+def _lines(found: _Found, shown: int | None) -> list[str]:
+    """The worst first: labels that contradict each other, then images that make the validation no test."""
+    audits = found.audits
+    contradictory = [_first_of_each(group, lambda each: each.class_name) for group in found.repeated]
+    lines = _section(
+        "identical images with different labels",
+        [_pair([f"{each.place}: {each.class_name}" for each in firsts]) for firsts in contradictory if len(firsts) > 1],
+        shown,
     )
-    return dataclasses.replace(changed, verify_crc=True) if isinstance(changed, TFRecordConfig) else changed
-
-
-def _lines(audits: Sequence[SplitAudit], repeated: Sequence[Places], shown: int | None) -> list[str]:
-    lines = []
+    leaked = [_first_of_each(group, lambda each: each.split) for group in found.repeated]
+    lines += _section(
+        "identical images in both splits, so that validation is no test of them",
+        [_pair([each.place for each in firsts]) for firsts in leaked if len(firsts) > 1],
+        shown,
+    )
+    if found.root is not None:
+        lines.append(f"data.root: {one_line(found.root)}")
     for each in audits:
         lines += _split_lines(each, shown)
+    for each in audits:
+        blank = [each.source.place(record) for record in each.blank]
+        lines += _section(f"images of a single colour in {each.split}, from which nothing can be learned", blank, shown)
     for each in audits:
         if each.bad:
             lines.append(f"{len(each.bad)} of {each.source.count} records for {each.split} cannot be used")
             lines += _limited([f"  {reason}" for reason in each.bad], shown)
-    leaked = [places for places in repeated if len(places) > 1]
-    if leaked:
-        lines.append(f"images in both splits, so that validation is no test of them: {len(leaked)}")
-        lines += _limited([f"  {places['train'][0]} = {places['validation'][0]}" for places in leaked], shown)
     for split in (each.split for each in audits):
-        within = [places[split] for places in repeated if split in places and len(places[split]) > 1]
-        if within:
-            lines.append(f"images more than once in {split}: {len(within)}")
-            lines += _limited([f"  {places[0]} = {places[1]}{_and_more(len(places) - 2)}" for places in within], shown)
+        places = [[each.place for each in group if each.split == split] for group in found.repeated]
+        within = [_pair(group) for group in places if len(group) > 1]
+        lines += _section(f"images more than once in {split}", within, shown)
     if not any(each.bad for each in audits):
         lines.append("every record can be used")
-    return lines
+    return [_relative(line, found.root) for line in lines]
+
+
+def _first_of_each(group: Sequence[Occurrence], kind: Callable[[Occurrence], str | None]) -> list[Occurrence]:
+    """The first record of each kind, without those that have none."""
+    firsts: dict[str, Occurrence] = {}
+    for each in group:
+        name = kind(each)
+        if name is not None:
+            firsts.setdefault(name, each)
+    return list(firsts.values())
+
+
+def _pair(texts: Sequence[str]) -> str:
+    return f"{texts[0]} = {texts[1]}{_and_more(len(texts) - 2)}"
+
+
+def _section(title: str, entries: Sequence[str], shown: int | None) -> list[str]:
+    """A heading with the number of entries, and the entries; nothing when there are none."""
+    return [f"{title}: {len(entries)}", *_limited([f"  {entry}" for entry in entries], shown)] if entries else []
+
+
+def _relative(line: str, root: str | None) -> str:
+    """``line`` with paths relative to ``root``, where they begin."""
+    return line if root is None else re.sub(rf"(?<= ){re.escape(os.path.join(one_line(root), ''))}", "", line)
 
 
 def _and_more(count: int) -> str:

@@ -19,7 +19,7 @@ from trainer.config.contracts import Split
 from trainer.config.schema.training import WeightsName
 from trainer.errors import RestoreRefused
 from trainer.runtime.importing import importing_tensorflow
-from trainer.storage.documents import to_json
+from trainer.runtime.streams import json_text, on_stdout
 
 if TYPE_CHECKING:
     from trainer.inference.evaluate import Evaluation
@@ -62,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
     evaluation = read_newest(lambda: evaluate_checkpoint(request), run_dir)
     if form == "json":
-        print(to_json(_facts(evaluation, split, flip=flip), indent=2))
+        print(json_text(_facts(evaluation, split, flip=flip)))
     else:
         _print(evaluation, split)
     return 0
@@ -140,7 +140,7 @@ def _class_table(evaluation: Evaluation) -> Table:
     for column in ("examples", "accuracy"):
         table.add_column(column, justify="right")
     for name, count, accuracy in rows:
-        table.add_row(Text(name), str(count), "no examples" if accuracy is None else f"{accuracy:.4f}")
+        table.add_row(Text(on_stdout(name)), str(count), "no examples" if accuracy is None else f"{accuracy:.4f}")
     return table
 
 
@@ -151,5 +151,5 @@ def _confusion_table(evaluation: Evaluation) -> Table:
         table.add_column(str(index), justify="right")
     matrix = report.confusion.rows(len(report.class_names))
     for index, (name, row) in enumerate(zip(report.class_names, matrix, strict=True)):
-        table.add_row(Text(f"{index} {name}"), *(str(count) if count else "·" for count in row))
+        table.add_row(Text(on_stdout(f"{index} {name}")), *(str(count) if count else on_stdout("·") for count in row))
     return table

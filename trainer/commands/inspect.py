@@ -11,7 +11,7 @@ from trainer.commands.newest import read_newest
 from trainer.config.arguments import parse_arguments
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.runtime.importing import importing_tensorflow
-from trainer.storage.documents import to_json
+from trainer.runtime.streams import json_text
 
 FORMATS = ("table", "json")
 HELP = f"""Show what a checkpoint holds: where it comes from, and every tensor with its shape and type.
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> int:
         from trainer.diagnosis.overview import overview  # imports TensorFlow, which is slow
 
     facts = read_newest(lambda: overview(path), path)
-    print(to_json(facts, indent=2) if form == "json" else "\n".join(_table(facts)))
+    print(json_text(facts) if form == "json" else "\n".join(_table(facts)))
     return 0
 
 

@@ -9,6 +9,7 @@ from trainer.config.arguments import parse_arguments
 from trainer.config.compose import run_with_hydra
 from trainer.config.multirun import STOCK, Job, check_launcher, is_multirun, jobs_of, plugin, without_launcher
 from trainer.config.schema import Config, Invocation
+from trainer.config.spelling import respelled
 from trainer.errors import UsageError
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.shortage import refuse_small_limit
@@ -30,6 +31,7 @@ def main(arguments: Sequence[str]) -> int:
     if not is_multirun(arguments):
         run_with_hydra(arguments, start)
         return 0
+    arguments = respelled(arguments, sweeps=True)
     plan.refuse_place(_sweep_place(arguments))  # Hydra writes into it before it calls any job
     launcher, sweeper = plugin(arguments, "launcher"), plugin(arguments, "sweeper")
     if launcher != STOCK:

@@ -27,6 +27,7 @@ from trainer.config.check import OWN_TRANSFORMS, check
 from trainer.config.explain import explain
 from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
+from trainer.config.spelling import respelled
 from trainer.errors import TrainerError, UsageError
 
 INSTALLED_TRANSFORMS = "installed_transforms"  # in the defaults list of conf/config.yaml
@@ -74,7 +75,7 @@ def run_with_hydra(arguments: Sequence[str], run: Callable[[Invocation, Config],
             raise UsageError("a configuration file sets hydra.mode; give --multirun on the command line instead")
         run(*typed(composed))
 
-    run_application(arguments, job)
+    run_application(respelled(arguments), job)
 
 
 def run_application(arguments: Sequence[str], job: Callable[[DictConfig], None]) -> None:
@@ -130,8 +131,9 @@ def compose_run(overrides: Sequence[str]) -> tuple[Invocation, Config]:
     Raises:
         UsageError: an override or the configuration is wrong.
     """
+    overrides = respelled(overrides)
     with composing(overrides):
-        return typed(hydra.compose("config", list(overrides)))
+        return typed(hydra.compose("config", overrides))
 
 
 @contextlib.contextmanager

@@ -6,9 +6,11 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.config import plugins
+from trainer.config.spelling import not_an_assignment
 from trainer.errors import nearest
 
 ABSENT = object()
@@ -17,6 +19,8 @@ INSTALLED_BY_SWEEPS = ("joblib", "submitit_local", "submitit_slurm", "optuna")
 
 def explain(error: Exception, arguments: Sequence[str], directory: Path) -> str:
     """The message for an error that Hydra raised for ``arguments``, one to three lines; ``directory`` is ``conf/``."""
+    if isinstance(error, OverrideParseException):
+        return not_an_assignment(error.override)
     text = str(error)
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import operator
 import os
+import shlex
 import types
 import typing
 import unicodedata
@@ -157,7 +158,8 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
         value = float(value)
     if type(value) is not kind:
         null = " or null" if optional else ""
-        raise UsageError(f"{path} is {value!r}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}")
+        quoted = _quoted(path, value) if kind is str else ""
+        raise UsageError(f"{path} is {value!r}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}{quoted}")
     if kind in (int, float):
         _check_range(typing.cast(float, value), path, fact)
     if isinstance(value, str):
@@ -165,8 +167,20 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
     if fact.path:
         if not value:
             raise UsageError(f"{path} is empty, but must be a path: {fact.doc}")
-        return os.path.abspath(os.path.expanduser(str(value)))
+        place = os.path.abspath(os.path.expanduser(str(value)))
+        _check_text(place, path)  # the current directory may have a name that the text has not
+        return place
     return value
+
+
+def _quoted(path: str, value: object) -> str:
+    """How to write what was read as a number, a truth value or null where it is meant as text."""
+    if not isinstance(value, bool | int | float | None):
+        return ""
+    text = "null" if value is None else str(value).lower()
+    name, _, index = path.partition("[")
+    written = f'{name}=["{text}",…]' if index else f'{name}="{text}"'
+    return f"\nas a text it is quoted, within the quotes of the shell: {shlex.quote(written)}"
 
 
 def _check_text(value: str, path: str) -> None:
@@ -175,7 +189,10 @@ def _check_text(value: str, path: str) -> None:
         raise UsageError(
             f"{path} is {value!r}, but a stored configuration has no interpolations: ${{…}} stays unresolved"
         )
-    if any(unicodedata.category(character) in UNPRINTABLE for character in value):
+    unprintable = {unicodedata.category(character) for character in value} & set(UNPRINTABLE)
+    if "Cs" in unprintable:
+        raise UsageError(f"{path} is {value!r}, but must be UTF-8\nrename it, or make a link to it and give the link")
+    if unprintable:
         raise UsageError(f"{path} is {value!r}, but must not have control characters")
 
 

@@ -13,8 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config.contracts import Split
-from trainer.data.images.decoding import fault, readable
-from trainer.data.images.headers import read_header
+from trainer.data.blank import is_blank
+from trainer.data.images.decoding import decode_file
+from trainer.data.images.headers import ImageFault, read_header
 from trainer.data.sources.labels import UNKNOWN
 from trainer.data.sources.progress import tracked
 from trainer.data.sources.source import Source
@@ -22,15 +23,14 @@ from trainer.errors import BadRecord
 
 Numbers = npt.NDArray[np.int64]
 
-Places = dict[Split, list[str]]
-
 RECORDS_A_TASK = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class Record:
     """The findings about one record. ``bad`` says why it cannot be used; ``size`` is height and width, upright;
-    ``digest`` the first 64 bits of the SHA-256 of the encoded image, 0 where there is no image.
+    ``digest`` the first 64 bits of the SHA-256 of the encoded image, 0 where there is no image. ``blank``: all of its
+    pixels are equal.
     """
 
     label: int
@@ -38,11 +38,24 @@ class Record:
     size: tuple[int, int]
     digest: int
     bad: str | None
+    blank: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class Occurrence:
+    """A record with an image that other records have, too. ``class_name`` is None where it has no usable label."""
+
+    split: Split
+    place: str
+    class_name: str | None
 
 
 @dataclasses.dataclass(frozen=True)
 class SplitAudit:
-    """All records of a split. ``smallest`` and ``largest`` are record numbers by area, None without a usable one."""
+    """All records of a split. ``smallest`` and ``largest`` are record numbers by area, None without a usable one.
+    ``labels`` int64 ``[count]`` has ``UNKNOWN`` for records without one. ``blank`` are the numbers of usable images of
+    a single colour.
+    """
 
     split: Split
     source: Source
@@ -51,6 +64,8 @@ class SplitAudit:
     smallest: tuple[int, tuple[int, int]] | None
     largest: tuple[int, tuple[int, int]] | None
     bad: list[str]
+    blank: list[int]
+    labels: Numbers
     digests: npt.NDArray[np.uint64]
 
     @property
@@ -62,24 +77,27 @@ def audit(source: Source, split: Split) -> SplitAudit:
     """Read and decode every record of ``source`` once, in parallel."""
     counts = np.zeros(len(source.class_names), np.int64)
     digests = np.zeros(source.count, np.uint64)
+    labels = np.zeros(source.count, np.int64)
     kinds: Counter[str] = Counter()
     bad: list[str] = []
+    blank: list[int] = []
     smallest: tuple[int, tuple[int, int]] | None = None
     largest: tuple[int, tuple[int, int]] | None = None
     for number, record in enumerate(_examined(source, split)):
-        digests[number] = record.digest
+        digests[number], labels[number] = record.digest, record.label
         if record.bad is not None:
             bad.append(record.bad)
             continue
         counts[record.label] += 1
         kinds[record.kind] += 1
+        blank += [number] if record.blank else []
         area = record.size[0] * record.size[1]
         if smallest is None or area < smallest[1][0] * smallest[1][1]:
             smallest = number, record.size
         if largest is None or area > largest[1][0] * largest[1][1]:
             largest = number, record.size
     class_counts = dict(zip(source.class_names, counts.tolist(), strict=True))
-    return SplitAudit(split, source, class_counts, kinds, smallest, largest, bad, digests)
+    return SplitAudit(split, source, class_counts, kinds, smallest, largest, bad, blank, labels, digests)
 
 
 def _examined(source: Source, split: Split) -> Iterator[Record]:
@@ -98,28 +116,30 @@ def _examine(source: Source, record: int) -> Record:
     try:
         (image,), (label,) = source.read(np.array([record], np.int64))
     except BadRecord as error:
-        return Record(UNKNOWN, "", (0, 0), 0, str(error).splitlines()[0])
+        return Record(UNKNOWN, "", (0, 0), 0, str(error).splitlines()[0], blank=False)
     digest = int.from_bytes(hashlib.sha256(image).digest()[:8], "big")
-    reason = fault(image)
-    if reason is not None:
-        return Record(int(label), "", (0, 0), digest, f"{source.place(record)} cannot be decoded: {reason}")
-    height, width, _ = readable(image)[1]
-    return Record(int(label), read_header(image).format, (height, width), digest, None)
+    try:
+        pixels = decode_file(image).numpy()
+    except ImageFault as error:
+        reason = f"{source.place(record)} cannot be decoded: {error}"
+        return Record(int(label), "", (0, 0), digest, reason, blank=False)
+    height, width, _ = pixels.shape
+    return Record(int(label), read_header(image).format, (height, width), digest, None, is_blank(pixels))
 
 
-def duplicates(audits: Sequence[SplitAudit]) -> list[Places]:
-    """For each image that more than one record holds, the places of all of them; in the order of the first."""
+def repeated(audits: Sequence[SplitAudit]) -> list[list[Occurrence]]:
+    """For each image that more than one record holds, all of these records; in the order of the first."""
     digests = np.concatenate([each.digests for each in audits])
     firsts = np.cumsum([0, *(len(each.digests) for each in audits)])
     order = np.argsort(digests, kind="stable")
     groups = np.split(order, np.flatnonzero(np.diff(digests[order])) + 1)
-    repeated = sorted((group for group in groups if len(group) > 1 and digests[group[0]]), key=lambda group: group[0])
+    several = sorted((group for group in groups if len(group) > 1 and digests[group[0]]), key=lambda group: group[0])
 
-    def places(group: Numbers) -> Places:
-        found: Places = {}
-        for number in group:
-            split = int(np.searchsorted(firsts, number, side="right")) - 1
-            found.setdefault(audits[split].split, []).append(audits[split].source.place(int(number - firsts[split])))
-        return found
+    def occurrence(number: int) -> Occurrence:
+        index = int(np.searchsorted(firsts, number, side="right")) - 1
+        audit, record = audits[index], number - int(firsts[index])
+        label = int(audit.labels[record])
+        name = None if label == UNKNOWN else audit.source.class_names[label]
+        return Occurrence(audit.split, audit.source.place(record), name)
 
-    return [places(group) for group in repeated]
+    return [[occurrence(int(number)) for number in group] for group in several]

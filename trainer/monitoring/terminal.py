@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
+from trainer.errors import SPELLED
 from trainer.storage import holding
 from trainer.storage.holding import named
 
@@ -29,7 +30,7 @@ class Terminal:
         self._path = log
         self._log = _appending(log)
         self.failure: OSError | None = None  # from the last attempt to write to the log
-        self._console = Console(highlight=False, soft_wrap=True)
+        self._console = Console(highlight=False, soft_wrap=True, emoji=False)  # :cat: in a path is text
         self._last_line = 0.0
         self._progress: Progress | None = None
         if self._console.is_terminal:
@@ -141,7 +142,7 @@ class Terminal:
 
 def _appending(path: Path) -> TextIO:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8")
+    return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", errors=SPELLED)
 
 
 def _duration(seconds: float) -> str:

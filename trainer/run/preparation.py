@@ -17,7 +17,7 @@ from trainer.fingerprint import versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.facts import Fact
 from trainer.models.layers import slowest_momentum
-from trainer.run import short_run, train_on
+from trainer.run import short_run, suitability, train_on
 from trainer.run.assembly import Assembly, assemble
 from trainer.run.starting_point import StartingPoint
 
@@ -55,6 +55,8 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     config = with_initial_updates(config, start.initial_updates)
     config = complete(config, data.sampling.examples_per_epoch, len(class_names))
     total = total_steps(config, data.sampling.examples_per_epoch)
+    if start.checkpoint is None:
+        suitability.refuse_short_epochs(config, data.sampling.examples_per_epoch)
     done = start.complete_at(run_dir, total)
     if done is not None:
         process.tell({"config": None})
@@ -70,7 +72,9 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     accepted = start.judge(run_dir, fingerprint, current)
     ahead = start.look_ahead(run_dir, config, total)
     _refuse_fewer_classes(config, class_names)
-    notes = [*ahead, *start.fill(assembly, class_names)]
+    repeats = suitability.batch_warning(config, data.sampling.examples_per_epoch)
+    notes = [*ahead, *start.fill(assembly, class_names), *([] if repeats is None else [repeats])]
+    notes += suitability.warnings(config, data) if start.checkpoint is None else []
     lineage = start.lineage(assembly.step, accepted)
     resumed = None if start.checkpoint is None else run_dir
     warnings = short_run.warnings(config, total, slowest_momentum(assembly.state.model), resumed)

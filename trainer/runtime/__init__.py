@@ -1,4 +1,4 @@
 """The process: TensorFlow's settings, devices, signals, random seeds, and checks for hidden state in a graph.
 
-May import: config.
+May import: config, storage.
 """

@@ -18,8 +18,8 @@ CHATTER = re.compile(r"[IW]\d{4} |WARNING: All log messages before absl|To enabl
 def _in_memory() -> TextIO:
     """A file for text that needs no disk, where the system offers one; the temporary directory may be full."""
     if sys.platform == "linux":
-        return os.fdopen(os.memfd_create("stderr"), "w+", encoding="utf-8", errors="replace")
-    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")
+        return os.fdopen(os.memfd_create("stderr"), "w+", encoding="utf-8", errors="surrogateescape")
+    return tempfile.TemporaryFile("w+", encoding="utf-8", errors="surrogateescape")
 
 
 @contextmanager
@@ -31,7 +31,7 @@ def quiet_startup() -> Iterator[None]:
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     sys.stderr.flush()
-    with _in_memory() as held, os.fdopen(os.dup(2), "w") as stderr:
+    with _in_memory() as held, os.fdopen(os.dup(2), "w", encoding="utf-8", errors="surrogateescape") as stderr:
         os.dup2(held.fileno(), 2)
         chatter = CHATTER
         try:

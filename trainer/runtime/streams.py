@@ -1,4 +1,4 @@
-"""Standard streams that are closed, full or broken.
+"""Standard streams that are closed, full or broken, or that take ASCII only.
 
 A run does not end because nobody can read its output: ``train.log`` has all of it, too. For a command that has nothing
 but its output, that is an error.
@@ -12,8 +12,10 @@ import io
 import os
 import sys
 import typing
+from collections.abc import Iterator
 
-from trainer.errors import TrainerError
+from trainer.errors import SPELLED, TrainerError
+from trainer.storage.documents import to_json
 
 NAMES = ("stdin", "stdout", "stderr")
 
@@ -40,10 +42,44 @@ def open_closed() -> None:
 def guard(*, tolerant: bool) -> None:
     """Replace ``sys.stdout`` and ``sys.stderr`` by streams that survive. If the command is ``tolerant``, output that
     the disk or the terminal refuses is lost, with a warning on standard error; if not, standard output raises. Standard
-    error always loses it: the exit status remains.
+    error always loses it: the exit status remains. What their encoding lacks is spelled in ASCII.
     """
     sys.stdout = _guarded(sys.stdout, _Stream(1, tolerant=tolerant))
     sys.stderr = _guarded(sys.stderr, _Stream(2, tolerant=True))
+
+
+@contextlib.contextmanager
+def spelling() -> Iterator[None]:
+    """In this block, ``sys.stdout`` and ``sys.stderr`` spell what their encoding lacks, where they are Python's own
+    streams.
+    """
+    streams = [stream for stream in (sys.stdout, sys.stderr) if isinstance(stream, io.TextIOWrapper)]
+    before = [stream.errors for stream in streams]
+    for stream in streams:
+        stream.reconfigure(errors=SPELLED)
+    try:
+        yield
+    finally:
+        for stream, errors in zip(streams, before, strict=True):
+            stream.reconfigure(errors=errors)
+
+
+def json_text(value: object) -> str:
+    """``value`` as JSON for standard output; escaped by JSON's own rules where the stream lacks a character. A number
+    that is not finite is null.
+    """
+    text = to_json(value, indent=2)
+    try:
+        text.encode(sys.stdout.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return to_json(value, indent=2, ascii_only=True)
+    return text
+
+
+def on_stdout(text: str) -> str:
+    """``text`` as standard output will show it, for tables that count its characters."""
+    encoding = sys.stdout.encoding or "utf-8"
+    return text.encode(encoding, SPELLED).decode(encoding)
 
 
 def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
@@ -52,7 +88,7 @@ def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
     return io.TextIOWrapper(
         io.BufferedWriter(typing.cast(io.RawIOBase, raw)),
         encoding=stream.encoding,
-        errors=stream.errors,
+        errors=SPELLED,
         line_buffering=stream.line_buffering,
         write_through=stream.write_through,
     )

@@ -55,9 +55,9 @@ def _limit_depth(value: Any) -> None:
     raise Unacceptable(f"it is nested more than {DEPTH_LIMIT} levels deep")
 
 
-def to_json(value: Any, indent: int | None = None) -> str:
+def to_json(value: Any, *, indent: int | None = None, ascii_only: bool = False) -> str:
     """The JSON text of a value. Numbers that are not finite become null: JSON has neither NaN nor infinity."""
-    return json.dumps(finite_or_null(value), indent=indent, ensure_ascii=False, allow_nan=False)
+    return json.dumps(finite_or_null(value), indent=indent, ensure_ascii=ascii_only, allow_nan=False)
 
 
 def finite_or_null(value: Any) -> Any:

@@ -15,6 +15,7 @@ from pathlib import Path
 from trainer.distributed.cluster import discover
 from trainer.errors import UsageError
 from trainer.runtime.signals import STOP_SIGNALS, StopRequest
+from trainer.runtime.streams import spelling
 from trainer.storage.durable import replace
 from trainer.storage.guarded import read_text
 from trainer.storage.unacceptable import Unacceptable
@@ -53,7 +54,8 @@ def run(launch: Launch, number: int, overrides: tuple[str, ...]) -> None:
     if _asked_to_stop(launch):
         return
     sweep = plan.read(launch.sweep_dir)
-    announce(sweep, sweep.trials[number])
+    with spelling():
+        announce(sweep, sweep.trials[number])
     request = StopRequest()
     with request.installed():
         status = run_in_process(launch.sweep_dir, number, lambda: request.signal is not None or _asked_to_stop(launch))

@@ -11,13 +11,14 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.errors import UsageError, printable
+from trainer.runtime.streams import on_stdout
 from trainer.sweeps.plan import Sweep, Trial, label
 from trainer.sweeps.trial import newest_step, read_note, run_dir_of
 
 
 def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) -> None:
     """Print the table. ``outcomes`` maps the numbers of the trials that were looked at to their outcomes."""
-    table = Table("trial", title=str(sweep_dir), title_justify="left", box=SIMPLE_HEAD)
+    table = Table("trial", title=Text(on_stdout(printable(str(sweep_dir)))), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("overrides", overflow="fold")
     table.add_column("outcome", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
@@ -26,7 +27,7 @@ def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) ->
         step, result = _result(sweep_dir, trial)
         outcome = outcomes[trial.number] if trial.number in outcomes else ("not begun" if step == "" else "interrupted")
         cells = (str(trial.number), label(sweep, trial), outcome, step, result)
-        table.add_row(*(Text(printable(cell)) for cell in cells))
+        table.add_row(*(Text(on_stdout(printable(cell))) for cell in cells))
     Console(highlight=False).print(table)
 
 

@@ -68,10 +68,12 @@ class TFRecordConfig(DataConfig):
     train_pattern: str = key("which files below root are for training (glob)", "consent")
     validation_pattern: str = key("which files below root are for validation (glob)", "consent")
     image_key: str = key("feature that holds the encoded image", "consent")
-    label_key: str = key("feature that holds the label, an integer", "consent")
+    label_key: str = key(
+        "feature that holds the label: an integer or, with labels_file, the name of a class", "consent"
+    )
     label_offset: int = key("stored label of the first class: 1 where 0 means background", "consent")
     labels_file: str | None = key(
-        "file, relative to root, with one class name a line, in label order; null: num_classes", "free"
+        "file, relative to root, with one class name a line, in label order, or 0:name lines; null: num_classes", "free"
     )
     num_classes: int | None = key(
         "number of classes, when labels_file is null", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER

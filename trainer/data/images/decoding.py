@@ -146,13 +146,24 @@ def _transposed(image: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(image, [height * width, 3]), places)
 
 
+def decode_file(data: bytes) -> tf.Tensor:
+    """The whole image in the bytes of an image file, uint8 ``[height, width, 3]``.
+
+    Raises:
+        ImageFault: they cannot be decoded; the message is the end of a sentence.
+    """
+    try:
+        return decode(encoded_image(data))
+    except tf.errors.InvalidArgumentError as error:
+        reason = str(error.message).splitlines()[0]
+        # without the names of TensorFlow's nodes
+        raise ImageFault(reason.rpartition("}} ")[2].partition(" [Op:")[0]) from error
+
+
 def fault(data: bytes) -> str | None:
     """Why the bytes of an image file cannot be decoded, as the end of a sentence; None when they can."""
     try:
-        decode(encoded_image(data))
+        decode_file(data)
     except ImageFault as error:
         return str(error)
-    except tf.errors.InvalidArgumentError as error:
-        reason = str(error.message).splitlines()[0]
-        return reason.rpartition("}} ")[2].partition(" [Op:")[0]  # without the names of TensorFlow's nodes
     return None

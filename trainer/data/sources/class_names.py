@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import codecs
+import re
+import unicodedata
 from pathlib import Path
 
 from trainer.errors import UsageError
+
+NUMBERED = re.compile(r"(\d{1,9}):(.+)")  # TF-Slim's datasets/dataset_utils.py, write_label_file
+UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's begin with one of them, or with zero bytes
+OTHER_FORMATS = ("{", "[", "item {", "item{", "<")  # JSON, a label map in protocol buffers' text, XML
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -12,24 +19,78 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"class_{number:03d}" for number in range(count))
 
 
-def read_labels_file(path: Path) -> tuple[str, ...]:
-    """The names in ``data.labels_file``, one a line, in label order.
+def read_labels_file(path: Path, label_offset: int) -> tuple[str, ...]:
+    """The names in ``data.labels_file``, in label order: one a line, or numbered lines as TF-Slim writes them
+    (``0:cat``), whose numbers are the stored labels. The first class has the stored label ``label_offset``.
+
+    A byte order mark, the line ends of any system, and blank lines at the end do not matter.
 
     Raises:
-        UsageError: the file cannot be read, has an empty or repeated line, or has fewer than two names.
+        UsageError: the file cannot be read, is not UTF-8 or another kind of file, has an empty or repeated line, its
+            numbers have a gap, or it has fewer than two names.
     """
-    try:
-        names = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"data.labels_file={path} cannot be read: {error.strerror}") from error
-    except UnicodeDecodeError as error:
-        raise UsageError(f"data.labels_file={path} is not UTF-8: {error.reason} at byte {error.start}") from error
-    stripped = [name.strip() for name in names]
-    for line, name in enumerate(stripped, 1):
+    given = f"data.labels_file={path}"
+    lines = [line.strip() for line in _text(path, given).replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    while lines and not lines[-1]:
+        lines.pop()
+    if lines and lines[0].startswith(OTHER_FORMATS):
+        raise UsageError(
+            f"{given} begins with {lines[0][:20]!r}: it is another kind of file; write one class name a line"
+        )
+    for line, name in enumerate(lines, 1):
         if not name:
-            raise UsageError(f"data.labels_file={path} has no name in line {line}; every line is a class")
-        if name in stripped[: line - 1]:
-            raise UsageError(f"data.labels_file={path} has {name} in lines {stripped.index(name) + 1} and {line}")
-    if len(stripped) < 2:
-        raise UsageError(f"data.labels_file={path} has {len(stripped)} lines, but at least two classes are needed")
-    return tuple(stripped)
+            raise UsageError(f"{given} has no name in line {line}; every line is a class")
+        if any(unicodedata.category(character) == "Cc" for character in name):
+            raise UsageError(f"{given} has control characters in line {line}: {name!r}")
+    names = _numbered_lines(lines, given, label_offset)
+    for index, (line, name) in enumerate(names):
+        twin = next((other for other, same in names[:index] if same == name), None)
+        if twin is not None:
+            raise UsageError(f"{given} has {name} in lines {twin} and {line}")
+    if len(names) < 2:
+        raise UsageError(f"{given} has {len(names)} lines, but at least two classes are needed")
+    return tuple(name for _, name in names)
+
+
+def _text(path: Path, given: str) -> str:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"{given} cannot be read: {error.strerror}") from error
+    if data.startswith(UTF_16_MARKS) or b"\0" in data:
+        raise UsageError(
+            f"{given} is not UTF-8, but UTF-16 or UTF-32 (a byte order mark, zero bytes); save it as UTF-8"
+        )
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{given} is not UTF-8: {error.reason} at byte {error.start}") from error
+
+
+def _numbered_lines(lines: list[str], given: str, label_offset: int) -> list[tuple[int, str]]:
+    """Line number and name of each class, in label order."""
+    found = [NUMBERED.fullmatch(line) for line in lines]
+    if not any(found):
+        return list(enumerate(lines, 1))
+    if not all(found):
+        with_number = next(line for line, match in enumerate(found, 1) if match)
+        without = next(line for line, match in enumerate(found, 1) if not match)
+        raise UsageError(
+            f"{given} has a number before the name in line {with_number} ({lines[with_number - 1]}), but not in line "
+            f"{without} ({lines[without - 1]}); number every line (0:cat, 1:dog …), or none"
+        )
+    by_label: dict[int, tuple[int, str]] = {}
+    for line, match in enumerate(found, 1):
+        assert match is not None
+        label = int(match[1])
+        if label in by_label:
+            raise UsageError(f"{given} has the number {label} in lines {by_label[label][0]} and {line}")
+        by_label[label] = line, match[2].strip()
+    labels = sorted(label for label in by_label if label >= label_offset)  # those below are not classes: background
+    missing = next((label for label in range(label_offset, label_offset + len(labels)) if label not in by_label), None)
+    if missing is not None:
+        raise UsageError(
+            f"{given} has no line for label {missing}, but one for {labels[-1]}; its numbers are the labels in the "
+            f"records, and the first class has data.label_offset={label_offset}"
+        )
+    return [by_label[label] for label in labels]

@@ -36,7 +36,7 @@ class DigitsSplit:
                 )
         paths = [DIRECTORY / name for name in shards]
         self._reader = TFRecordReader(paths, [index_records(path) for path in paths], verify_crc=False)
-        self._example = ExampleReader("image/encoded", "image/class/label", None, len(self.class_names))
+        self._example = ExampleReader("image/encoded", "image/class/label", None, len(self.class_names), None)
         self.count = len(self._reader)
 
     def labels(self) -> Numbers:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
+import unicodedata
 from collections.abc import Callable
 
 from google.protobuf.message import DecodeError
 from tensorflow.core.example.example_pb2 import Example
 
-from trainer.errors import BadRecord
+from trainer.errors import BadRecord, nearest, one_line
 
 NAMES_SHOWN = 8
 VALUES_OF = {"bytes_list": "bytes", "int64_list": "an integer"}
@@ -17,13 +19,15 @@ VALUES_OF = {"bytes_list": "bytes", "int64_list": "an integer"}
 @dataclasses.dataclass(frozen=True)
 class ExampleReader:
     """Where an example holds its image and label. ``label_offset`` is the stored label of the first class, None where
-    the data itself says that it is 0.
+    the data itself says that it is 0. ``names`` are the classes where a label may also be the name of its class, as a
+    text; None where names are unknown.
     """
 
     image_key: str
     label_key: str
     label_offset: int | None
     num_classes: int
+    names: tuple[str, ...] | None
 
     def read(self, data: bytes, place: Callable[[], str]) -> tuple[bytes, int]:
         """The encoded image and the label, in [0, num_classes), of a serialized example.
@@ -36,11 +40,13 @@ class ExampleReader:
         except DecodeError as error:
             raise BadRecord(f"{place()} is not a tf.train.Example: {error}") from error
         image = self._value(place, example, "image_key", self.image_key, "bytes_list")
-        stored = self._value(place, example, "label_key", self.label_key, "int64_list")
         assert isinstance(image, bytes)
-        assert isinstance(stored, int)
         if not image:
             raise BadRecord(f"{place()} has an empty image in {self.image_key}")
+        if self.names is not None and self._is_text(example, self.label_key):
+            return image, self._named(place, self._value(place, example, "label_key", self.label_key, "bytes_list"))
+        stored = self._value(place, example, "label_key", self.label_key, "int64_list")
+        assert isinstance(stored, int)
         first = self.label_offset or 0
         if not first <= stored < first + self.num_classes:
             offset = "" if self.label_offset is None else f" with data.label_offset={first}"
@@ -49,6 +55,26 @@ class ExampleReader:
                 f"{first + self.num_classes - 1}"
             )
         return image, stored - first
+
+    @staticmethod
+    def _is_text(example: Example, name: str) -> bool:
+        features = example.features.feature
+        return name in features and features[name].WhichOneof("kind") == "bytes_list"  # [] would add what is missing
+
+    def _named(self, place: Callable[[], str], text: object) -> int:
+        """The label of the class with this name."""
+        assert isinstance(text, bytes)
+        name = unicodedata.normalize("NFC", text.decode("utf-8", "backslashreplace").strip())
+        if name not in self._labels:
+            hint = nearest(name, self._labels)
+            raise BadRecord(
+                f"{place()} has label {one_line(name) or '(no text)'}, which is not a name in data.labels_file{hint}"
+            )
+        return self._labels[name]
+
+    @functools.cached_property
+    def _labels(self) -> dict[str, int]:
+        return {unicodedata.normalize("NFC", name): label for label, name in enumerate(self.names or ())}
 
     def _value(self, place: Callable[[], str], example: Example, key: str, name: str, kind: str) -> object:
         """The only value of a feature."""
@@ -60,8 +86,10 @@ class ExampleReader:
         values = getattr(features[name], kind).value
         if len(values) != 1:
             found = features[name].WhichOneof("kind") or "nothing"
+            is_name = kind == "int64_list" and found == "bytes_list" and self.label_offset is not None
             raise BadRecord(
                 f"{place()} must have one value ({VALUES_OF[kind]}) in feature {name} (data.{key}), "
                 f"but has {len(values)} (it holds {found})"
+                + ("\nif these are names of classes, list them in data.labels_file" if is_name else "")
             )
         return values[0]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import stat
 import unicodedata
 from array import array
@@ -19,7 +20,8 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
-from trainer.errors import BadRecord, UsageError
+from trainer.data.sources.foreign import is_foreign
+from trainer.errors import BadRecord, UsageError, one_line
 from trainer.storage.unreadable import unusable_record
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
@@ -46,9 +48,10 @@ class ImageFolderSplit:
         folders = _split_folders(root, ignored if split == "train" else [])
         self._folder = root if folders is None else folders[split]
         classes = class_folders(self._folder, ignored)
+        used = None if config.classes is None else frozenset(config.classes)
         if folders is not None:
-            _check_same_classes(folders)
-        images: Iterable[Image] = _scan(classes, self._folder, ignored, config.on_bad_record == "skip")
+            _check_same_classes(folders, used)
+        images: Iterable[Image] = _scan(classes, self._folder, ignored, config.on_bad_record == "skip", used)
         if folders is None:
             share = config.validation_share
             images = (image for image in images if (rank(image[0]) < share) == (split == "validation"))
@@ -59,7 +62,7 @@ class ImageFolderSplit:
                 f"change it, or put the images into {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/"
             )
         if folders is None and split == "train":
-            _check_every_class(self._images.labels, classes, config.validation_share)
+            _check_every_class(self._images.labels, classes, config.validation_share, used)
         self.class_names = tuple(classes)
         self.count = len(self._images)
         if ignored and (split == "train" or folders is not None):  # one tree is scanned for both splits
@@ -72,7 +75,7 @@ class ImageFolderSplit:
         return self._images.labels.astype(np.int64)
 
     def place(self, record: int) -> str:
-        return f"{self._folder / self._images.path(record)} (record {record})"
+        return f"{one_line(str(self._folder / self._images.path(record)))} (record {record})"
 
     def listing(self, records: Numbers) -> str:
         images, digest = self._images, hashlib.sha256()
@@ -165,7 +168,7 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
     identities: dict[Identity, Path] = {}
     for entry in _entries(folder):
         path = Path(entry.path)
-        if entry.name.startswith("."):
+        if is_foreign(entry.name):
             ignored.append(entry.path)
             continue
         status = _status(path)
@@ -175,8 +178,9 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
             ignored.append(entry.path)
             continue
         name = _composed(entry.name)
-        if not _is_text(name):
-            raise UsageError(f"{str(path)!r} cannot name a class, because it is not UTF-8; rename the folder")
+        fault = _fault_of_name(name)
+        if fault is not None:
+            raise UsageError(f"{one_line(str(path))} cannot name a class, because {fault}; rename the folder")
         if name in found:
             raise UsageError(f"{found[name]} and {path} are the same class name in two Unicode forms; keep one of them")
         same = identities.setdefault(_identity(status), path)
@@ -192,42 +196,58 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _check_same_classes(folders: dict[Split, Path]) -> None:
+def _check_same_classes(folders: dict[Split, Path], used: frozenset[str] | None) -> None:
+    """``used`` are the chosen classes, None for all: what else lies there is no obstacle, here and below."""
     names = {split: set(class_folders(folder, [])) for split, folder in folders.items()}
+    if used is not None:
+        names = {split: there & used for split, there in names.items()}
     if names["train"] != names["validation"]:
         raise UsageError(
             f"{folders['train']} and {folders['validation']} must have the same class folders\n"
             f"  only in {folders['train'].name}: {_names(sorted(names['train'] - names['validation']))}\n"
-            f"  only in {folders['validation'].name}: {_names(sorted(names['validation'] - names['train']))}"
+            f"  only in {folders['validation'].name}: {_names(sorted(names['validation'] - names['train']))}\n"
+            f"add what is missing, or choose the classes of both: {_choice(names['train'] & names['validation'])}"
         )
 
 
-def _check_every_class(labels: npt.NDArray[np.int32], classes: dict[str, Path], share: float) -> None:
+def _check_every_class(
+    labels: npt.NDArray[np.int32], classes: dict[str, Path], share: float, used: frozenset[str] | None
+) -> None:
     """Refuse a class whose images are all for validation: a network cannot learn it."""
     counts = np.bincount(labels, minlength=len(classes))
-    for count, path in zip(counts, classes.values(), strict=True):
-        if not count:
+    for count, (name, path) in zip(counts, classes.items(), strict=True):
+        if not count and (used is None or name in used):
             raise UsageError(
                 f"data.validation_share={share} leaves no image of {path} for training, because all of its few "
                 "images fall into validation; lower it, or add images"
             )
 
 
-def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: bool) -> Iterator[Image]:
-    """The images of every class in order; every class has at least one.
+def _scan(
+    classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: bool, used: frozenset[str] | None
+) -> Iterator[Image]:
+    """The images of every class in order; every class that is used has at least one.
 
     With ``keep_bad`` an empty file and a broken link are images too: reading them reports the fault.
     """
     place = folder.resolve()
     prefix = os.path.join(folder, "")
     above = frozenset(_identity(_status(directory)) for directory in (place, *place.parents))
-    for label, path in enumerate(classes.values()):
-        empty = True
+    empty: list[Path] = []
+    for label, (name, path) in enumerate(classes.items()):
+        has_images = False
         for file, size in _walk(path, above, ignored, keep_bad):
-            empty = False
+            has_images = True
             yield file.removeprefix(prefix), label, size
-        if empty:
-            raise UsageError(f"{path} is a class folder without an image ({', '.join(EXTENSIONS)}); fill or remove it")
+        if not has_images and (used is None or name in used):
+            empty.append(path)
+    if empty:
+        others = [name for name, path in classes.items() if path not in empty]
+        more = f", and so are {_names([path.name for path in empty[1:]])}" if empty[1:] else ""
+        raise UsageError(
+            f"{empty[0]} is a class folder without an image ({', '.join(EXTENSIONS)}){more}; fill or remove it"
+            f"\nor choose the others: {_choice(others)}"
+        )
 
 
 def _walk(
@@ -238,7 +258,7 @@ def _walk(
     if here in above:
         raise UsageError(f"{folder} leads back to {os.path.realpath(folder)}, which contains it; remove the link")
     for entry in _entries(folder):
-        if entry.name.startswith("."):
+        if is_foreign(entry.name):
             ignored.append(entry.path)
             continue
         if keep_bad and _has_image_name(entry.name) and not os.path.exists(entry.path):
@@ -283,13 +303,24 @@ def _has_image_name(name: str) -> bool:
     return name.lower().endswith(EXTENSIONS)
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name is UTF-8: Python keeps other bytes as surrogates, which no file of ours can hold."""
-    return not any("\ud800" <= character <= "\udfff" for character in name)
+def _choice(classes: Iterable[str]) -> str:
+    """How to use only these classes, as it is typed into a shell."""
+    chosen = sorted(classes)
+    shown = [f'"{name}"' if set(name) & set("'\"\\, []") else name for name in chosen[:NAMES_SHOWN]]
+    return shlex.quote(f"data.classes=[{','.join([*shown, *(['…'] if len(chosen) > NAMES_SHOWN else [])])}]")
+
+
+def _fault_of_name(name: str) -> str | None:
+    """Why a name cannot be that of a class. No file of ours holds the surrogates by which Python keeps other bytes, and
+    a line end would break the lists and tables that name classes.
+    """
+    categories = {unicodedata.category(character) for character in name}
+    return "it is not UTF-8" if "Cs" in categories else "it has control characters" if "Cc" in categories else None
 
 
 def _composed(name: str) -> str:
-    return unicodedata.normalize("NFC", name)
+    """A name in composed form, read as UTF-8 whatever the locale of this process makes of file names."""
+    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "surrogateescape"))
 
 
 def _names(names: Sequence[str]) -> str:
@@ -298,7 +329,7 @@ def _names(names: Sequence[str]) -> str:
 
 
 def _entries_text(ignored: Sequence[str]) -> str:
-    first = ignored[0].encode("utf-8", "replace").decode()
+    first = one_line(ignored[0])
     if len(ignored) == 1:
         return f"{first}, which is hidden or not an image"
     return f"{len(ignored)} entries that are hidden or not images, the first {first}"

@@ -16,6 +16,7 @@ from trainer.data.sources.class_names import numbered, read_labels_file
 from trainer.data.sources.example import ExampleReader
 from trainer.data.sources.labels import read_labels
 from trainer.data.sources.record_index import load_or_build
+from trainer.data.sources.shard_names import refuse_incomplete
 from trainer.data.sources.tfrecord import TFRecordReader
 from trainer.errors import UsageError
 
@@ -34,13 +35,17 @@ class TFRecordSplit:
         self.class_names = _class_names(config, self._root)
         self._shards = _shards(config, self._root)[split]
         self._reader = TFRecordReader(self._shards, load_or_build(self._root, self._shards), config.verify_crc)
-        self._example = ExampleReader(config.image_key, config.label_key, config.label_offset, len(self.class_names))
+        names = None if config.labels_file is None else self.class_names
+        self._example = ExampleReader(
+            config.image_key, config.label_key, config.label_offset, len(self.class_names), names
+        )
         self.count = len(self._reader)
 
     def labels(self) -> Numbers:
         config = self._config
         skip_bad = config.on_bad_record == "skip"
-        settings = (*map(str, dataclasses.astuple(self._example)), config.on_bad_record, str(config.verify_crc))
+        how = [str(value) for value in dataclasses.astuple(self._example) if value is not None]
+        settings = (*how, config.on_bad_record, str(config.verify_crc))
         cached = load_or_make(
             self._root,
             "labels",
@@ -88,14 +93,15 @@ def _matching(root: Path, key: str, pattern: str) -> list[Path]:
     shards = [path for path in matches if path.is_file() and not path.name.startswith(".")]
     if not shards:
         raise UsageError(f"no file in data.root={root} matches data.{key}={pattern}")
+    refuse_incomplete(shards, f"data.{key}", pattern)
     for shard in shards:
         if shard.stat().st_size == 0:
-            raise UsageError(f"{shard} is empty (0 bytes); write it again or remove it")
+            raise UsageError(f"{shard} is empty (0 bytes); write it again, or leave it out with data.{key}")
     return shards
 
 
 def _class_names(config: TFRecordConfig, root: Path) -> tuple[str, ...]:
     if config.labels_file is not None:
-        return read_labels_file(root / config.labels_file)
+        return read_labels_file(root / config.labels_file, config.label_offset)
     assert config.num_classes is not None, "check() requires one of them"
     return numbered(config.num_classes)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import numpy.typing as npt
 
@@ -110,3 +112,17 @@ def open_source(config: DataConfig, split: Split) -> Source:
         NoValidCheckpoint: the embedded data is damaged.
     """
     return Source(builder_of(config)(config, split), config, split)
+
+
+def open_whole_split(config: DataConfig, split: Split) -> Source:
+    """All records of one split, whatever ``config`` chooses, and records that cannot be used too. Where it chooses
+    classes, faults that concern other classes only are no obstacle.
+
+    Raises:
+        As ``open_source``.
+    """
+    stored = builder_of(config)(dataclasses.replace(config, on_bad_record="skip"), split)
+    everything = dataclasses.replace(
+        config, classes=None, class_weights=None, train_examples=None, validation_examples=None, on_bad_record="skip"
+    )
+    return Source(stored, everything, split)

@@ -47,7 +47,7 @@ class TFDSSplit:
         from array_record.python.array_record_data_source import ArrayRecordDataSource
 
         self._records = ArrayRecordDataSource(files)
-        self._example = ExampleReader(config.image_key, config.label_key, None, len(self.class_names))
+        self._example = ExampleReader(config.image_key, config.label_key, None, len(self.class_names), None)
         self.count = int(self._first[-1])
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:

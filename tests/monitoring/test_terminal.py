@@ -1,0 +1,32 @@
+"""What a run says on its terminal and in train.log."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+from trainer.errors import SPELLED
+from trainer.monitoring.terminal import Terminal
+
+LATIN = os.fsdecode(b"caf\xe9")
+
+
+@pytest.mark.parametrize(
+    ("encoding", "printed"), [("ascii", rb"\u732b . caf\xe9"), ("utf-8", "猫 · caf\\xe9".encode())]
+)
+def test_any_name_is_printed_and_logged(
+    encoding: str, printed: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(output, encoding=encoding, errors=SPELLED))
+    terminal = Terminal(tmp_path / "train.log", 0, 1)
+    terminal.warn(f"猫 · {LATIN} :cat: [bold]")
+    terminal.close()
+    sys.stdout.flush()
+    assert output.getvalue() == b"warning: " + printed + b" :cat: [bold]\n"
+    (line,) = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
+    assert line.endswith("  warning: 猫 · caf\\xe9 :cat: [bold]")

@@ -1,0 +1,65 @@
+"""Whether the numbers of a configuration fit the data: what is refused, and what is worth a word at the start."""
+
+from __future__ import annotations
+
+from trainer.config.complete import total_steps
+from trainer.config.schema import Config
+from trainer.data.blank import blank_note
+from trainer.data.opened import Sources
+from trainer.errors import UsageError
+
+OUTPUTS_SHOWN = 5
+
+
+def refuse_short_epochs(config: Config, examples_per_epoch: int) -> None:
+    """Refuse a new run whose batch is larger than an epoch and whose length is given in epochs: its few steps are not
+    what that number of epochs means. ``train.steps`` says a length that has a meaning, such as for a test that overfits
+    one batch.
+
+    Raises:
+        UsageError: names both numbers, and the values that fit.
+    """
+    batch = config.train.global_batch_size
+    if batch <= examples_per_epoch or config.train.steps is not None:
+        return
+    steps = total_steps(config, examples_per_epoch)
+    raise UsageError(
+        f"train.global_batch_size={batch} is more than an epoch, which has {examples_per_epoch} training images: "
+        f"train.epochs={config.train.epochs:g} would be only {steps} step{'s' if steps > 1 else ''}\n"
+        f"set train.global_batch_size={examples_per_epoch} or less, or give the length in steps: train.steps=N"
+    )
+
+
+def batch_warning(config: Config, examples_per_epoch: int) -> str | None:
+    """The warning about a batch that holds images more than once."""
+    batch = config.train.global_batch_size
+    if batch <= examples_per_epoch:
+        return None
+    return (
+        f"warning: train.global_batch_size={batch} is more than the {examples_per_epoch} training images, so each step "
+        f"shows every image {batch / examples_per_epoch:.3g} times; train.global_batch_size={examples_per_epoch} shows "
+        "each once"
+    )
+
+
+def warnings(config: Config, data: Sources) -> list[str]:
+    """The warnings at the start of a new run, besides ``batch_warning``."""
+    blank = blank_note(data.training)
+    return [
+        *_nameless_outputs(config, len(data.training.class_names)),
+        *([] if blank is None else [f"warning: {blank}"]),
+    ]
+
+
+def _nameless_outputs(config: Config, classes: int) -> list[str]:
+    outputs = config.model.num_classes
+    assert outputs is not None, "the configuration is complete"
+    nameless = list(map(str, range(classes, outputs)))
+    if not nameless:
+        return []
+    shown = nameless if len(nameless) <= OUTPUTS_SHOWN else [nameless[0], "…", nameless[-1]]
+    which = f"output {shown[0]} has" if len(nameless) == 1 else f"outputs {', '.join(shown)} have"
+    return [
+        f"warning: model.num_classes is {outputs}, but the data has {classes} classes: {which} no class and no image; "
+        "leave it null to follow the data"
+    ]

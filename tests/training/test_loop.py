@@ -48,7 +48,6 @@ def test_early_stopping_state_survives_a_resume(small: tuple[str, ...], trainer:
 def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(small: tuple[str, ...], trainer: Trainer) -> None:
     arguments = (
         *small,
-        *paced(0.1),
         "data.validation_examples=60",  # long enough to be hit
         "evaluation.batch_size=1",
         "evaluation.every_steps=2",
@@ -58,11 +57,12 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(small: tuple[st
     )
     straight, stopped = trainer.cwd / "straight", trainer.cwd / "stopped"
     trainer.run("train", f"run_dir={straight}", *arguments)
-    process = trainer.start("train", f"run_dir={stopped}", *arguments)
+    process = trainer.start("train", f"run_dir={stopped}", *arguments, *paced(0.2))
     deadline = time.monotonic() + 240
     log = stopped / "metrics.jsonl"
     while process.running and not (log.exists() and '"step": 2' in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.002)
+    time.sleep(0.3)  # the step is logged before its evaluation begins, which takes a second and a half
     process.signal(signal.SIGTERM)
     assert process.wait() == 75, process.output
     assert checkpoint_names(stopped)[0] == "step-00000002"
@@ -112,6 +112,7 @@ def test_a_second_interrupt_stops_at_once(small: tuple[str, ...], trainer: Train
     time.sleep(0.1)
     process.signal(signal.SIGINT)
     assert process.wait() in (-signal.SIGINT, 130)
+    assert "is committed" not in process.output, "the first one was enough"
 
 
 def test_a_loss_that_is_not_finite_stops_and_commits_nothing(small: tuple[str, ...], trainer: Trainer) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import pythons
+import small_plugin
 from processes import Trainer
 
 
@@ -26,11 +27,27 @@ def trainer(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Trainer]
     started.close()
 
 
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[tuple[str, ...]]:
+    """The overrides of a run of the small network. Processes that start in the test's directory know its plug-in, and
+    so does this process while the test runs.
+    """
+    small_plugin.install(tmp_path)
+    with small_plugin.installed_here(tmp_path):
+        yield small_plugin.SMALL
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes long, so that no worker is left alone with it at the end: with Slurm, whose tests wait for
-    most of their time, then with the tests that start trainers.
+    most of their time, then with files that one worker runs as a whole, then with the tests that start trainers.
     """
-    items.sort(key=lambda item: ("slurm" not in item.keywords, "trainer" not in item.fixturenames))  # type: ignore[attr-defined]
+    from scheduling import is_together
+
+    def place(item: pytest.Item) -> tuple[bool, bool, bool]:
+        starts = "trainer" in item.fixturenames  # type: ignore[attr-defined]
+        return "slurm" not in item.keywords, not is_together(item.path), not starts
+
+    items.sort(key=place)
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import fcntl
 import json
@@ -174,6 +175,21 @@ def test_retention_keeps_the_verified_checkpoint_whatever_the_policy_says(run_di
     assert [path.name for path in directory.committed(parent)] == ["step-00000004", "step-00000006"]
 
 
+def test_verify_takes_the_names_that_resume_takes_and_checks_the_newest_even_when_it_is_damaged(
+    run_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best, newest = run_dir / "checkpoints" / "step-00000004", run_dir / "checkpoints" / "step-00000006"
+    there = manifests.read(best / manifests.FILE_NAME)
+    manifests.write(dataclasses.replace(there, validation={"loss": 0.1, "accuracy": 1.0}), best / manifests.FILE_NAME)
+    for name, path in (("latest", newest), ("best", best), (str(best), best)):
+        assert run(["verify", f"run_dir={run_dir}", f"checkpoint={name}"]) == 0
+        assert capsys.readouterr().out.startswith(f"{path.name}  ok  ")
+    flip_kernel(newest)
+    assert run(["verify", f"run_dir={run_dir}", "checkpoint=latest"]) == 4
+    assert capsys.readouterr().out.startswith("step-00000006  DAMAGED\n")
+    assert which_checkpoint.find(run_dir, "latest", "full", print).path == best
+
+
 def test_verify_prints_a_line_for_each_and_exits_0_or_4(run_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["verify", f"run_dir={run_dir}"]) == 0
     assert "3 whole, 0 damaged" in capsys.readouterr().out
@@ -185,6 +201,7 @@ def test_verify_prints_a_line_for_each_and_exits_0_or_4(run_dir: Path, capsys: p
     assert "2 whole, 1 damaged" in output
     assert run(["verify", f"run_dir={run_dir}", "checkpoint=step-6"]) == 0
     assert run(["verify", f"run_dir={run_dir}", "checkpoint=step-5"]) == 4
+    assert "checkpoint=step-5 does not exist; in " in capsys.readouterr().err
     assert run(["verify", f"run_dir={run_dir}", "replay=perhaps"]) == 2
     assert run(["verify", f"run_dir={run_dir / 'nowhere'}"]) == 2
     assert not (run_dir / ".lock").exists()

@@ -12,12 +12,15 @@ from pathlib import Path
 
 import pytest
 import yaml
-from processes import NARROW, Process, Trainer, assert_same_run, checkpoint_names, wait_for_step
+from processes import Process, Trainer, assert_same_run, checkpoint_names, wait_for_step
+from small_plugin import SMALL
 from sweep_runs import KILL_AT, STEPS, TRIAL, files, outcomes, starts
 
 from trainer.sweeps import plan, trial
 
-TINY = (*NARROW, "train.steps=2", "evaluation.every_steps=2", "checkpoint.every_steps=2")
+pytestmark = pytest.mark.usefixtures("small")
+
+TINY = (*SMALL, "train.steps=2", "evaluation.every_steps=2", "checkpoint.every_steps=2")
 SEARCH = (
     "hydra/sweeper=optuna",
     "hydra.sweeper.sampler.seed=1",

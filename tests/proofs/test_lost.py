@@ -14,7 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import saving
-from processes import NARROW, Trainer, assert_same_run, checkpoint_names, wait_for_step
+from processes import Trainer, assert_same_run, checkpoint_names, wait_for_step
+from small_plugin import paced
 
 from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
@@ -280,11 +281,11 @@ def test_a_filesystem_that_does_not_answer_stops_nothing(run_dir: Path, monkeypa
             held.refuse_if_lost()
 
 
-def test_a_real_run_that_is_moved_ends_with_5_and_goes_on_bit_for_bit(trainer: Trainer) -> None:
+def test_a_real_run_that_is_moved_ends_with_5_and_goes_on_bit_for_bit(small: tuple[str, ...], trainer: Trainer) -> None:
     run_dir, now, reference = (trainer.cwd / name for name in ("run", "it is here", "reference"))
     arguments = (
-        *NARROW,
-        "model.aux_logits=false",
+        *small,
+        *paced(0.02),
         "train.log_every_steps=1",
         "checkpoint.every_steps=1000",
         "schedule=constant",

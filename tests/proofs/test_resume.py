@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from made_once import made_once
 from processes import NARROW, Trainer, assert_same_run, checkpoint_names, metrics, wait_for_step
+from small_plugin import SMALL, install, paced
 
 STEPS = 12  # 2.4 epochs
 EVERYTHING = (
-    *NARROW,
     "schedule.decay_steps=12",
     "schedule.warmup_steps=3",
     "evaluation.every_steps=4",
@@ -39,8 +39,13 @@ VARIANTS = {
 }
 
 
-def train_arguments(run_dir: Path, optimizer: str, *more: str) -> tuple[str, ...]:
-    return ("train", f"run_dir={run_dir}", *EVERYTHING, *VARIANTS[optimizer][0], *more)
+# For what the command does around a run, which no network changes. At a pace, so that a signal still finds it there.
+SMALL_RUN = "small"
+
+
+def train_arguments(run_dir: Path, variant: str, *more: str) -> tuple[str, ...]:
+    network = (*SMALL, *paced(0.1)) if variant == SMALL_RUN else (*NARROW, *VARIANTS[variant][0])
+    return ("train", f"run_dir={run_dir}", *network, *EVERYTHING, *more)
 
 
 @pytest.fixture(scope="session")  # not of the module, whose tests would all go to one worker
@@ -48,12 +53,14 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Undisturbed runs, made when first asked for."""
 
     class Made(dict[str, Path]):
-        def __missing__(self, optimizer: str) -> Path:
+        def __missing__(self, variant: str) -> Path:
             def make(trainer: Trainer) -> None:
-                trainer.run(*train_arguments(trainer.cwd / "run", optimizer, f"train.steps={STEPS}"))
+                if variant == SMALL_RUN:
+                    install(trainer.cwd)
+                trainer.run(*train_arguments(trainer.cwd / "run", variant, f"train.steps={STEPS}"))
 
-            self[optimizer] = made_once(tmp_path_factory, f"reference-{optimizer}", make) / "run"
-            return self[optimizer]
+            self[variant] = made_once(tmp_path_factory, f"reference-{variant}", make) / "run"
+            return self[variant]
 
     return Made()
 
@@ -72,19 +79,20 @@ def test_clean_stop_and_resume_equals_uninterrupted_run(
 
 
 @pytest.mark.parametrize(
-    ("number", "status", "after"),
+    ("number", "status", "after", "variant"),
     [
-        pytest.param(signal.SIGTERM, 75, 4, marks=pytest.mark.fresh),
-        (signal.SIGUSR1, 75, 6),
-        (signal.SIGINT, 130, 2),
-        pytest.param(signal.SIGUSR2, 75, 8, marks=pytest.mark.long),
+        pytest.param(signal.SIGTERM, 75, 4, "adam", marks=pytest.mark.fresh),
+        (signal.SIGUSR1, 75, 6, SMALL_RUN),
+        (signal.SIGINT, 130, 2, SMALL_RUN),
+        pytest.param(signal.SIGUSR2, 75, 8, "adam", marks=pytest.mark.long),
     ],
 )
+@pytest.mark.usefixtures("small")
 def test_resume_after_a_signal_equals_uninterrupted_run(
-    number: signal.Signals, status: int, after: int, references: dict[str, Path], trainer: Trainer
+    number: signal.Signals, status: int, after: int, variant: str, references: dict[str, Path], trainer: Trainer
 ) -> None:
     run_dir = trainer.cwd / "run"
-    process = trainer.start(*train_arguments(run_dir, "adam", f"train.steps={STEPS}"))
+    process = trainer.start(*train_arguments(run_dir, variant, f"train.steps={STEPS}"))
     wait_for_step(process, run_dir, after)
     process.signal(number)
     assert process.wait() == status, process.output
@@ -93,7 +101,7 @@ def test_resume_after_a_signal_equals_uninterrupted_run(
     assert "Traceback" not in process.output
     assert stopped_at < f"step-{STEPS:08d}", "the signal came too late to prove anything"
     trainer.run("resume", f"run_dir={run_dir}")
-    assert_same_run(references["adam"], run_dir)
+    assert_same_run(references[variant], run_dir)
 
 
 def test_every_example_came_exactly_once(references: dict[str, Path]) -> None:
@@ -153,8 +161,9 @@ def lifetime(trainer: Trainer, optimizer: str) -> float:
     return time.monotonic() - began
 
 
-@pytest.mark.fresh
-@pytest.mark.parametrize(("optimizer", "seed"), [("adam", 1), pytest.param("sgd", 2, marks=pytest.mark.long)])
+@pytest.mark.parametrize(
+    ("optimizer", "seed"), [("adam", 1), pytest.param("sgd", 2, marks=[pytest.mark.long, pytest.mark.fresh])]
+)
 def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
     optimizer: str, seed: int, references: dict[str, Path], trainer: Trainer
 ) -> None:
@@ -194,12 +203,13 @@ def test_a_copied_checkpoint_directory_resumes_elsewhere(references: dict[str, P
     assert metrics(run_dir) == expected
 
 
+@pytest.mark.usefixtures("small")
 def test_a_copied_run_directory_resumes_and_reports_completion(references: dict[str, Path], trainer: Trainer) -> None:
     run_dir = trainer.cwd / "copied run"
-    shutil.copytree(references["adamw"], run_dir)
+    shutil.copytree(references[SMALL_RUN], run_dir)
     assert "is complete at step 12" in trainer.run("resume", f"run_dir={run_dir}")
     trainer.run("resume", f"run_dir={run_dir}", "checkpoint=step-3")
-    assert_same_run(references["adamw"], run_dir)
+    assert_same_run(references[SMALL_RUN], run_dir)
 
 
 def test_diff_exits_0_exactly_for_equal_states(references: dict[str, Path], trainer: Trainer) -> None:
@@ -212,11 +222,12 @@ def test_diff_exits_0_exactly_for_equal_states(references: dict[str, Path], trai
     assert "first at [" in other
 
 
+@pytest.mark.usefixtures("small")
 def test_a_damaged_checkpoint_is_skipped_loudly_and_the_result_is_the_same(
     references: dict[str, Path], trainer: Trainer
 ) -> None:
     run_dir = trainer.cwd / "run"
-    shutil.copytree(references["adamw"], run_dir)
+    shutil.copytree(references[SMALL_RUN], run_dir)
     newest = run_dir / "checkpoints" / "step-00000012" / "state.data-00000-of-00001"
     content = bytearray(newest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -225,7 +236,7 @@ def test_a_damaged_checkpoint_is_skipped_loudly_and_the_result_is_the_same(
     assert "warning: skipping step-00000012" in output
     assert "state.data-00000-of-00001 is damaged" in output
     assert "damaged tensor: " in output
-    assert_same_run(references["adamw"], run_dir)
+    assert_same_run(references[SMALL_RUN], run_dir)
     evidence = run_dir / "checkpoints" / "quarantine" / "step-00000012"
     assert (evidence / newest.name).read_bytes() == content
     assert "is damaged" in evidence.with_name("step-00000012.reason.txt").read_text()
@@ -249,46 +260,50 @@ def test_replaying_a_stretch_finds_the_one_tensor_that_was_changed_together_with
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
+@pytest.mark.usefixtures("small")
 def test_no_valid_checkpoint_exits_4_and_never_starts_afresh(references: dict[str, Path], trainer: Trainer) -> None:
     run_dir = trainer.cwd / "run"
-    shutil.copytree(references["adamw"], run_dir)
+    shutil.copytree(references[SMALL_RUN], run_dir)
     for name in checkpoint_names(run_dir):
         (run_dir / "checkpoints" / name / "state.index").write_bytes(b"")
     before = sorted((path, path.stat().st_size) for path in run_dir.rglob("*"))
     output = trainer.run("resume", f"run_dir={run_dir}", status=4)
     assert f"none of the {len(checkpoint_names(run_dir))} checkpoints" in output
-    trainer.run(*train_arguments(run_dir, "adamw", f"train.steps={STEPS}", "on_existing=resume"), status=4)
+    trainer.run(*train_arguments(run_dir, SMALL_RUN, f"train.steps={STEPS}", "on_existing=resume"), status=4)
     after = sorted((path, path.stat().st_size) for path in run_dir.rglob("*"))
     assert [entry for entry in after if entry[0].name != ".lock"] == [
         entry for entry in before if entry[0].name != ".lock"
     ]
 
 
+@pytest.mark.usefixtures("small")
 def test_train_refuses_a_directory_with_checkpoints_and_prints_the_resume_command(
     references: dict[str, Path], trainer: Trainer
 ) -> None:
     run_dir = trainer.cwd / "run"
-    shutil.copytree(references["adamw"], run_dir)  # who is refused has locked the directory, which others read
-    output = trainer.run(*train_arguments(run_dir, "adamw"), status=2)
+    shutil.copytree(references[SMALL_RUN], run_dir)  # who is refused has locked the directory, which others read
+    output = trainer.run(*train_arguments(run_dir, SMALL_RUN), status=2)
     assert f"python -m trainer resume run_dir={run_dir}" in output
 
 
+@pytest.mark.usefixtures("small")
 def test_resuming_with_a_key_that_changes_the_result_is_refused_with_both_values(
     references: dict[str, Path], trainer: Trainer
 ) -> None:
     run_dir = trainer.cwd / "run"
-    shutil.copytree(references["adamw"], run_dir)
+    shutil.copytree(references[SMALL_RUN], run_dir)
     output = trainer.run("resume", f"run_dir={run_dir}", "optimizer.learning_rate=0.5", status=3)
     assert "optimizer.learning_rate: 0.003 -> 0.5" in output
-    output = trainer.run(*train_arguments(run_dir, "sgd", "on_existing=resume"), status=3)
-    assert "optimizer.name: adamw -> sgd" in output
+    output = trainer.run(*train_arguments(run_dir, SMALL_RUN, "optimizer=sgd", "on_existing=resume"), status=3)
+    assert "optimizer.name: adam -> sgd" in output
     output = trainer.run("resume", f"run_dir={run_dir}", "train.stesp=3", status=2)
     assert "did you mean train.steps?" in output
 
 
+@pytest.mark.usefixtures("small")
 def test_a_second_writer_exits_5_and_names_the_first(references: dict[str, Path], trainer: Trainer) -> None:
     run_dir = trainer.cwd / "run"
-    shutil.copytree(references["adamw"], run_dir)
+    shutil.copytree(references[SMALL_RUN], run_dir)
     longer = ("train.steps=100000", "schedule.decay_steps=100000", "allow=[schedule]")
     first = trainer.start("resume", f"run_dir={run_dir}", *longer)
     wait_for_step(first, run_dir, 14)

@@ -21,28 +21,29 @@ from elsewhere import build_elsewhere
 from made_once import made_once
 from processes import NARROW, SMOOTH, Trainer, assert_same_run, checkpoint_names
 from slurm import Slurm, missing
+from small_plugin import SMALL, install, paced
 from worker_processes import assert_one_curve, finish
 from worker_processes import start as start_workers
 
 from trainer.distributed.cluster import discover
 
-pytestmark = pytest.mark.slurm
+pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("small")]
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = ROOT / "scripts" / "slurm" / "train.sbatch"
 STEPS = 80
 SECONDS_FOR_A_SWEEP = 300
-ARGUMENTS = (
-    *NARROW,
-    "model.aux_logits=false",
+CADENCE = (
     f"train.steps={STEPS}",
     "train.log_every_steps=1",
     f"evaluation.every_steps={STEPS}",
     "checkpoint.every_steps=10",
 )
-
+# on one node: what a scheduler does to a process does not depend on the network
+UNDISTURBED = (*SMALL, *CADENCE)
+ARGUMENTS = (*UNDISTURBED, *paced(0.1))
 # on several nodes: larger batches to share out, and a network that does not magnify the order of a sum
-SHARED = (*ARGUMENTS, *SMOOTH, "model.batch_norm.synchronized=false")
+SHARED = (*NARROW, "model.aux_logits=false", *CADENCE, *SMOOTH, "model.batch_norm.synchronized=false")
 
 
 @pytest.fixture(scope="session")
@@ -68,7 +69,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run that nothing happens to, made when first asked for."""
 
     def make(trainer: Trainer) -> None:
-        trainer.run("train", f"run_dir={trainer.cwd / 'run'}", *ARGUMENTS)
+        install(trainer.cwd)
+        trainer.run("train", f"run_dir={trainer.cwd / 'run'}", *UNDISTURBED)
 
     return made_once(tmp_path_factory, "undisturbed", make) / "run"
 

@@ -13,7 +13,8 @@ import pytest
 import pythons
 from image_data import example, jpeg, make_shards, make_splits, narrow, png, write, write_shard
 from prepared_data import prepare
-from processes import NARROW, SECONDS_ALLOWED, assert_same_run, metrics
+from processes import SECONDS_ALLOWED, assert_same_run, metrics
+from small_plugin import SMALL, install
 
 from trainer.config.override import changes, override
 from trainer.data.sources.source import open_source
@@ -66,7 +67,8 @@ main(["resume", "run_dir=stopped", *resume])
 
 def straight_and_resumed(place: Path, train: Sequence[str], resume: Sequence[str] = (), moved: Any = ()) -> str:
     """Make both runs below ``place``, require that they are the same, return what was printed."""
-    arguments = json.dumps([[*NARROW, *STEPS, *train], list(resume), list(moved)])
+    install(place)
+    arguments = json.dumps([[*SMALL, *STEPS, *train], list(resume), list(moved)])
     process = pythons.run(["-c", STRAIGHT_AND_RESUMED, arguments], cwd=place, timeout=2 * SECONDS_ALLOWED)
     assert "Traceback" not in process.stderr, process.stderr
     assert "resuming stopped at step 3 of 6" in process.stdout

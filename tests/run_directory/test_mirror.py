@@ -15,7 +15,7 @@ import fsspec
 import pytest
 from diagnosing import commit, composed, narrow_config, narrow_state
 from fsspec.implementations.memory import MemoryFileSystem
-from processes import NARROW, Trainer, assert_same_run, checkpoint_names
+from processes import Trainer, assert_same_run, checkpoint_names
 from worker_processes import free_ports
 
 from trainer.checkpoint import directory
@@ -286,8 +286,8 @@ def test_a_filesystem_that_is_not_there_is_a_usage_error(url: str, message: str)
 
 
 @pytest.mark.long
-def test_a_run_whose_machine_is_gone_goes_on_from_its_mirror(trainer: Trainer) -> None:
-    arguments = (*NARROW, "schedule.decay_steps=6", "checkpoint.every_steps=3", "train.steps=6")
+def test_a_run_whose_machine_is_gone_goes_on_from_its_mirror(small: tuple[str, ...], trainer: Trainer) -> None:
+    arguments = (*small, "schedule.decay_steps=6", "checkpoint.every_steps=3", "train.steps=6")
     straight, mine, far = trainer.cwd / "straight", trainer.cwd / "mine", trainer.cwd / "far"
     trainer.run("train", f"run_dir={straight}", *arguments)
     trainer.run("train", f"run_dir={mine}", *arguments, "train.steps=4", f"checkpoint.mirror={far}")

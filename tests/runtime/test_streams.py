@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import saving
-from processes import NARROW, checkpoint_names
+from processes import checkpoint_names
 
 from trainer.checkpoint.verification import newest_valid
 from trainer.config.override import Change
@@ -30,11 +30,11 @@ SECONDS_ALLOWED = 240
 TRAINER = ("-m", "trainer")
 
 
-def run(*arguments: str, redirected: str) -> subprocess.CompletedProcess[str]:
+def run(*arguments: str, redirected: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run Python with some of its standard streams as a shell's ``redirected`` says."""
     command = f"exec {shlex.join([sys.executable, *arguments])} {redirected}"
     return subprocess.run(
-        ["sh", "-c", command], cwd=ROOT, capture_output=True, text=True, timeout=SECONDS_ALLOWED, check=False
+        ["sh", "-c", command], cwd=cwd, capture_output=True, text=True, timeout=SECONDS_ALLOWED, check=False
     )
 
 
@@ -136,9 +136,9 @@ with open({str(tmp_path / "mine")!r}, "w") as file:
     assert (tmp_path / "mine").read_text() == ""
 
 
-def test_a_run_whose_streams_are_closed_ends_as_any_other(tmp_path: Path) -> None:
-    arguments = (*NARROW, "model.aux_logits=false", "train.steps=2", f"run_dir={tmp_path / 'run'}")
-    assert run(*TRAINER, "train", *arguments, redirected="<&- >&- 2>&-").returncode == 0
+def test_a_run_whose_streams_are_closed_ends_as_any_other(small: tuple[str, ...], tmp_path: Path) -> None:
+    arguments = (*small, "train.steps=2", f"run_dir={tmp_path / 'run'}")
+    assert run(*TRAINER, "train", *arguments, redirected="<&- >&- 2>&-", cwd=tmp_path).returncode == 0
     assert checkpoint_names(tmp_path / "run") == ["step-00000002"]
     newest_valid(tmp_path / "run" / "checkpoints", "full", pytest.fail)
     assert "done at step 2" in (tmp_path / "run" / "train.log").read_text()

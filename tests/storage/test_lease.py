@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 from elsewhere import build_elsewhere
-from processes import NARROW, Trainer, checkpoint_names
+from processes import Trainer, checkpoint_names
+from small_plugin import paced
 
 from trainer.checkpoint.verification import verify
 from trainer.storage import lease
@@ -220,13 +221,13 @@ def test_a_commit_that_was_overtaken_in_the_middle_leaves_the_other_alone(start:
 
 
 def test_a_training_that_was_taken_over_exits_5_and_changes_nothing(
-    start: StartHost, library: Path, trainer: Trainer, monkeypatch: pytest.MonkeyPatch
+    start: StartHost, library: Path, small: tuple[str, ...], trainer: Trainer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_dir = trainer.cwd / "run"
     monkeypatch.setenv("LD_PRELOAD", str(library))
     monkeypatch.setenv("ELSEWHERE", "a")
-    overrides = ("train.steps=100000", "train.log_every_steps=1", "checkpoint.every_steps=2", "model.aux_logits=false")
-    training = trainer.start("train", f"run_dir={run_dir}", *NARROW, *overrides)
+    overrides = ("train.steps=100000", "train.log_every_steps=1", "checkpoint.every_steps=2", *paced(0.05))
+    training = trainer.start("train", f"run_dir={run_dir}", *small, *overrides)
     monkeypatch.undo()
     deadline = time.monotonic() + SECONDS_ALLOWED
     while not (run_dir / "checkpoints" / "step-00000002").exists():

@@ -14,7 +14,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 # Its tests share a fixture, which each worker would make; or they wait for most of their time, as those of Slurm do,
 # and then another worker had better compute.
-TOGETHER = re.compile(r'^@pytest\.fixture\(scope="module"|^pytestmark = pytest\.mark\.slurm', re.MULTILINE)
+TOGETHER = re.compile(r'^@pytest\.fixture\(scope="module"|^pytestmark = .*pytest\.mark\.slurm', re.MULTILINE)
 
 
 @functools.cache

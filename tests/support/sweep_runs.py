@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from processes import NARROW, checkpoint_names
+from processes import checkpoint_names
+from small_plugin import SMALL, paced
 
 from trainer.checkpoint import manifest
 
 STEPS = 30
 KILL_AT = 10
-TRIAL = (*NARROW, f"train.steps={STEPS}", "evaluation.every_steps=15", "checkpoint.every_steps=5")
+TRIAL = (*SMALL, *paced(0.05), f"train.steps={STEPS}", "evaluation.every_steps=15", "checkpoint.every_steps=5")
 
 
 def starts(run_dir: Path) -> list[int]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from processes import NARROW, Process, Trainer, assert_same_run, checkpoint_names, metrics
+from small_plugin import paced
 
 
 def wait_for_text(process: Process, text: str) -> None:
@@ -22,9 +23,9 @@ def wait_for_text(process: Process, text: str) -> None:
     assert text in process.output
 
 
-def test_early_stopping_state_survives_a_resume(trainer: Trainer) -> None:
+def test_early_stopping_state_survives_a_resume(small: tuple[str, ...], trainer: Trainer) -> None:
     arguments = (
-        *NARROW,
+        *small,
         "evaluation.every_steps=2",
         "early_stopping.patience=3",
         "early_stopping.metric=loss",
@@ -44,11 +45,11 @@ def test_early_stopping_state_survives_a_resume(trainer: Trainer) -> None:
     assert_same_run(straight, resumed)
 
 
-def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(trainer: Trainer) -> None:
+def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(small: tuple[str, ...], trainer: Trainer) -> None:
     arguments = (
-        *NARROW,
-        "data.validation_examples=359",
-        "evaluation.batch_size=1",  # long enough to be hit
+        *small,
+        "data.validation_examples=60",  # long enough to be hit
+        "evaluation.batch_size=1",
         "evaluation.every_steps=2",
         "checkpoint.every_steps=2",
         "schedule.decay_steps=4",
@@ -56,11 +57,12 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(trainer: Traine
     )
     straight, stopped = trainer.cwd / "straight", trainer.cwd / "stopped"
     trainer.run("train", f"run_dir={straight}", *arguments)
-    process = trainer.start("train", f"run_dir={stopped}", *arguments)
+    process = trainer.start("train", f"run_dir={stopped}", *arguments, *paced(0.2))
     deadline = time.monotonic() + 240
     log = stopped / "metrics.jsonl"
     while process.running and not (log.exists() and '"step": 2' in log.read_text()) and time.monotonic() < deadline:
         time.sleep(0.002)
+    time.sleep(0.3)  # the step is logged before its evaluation begins, which takes a second and a half
     process.signal(signal.SIGTERM)
     assert process.wait() == 75, process.output
     assert checkpoint_names(stopped)[0] == "step-00000002"
@@ -70,7 +72,9 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(trainer: Traine
     assert_same_run(straight, stopped)
 
 
-def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(tmp_path: Path) -> None:
+def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(
+    small: tuple[str, ...], tmp_path: Path
+) -> None:
     program = (
         "import sys, time\n"
         "from trainer.run import session\n"
@@ -89,7 +93,7 @@ def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(tm
         "DigitsSplit.read, session.run_loop = slow, failing\n"
         "main(sys.argv[1:])\n"
     )
-    command = [sys.executable, "-c", program, "train", f"run_dir={tmp_path / 'run'}", *NARROW, "train.steps=3"]
+    command = [sys.executable, "-c", program, "train", f"run_dir={tmp_path / 'run'}", *small, "train.steps=3"]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=180)
     assert process.returncode == 2, process.stderr
     assert process.stderr.endswith("error: this run fails\n")
@@ -101,19 +105,21 @@ def test_a_run_that_cannot_begin_leaves_no_directory(trainer: Trainer) -> None:
     assert not (trainer.cwd / "mine").exists()
 
 
-def test_a_second_interrupt_stops_at_once(trainer: Trainer) -> None:
-    process = trainer.start("train", f"run_dir={trainer.cwd / 'run'}", *NARROW, "train.steps=100000")
+def test_a_second_interrupt_stops_at_once(small: tuple[str, ...], trainer: Trainer) -> None:
+    process = trainer.start("train", f"run_dir={trainer.cwd / 'run'}", *small, "train.steps=100000")
     wait_for_text(process, "training in")
     process.signal(signal.SIGINT)
     time.sleep(0.1)
     process.signal(signal.SIGINT)
     assert process.wait() in (-signal.SIGINT, 130)
+    assert "is committed" not in process.output, "the first one was enough"
 
 
-def test_a_loss_that_is_not_finite_stops_and_commits_nothing(trainer: Trainer) -> None:
+def test_a_loss_that_is_not_finite_stops_and_commits_nothing(small: tuple[str, ...], trainer: Trainer) -> None:
     run_dir = trainer.cwd / "run"
     output = trainer.run(
-        *("train", f"run_dir={run_dir}", *NARROW, "train.steps=40", "checkpoint.every_steps=1000"),
+        *("train", f"run_dir={run_dir}", *small, "train.steps=40", "checkpoint.every_steps=1000"),
+        *("evaluation.every_steps=1000",),
         *("optimizer=sgd", "optimizer.learning_rate=1000", "model.weight_decay=1.0", "schedule.warmup_steps=0"),
         status=1,
     )
@@ -204,12 +210,13 @@ def test_a_train_step_is_traced_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert evaluation_step.experimental_get_tracing_count() == 1
 
 
-def test_what_a_terminal_shows(trainer: Trainer, tmp_path: Path) -> None:
+def test_what_a_terminal_shows(small: tuple[str, ...], trainer: Trainer, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real pseudo-terminal: a bar with step, epoch, loss, accuracy, images/s and ETA, and a closing summary."""
     import pty
 
-    output = tmp_path / "screen"
-    program = [sys.executable, "-m", "trainer", "train", f"run_dir={tmp_path / 'run'}", *NARROW, "train.steps=4"]
+    monkeypatch.chdir(trainer.cwd)
+    output = trainer.cwd / "screen"
+    program = [sys.executable, "-m", "trainer", "train", f"run_dir={trainer.cwd / 'run'}", *small, "train.steps=4"]
     with output.open("wb") as screen:
 
         def keep(descriptor: int) -> bytes:
@@ -226,4 +233,4 @@ def test_what_a_terminal_shows(trainer: Trainer, tmp_path: Path) -> None:
     for expected in (*columns, "done at step 4", "best", "trainer report", "tensorboard --logdir"):
         assert expected in text, text
     assert "I0000" not in text
-    assert [record["step"] for record in metrics(tmp_path / "run") if record["split"] == "train"] == [2, 4]
+    assert [record["step"] for record in metrics(trainer.cwd / "run") if record["split"] == "train"] == [2, 4]

@@ -20,9 +20,9 @@ from trainer.config.arguments import parse_arguments
 from trainer.config.complete import with_leaves
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
+from trainer.run_directory import which_checkpoint
 from trainer.run_directory.layout import CHECKPOINTS
-from trainer.run_directory.which_checkpoint import refuse_foreign
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import Unreadable, is_directory
 
@@ -30,7 +30,7 @@ SHOWN = 5
 KNOWN = ("run_dir", "checkpoint", "replay")
 HELP = f"""Check the checkpoints of a run, and with replay=true that training leads from one to the next.
 
-  python -m trainer verify run_dir=DIR [checkpoint=step-N|PATH] [replay=true]
+  python -m trainer verify run_dir=DIR [checkpoint=latest|best|step-N|PATH] [replay=true]
 
 Every file is compared with its SHA-256, and damage is named down to the tensor. Files that the manifest does not name
 are listed, but are not damage. checkpoint= checks one checkpoint. The run may be training meanwhile: nothing is locked,
@@ -74,18 +74,21 @@ def main(arguments: Sequence[str]) -> int:
     if not is_directory(run_dir):
         raise UsageError(f"run_dir={run_dir} does not exist")
     parent = run_dir / CHECKPOINTS
-    if chosen is None and not directory.committed(parent):
-        refuse_foreign(run_dir, f"run_dir={run_dir}")
-    if not _check(parent, chosen):
+    if chosen is None:
+        which_checkpoint.refuse_foreign_run(run_dir)
+    place = None if chosen is None else which_checkpoint.named(run_dir, chosen, "full", warn)
+    if place is not None:
+        which_checkpoint.refuse_foreign(place, f"checkpoint={chosen}")
+    if not _check(parent, place):
         return NoValidCheckpoint.exit_status
     if replay:
-        _replay(_leg(parent, chosen))
+        _replay(_leg(parent, place))
     return 0
 
 
-def _check(parent: Path, chosen: str | None) -> bool:
+def _check(parent: Path, chosen: Path | None) -> bool:
     """Verify and print a line for each checkpoint; True when all that still exist are whole."""
-    paths = directory.committed(parent) if chosen is None else [_named(parent, chosen)]
+    paths = directory.committed(parent) if chosen is None else [chosen]
     whole, damaged, unreadable = 0, 0, 0
     for path in paths:
         try:
@@ -113,17 +116,7 @@ def _check(parent: Path, chosen: str | None) -> bool:
     return damaged == unreadable == 0
 
 
-def _named(parent: Path, chosen: str) -> Path:
-    step = chosen.removeprefix("step-")
-    path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(chosen)
-    if not is_directory(path):
-        there = ", ".join(found.name for found in directory.committed(parent))
-        raise NoValidCheckpoint(f"checkpoint={chosen} does not exist; in {parent}: {there or 'none'}")
-    refuse_foreign(path, f"checkpoint={chosen}")
-    return path
-
-
-def _leg(parent: Path, chosen: str | None) -> Leg:
+def _leg(parent: Path, chosen: Path | None) -> Leg:
     """The stretch to train again: the one after the chosen checkpoint, or the last one of the run."""
     entries = []
     for path in directory.committed(parent):
@@ -137,15 +130,16 @@ def _leg(parent: Path, chosen: str | None) -> Leg:
     if chosen is None:
         pairs = [(end - 1, end) for end in reversed(ends)]
     else:
-        start = _named(parent, chosen).resolve()
+        start = chosen.resolve()
         pairs = [
             (number, end) for number, entry in enumerate(entries) for end in ends
             if entry.path.resolve() == start and end > number
         ]  # fmt: skip
     if not pairs:
+        since = "" if chosen is None else f" from {chosen.name} on"
         raise NoValidCheckpoint(
-            f"there is nothing to replay in {parent}{'' if chosen is None else f' from {chosen} on'}: a replay needs a "
-            "later checkpoint, and one that a signal committed before the validation of its step does not count"
+            f"there is nothing to replay in {parent}{since}: a replay needs a later checkpoint, "
+            "and one that a signal committed before the validation of its step does not count"
         )
     first, last = pairs[0]
     return _stretch(entries[first], entries[last])

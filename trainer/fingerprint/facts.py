@@ -109,8 +109,12 @@ def digests(facts: Sequence[Fact]) -> dict[str, str]:
 
 def to_text(facts: Sequence[Fact]) -> str:
     """The contents of ``fingerprint.json``: one fact a line."""
-    rows = [list(dataclasses.astuple(fact)) for fact in facts]
-    return "[\n" + ",\n".join(json.dumps(row) for row in rows) + "\n]\n"
+    return "[\n" + ",\n".join(json.dumps(_row(fact)) for fact in facts) + "\n]\n"
+
+
+def _row(fact: Fact) -> list[Any]:
+    """The fields in order. ``dataclasses.astuple`` would copy every value, which takes longer than writing it."""
+    return [getattr(fact, field.name) for field in dataclasses.fields(fact)]
 
 
 def from_text(text: str) -> list[Fact]:

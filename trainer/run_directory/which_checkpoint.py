@@ -23,25 +23,51 @@ def find(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], Non
         NoValidCheckpoint: it does not exist or is damaged.
         Unreadable: it, or another that ``checkpoint`` may mean, cannot be read now.
     """
-    parent = run_dir / layout.CHECKPOINTS
-    if checkpoint in ("latest", "best") and not directory.committed(parent):
-        refuse_foreign(run_dir, f"run_dir={run_dir}")
     if checkpoint == "latest":
-        return newest_valid(parent, depth, warn)
+        refuse_foreign_run(run_dir)
+        return newest_valid(run_dir / layout.CHECKPOINTS, depth, warn)
+    return _verified(named(run_dir, checkpoint, depth, warn), depth, warn)
+
+
+def named(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], None]) -> Path:
+    """Where that checkpoint is, whole or not. ``latest`` is the newest; ``best`` is by the metric in the newest that is
+    valid at ``depth``.
+
+    Raises:
+        NoValidCheckpoint, Unreadable: as ``find``; damage of the checkpoint itself is not looked for.
+    """
+    parent = run_dir / layout.CHECKPOINTS
+    if checkpoint in ("latest", "best"):
+        refuse_foreign_run(run_dir)
+    if checkpoint == "latest":
+        there = directory.committed(parent)
+        if not there:
+            raise NoValidCheckpoint(f"{parent} holds no checkpoint")
+        return there[-1]
     if checkpoint == "best":
         newest = newest_valid(parent, depth, warn)
         metric = stored.read(newest.path / stored.FILE_NAME).checkpoint.best_metric
         best = ranked(described(parent, warn), read_validations(run_dir), metric)
         if not best:
             raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
-        return _verified(best[0], depth, warn)
+        return best[0]
     step = checkpoint.removeprefix("step-")
     # a path is the user's own, so it may lead through links; what lies in a run directory may not
     path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint).resolve()
     if not is_directory(path):
-        there = ", ".join(found.name for found in directory.committed(parent))
-        raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {there or 'none'}")
-    return _verified(path, depth, warn)
+        names = ", ".join(found.name for found in directory.committed(parent))
+        raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {names or 'none'}")
+    return path
+
+
+def refuse_foreign_run(run_dir: Path) -> None:
+    """Refuse a directory of another program that is given as a run.
+
+    Raises:
+        NoValidCheckpoint: as ``refuse_foreign``.
+    """
+    if not directory.committed(run_dir / layout.CHECKPOINTS):
+        refuse_foreign(run_dir, f"run_dir={run_dir}")
 
 
 def refuse_foreign(place: Path, given: str) -> None:

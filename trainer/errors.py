@@ -62,6 +62,10 @@ class RunDirectoryInUse(TrainerError):
     exit_status = 5
 
 
+class NoSuchSplit(UsageError):
+    """The data has no such split."""
+
+
 class RunDirectoryLost(TrainerError):
     """The run directory was moved, deleted, replaced or hidden while the run was using it."""
 

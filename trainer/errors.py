@@ -63,7 +63,7 @@ class RunDirectoryInUse(TrainerError):
 
 
 class NoSuchSplit(UsageError):
-    """The data has no such split."""
+    """The data has no such split, or none that is apart from the others."""
 
 
 class RunDirectoryLost(TrainerError):

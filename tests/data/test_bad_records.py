@@ -20,6 +20,7 @@ from image_data import (
     jpeg,
     make_shards,
     make_splits,
+    make_tree,
     narrow,
     png,
     shard_source,
@@ -301,11 +302,36 @@ def test_check_data_finds_what_is_bad_double_and_in_both_splits(tmp_path: Path, 
     assert (trainer.cwd / "report.txt").read_text() in output
 
 
-def test_check_data_of_clean_data_exits_0_and_a_report_is_opened_before_anything_is_read(
+def test_check_data_shows_the_splits_that_were_found_and_the_classes_of_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tree(tmp_path / "Training", 20, ["cat", "dog"])
+    make_tree(tmp_path / "Testing", 3, ["dog", "elk"])
+    write(tmp_path / "Testing" / "elk" / "leak.jpg", jpeg(2))
+    make_tree(tmp_path / "more", 1)
+    assert run(["check-data", "data=image_folder", f"data.root={tmp_path}"]) == 0
+    output = capsys.readouterr().out
+    for expected in (
+        f"splits in {tmp_path}: Training/ for train, Testing/ for test; a part of the training set validates\n",
+        f"not read in {tmp_path}: more, beside the splits\n",
+        "test has classes that train lacks, so evaluate refuses them: elk\ntest lacks 1 of 2 classes: cat\n",
+        "train: 36 records, 36 usable",
+        "  cat 18, dog 18\nvalidation: 4 records, 4 usable",
+        "  cat 2, dog 2\ntest: 7 records, 7 usable",
+        "  dog 3, elk 4\n",
+        "images in train and test, so that test is no test of them: ",
+    ):
+        assert expected in output, output
+    assert "no test split" not in output
+    assert run(["check-data"]) == 0
+    output = capsys.readouterr().out
+    assert "no test split: data=digits has no test split, only train and validation: " in output
+    assert "every record can be used" in output
+
+
+def test_a_report_of_check_data_is_opened_before_anything_is_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(["check-data"]) == 0
-    assert "every record can be used" in capsys.readouterr().out
     assert run(["check-data", "data=image_folder", "data.root=gone", "report=/nowhere/r"]) == 2
     assert capsys.readouterr().err == "error: report=/nowhere/r cannot be written: No such file or directory\n"
     assert run(["check-data", "data=synthetic", "data.train_examples=1", "data.validation_examples=1"]) == 2

@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
-from trainer.config.schema.sources import DataConfig, SyntheticConfig, TFRecordConfig
-from trainer.errors import UsageError
+from trainer.config.schema.sources import DataConfig, ImageFolderConfig, SyntheticConfig, TFRecordConfig
+from trainer.errors import NoSuchSplit, UsageError
 from trainer.run_directory import layout, places
 from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
+    from trainer.config.contracts import Split
     from trainer.data.audit import Places, SplitAudit
+    from trainer.data.sources.source import Source
 
 SHOWN = 20
-HELP = f"""Read and decode every record of both splits once, and report what the data holds and what is wrong with it.
+HELP = f"""Read and decode every record of all splits once, and report what the data holds and what is wrong with it.
 
   python -m trainer check-data data=… [data.root=… key=value …] [report=PATH]
 
 The configuration is composed as train composes it. All records are read, whatever data.classes, data.train_examples
-and data.validation_examples say, and CRCs are compared. The output lists the records of each class, image sizes and
-formats, unusable records with the reason, and repeated images within a split or, worse, in both. report=PATH gets the
-full lists. Exit status 0, or {UsageError.exit_status} when a record cannot be used."""
+and data.validation_examples say, and CRCs are compared. The output lists the splits that were found, the records of
+each class in each split, image sizes and formats, unusable records with the reason, and repeated images within a split
+or, worse, in several. report=PATH gets the full lists. Exit status 0, or {UsageError.exit_status} when a record cannot
+be used."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -44,13 +48,22 @@ def main(arguments: Sequence[str]) -> int:
             from trainer.runtime.execution import leave_gpus_alone
 
             leave_gpus_alone()
-        training = audit(open_source(config, "train"), "train")
-        audits = (training, audit(open_source(config, "validation"), "validation"))
+        sources: dict[Split, Source] = {"train": open_source(config, "train")}
+        sources["validation"] = open_source(config, "validation")
+        try:
+            sources["test"] = open_source(config, "test")
+            without = None
+        except NoSuchSplit as reason:
+            without = str(reason).splitlines()[0]
+        splits = _splits_found(config, sources, without)
+        for line in splits:
+            print(line)
+        audits = [audit(source, split) for split, source in sources.items()]
         repeated = duplicates(audits)
         for line in _lines(audits, repeated, SHOWN):
             print(line)
         if report is not None:
-            report.writelines(f"{line}\n" for line in _lines(audits, repeated, None))
+            report.writelines(f"{line}\n" for line in (*splits, *_lines(audits, repeated, None)))
     return UsageError.exit_status if any(each.bad for each in audits) else 0
 
 
@@ -73,6 +86,24 @@ def _everything(config: DataConfig) -> DataConfig:
     return dataclasses.replace(changed, verify_crc=True) if isinstance(changed, TFRecordConfig) else changed
 
 
+def _splits_found(config: DataConfig, sources: Mapping[Split, Source], without: str | None) -> list[str]:
+    """Which folders are the splits, why there is no test set, and whose classes are not those of training."""
+    from trainer.data.sources.split_folders import few, layout_of  # not before a --help
+
+    lines = [layout_of(config).sentence()] if isinstance(config, ImageFolderConfig) else []
+    if without is not None:
+        lines.append(f"no test split: {without}")
+    known = sources["train"].class_names
+    for split, source in sources.items():
+        strange = [name for name in source.class_names if name not in known]
+        absent = [name for name in known if name not in source.class_names]
+        if strange:
+            lines.append(f"{split} has classes that train lacks, so evaluate refuses them: {few(strange)}")
+        if absent:
+            lines.append(f"{split} lacks {len(absent)} of {len(known)} classes: {few(absent)}")
+    return lines
+
+
 def _lines(audits: Sequence[SplitAudit], repeated: Sequence[Places], shown: int | None) -> list[str]:
     lines = []
     for each in audits:
@@ -81,10 +112,12 @@ def _lines(audits: Sequence[SplitAudit], repeated: Sequence[Places], shown: int 
         if each.bad:
             lines.append(f"{len(each.bad)} of {each.source.count} records for {each.split} cannot be used")
             lines += _limited([f"  {reason}" for reason in each.bad], shown)
-    leaked = [places for places in repeated if len(places) > 1]
-    if leaked:
-        lines.append(f"images in both splits, so that validation is no test of them: {len(leaked)}")
-        lines += _limited([f"  {places['train'][0]} = {places['validation'][0]}" for places in leaked], shown)
+    for first, second in itertools.combinations([each.split for each in audits], 2):
+        leaked = [places for places in repeated if first in places and second in places]
+        if leaked:
+            both = "both splits" if len(audits) == 2 else f"{first} and {second}"
+            lines.append(f"images in {both}, so that {second} is no test of them: {len(leaked)}")
+            lines += _limited([f"  {places[first][0]} = {places[second][0]}" for places in leaked], shown)
     for split in (each.split for each in audits):
         within = [places[split] for places in repeated if split in places and len(places[split]) > 1]
         if within:

@@ -64,7 +64,8 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
         return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), ())
     own = own or _is_copy(trained, wanted)
     if not own and asked in (None, "test"):
-        return _evaluated(trained, wanted, "test", ImageFolderSplit(wanted, "test", undivided=True), ())
+        whole = ImageFolderSplit(wanted, "test", undivided=True)
+        return _evaluated(trained, wanted, "test", whole, _also_trained_on(trained.data, whole))
     split = asked or "validation"
     notes = _training_images(trained.data, wanted) if own else ()
     return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), notes)
@@ -88,7 +89,7 @@ def _evaluated(
     if missing:
         notes += (f"{len(missing)} of {len(trained.class_names)} classes are not in the data: {few(missing)}",)
     in_order = [name for name in trained.class_names if name in found]
-    if in_order != [name for name in found if name in trained.class_names]:
+    if in_order != [name for name in (wanted.classes or found) if name in in_order]:
         notes += ("the data has its classes in another order than the checkpoint; they were matched by name",)
     return Evaluated(source, split, notes)
 
@@ -142,6 +143,24 @@ def _training_images(trained: DataConfig, wanted: ImageFolderConfig) -> tuple[st
     return (
         f"data.{changed[0]} was {getattr(trained, changed[0])} in training, so the split has images that the network "
         "was trained on",
+    )
+
+
+def _also_trained_on(trained: DataConfig, test: ImageFolderSplit) -> tuple[str, ...]:
+    """A note where images were trained on, as in a copy of the training data that has grown since. Only what still lies
+    where it lay in training is found.
+    """
+    if not isinstance(trained, ImageFolderConfig) or not os.path.isdir(trained.root):
+        return ()
+    try:
+        both = test.also_in(ImageFolderSplit(trained, "train", say=_unsaid))
+    except UsageError:
+        return ()  # the data of training is gone or has become something else
+    if not len(both):
+        return ()
+    return (
+        f"{len(both)} of {test.count} images have path and size of images that the network was trained on, the first "
+        f"{test.place(int(both[0]))}: they are no test of it",
     )
 
 

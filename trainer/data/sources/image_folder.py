@@ -35,6 +35,7 @@ from trainer.storage.unreadable import unusable_record
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "validation")
+COMPARED = 20  # files: names like 001.bmp have the same size in many folders, but not the same bytes
 
 Identity = tuple[int, int]  # device and inode: the same directory by whatever path
 
@@ -103,6 +104,19 @@ class ImageFolderSplit:
         """Spread over the classes: the images of lowest rank."""
         ranks = np.array([rank(self._images.path(record)) for record in records])
         return np.sort(records[np.argsort(ranks, kind="stable")[:count]])
+
+    def also_in(self, other: ImageFolderSplit) -> Numbers:
+        """The records whose path below the folder of their split, size and bytes a record of ``other`` has, too. Bytes
+        are compared for the first ``COMPARED`` of them: none is returned when one of these differs.
+        """
+        there = {(composed(path), size): record for record, (path, _, size) in enumerate(other._images)}
+        places = [there.get((composed(path), size)) for path, _, size in self._images]
+        found = [(record, place) for record, place in enumerate(places) if place is not None]
+        try:
+            same = all(self._load(record) == other._load(place) for record, place in found[:COMPARED])
+        except BadRecord:
+            same = False  # whatever cannot be read is reported where it is evaluated
+        return np.array([record for record, _ in found if same], np.int64)
 
     def _load(self, record: int) -> bytes:
         path, size = self._folder / self._images.path(record), int(self._images.sizes[record])

@@ -88,7 +88,8 @@ def _shards(config: TFRecordConfig, root: Path, split: Split) -> list[Path]:
         shared = sorted(set(shards) & set(paths))
         if shared:
             first, second = sorted((split, other), key=list(patterns).index)
-            raise UsageError(
+            error = NoSuchSplit if split == "test" else UsageError
+            raise error(
                 f"{shared[0]} is in both splits: data.{first}_pattern={patterns[first]} and "
                 f"data.{second}_pattern={patterns[second]} match it"
             )

@@ -38,12 +38,13 @@ NAMES_SHOWN = 5
 @dataclasses.dataclass(frozen=True)
 class Layout:
     """The folders of the splits in ``root``; none when ``root`` has the class folders of one tree. ``others`` are the
-    folders beside the splits.
+    folders beside the splits, and ``flat`` those of them that have the name of a split, but no folders in them.
     """
 
     root: Path
     folders: Mapping[Split, Path]
     others: tuple[str, ...]
+    flat: tuple[str, ...]
 
     @property
     def is_tree(self) -> bool:
@@ -68,7 +69,7 @@ class Layout:
                 raise NoSuchSplit(f"{self.root} has {self._there()} but no test/ with class folders")
             return self.folders["test"]
         needed: list[Split] = [split]
-        if "test" in self.folders and "validation" not in self.folders:
+        if {"train", "test"} <= self.folders.keys() and "validation" not in self.folders:
             needed = ["train"]  # a part of it validates
         elif split == "train":
             needed = ["train", "validation"]  # a training set alone may lack the other folder by mistake
@@ -80,16 +81,17 @@ class Layout:
         """Raise ``UsageError`` when there is no folder for ``split``."""
         if split in self.folders:
             return
-        flat = [name for name in self.others if split_named(name) == split]
+        flat = [name for name in self.flat if split_named(name) == split]
         if flat:
             raise UsageError(
                 f"{self.root / flat[0]} has no class folders, so its images have no class; expected "
                 f"{self.root / flat[0]}/CLASS/IMAGE"
             )
-        raise UsageError(
-            f"{self.root} has {self._there()} but no {USUAL[split]}; add it, or make its class folders data.root "
-            f"to split them by data.validation_share: {_root_argument(next(iter(self.folders.values())))}"
-        )
+        instead = ""
+        for folder in (folder for there, folder in self.folders.items() if there != "test"):
+            share = f"to split them by data.validation_share: {_root_argument(folder)}"
+            instead = f", or make its class folders data.root {share}"
+        raise UsageError(f"{self.root} has {self._there()} but no {USUAL[split]}; add it{instead}")
 
     def sentence(self) -> str:
         """The splits that were found, for people."""
@@ -133,7 +135,10 @@ def layout_of(config: ImageFolderConfig) -> Layout:
             )
     folders = {split: root / found[split][0] for split in SPLITS if split in found}
     taken = {folder.name for folder in folders.values()}
-    return Layout(root, folders, tuple(name for name in names if name not in taken) if folders else ())
+    others = tuple(name for name in names if name not in taken) if folders else ()
+    with_folders = set(itertools.chain(*inside.values()))
+    flat = tuple(name for name in others if split_named(name) is not None and name not in with_folders)
+    return Layout(root, folders, others, flat)
 
 
 def _exactly(inside: Mapping[Split, list[str]], names: Sequence[str]) -> dict[Split, list[str]]:
@@ -165,8 +170,7 @@ def say_others(layout: Layout, say: Callable[[str], object]) -> None:
     """Say which folders beside the splits are not read: classes that lie there by mistake, or images without labels."""
     if not layout.others:
         return
-    without = [name for name in layout.others if split_named(name) is not None]
-    why = f"; {without[0]}/ has no class folders, so its images have no labels" if without else ""
+    why = f"; {layout.flat[0]}/ has no class folders, so its images have no labels" if layout.flat else ""
     say(f"not read in {layout.root}: {few(layout.others)}, beside the splits{why}")
 
 

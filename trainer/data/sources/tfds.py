@@ -146,12 +146,7 @@ def _files(builder: Any, key: str, name: str) -> list[Any]:
 
 
 def _check_held_out(builder: Any, names: Mapping[Split, str]) -> None:
-    """Refuse a test set that is not there, or that training or validation reads, too.
-
-    Raises:
-        NoSuchSplit: the data set has no such split.
-        UsageError: its records are in another split.
-    """
+    """Raise ``NoSuchSplit`` for a test set that does not exist, or that training or validation reads, too."""
     name = names["test"]
     test = _files(builder, "data.test_split", name)
     for other in ("train", "validation"):
@@ -160,7 +155,7 @@ def _check_held_out(builder: Any, names: Mapping[Split, str]) -> None:
         except (KeyError, ValueError):
             continue  # what is not there has no records
         if _share_records(test, files):
-            raise UsageError(
+            raise NoSuchSplit(
                 f"data.test_split={name} has records of data.{other}_split={names[other]}, so they are not held out\n"
                 f"evaluate split={other}, or set data.test_split to records that no other split has"
             )

@@ -53,6 +53,9 @@ def part_of_tree(
             "change it, or put the images into train/ and val/"
         )
     if split == "train":
+        if grouping is not None:
+            groups, apart = len(grouping.names), len(np.unique(grouping.of_images[validating]))
+            say(f"{groups} groups of data.group_pattern: {groups - apart} for training, {apart} for validation")
         _refuse_untrained(part.labels, classes, folder, share)
         _warn(labels, validating, classes, share, grouping, say)
     return part
@@ -87,6 +90,11 @@ def _warn(
             f"well they are learned; with the number of their images: {few(without)}"
         )
     if grouping is None:
+        if _far_from(int(kept.sum()), share * len(labels)):
+            say(
+                f"warning: {kept.sum()} of {len(labels)} images validate, although data.validation_share={share}: each "
+                "class with two images or more has one for validation at least, and one for training"
+            )
         return
     spanning = grouping.spanning(labels)
     if spanning:
@@ -98,10 +106,14 @@ def _warn(
     off = [
         f"{classes[label]} {kept[label]} of {counts[label]}"
         for label in np.flatnonzero(kept).tolist()
-        if abs(kept[label] - share * counts[label]) > max(1.0, share * counts[label] / 2.0)
+        if _far_from(int(kept[label]), share * int(counts[label]))
     ]
     if off:
         say(
             f"warning: the groups of data.group_pattern are too large for data.validation_share={share} of {len(off)} "
             f"of {len(classes)} classes; for validation are {few(off)}"
         )
+
+
+def _far_from(count: int, wanted: float) -> bool:
+    return abs(count - wanted) > max(1.0, wanted / 2.0)

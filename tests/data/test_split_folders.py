@@ -46,13 +46,19 @@ def test_folders_of_splits_are_read_as_these(
     assert capsys.readouterr().out == ""
 
 
-def test_a_training_set_with_a_test_set_is_split_and_the_test_set_held_out(tmp_path: Path) -> None:
+def test_a_training_set_with_a_test_set_is_split_and_the_test_set_held_out(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     make_tree(tmp_path / "Training", 20, ["a", "b"])
     make_tree(tmp_path / "Testing", 4, ["a", "b"])
     sources = {split: folder_source(tmp_path, split) for split in ("train", "validation", "test")}
     counts = {split: (source.count, source.whole) for split, source in sources.items()}
     assert counts == {"train": (36, 40), "validation": (4, 40), "test": (8, 8)}
     assert [source.class_names for source in sources.values()] == [("a", "b")] * 3
+    assert capsys.readouterr().out == (
+        f"{tmp_path}/Training is split, data.validation_share=0.1 of it validates: {tmp_path} has no folder for "
+        "validation\n"
+    )
     assert all("/Training/" in sources[split].place(0) for split in ("train", "validation"))
     trained, validated = (everything(sources[split])[0] for split in ("train", "validation"))
     assert sorted(trained + validated) == sorted(path.read_bytes() for path in (tmp_path / "Training").rglob("*.*"))

@@ -48,6 +48,16 @@ def test_classes_without_an_image_for_validation_are_named(tmp_path: Path, capsy
     )
 
 
+def test_classes_that_are_not_chosen_are_no_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    make_tree(tmp_path, 20, ["cat", "dog"])
+    for name in ("elk/a", "elk/b", "yak/a", "yak/b"):
+        write(tmp_path / name / "only.png", png(7))
+    with pytest.raises(UsageError, match="hold folders of the same names: a, b"):
+        folder_source(tmp_path)
+    assert folder_source(tmp_path, "train", "data.classes=[dog,cat]").count == 36
+    assert capsys.readouterr().out == ""
+
+
 def test_a_share_that_small_classes_exceed_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_tree(tmp_path, 2, ["a", "b", "c", "d", "e"])
     assert folder_source(tmp_path).count == 5

@@ -90,9 +90,9 @@ def _splits_found(config: DataConfig, sources: Mapping[Split, Source], without: 
     """Which folders are the splits, why there is no test set, and whose classes are not those of training."""
     from trainer.data.sources.split_folders import few, layout_of  # not before a --help
 
-    lines = [layout_of(config).sentence()] if isinstance(config, ImageFolderConfig) else []
-    if without is not None:
-        lines.append(f"no test split: {without}")
+    lines = [f"no test split: {without}"] if without is not None else []
+    if isinstance(config, ImageFolderConfig):
+        lines = [layout_of(config).sentence()]  # it says of the test set, too
     known = sources["train"].class_names
     for split, source in sources.items():
         strange = [name for name in source.class_names if name not in known]

@@ -63,6 +63,9 @@ class ImageFolderSplit:
         if not layout.is_tree and split == "train":
             ignored += _beside(layout)
             say_others(layout, say)
+            if divided:
+                share = f"data.validation_share={config.validation_share} of it validates"
+                say(f"{self._folder} is split, {share}: {root} has no folder for validation")
         least = 2 if divided or split == "train" else 1  # a set to evaluate may have images of one class only
         if least == 2 or config.layout == "auto":
             refuse_folder_between(self._folder, is_root=layout.is_tree)
@@ -73,7 +76,7 @@ class ImageFolderSplit:
         self.whole = len(images)
         names = tuple(classes)
         if config.layout == "auto":
-            refuse_same_inside(self._folder, names, images)
+            refuse_same_inside(self._folder, names, config.classes, images)
         if divided:
             images = part_of_tree(images, config, self._folder, names, split, say)
         elif config.group_pattern is not None:

@@ -191,12 +191,16 @@ def refuse_folder_between(folder: Path, *, is_root: bool) -> None:
     )
 
 
-def refuse_same_inside(folder: Path, classes: Sequence[str], images: Iterable[Image]) -> None:
-    """Refuse "classes" in ``folder`` that hold folders of the same names: those are the classes, or splits."""
+def refuse_same_inside(
+    folder: Path, classes: Sequence[str], used: Collection[str] | None, images: Iterable[Image]
+) -> None:
+    """Refuse "classes" in ``folder`` that hold folders of the same names: those are the classes, or splits. Only the
+    classes that are ``used`` count; None: all.
+    """
     inside: dict[str, set[str]] = {name: set() for name in classes}
     for path, label, _ in images:
         parts = path.split("/", 2)
-        if len(parts) == 3:
+        if len(parts) == 3 and (used is None or classes[label] in used):
             inside[classes[label]].add(parts[1])
     found = same_inside(inside)
     if found is None:

@@ -56,16 +56,19 @@ def part_of_tree(
         if grouping is not None:
             groups, apart = len(grouping.names), len(np.unique(grouping.of_images[validating]))
             say(f"{groups} groups of data.group_pattern: {groups - apart} for training, {apart} for validation")
-        _refuse_untrained(part.labels, classes, folder, share)
-        _warn(labels, validating, classes, share, grouping, say)
+        used = np.array([config.classes is None or name in config.classes for name in classes])
+        _refuse_untrained(part.labels, classes, used, folder, share)
+        _warn(labels, validating, classes, used, share, grouping, say)
     return part
 
 
-def _refuse_untrained(labels: npt.NDArray[np.int32], classes: Sequence[str], folder: Path, share: float) -> None:
+def _refuse_untrained(
+    labels: npt.NDArray[np.int32], classes: Sequence[str], used: npt.NDArray[np.bool_], folder: Path, share: float
+) -> None:
     """Refuse a class whose images are all for validation: a network cannot learn it."""
     counts = np.bincount(labels, minlength=len(classes))
-    for count, name in zip(counts, classes, strict=True):
-        if not count:
+    for count, name, matters in zip(counts, classes, used, strict=True):
+        if not count and matters:
             raise UsageError(
                 f"data.validation_share={share} leaves no image of {folder / name} for training, because all of its "
                 "few images fall into validation; lower it, or add images"
@@ -76,24 +79,26 @@ def _warn(
     labels: npt.NDArray[np.int32],
     validating: npt.NDArray[np.bool_],
     classes: Sequence[str],
+    used: npt.NDArray[np.bool_],
     share: float,
     grouping: Grouping | None,
     say: Callable[[str], object],
 ) -> None:
-    """Warn where the split is not what ``data.validation_share`` asks for."""
-    counts = np.bincount(labels, minlength=len(classes))
-    kept = np.bincount(labels[validating], minlength=len(classes))
+    """Warn where the split of the classes that are ``used`` is not what ``data.validation_share`` asks for."""
+    counts = np.bincount(labels, minlength=len(classes)) * used
+    kept = np.bincount(labels[validating], minlength=len(classes)) * used
+    count = int(used.sum())
     without = [f"{classes[label]} ({counts[label]})" for label in np.flatnonzero((counts > 0) & (kept == 0)).tolist()]
     if without:
         say(
-            f"warning: {len(without)} of {len(classes)} classes have no image for validation, so nothing measures how "
+            f"warning: {len(without)} of {count} classes have no image for validation, so nothing measures how "
             f"well they are learned; with the number of their images: {few(without)}"
         )
     if grouping is None:
-        if _far_from(int(kept.sum()), share * len(labels)):
+        if _far_from(int(kept.sum()), share * int(counts.sum())):
             say(
-                f"warning: {kept.sum()} of {len(labels)} images validate, although data.validation_share={share}: each "
-                "class with two images or more has one for validation at least, and one for training"
+                f"warning: {kept.sum()} of {counts.sum()} images validate, although data.validation_share={share}: "
+                "each class with two images or more has one for validation at least, and one for training"
             )
         return
     spanning = grouping.spanning(labels)
@@ -111,7 +116,7 @@ def _warn(
     if off:
         say(
             f"warning: the groups of data.group_pattern are too large for data.validation_share={share} of {len(off)} "
-            f"of {len(classes)} classes; for validation are {few(off)}"
+            f"of {count} classes; for validation are {few(off)}"
         )
 
 

@@ -323,7 +323,10 @@ def test_check_data_shows_the_splits_that_were_found_and_the_classes_of_each(
     ):
         assert expected in output, output
     assert run(["check-data"]) == 0
+    make_shards(tmp_path / "shards")
+    assert run(["check-data", "data=tfrecord", f"data.root={tmp_path / 'shards'}", "data.num_classes=5"]) == 0
     output = capsys.readouterr().out
+    assert output.count("  2 of 5 classes have no usable record: class_003, class_004\n") == 2
     assert "no test split: data=digits has no test split, only train and validation: " in output
     assert "every record can be used" in output
 

@@ -140,12 +140,19 @@ def _split_lines(each: SplitAudit, shown: int | None) -> list[str]:
             number, (height, width) = extreme
             lines.append(f"  {title} {width}x{height}: {each.source.place(number)}")
     counts = sorted(each.class_counts.items(), key=lambda item: -item[1])
+    without = [name for name, count in counts if not count]
+    if without:
+        lines.append(f"  {len(without)} of {len(counts)} classes have no usable record: {_some(without)}")
     if shown is None or len(counts) <= shown:
         lines.append(f"  {', '.join(f'{name} {count}' for name, count in each.class_counts.items())}")
     else:
         (most, most_count), (least, least_count) = counts[0], counts[-1]
         lines.append(f"  {len(counts)} classes of {least_count} ({least}) to {most_count} ({most}) records")
     return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + _and_more(len(names[SHOWN:]))
 
 
 def _limited(lines: Sequence[str], shown: int | None) -> list[str]:

@@ -85,7 +85,7 @@ def _facts(evaluation: Evaluation, *, flip: bool) -> dict[str, Any]:
         "data_root": _root(evaluation),
         "split": evaluation.data.split,
         "examples_there": evaluation.data.source.whole,
-        "notes": list(evaluation.data.notes),
+        "notes": list(evaluation.notes),
         "weights": evaluation.weights,
         "flip": flip,
         "batch_size": evaluation.config.evaluation.batch_size,
@@ -112,7 +112,7 @@ def _print(evaluation: Evaluation) -> None:
     }
     for name, text in lines.items():
         print(f"{name:<12}{text}")
-    for note in evaluation.data.notes:
+    for note in evaluation.notes:
         print(f"note: {note}")
     console = Console(highlight=False)
     console.print(_class_table(evaluation))

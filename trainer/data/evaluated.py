@@ -85,9 +85,6 @@ def _evaluated(
     if not source.count:
         raise UsageError(f"the data has no record for {split} of the classes {few(trained.class_names)}")
     found = stored.class_names
-    missing = [name for name in (wanted.classes or trained.class_names) if name not in found]
-    if missing:
-        notes += (f"{len(missing)} of {len(trained.class_names)} classes are not in the data: {few(missing)}",)
     in_order = [name for name in trained.class_names if name in found]
     if in_order != [name for name in (wanted.classes or found) if name in in_order]:
         notes += ("the data has its classes in another order than the checkpoint; they were matched by name",)

@@ -14,6 +14,7 @@ from trainer.config.schema.training import WeightsName
 from trainer.data.batch import Batch
 from trainer.data.batches import evaluation_batches
 from trainer.data.evaluated import Evaluated, Trained, open_evaluated
+from trainer.data.sources.split_folders import few
 from trainer.diagnosis.wanted import wanted_config
 from trainer.inference.classification_report import ClassificationReport, Tally
 from trainer.run.restore import Restored, restore
@@ -39,8 +40,9 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """``config`` is the stored configuration with the overrides. ``data`` is what was evaluated. ``recorded`` is the
-    result of the same evaluation in the checkpoint's manifest; None where the manifest has another evaluation or none.
+    """``config`` is the stored configuration with the overrides. ``data`` is what was evaluated. ``notes`` say what a
+    reader of the numbers has to know. ``recorded`` is the result of the same evaluation in the checkpoint's manifest;
+    None where the manifest has another evaluation or none.
     """
 
     restored: Restored
@@ -49,6 +51,7 @@ class Evaluation:
     weights: WeightsName
     report: ClassificationReport
     recorded: dict[str, float] | None
+    notes: tuple[str, ...]
 
 
 def evaluate_checkpoint(request: Request) -> Evaluation:
@@ -74,7 +77,17 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
         and weights == restored.config.evaluation.weights
         and config.data == restored.config.data
     )
-    return Evaluation(restored, config, data, weights, report, restored.manifest.validation if same else None)
+    notes = (*data.notes, *_without_examples(report, config.data.classes or data.source.class_names))
+    return Evaluation(restored, config, data, weights, report, restored.manifest.validation if same else None, notes)
+
+
+def _without_examples(report: ClassificationReport, class_names: Sequence[str]) -> tuple[str, ...]:
+    """A note about the classes that are expected and have no example, so that the numbers are not about them."""
+    there = {name for name, count in zip(report.class_names, report.class_examples.tolist(), strict=True) if count}
+    missing = [name for name in class_names if name not in there]
+    if not missing:
+        return ()
+    return (f"{len(missing)} of {len(class_names)} classes have no example here: {few(missing)}",)
 
 
 def _trained(restored: Restored) -> Trained:

@@ -1,4 +1,4 @@
-"""Evaluate a stored checkpoint on its own data, or on other data with the same classes."""
+"""Evaluate a stored checkpoint on its own data, or on other data whose classes it knows."""
 
 from __future__ import annotations
 

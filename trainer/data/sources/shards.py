@@ -82,8 +82,8 @@ def _shards(config: TFRecordConfig, root: Path, split: Split) -> list[Path]:
     others: dict[Split, list[Path]] = {}
     for other in ("train", "validation"):
         if other != split:
-            find = _matching if split == "train" else _found
-            others[other] = find(root, f"{other}_pattern", patterns[other])
+            key, pattern = f"{other}_pattern", patterns[other]
+            others[other] = _matching(root, key, pattern) if split == "train" or _found(root, key, pattern) else []
     for other, paths in others.items():
         shared = sorted(set(shards) & set(paths))
         if shared:

@@ -119,21 +119,22 @@ def evaluate(
     overrides: Sequence[str] = (),
     *,
     checkpoint: str | os.PathLike[str] = "latest",
-    split: Split = "validation",
+    split: Split | None = None,
     weights: WeightsName | None = None,
     flip: bool = False,
     allow: Sequence[str] = (),
 ) -> ClassificationReport:
     """``python -m trainer evaluate``: the results of a checkpoint over every example of a split, each once.
 
-    ``overrides`` are keys of ``data`` and ``evaluation.batch_size``. ``weights`` is ``raw`` or ``ema``, or None for
-    the weights that the run's validations use. With ``flip``, the probabilities are the mean over each image and its
-    mirror image. Nothing is written.
+    ``overrides`` are keys of ``data`` and ``evaluation.batch_size``. ``split`` is None for validation, or for all of
+    an image folder that has no splits and that the run was not trained on. ``weights`` is ``raw`` or ``ema``, or None
+    for the weights that the run's validations use. With ``flip``, the probabilities are the mean over each image and
+    its mirror image. Nothing is written.
 
     Raises:
         UsageError: an override is wrong or the data cannot be read.
         NoValidCheckpoint: the checkpoint does not exist or is damaged.
-        RestoreRefused: program and checkpoint do not match, or the data has another list of classes.
+        RestoreRefused: program and checkpoint do not match, or the data has classes that the checkpoint does not know.
     """
     with _without_leftovers():
         with importing_quietly():

@@ -73,6 +73,10 @@ class RunDirectoryInUse(TrainerError):
     exit_status = 5
 
 
+class NoSuchSplit(UsageError):
+    """The data has no such split, or none that is apart from the others."""
+
+
 class RunDirectoryLost(TrainerError):
     """The run directory was moved, deleted, replaced or hidden while the run was using it."""
 

@@ -20,6 +20,7 @@ from image_data import (
     jpeg,
     make_shards,
     make_splits,
+    make_tree,
     narrow,
     png,
     shard_source,
@@ -324,6 +325,7 @@ def test_check_data_begins_with_labels_that_contradict_each_other_and_then_with_
         "  train/cat/1.png (record 1) = val/ox/same.png (record 7)\n"
         "  train/dog/1.png (record 3) = val/dog/leak.png (record 4)\n"
         f"data.root: {root}\n"
+        f"splits in {root}: train/ for train, val/ for validation\n"
         "train: 8 records, 8 usable: 8 PNG\n"
     )
 
@@ -361,11 +363,38 @@ def test_a_bad_record_of_any_name_is_named_in_one_line_that_can_be_written(
     assert f"  {split}/cat/caf\\xe9\\n.jpg (record " in capsys.readouterr().out
 
 
-def test_check_data_of_clean_data_exits_0_and_a_report_is_opened_before_anything_is_read(
+def test_check_data_shows_the_splits_that_were_found_and_the_classes_of_each(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make_tree(tmp_path / "Training", 20, ["cat", "dog"])
+    make_tree(tmp_path / "Testing", 3, ["dog", "elk"])
+    write(tmp_path / "Testing" / "elk" / "leak.jpg", jpeg(2))
+    make_tree(tmp_path / "more", 1)
+    assert run(["check-data", "data=image_folder", f"data.root={tmp_path}"]) == 0
+    output = capsys.readouterr().out
+    for expected in (
+        f"splits in {tmp_path}: Training/ for train, Testing/ for test; a part of the training set validates\n",
+        f"not read in {tmp_path}: more, beside the splits\n",
+        "test has classes that train lacks, so evaluate refuses them: elk\ntest lacks 1 of 2 classes: cat\n",
+        "train: 36 records, 36 usable",
+        "  cat 18, dog 18\nvalidation: 4 records, 4 usable",
+        "  cat 2, dog 2\ntest: 7 records, 7 usable",
+        "  dog 3, elk 4\n",
+        "images in train and test, so that test is no test of them: ",
+    ):
+        assert expected in output, output
+    assert run(["check-data"]) == 0
+    make_shards(tmp_path / "shards")
+    assert run(["check-data", "data=tfrecord", f"data.root={tmp_path / 'shards'}", "data.num_classes=5"]) == 0
+    output = capsys.readouterr().out
+    assert output.count("  2 of 5 classes have no usable record: class_003, class_004\n") == 2
+    assert "no test split: data=digits has no test split, only train and validation: " in output
+    assert "every record can be used" in output
+
+
+def test_a_report_of_check_data_is_opened_before_anything_is_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    assert run(["check-data"]) == 0
-    assert "every record can be used" in capsys.readouterr().out
     assert run(["check-data", "data=image_folder", "data.root=gone", "report=/nowhere/r"]) == 2
     assert capsys.readouterr().err == "error: report=/nowhere/r cannot be written: No such file or directory\n"
     assert run(["check-data", "data=synthetic", "data.train_examples=1", "data.validation_examples=1"]) == 2

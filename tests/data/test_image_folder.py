@@ -21,8 +21,8 @@ from image_data import CLASSES, everything, folder_source, jpeg, make_splits, ma
 from PIL import Image
 
 from trainer.data.images.decoding import decode, encoded_image
-from trainer.data.sources import image_folder
 from trainer.data.sources.foreign import is_foreign
+from trainer.data.sources.packed_images import PackedImages, rank
 from trainer.errors import UsageError
 
 PINNED_VALIDATION = [
@@ -45,9 +45,10 @@ def test_train_and_val_folders_are_the_splits(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == ""
 
 
-def test_one_tree_is_split_by_a_hash_of_the_path_alone(tmp_path: Path) -> None:
-    root = make_tree(tmp_path / "all", 40)
-    parts = {split: everything(folder_source(root, split))[0] for split in ("train", "validation")}
+def test_one_tree_of_a_stored_run_is_split_by_a_hash_of_the_path_alone(tmp_path: Path) -> None:
+    """Runs that were stored without ``data.split_by`` have these values: ``trainer/config/additions.py``."""
+    root, stored = make_tree(tmp_path / "all", 40), ("data.split_by=path", "data.layout=exact")
+    parts = {split: everything(folder_source(root, split, *stored))[0] for split in ("train", "validation")}
     assert len(parts["train"]) + len(parts["validation"]) == 120
     assert 3 <= len(parts["validation"]) <= 24  # a tenth of 120; five standard deviations around it
     assert not set(parts["train"]) & set(parts["validation"])
@@ -56,9 +57,9 @@ def test_one_tree_is_split_by_a_hash_of_the_path_alone(tmp_path: Path) -> None:
     assert [str(path.relative_to(root)) for path in validation] == PINNED_VALIDATION
     # an added image moves no other
     write(root / "cat" / "new.png", png(7))
-    again = {split: everything(folder_source(root, split))[0] for split in parts}
+    again = {split: everything(folder_source(root, split, *stored))[0] for split in parts}
     assert all(set(parts[split]) <= set(again[split]) for split in parts)
-    half = folder_source(root, "validation", "data.validation_share=0.5")
+    half = folder_source(root, "validation", "data.validation_share=0.5", *stored)
     assert 33 <= half.count <= 88
     assert set(parts["validation"]) <= set(everything(half)[0])
 
@@ -149,9 +150,9 @@ def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsy
     output = capsys.readouterr().out
     assert output == f"ignored in {root}: 3 entries that are hidden or not images, the first {root}/README\n"
     splits = make_splits(tmp_path / "splits")
-    make_tree(splits / "test", 2)
+    write(splits / "README", b"x")
     folder_source(splits), folder_source(splits, "validation")
-    expected = f"ignored in {splits}: {splits}/test, which is hidden or not an image\n"
+    expected = f"ignored in {splits}: {splits}/README, which is hidden or not an image\n"
     assert capsys.readouterr().out == expected
 
 
@@ -207,7 +208,7 @@ def test_classes_that_are_not_chosen_are_no_obstacle(tmp_path: Path) -> None:
     (tree / "empty").mkdir()
     assert folder_source(tree, "train", "data.classes=[cat,dog]").class_names == ("cat", "dog")
     write(tree / "few" / "004.jpg", jpeg(4))
-    share = f"data.validation_share={image_folder.rank('few/004.jpg') + 0.01}"
+    share = f"data.validation_share={rank('few/004.jpg') + 0.01}"
     assert set(everything(folder_source(tree, "train", "data.classes=[cat,dog]", share))[1]) == {0, 1}
 
 
@@ -361,14 +362,17 @@ def test_a_link_to_a_folder_elsewhere_is_followed(tmp_path: Path) -> None:
 def test_a_split_without_an_image_or_with_too_few_is_refused(tmp_path: Path) -> None:
     root = make_tree(tmp_path, 2)
     with pytest.raises(UsageError, match=r"data.validation_share=0.0001 leaves no image of .* for validation"):
-        folder_source(root, "validation", "data.validation_share=0.0001")
+        folder_source(root, "validation", "data.validation_share=0.0001", "data.split_by=path")
     write(root / "elk" / "004.jpg", jpeg(4))
-    share = image_folder.rank("elk/004.jpg") + 0.01
+    share = rank("elk/004.jpg") + 0.01
     with pytest.raises(UsageError, match=r"leaves no image of .*/elk for training"):
-        folder_source(root, "train", f"data.validation_share={share}")
+        folder_source(root, "train", f"data.validation_share={share}", "data.split_by=path")
     shutil.rmtree(root / "elk")
-    with pytest.raises(UsageError, match=r"data.train_examples is 99, but train has 6 records"):
-        folder_source(root, "train", "data.train_examples=99", "data.validation_share=0.0001")
+    with pytest.raises(UsageError, match=r"data.train_examples is 99, but train has 3 records"):
+        folder_source(root, "train", "data.train_examples=99")
+    singles = make_tree(tmp_path / "singles", 1)
+    with pytest.raises(UsageError, match=r"data.validation_share=0.1 leaves no image of .* for validation"):
+        folder_source(singles, "validation")
 
 
 # TFRecord files
@@ -386,7 +390,7 @@ def test_an_imagenet_of_files_takes_20_bytes_an_image_and_its_path() -> None:
     images = ((path.format(number % 1300), number // 1300, 110_000) for number in range(1_281_167))
     tracemalloc.start()
     try:
-        packed = image_folder.PackedImages(images)
+        packed = PackedImages(images)
         held, peak = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()

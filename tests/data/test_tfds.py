@@ -11,7 +11,7 @@ import pytest
 from image_data import everything
 from prepared_data import CLASSES, encoded, prepare, tfds_source
 
-from trainer.errors import BadRecord, UsageError
+from trainer.errors import BadRecord, NoSuchSplit, UsageError
 
 
 @pytest.fixture(scope="module")
@@ -45,6 +45,19 @@ def test_a_part_of_a_split_in_the_notation_of_tensorflow_datasets(data_dir: Path
     assert first.listing != tfds_source(data_dir).listing
     versioned = tfds_source(data_dir, "train", "data.dataset='tiny_pets:1.0.0'")
     assert everything(versioned)[0] == whole
+
+
+def test_a_test_set_is_a_split_that_no_other_reads(data_dir: Path) -> None:
+    held_out = tfds_source(data_dir, "test", "data.validation_split='train[80%:]'", "data.train_split='train[:80%]'")
+    assert sorted(everything(held_out)[0]) == sorted(encoded(number) for number in range(100, 112))
+    with pytest.raises(NoSuchSplit, match=r"data.test_split=test has records of data.validation_split=test, so they"):
+        tfds_source(data_dir, "test")
+    with pytest.raises(NoSuchSplit, match=r"data.test_split=train\[50%:\] has records of data.train_split=train, so"):
+        tfds_source(data_dir, "test", "data.test_split='train[50%:]'")
+    with pytest.raises(
+        NoSuchSplit, match=r"data.test_split=held_out is not a split of tiny_pets/1.0.0, which has test"
+    ):
+        tfds_source(data_dir, "test", "data.test_split=held_out")
 
 
 @pytest.mark.parametrize(

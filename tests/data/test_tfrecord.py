@@ -29,7 +29,7 @@ from image_data import (
 
 from trainer.data.sources import cache, record_index, tfrecord
 from trainer.data.sources.tfrecord import index_records
-from trainer.errors import UsageError
+from trainer.errors import NoSuchSplit, UsageError
 from trainer.storage.checksums import masked_crc32c
 
 
@@ -120,6 +120,22 @@ SHARDS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "megabytes of zeros": (lambda root: write(root / T1, bytes(2**24)), "the length of record 0 at byte 0 is wrong"),
 }
+
+
+def test_a_test_set_is_a_split_and_a_split_to_evaluate_needs_no_other(tmp_path: Path) -> None:
+    root = make_shards(tmp_path)
+    with pytest.raises(NoSuchSplit, match=r"matches data.test_pattern=test-\*, so there is no test split"):
+        shard_source(root, "test")
+    write_shard(root / "test-0", [example(png(7), 1)])
+    assert everything(shard_source(root, "test")) == ([png(7)], [1])
+    assert shard_source(root, "test", "data.validation_examples=2", "data.train_examples=2").count == 1
+    with pytest.raises(
+        NoSuchSplit, match=r"in both splits: data.validation_pattern=test-\* and data.test_pattern=test-"
+    ):
+        shard_source(root, "test", "data.validation_pattern='test-*'")
+    for path in root.glob("train-*"):
+        path.unlink()
+    assert (shard_source(root, "validation").count, shard_source(root, "test").count) == (3, 1)
 
 
 @pytest.mark.parametrize("what", SHARDS)

@@ -127,12 +127,14 @@ def test_every_number_of_the_report_follows_from_the_mean_probabilities_of_an_im
     assert len(set(predicted)) > 1, "a network that says one thing proves nothing"
 
 
-def write_records(root: Path, class_names: list[str]) -> tuple[str, ...]:
-    """Some of the digits as TFRecord files with a list of class names; the arguments that mean them."""
+def write_records(root: Path, class_names: list[str], *, renumber: bool = False) -> tuple[str, ...]:
+    """Some of the digits as TFRecord files with a list of class names; the arguments that mean them. With ``renumber``,
+    the labels are places in that list.
+    """
     root.mkdir()
-    images, labels = DigitsSplit(DigitsConfig("digits", None, None, None, None, "fail"), "validation").read(
-        np.arange(30)
-    )
+    images, labels = digits(30)
+    if renumber:
+        labels = np.array([class_names.index(NAMES[label]) for label in labels])
     for split, chosen in (("train", slice(0, 10)), ("validation", slice(10, 30))):
         with tf.io.TFRecordWriter(str(root / f"{split}-0")) as writer:
             for image, label in zip(images[chosen], labels[chosen], strict=True):
@@ -145,28 +147,64 @@ def write_records(root: Path, class_names: list[str]) -> tuple[str, ...]:
     return ("data=tfrecord", f"data.root={root}", "data.labels_file=names.txt")
 
 
-def test_other_data_is_evaluated_when_its_classes_are_the_same_and_refused_when_not(
+NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+
+
+def test_other_data_is_evaluated_by_the_names_of_its_classes_and_refused_when_it_has_others(
     stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    names = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
-    facts = evaluate(capsys, f"run_dir={stored}", *write_records(tmp_path / "same", names))
-    assert facts["examples"] == 20
-    assert facts["recorded"] is None
-    swapped = [*names[:3], "four", "three", *names[5:]]
-    for place, classes, first in (
-        ("swapped", swapped, "class 3: three -> four"),
-        ("more", [*names, "ten"], "10 -> 11\n  first: class 10: (absent) -> ten"),
-    ):
-        status = run(["evaluate", f"run_dir={stored}", *write_records(tmp_path / place, classes)])
-        assert status == 3
-        assert first in capsys.readouterr().err
+    facts = evaluate(capsys, f"run_dir={stored}", *write_records(tmp_path / "same", NAMES))
+    assert (facts["examples"], facts["examples_there"], facts["recorded"]) == (20, 20, None)
+    assert not [note for note in notes_of(facts) if "order" in note]
+    swapped = [*NAMES[:3], "four", "three", *NAMES[5:]]
+    renumbered = evaluate(capsys, f"run_dir={stored}", *write_records(tmp_path / "swapped", swapped, renumber=True))
+    note = "the data has its classes in another order than the checkpoint; they were matched by name"
+    assert notes_of(renumbered) == [note, *notes_of(facts)]
+    for name in ("loss", "accuracy", "confusion", "classes"):
+        assert renumbered[name] == facts[name]
+    assert run(["evaluate", f"run_dir={stored}", *write_records(tmp_path / "more", [*NAMES, "ten"])]) == 3
+    message = capsys.readouterr().err
+    assert "1 of the 11 classes of the data are none that " in message
+    assert "was trained on: ten\n  it was trained on 10: zero, one" in message
+
+
+def test_a_test_set_in_class_folders_is_evaluated_whole_and_its_missing_classes_are_named(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images, labels = digits(30)
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        if label < 8:
+            (tmp_path / NAMES[label]).mkdir(exist_ok=True)
+            (tmp_path / NAMES[label] / f"{number}.png").write_bytes(image)
+    whole = ("data=image_folder", f"data.root={tmp_path}")
+    facts = evaluate(capsys, f"run_dir={stored}", *whole)
+    assert (facts["split"], facts["examples"]) == ("test", (labels < 8).sum())
+    confusion = np.array(facts["confusion"])
+    assert confusion.sum(1).tolist() == np.bincount(labels[labels < 8], minlength=10).tolist()
+    assert "2 of 10 classes have no example here: eight, nine" in notes_of(facts)
+    assert run(["evaluate", f"run_dir={stored}", *whole]) == 0
+    table = capsys.readouterr().out
+    assert f"data        image_folder test: {confusion.sum()} examples, all there are in {tmp_path}\n" in table
+    assert "note: 2 of 10 classes have no example here: eight, nine\n" in table
+
+
+def notes_of(facts: dict[str, object]) -> list[str]:
+    notes = facts["notes"]
+    assert isinstance(notes, list)
+    return notes
+
+
+def digits(count: int) -> tuple[list[bytes], np.ndarray]:
+    split = DigitsSplit(DigitsConfig("digits", None, None, None, None, "fail"), "validation")
+    return split.read(np.arange(count))
 
 
 @pytest.mark.parametrize(
     ("argument", "status", "message"),
     [
         ("train.steps=3", 2, "evaluate does not know train.steps=3"),
-        ("split=test", 2, "split=test does not exist; allowed: validation, train"),
+        ("split=dev", 2, "split=dev does not exist; allowed: train, validation, test"),
+        ("split=test", 2, "data=digits has no test split, only train and validation"),
         ("flip=1", 2, "flip=1 does not exist; allowed: false, true"),
         ("checkpoint=step-7", 4, "checkpoint=step-7 does not exist; in"),
         ("data.rot=x", 2, "unknown key data.rot=x"),

@@ -18,6 +18,7 @@ from processes import Trainer, metrics
 from trainer.checkpoint.manifest import FORMAT_VERSION
 from trainer.checkpoint.tensors import stored_tensors
 from trainer.config import additions, stored
+from trainer.config.schema.sources import ImageFolderConfig
 
 FORMATS = Path(__file__).parents[1] / "formats"
 STEPS = 6
@@ -62,6 +63,23 @@ def test_a_key_that_was_added_later_is_read_as_what_was_done_before(monkeypatch:
     assert stored.from_text(without) == complete
     monkeypatch.setattr(additions, "ADDITIONS", (*additions.ADDITIONS, ("train.label_smoothing", 0.7)))
     assert stored.from_text(text) == complete, "what is stored is never changed"
+
+
+def test_keys_that_one_source_gained_later_are_read_as_what_was_done_before() -> None:
+    """Other sources have no such keys, and a value that is stored is never changed."""
+    text = (FORMATS / "2" / stored.FILE_NAME).read_text()
+    common = "".join(
+        f"  {key}: null\n" for key in ("classes", "class_weights", "train_examples", "validation_examples")
+    )
+    before, digits, after = re.split(r"(^data:\n(?:  .*\n)+)", text, flags=re.MULTILINE)
+    assert "name: digits" in digits
+    folder = f"data:\n  name: image_folder\n{common}  on_bad_record: fail\n  root: /x\n  validation_share: 0.1\n"
+    data = stored.from_text(before + folder + after).data
+    assert isinstance(data, ImageFolderConfig)
+    assert (data.layout, data.split_by, data.group_pattern) == ("exact", "path", None)
+    now = stored.from_text(f"{before}{folder}  layout: auto\n  split_by: class\n  group_pattern: p\n{after}").data
+    assert isinstance(now, ImageFolderConfig)
+    assert (now.layout, now.split_by, now.group_pattern) == ("auto", "class", "p")
 
 
 def test_the_reader_of_the_specification_reads_every_tensor_and_refuses_a_changed_file(tmp_path: Path) -> None:

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.parse import leaves
-from trainer.config.schema.sources import DataConfig, SyntheticConfig, TFRecordConfig
-from trainer.errors import SPELLED, UsageError, one_line
+from trainer.config.schema.sources import DataConfig, ImageFolderConfig, SyntheticConfig, TFRecordConfig
+from trainer.errors import SPELLED, NoSuchSplit, UsageError, one_line
 from trainer.run_directory import layout, places
 from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
+    from trainer.config.contracts import Split
     from trainer.data.audit import Occurrence, SplitAudit
+    from trainer.data.sources.source import Source
 
 SHOWN = 20
-HELP = f"""Read and decode every record of both splits once, and report what the data holds and what is wrong with it.
+HELP = f"""Read and decode every record of all splits once, and report what the data holds and what is wrong with it.
 
   python -m trainer check-data data=… [data.root=… key=value …] [report=PATH]
 
 The configuration is composed as train composes it. All records are read, whatever data.classes, data.train_examples
 and data.validation_examples say, and CRCs are compared. The output begins with identical images that have different
-labels, and with images that are in both splits. Then it lists the records of each class, image sizes and formats,
-images of a single colour, unusable records with the reason, and images that a split has more than once. Paths are
-relative to data.root. report=PATH gets the full lists. Exit status 0, or {UsageError.exit_status} when a record cannot
-be used."""
+labels, and with images that are in two splits. Then it lists the splits that were found, the records of each class in
+each split, image sizes and formats, images of a single colour, unusable records with the reason, and images that a
+split has more than once. Paths are relative to data.root. report=PATH gets the full lists. Exit status 0, or
+{UsageError.exit_status} when a record cannot be used."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,9 +52,15 @@ def main(arguments: Sequence[str]) -> int:
             from trainer.runtime.execution import leave_gpus_alone
 
             leave_gpus_alone()
-        training = audit(open_whole_split(config, "train"), "train")
-        audits = (training, audit(open_whole_split(config, "validation"), "validation"))
-        found = _Found(audits, repeated(audits), _root(config))
+        sources: dict[Split, Source] = {"train": open_whole_split(config, "train")}
+        sources["validation"] = open_whole_split(config, "validation")
+        try:
+            sources["test"] = open_whole_split(config, "test")
+            without = None
+        except NoSuchSplit as reason:
+            without = str(reason).splitlines()[0]
+        audits = [audit(source, split) for split, source in sources.items()]
+        found = _Found(audits, repeated(audits), _splits_found(config, sources, without), _root(config))
         for line in _lines(found, SHOWN):
             print(line)
         if report is not None:
@@ -85,7 +94,26 @@ def _root(config: DataConfig) -> str | None:
 class _Found:
     audits: Sequence[SplitAudit]
     repeated: Sequence[Sequence[Occurrence]]
+    splits: Sequence[str]  # lines about the splits that were found
     root: str | None
+
+
+def _splits_found(config: DataConfig, sources: Mapping[Split, Source], without: str | None) -> list[str]:
+    """Which folders are the splits, why there is no test set, and whose classes are not those of training."""
+    from trainer.data.sources.split_folders import few, layout_of  # not before a --help
+
+    lines = [f"no test split: {without}"] if without is not None else []
+    if isinstance(config, ImageFolderConfig):
+        lines = [layout_of(config).sentence()]  # it says of the test set, too
+    known = sources["train"].class_names
+    for split, source in sources.items():
+        strange = [name for name in source.class_names if name not in known]
+        absent = [name for name in known if name not in source.class_names]
+        if strange:
+            lines.append(f"{split} has classes that train lacks, so evaluate refuses them: {few(strange)}")
+        if absent:
+            lines.append(f"{split} lacks {len(absent)} of {len(known)} classes: {few(absent)}")
+    return lines
 
 
 def _lines(found: _Found, shown: int | None) -> list[str]:
@@ -97,14 +125,18 @@ def _lines(found: _Found, shown: int | None) -> list[str]:
         [_pair([f"{each.place}: {each.class_name}" for each in firsts]) for firsts in contradictory if len(firsts) > 1],
         shown,
     )
-    leaked = [_first_of_each(group, lambda each: each.split) for group in found.repeated]
-    lines += _section(
-        "identical images in both splits, so that validation is no test of them",
-        [_pair([each.place for each in firsts]) for firsts in leaked if len(firsts) > 1],
-        shown,
-    )
+    for first, second in itertools.combinations([each.split for each in audits], 2):
+        leaked = [_first_of_each(group, lambda each: each.split) for group in found.repeated]
+        of_both = [[each.place for each in firsts if each.split in (first, second)] for firsts in leaked]
+        both = "both splits" if len(audits) == 2 else f"{first} and {second}"
+        lines += _section(
+            f"identical images in {both}, so that {second} is no test of them",
+            [_pair(places) for places in of_both if len(places) > 1],
+            shown,
+        )
     if found.root is not None:
         lines.append(f"data.root: {one_line(found.root)}")
+    lines += found.splits
     for each in audits:
         lines += _split_lines(each, shown)
     for each in audits:
@@ -159,12 +191,19 @@ def _split_lines(each: SplitAudit, shown: int | None) -> list[str]:
             number, (height, width) = extreme
             lines.append(f"  {title} {width}x{height}: {each.source.place(number)}")
     counts = sorted(each.class_counts.items(), key=lambda item: -item[1])
+    without = [name for name, count in counts if not count]
+    if without:
+        lines.append(f"  {len(without)} of {len(counts)} classes have no usable record: {_some(without)}")
     if shown is None or len(counts) <= shown:
         lines.append(f"  {', '.join(f'{name} {count}' for name, count in each.class_counts.items())}")
     else:
         (most, most_count), (least, least_count) = counts[0], counts[-1]
         lines.append(f"  {len(counts)} classes of {least_count} ({least}) to {most_count} ({most}) records")
     return lines
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:SHOWN]) + _and_more(len(names[SHOWN:]))
 
 
 def _limited(lines: Sequence[str], shown: int | None) -> list[str]:

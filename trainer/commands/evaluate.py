@@ -29,16 +29,17 @@ SHOWN_CLASSES = 12
 SHOWN_CONFUSIONS = 10
 HELP = f"""Evaluate a checkpoint exactly, over every example of a split once.
 
-  python -m trainer evaluate run_dir=DIR [checkpoint=latest|best|step-N|PATH] [split=validation|train]
+  python -m trainer evaluate run_dir=DIR [checkpoint=latest|best|step-N|PATH] [split=validation|test|train]
                              [weights=raw|ema] [flip=true] [data.root=… data=…] [evaluation.batch_size=N]
                              [format=table|json] [allow=[behaviour,step]]
 
 Shows loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class and the confusion matrix.
-Everything is rebuilt from the configuration in the checkpoint; data.* may point to other data with the same classes.
-By default, weights are those that the run's validations use. flip=true takes the mean of the probabilities of each
-image and its mirror image. Nothing is written, and the run may be training meanwhile. format=json writes one JSON
-object with everything. Exit status {RestoreRefused.exit_status} when the data has another list of classes, or the
-program does not match the checkpoint."""
+Everything is rebuilt from the configuration in the checkpoint; data.* may point to other data, whose classes are
+matched by name. By default, the split is validation; of an image folder without splits that the run was not trained
+on, such as a test set, every image is evaluated. By default, weights are those that the run's validations use.
+flip=true takes the mean of the probabilities of each image and its mirror image. Nothing is written, and the run may be
+training meanwhile. format=json writes one JSON object with everything. Exit status {RestoreRefused.exit_status} when
+the data has classes that the checkpoint does not know, or the program does not match the checkpoint."""
 TAKEN = ("run_dir", "checkpoint", "split", "weights", "flip", "format", "allow")
 
 
@@ -50,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     values = parse_arguments([argument for argument in arguments if argument not in overrides])
     run_dir = Path(take_text(values, "run_dir", "evaluate"))
     checkpoint = str(values.pop("checkpoint", "latest"))
-    split = take_choice(values, "split", ("validation", *typing.get_args(Split)))
+    split = take_choice(values, "split", (None, *typing.get_args(Split)))
     weights = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
     flip = take_choice(values, "flip", (False, True))
     form = take_choice(values, "format", FORMATS)
@@ -62,9 +63,9 @@ def main(arguments: Sequence[str]) -> int:
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
     evaluation = read_newest(lambda: evaluate_checkpoint(request), run_dir)
     if form == "json":
-        print(json_text(_facts(evaluation, split, flip=flip)))
+        print(json_text(_facts(evaluation, flip=flip)))
     else:
-        _print(evaluation, split)
+        _print(evaluation)
     return 0
 
 
@@ -73,7 +74,7 @@ def _is_override(argument: str) -> bool:
     return key in ("data", "evaluation.batch_size") or key.startswith("data.")
 
 
-def _facts(evaluation: Evaluation, split: Split, *, flip: bool) -> dict[str, Any]:
+def _facts(evaluation: Evaluation, *, flip: bool) -> dict[str, Any]:
     restored, report = evaluation.restored, evaluation.report
     classes = zip(report.class_names, report.class_examples, report.class_accuracy, strict=True)
     return {
@@ -81,7 +82,10 @@ def _facts(evaluation: Evaluation, split: Split, *, flip: bool) -> dict[str, Any
         "checkpoint_digest": restored.digest,
         "step": restored.manifest.step,
         "data": evaluation.config.data.name,
-        "split": split,
+        "data_root": _root(evaluation),
+        "split": evaluation.data.split,
+        "examples_there": evaluation.data.source.whole,
+        "notes": list(evaluation.notes),
         "weights": evaluation.weights,
         "flip": flip,
         "batch_size": evaluation.config.evaluation.batch_size,
@@ -97,11 +101,11 @@ def _facts(evaluation: Evaluation, split: Split, *, flip: bool) -> dict[str, Any
     }
 
 
-def _print(evaluation: Evaluation, split: Split) -> None:
+def _print(evaluation: Evaluation) -> None:
     restored, report, recorded = evaluation.restored, evaluation.report, evaluation.recorded
     lines = {
         "checkpoint": f"{restored.path} ({evaluation.weights} weights)",
-        "data": f"{evaluation.config.data.name} {split}: {report.examples} examples",
+        "data": f"{evaluation.config.data.name} {evaluation.data.split}: {_examples(evaluation)}",
         "loss": f"{report.loss:.4f}{_beside(recorded, 'loss')}",
         "accuracy": f"{report.accuracy:.4f}{_beside(recorded, 'accuracy')}",
         "top 5": f"{report.top_5_accuracy:.4f}",
@@ -112,6 +116,8 @@ def _print(evaluation: Evaluation, split: Split) -> None:
         lines["not finite"] = f"the loss of {affected}; they count as wrong"
     for name, text in lines.items():
         print(f"{name:<12}{text}")
+    for note in evaluation.notes:
+        print(f"note: {note}")
     console = Console(highlight=False)
     console.print(_class_table(evaluation))
     confusions = report.confusions()
@@ -121,6 +127,19 @@ def _print(evaluation: Evaluation, split: Split) -> None:
         print("most frequent confusions")
         for count, true, predicted in confusions[:SHOWN_CONFUSIONS]:
             print(f"  {count:>6}  {report.class_names[true]} taken for {report.class_names[predicted]}")
+
+
+def _examples(evaluation: Evaluation) -> str:
+    """How many were evaluated, of how many, and where they are."""
+    examples, there, root = evaluation.report.examples, evaluation.data.source.whole, _root(evaluation)
+    text = f"{examples} examples, all there are" if examples == there else f"{examples} examples of {there}"
+    return text if root is None else f"{text} in {root}"
+
+
+def _root(evaluation: Evaluation) -> str | None:
+    """The folder of the data, where their source has one."""
+    root = getattr(evaluation.config.data, "root", None)
+    return None if root is None else str(root)
 
 
 def _beside(recorded: dict[str, float] | None, name: str) -> str:

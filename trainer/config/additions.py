@@ -17,6 +17,15 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("model.batch_norm.initial_updates", 0),
 )
 
+# keys of one option of a section: (section, option, key, value)
+OPTION_ADDITIONS: tuple[tuple[str, str, str, Any], ...] = (
+    ("data", "image_folder", "layout", "exact"),
+    ("data", "image_folder", "split_by", "path"),
+    ("data", "image_folder", "group_pattern", None),
+    ("data", "tfrecord", "test_pattern", "test-*"),
+    ("data", "tfds", "test_split", "test"),
+)
+
 
 def with_additions(stored: Any) -> Any:
     """The stored container with the keys it lacks added. Existing values never change. A section that is missing or is
@@ -29,4 +38,8 @@ def with_additions(stored: Any) -> Any:
             section = section[each] if isinstance(section, dict) and each in section else None
         if isinstance(section, dict) and name not in section:
             section[name] = value
+    for section_name, option, name, value in OPTION_ADDITIONS:
+        section = stored[section_name] if isinstance(stored, dict) and section_name in stored else None
+        if isinstance(section, dict) and section.get("name") == option:
+            section.setdefault(name, value)
     return stored

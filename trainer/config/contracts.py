@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
     import tensorflow as tf
 
-Split = Literal["train", "validation"]  # the two parts of every data set
+Split = Literal["train", "validation", "test"]  # the parts of a data set; not every one has a test set
 Numbers: TypeAlias = "npt.NDArray[np.int64]"
 Slots: TypeAlias = "Mapping[str, tf.Variable]"
 # (variable, gradient, the variable's slots)

@@ -62,17 +62,17 @@ def overrides(config: Config) -> list[str]:
             chosen += options.chosen(group, name, configuration_places()).split()
             if group == "data":  # some of its keys have no default
                 given = [path for path, value in values.items() if path.startswith("data.") and value is not None]
-                chosen += [f"{path}={_text(values[path])}" for path in given if path != "data.name"]
+                chosen += [f"{path}={spelled(values[path])}" for path in given if path != "data.name"]
     for path in ("preprocess.train", "preprocess.eval"):  # first: they bring the keys of the plug-ins they name
         if values[path] != getattr(composed.preprocess, path.rpartition(".")[2]):
-            chosen.append(f"{path}={_text(values[path])}")
+            chosen.append(f"{path}={spelled(values[path])}")
     already = {path: value for path, value, _ in leaves(compose(chosen))}
-    return [*chosen, *(f"{path}={_text(value)}" for path, value in values.items() if already[path] != value)]
+    return [*chosen, *(f"{path}={spelled(value)}" for path, value in values.items() if already[path] != value)]
 
 
 def _experiment(config: Config) -> list[str]:
     """The option of the experiment's name, where there is one."""
-    option = [f"experiment={_text(config.experiment)}"]
+    option = [f"experiment={spelled(config.experiment)}"]
     try:
         compose(option)
     except UsageError:
@@ -80,14 +80,14 @@ def _experiment(config: Config) -> list[str]:
     return option
 
 
-def _text(value: Any) -> str:
+def spelled(value: Any) -> str:
     """A value in the grammar of Hydra's overrides."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{','.join(map(_text, value))}]"
+        return f"[{','.join(map(spelled, value))}]"
     if isinstance(value, str) and not NEEDS_NO_QUOTES.fullmatch(value):
         return str(QuotedString(value, Quote.single).with_quotes())
     return str(value)

@@ -7,6 +7,7 @@ the configuration is the same.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -32,6 +33,7 @@ FILES = {
     "rand_augment": "trainer/data/images/policies.py",
     "trivial_augment": "trainer/data/images/policies.py",
 }
+LISTING = "listing digest"
 MIXING_FILE = "trainer/data/images/mixing.py"
 PROBE_SHAPES = ((61, 97), (120, 80))  # one wide, one high, no side a multiple of the other
 PROBE_EXAMPLE = 12_345
@@ -148,15 +150,25 @@ def data_facts(source: Source, split: str) -> list[Fact]:
     content = hashlib.sha256()
     for part in _contents(source, chosen):
         content.update(part)
-    where, digest = f"data split {split}", source.listing
+    where, digest = _place_of(split), source.listing
     classes = [
         Fact("data", "classes", f"class {index}", name, ("data",), "the data")
         for index, name in enumerate(source.class_names)
     ]
-    listing = [Fact("data", where, "listing digest", digest, ("data",), "the data")] if digest is not None else []
+    listing = [Fact("data", where, LISTING, digest, ("data",), "the data")] if digest is not None else []
     return [
         *(classes if split == "train" else []),
         Fact("data", where, "count", source.count, (f"data.{split}_examples",), "the data"),
         Fact("data", where, "content digest", content.hexdigest()[:16], ("data",), "the data"),
         *listing,
     ]
+
+
+def listing_in(facts: Sequence[Fact], split: str) -> str | None:
+    """The digest of the record list of ``split`` among ``facts``; None when there is none."""
+    found = (fact.value for fact in facts if (fact.where, fact.attribute) == (_place_of(split), LISTING))
+    return next(found, None)
+
+
+def _place_of(split: str) -> str:
+    return f"data split {split}"

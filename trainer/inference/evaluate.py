@@ -1,4 +1,4 @@
-"""Evaluate a stored checkpoint on its own data, or on other data with the same classes."""
+"""Evaluate a stored checkpoint on its own data, or on other data whose classes it knows."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.data.batch import Batch
 from trainer.data.batches import evaluation_batches
-from trainer.data.sources.source import open_source
+from trainer.data.evaluated import Evaluated, Trained, open_evaluated
+from trainer.data.sources.split_folders import few
 from trainer.diagnosis.wanted import wanted_config
-from trainer.errors import RestoreRefused
 from trainer.inference.classification_report import ClassificationReport, Tally
 from trainer.run.restore import Restored, restore
 from trainer.training.evaluation import evaluate
@@ -24,14 +24,15 @@ from trainer.training.step import make_prediction_step
 
 @dataclasses.dataclass(frozen=True)
 class Request:
-    """What to evaluate. ``overrides`` are ``key=value`` arguments over the stored configuration. ``weights`` is None
-    for the weights that the run's own validations use.
+    """What to evaluate. ``overrides`` are ``key=value`` arguments over the stored configuration. ``split`` is None for
+    the one that is meant, see ``open_evaluated``; ``weights`` is None for the weights that the run's own validations
+    use.
     """
 
     run_dir: Path
     checkpoint: str
     overrides: Sequence[str]
-    split: Split
+    split: Split | None
     weights: WeightsName | None
     flip: bool
     allow: Sequence[str]
@@ -39,15 +40,18 @@ class Request:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """``config`` is the stored configuration with the overrides. ``recorded`` is the result of the same evaluation in
-    the checkpoint's manifest; None where the manifest has another evaluation or none.
+    """``config`` is the stored configuration with the overrides. ``data`` is what was evaluated. ``notes`` say what a
+    reader of the numbers has to know. ``recorded`` is the result of the same evaluation in the checkpoint's manifest;
+    None where the manifest has another evaluation or none.
     """
 
     restored: Restored
     config: Config
+    data: Evaluated
     weights: WeightsName
     report: ClassificationReport
     recorded: dict[str, float] | None
+    notes: tuple[str, ...]
 
 
 def evaluate_checkpoint(request: Request) -> Evaluation:
@@ -56,40 +60,39 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     Raises:
         UsageError: an override is wrong, or the data cannot be read.
         NoValidCheckpoint: the checkpoint does not exist or is damaged.
-        RestoreRefused: program and checkpoint do not match, or the data has another list of classes.
+        RestoreRefused: program and checkpoint do not match, or the data has classes that the checkpoint does not know.
     """
     restored = restore(request.run_dir, request.checkpoint, request.allow)
     weights = restored.weights(request.weights)
     config = wanted_config(restored.config, request.overrides)
-    source = open_source(config.data, request.split)
-    _check_classes(restored, source.class_names)
+    data = open_evaluated(_trained(restored), config.data, request.split)
     step = make_prediction_step(restored.state, weights, flip=request.flip)
     assert config.model.num_classes is not None
     report = classification_report(
-        evaluation_batches(source, config), step, source.class_names, config.model.num_classes
+        evaluation_batches(data.source, config), step, data.source.class_names, config.model.num_classes
     )
     same = (
-        request.split == "validation"
+        data.split == "validation"
         and not request.flip
         and weights == restored.config.evaluation.weights
         and config.data == restored.config.data
     )
-    return Evaluation(restored, config, weights, report, restored.manifest.validation if same else None)
+    notes = (*data.notes, *_without_examples(report, config.data.classes or data.source.class_names))
+    return Evaluation(restored, config, data, weights, report, restored.manifest.validation if same else None, notes)
 
 
-def _check_classes(restored: Restored, class_names: tuple[str, ...]) -> None:
-    """The class names, in order, are the meaning of a network's outputs, so they must be the same."""
-    known = restored.manifest.class_names
-    if known == class_names:
-        return
-    shared = min(len(known), len(class_names))
-    first = next((index for index in range(shared) if known[index] != class_names[index]), shared)
-    there, here = (names[first] if first < len(names) else "(absent)" for names in (known, class_names))
-    raise RestoreRefused(
-        f"the data has other classes than {restored.path} was trained on: {len(known)} -> {len(class_names)}\n"
-        f"  first: class {first}: {there} -> {here}\n"
-        "use data with the same classes in the same order"
-    )
+def _without_examples(report: ClassificationReport, class_names: Sequence[str]) -> tuple[str, ...]:
+    """A note about the classes that are expected and have no example, so that the numbers are not about them."""
+    there = {name for name, count in zip(report.class_names, report.class_examples.tolist(), strict=True) if count}
+    missing = [name for name in class_names if name not in there]
+    if not missing:
+        return ()
+    return (f"{len(missing)} of {len(class_names)} classes have no example here: {few(missing)}",)
+
+
+def _trained(restored: Restored) -> Trained:
+    """The data that the checkpoint was trained on, as it records them."""
+    return Trained(restored.path, restored.config.data, restored.manifest.class_names, restored.training_listing)
 
 
 def classification_report(

@@ -13,8 +13,8 @@ from trainer.config import plugins, stored
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, warn
-from trainer.fingerprint import versions
-from trainer.fingerprint.behaviour import preprocessing_facts
+from trainer.fingerprint import facts, versions
+from trainer.fingerprint.behaviour import listing_in, preprocessing_facts
 from trainer.fingerprint.facts import Fact
 from trainer.fingerprint.step import EVALUATION, evaluation_facts
 from trainer.fingerprint.structure import model_facts
@@ -36,6 +36,7 @@ class Restored:
     digest: str  # SHA-256 of manifest.json, which holds the digests of all other files
     config: Config
     state: TrainingState
+    training_listing: str | None  # see fingerprint.behaviour.listing_in
 
     @property
     def output_names(self) -> tuple[str, ...]:
@@ -77,7 +78,8 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         here = [*model_facts(state.model), *preprocessing_facts(config), *evaluation_facts(config)]
         judge_stored(path, found.manifest, here, versions.versions(), (), allow, _matters)
         assembly.restore(path, found.manifest)
-    return Restored(path, found.manifest, digest, config, state)
+        listing = listing_in(facts.of_checkpoint(path), "train")
+    return Restored(path, found.manifest, digest, config, state, listing)
 
 
 def _matters(fact: Fact) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import TYPE_CHECKING, Literal
+import re
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 from trainer.config.keys import key
 from trainer.config.plugins import SOURCES
@@ -52,12 +53,41 @@ class DigitsConfig(DataConfig):
 class ImageFolderConfig(DataConfig):
     name: Literal["image_folder"] = key("which data: image files in a folder for each class", "fixed")
     root: str = key("directory of the class folders, or of train/ and val/ with the class folders", "free", path=True)
+    layout: Literal["auto", "classes", "exact"] = key(
+        "what the folders of root are; auto: splits where they have the names of splits, else classes; classes: every "
+        "one is a class; exact: splits where they are train and val or validation, in this spelling, else classes (as "
+        "runs that were stored without this key)",
+        "consent",
+    )
     validation_share: float = key(
         "share of the images, by a hash of their path, that validates; unused when there is a val/ folder",
         "consent",
         above=0.0,
         below=1.0,
     )
+    split_by: Literal["class", "path"] = key(
+        "class: of each class, the images with the lowest hash validate, and one at least is for training; path: the "
+        "hash of each path alone decides (as in runs that were stored without this key)",
+        "consent",
+    )
+    group_pattern: str | None = key(
+        "regular expression on the path relative to root; its first group, or else the whole match, names the group of "
+        "an image, and no group is in two splits; null: every image for itself",
+        "consent",
+    )
+
+    def check_keys(self, image_size: int) -> None:
+        if self.group_pattern is None:
+            return
+        try:
+            re.compile(self.group_pattern)
+        except re.error as error:
+            raise UsageError(f"data.group_pattern={self.group_pattern} is not a regular expression: {error}") from error
+        if self.split_by == "path":
+            raise UsageError(
+                "data.split_by=path decides for each image by itself, so it cannot keep the groups of "
+                f"data.group_pattern={self.group_pattern} together; set data.split_by=class"
+            )
 
 
 @option(SOURCES, "trainer.data.sources.shards:TFRecordSplit")
@@ -67,6 +97,7 @@ class TFRecordConfig(DataConfig):
     root: str = key("directory of the files", "free", path=True)
     train_pattern: str = key("which files below root are for training (glob)", "consent")
     validation_pattern: str = key("which files below root are for validation (glob)", "consent")
+    test_pattern: str = key("which files below root are the test set (glob); only evaluate reads them", "free")
     image_key: str = key("feature that holds the encoded image", "consent")
     label_key: str = key(
         "feature that holds the label: an integer or, with labels_file, the name of a class", "consent"
@@ -85,6 +116,7 @@ class TFRecordConfig(DataConfig):
             ("labels_file", self.labels_file),
             ("train_pattern", self.train_pattern),
             ("validation_pattern", self.validation_pattern),
+            ("test_pattern", self.test_pattern),
         ):
             if path is not None and (path.startswith("/") or ".." in path.split("/")):
                 raise UsageError(f"data.{name}={path} leads out of data.root; it is relative to data.root, without ..")
@@ -108,6 +140,7 @@ class TFDSConfig(DataConfig):
     dataset: str = key("name[/config][:version], as tensorflow-datasets writes it", "consent")
     train_split: str = key("split for training, in tensorflow-datasets' notation (train, train[:80%])", "consent")
     validation_split: str = key("split for validation, in tensorflow-datasets' notation", "consent")
+    test_split: str = key("the test set, in tensorflow-datasets' notation; only evaluate reads it", "free")
     image_key: str = key("feature that holds the image", "consent")
     label_key: str = key("feature that holds the label, a ClassLabel", "consent")
 
@@ -138,7 +171,12 @@ class SyntheticConfig(DataConfig):
 @plugin_base(SOURCES, "trainer.data.sources.plugin:PluggedSplit")
 @dataclasses.dataclass(frozen=True)
 class SourcePlugin(DataConfig, abc.ABC):
-    """Base of a source from another distribution, found by an entry point in ``trainer.sources``. It adds its keys."""
+    """Base of a source from another distribution, found by an entry point in ``trainer.sources``. It adds its keys.
+
+    ``splits`` names the splits that ``open`` knows; one with a test set adds ``"test"``.
+    """
+
+    splits: ClassVar[tuple[str, ...]] = ("train", "validation")
 
     @abc.abstractmethod
     def open(self, split: Split) -> StoredSplit:

@@ -13,7 +13,7 @@ from trainer.config.contracts import Split
 from trainer.config.schema.sources import DigitsConfig
 from trainer.data.sources.example import ExampleReader
 from trainer.data.sources.tfrecord import TFRecordReader, index_records
-from trainer.errors import NoValidCheckpoint
+from trainer.errors import NoSuchSplit, NoValidCheckpoint
 
 DIRECTORY = Path(__file__).resolve().parents[1] / "digits"
 
@@ -25,6 +25,10 @@ class DigitsSplit:
 
     def __init__(self, config: DigitsConfig, split: Split) -> None:
         facts = json.loads((DIRECTORY / "facts.json").read_text())
+        if split not in facts["splits"]:
+            raise NoSuchSplit(
+                f"data=digits has no {split} split, only {' and '.join(facts['splits'])}: all of its images are in them"
+            )
         self.class_names: tuple[str, ...] = tuple(facts["class_names"])
         shards = facts["splits"][split]["shards"]
         for name, digest in shards.items():

@@ -1,4 +1,4 @@
-"""Images in folders named for their class: below ``train/`` and ``val/``, or one tree split by a hash of the path.
+"""Images in folders named for their class: below ``train/``, ``val/`` and ``test/``, or one tree split by hashes.
 
 Everything is sorted by name, so the order of records does not depend on the file system. Names are compared in
 Unicode's composed form (NFC): a copy on a system that stores them decomposed is the same data.
@@ -11,8 +11,7 @@ import os
 import shlex
 import stat
 import unicodedata
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -21,52 +20,77 @@ import numpy.typing as npt
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.sources.foreign import is_foreign
+from trainer.data.sources.image_groups import grouped
+from trainer.data.sources.packed_images import Image, PackedImages, composed, rank
+from trainer.data.sources.split_folders import (
+    NAMES_SHOWN,
+    SPLITS,
+    Layout,
+    few,
+    layout_of,
+    refuse_folder_between,
+    refuse_same_inside,
+    say_others,
+)
+from trainer.data.sources.tree_split import part_of_tree
 from trainer.errors import BadRecord, UsageError, one_line
 from trainer.storage.unreadable import unusable_record
 
 EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "validation")
-NAMES_SHOWN = 5
+COMPARED = 20  # files: names like 001.bmp have the same size in many folders, but not the same bytes
 
 Identity = tuple[int, int]  # device and inode: the same directory by whatever path
-
-
-Image = tuple[str, int, int]  # path below the folder it was found in, label, size in bytes
 
 Numbers = npt.NDArray[np.int64]
 
 
 class ImageFolderSplit:
-    """One split of a folder of images, as stored."""
+    """One split of a folder of images, as stored. ``whole`` is the number of images in the folder that it is part of,
+    or that it is.
+    """
 
-    def __init__(self, config: ImageFolderConfig, split: Split) -> None:
+    def __init__(
+        self, config: ImageFolderConfig, split: Split, *, undivided: bool = False, say: Callable[[str], object] = print
+    ) -> None:
+        """With ``undivided``, one tree is not split: all of its images are in this split. ``say`` gets notes and
+        warnings.
+        """
         root = Path(config.root)
         if not root.is_dir():
             raise UsageError(f"data.root={root} {'is not a directory' if root.exists() else 'does not exist'}")
         ignored: list[str] = []
-        folders = _split_folders(root, ignored if split == "train" else [])
-        self._folder = root if folders is None else folders[split]
-        classes = class_folders(self._folder, ignored)
+        layout = layout_of(config)
+        self._folder = layout.folder(split)
+        divided = layout.divided(split) and not undivided
+        if not layout.is_tree and split == "train":
+            ignored += _beside(layout)
+            say_others(layout, say)
+            if divided:
+                share = f"data.validation_share={config.validation_share} of it validates"
+                say(f"{self._folder} is split, {share}: {root} has no folder for validation")
+        least = 2 if divided or split == "train" else 1  # a set to evaluate may have images of one class only
+        if least == 2 or config.layout == "auto":
+            refuse_folder_between(self._folder, is_root=layout.is_tree)
+        classes = class_folders(self._folder, ignored, least)
         used = None if config.classes is None else frozenset(config.classes)
-        if folders is not None:
-            _check_same_classes(folders, used)
-        images: Iterable[Image] = _scan(classes, self._folder, ignored, config.on_bad_record == "skip", used)
-        if folders is None:
-            share = config.validation_share
-            images = (image for image in images if (rank(image[0]) < share) == (split == "validation"))
-        self._images = PackedImages(images)
-        if folders is None and not len(self._images):
-            raise UsageError(
-                f"data.validation_share={config.validation_share} leaves no image of {root} for {split}; "
-                f"change it, or put the images into {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/"
-            )
-        if folders is None and split == "train":
-            _check_every_class(self._images.labels, classes, config.validation_share, used)
-        self.class_names = tuple(classes)
+        if {"train", "validation"} <= layout.folders.keys() and split != "test":
+            _check_same_classes({name: layout.folders[name] for name in ("train", "validation")}, used)
+        images = PackedImages(_scan(classes, self._folder, ignored, config.on_bad_record == "skip", used))
+        self.whole = len(images)
+        names = tuple(classes)
+        if config.layout == "auto":
+            refuse_same_inside(self._folder, names, config.classes, images)
+        if divided:
+            images = part_of_tree(images, config, self._folder, names, split, say)
+        elif config.group_pattern is not None:
+            _check_groups_apart(config, layout, split, images)
+        self._images = images
+        self.class_names = names
         self.count = len(self._images)
-        if ignored and (split == "train" or folders is not None):  # one tree is scanned for both splits
-            print(f"ignored in {root}: {_entries_text(ignored)}")
+        if ignored and (split == "train" or not divided):  # a divided tree is scanned for both splits
+            say(f"ignored in {root}: {_entries_text(ignored)}")
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         return [self._load(int(record)) for record in records], self._images.labels[records].astype(np.int64)
@@ -80,7 +104,7 @@ class ImageFolderSplit:
     def listing(self, records: Numbers) -> str:
         images, digest = self._images, hashlib.sha256()
         for record in records:
-            line = f"{_composed(images.path(record))}\0{images.labels[record]}\0{images.sizes[record]}\n"
+            line = f"{composed(images.path(record))}\0{images.labels[record]}\0{images.sizes[record]}\n"
             digest.update(line.encode("utf-8", "surrogateescape"))
         return digest.hexdigest()[:16]
 
@@ -88,6 +112,19 @@ class ImageFolderSplit:
         """Spread over the classes: the images of lowest rank."""
         ranks = np.array([rank(self._images.path(record)) for record in records])
         return np.sort(records[np.argsort(ranks, kind="stable")[:count]])
+
+    def also_in(self, other: ImageFolderSplit) -> Numbers:
+        """The records whose path below the folder of their split, size and bytes a record of ``other`` has, too. Bytes
+        are compared for the first ``COMPARED`` of them: none is returned when one of these differs.
+        """
+        there = {(composed(path), size): record for record, (path, _, size) in enumerate(other._images)}
+        places = [there.get((composed(path), size)) for path, _, size in self._images]
+        found = [(record, place) for record, place in enumerate(places) if place is not None]
+        try:
+            same = all(self._load(record) == other._load(place) for record, place in found[:COMPARED])
+        except BadRecord:
+            same = False  # whatever cannot be read is reported where it is evaluated
+        return np.array([record for record, _ in found if same], np.int64)
 
     def _load(self, record: int) -> bytes:
         path, size = self._folder / self._images.path(record), int(self._images.sizes[record])
@@ -105,64 +142,11 @@ class ImageFolderSplit:
         return data
 
 
-class PackedImages:
-    """Paths, ``labels`` (int32 ``[n]``) and ``sizes`` (bytes, int64 ``[n]``) of images, of which there may be millions:
-    20 bytes each, and the path.
-    """
-
-    def __init__(self, images: Iterable[Image]) -> None:
-        paths, ends, labels, sizes = bytearray(), array("q", [0]), array("i"), array("q")
-        for path, label, size in images:
-            paths += os.fsencode(path)
-            ends.append(len(paths))
-            labels.append(label)
-            sizes.append(size)
-        self._paths, self._ends = paths, ends
-        self.labels = np.array(labels, np.int32)
-        self.sizes = np.array(sizes, np.int64)
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def path(self, number: int) -> str:
-        return os.fsdecode(bytes(self._paths[self._ends[number] : self._ends[number + 1]]))
-
-
-def rank(path: str) -> float:
-    """A number in [0, 1) that only the path below the folder of its split decides; uniform over paths."""
-    digest = hashlib.sha256(_composed(path).encode("utf-8", "surrogateescape")).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: a float holds every value, and none rounds to 1
-
-
-def _split_folders(root: Path, ignored: list[str]) -> dict[Split, Path] | None:
-    """The folders of the two splits, or None when ``root`` holds the class folders of one tree, to be split here.
-
-    A folder called ``train`` may be a class: then it holds images, not folders.
-    """
-    folders = [entry.name for entry in _entries(root) if os.path.isdir(entry.path)]
-    training = [name for name in folders if name == TRAIN_FOLDER]
-    validation = [name for name in folders if name in VALIDATION_FOLDERS]
-    if len(validation) > 1 and training:
-        raise UsageError(f"{root} has {' and '.join(validation)}, which mean the same; keep one of them")
-    if training and validation:
-        # ignored, but with a message: a test set, or classes beside the splits by mistake
-        ignored += [str(root / entry.name) for entry in _entries(root) if entry.name not in training + validation]
-        return {"train": root / TRAIN_FOLDER, "validation": root / validation[0]}
-    for name in training + validation:
-        if any(os.path.isdir(entry.path) for entry in _entries(root / name)):
-            missing = " or ".join(f"{other}/" for other in (VALIDATION_FOLDERS if training else (TRAIN_FOLDER,)))
-            raise UsageError(
-                f"{root} has {name}/ but no {missing}; add it, or make its class folders data.root "
-                f"to split them by data.validation_share: data.root={root / name}"
-            )
-    return None
-
-
-def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
+def class_folders(folder: Path, ignored: list[str], least: int = 2) -> dict[str, Path]:
     """Class name → its folder, sorted by name. Entries that are hidden or not images are added to ``ignored``.
 
     Raises:
-        UsageError: there are fewer than two, two are the same, or an image lies outside of them.
+        UsageError: there are fewer than ``least``, two are the same, or an image lies outside of them.
     """
     found: dict[str, Path] = {}
     identities: dict[Identity, Path] = {}
@@ -177,7 +161,7 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
                 raise UsageError(f"{path} lies beside the class folders, so it has no class; move it into one")
             ignored.append(entry.path)
             continue
-        name = _composed(entry.name)
+        name = composed(entry.name)
         fault = _fault_of_name(name)
         if fault is not None:
             raise UsageError(f"{one_line(str(path))} cannot name a class, because {fault}; rename the folder")
@@ -187,7 +171,7 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
         if same != path:
             raise UsageError(f"{path} and {same} are the same folder under two class names; keep one of them")
         found[name] = path
-    if len(found) < 2:
+    if len(found) < least:
         there = f"only one class folder, {next(iter(found))}" if found else "no class folders"
         raise UsageError(
             f"{folder} has {there}; expected a folder for each of at least two classes, "
@@ -204,23 +188,34 @@ def _check_same_classes(folders: dict[Split, Path], used: frozenset[str] | None)
     if names["train"] != names["validation"]:
         raise UsageError(
             f"{folders['train']} and {folders['validation']} must have the same class folders\n"
-            f"  only in {folders['train'].name}: {_names(sorted(names['train'] - names['validation']))}\n"
-            f"  only in {folders['validation'].name}: {_names(sorted(names['validation'] - names['train']))}\n"
+            f"  only in {folders['train'].name}: {few(sorted(names['train'] - names['validation']))}\n"
+            f"  only in {folders['validation'].name}: {few(sorted(names['validation'] - names['train']))}\n"
             f"add what is missing, or choose the classes of both: {_choice(names['train'] & names['validation'])}"
         )
 
 
-def _check_every_class(
-    labels: npt.NDArray[np.int32], classes: dict[str, Path], share: float, used: frozenset[str] | None
-) -> None:
-    """Refuse a class whose images are all for validation: a network cannot learn it."""
-    counts = np.bincount(labels, minlength=len(classes))
-    for count, (name, path) in zip(counts, classes.items(), strict=True):
-        if not count and (used is None or name in used):
+def _check_groups_apart(config: ImageFolderConfig, layout: Layout, split: Split, images: PackedImages) -> None:
+    """Refuse a group in ``split`` that an earlier split has too: the folders decide here, and they divide it."""
+    earlier = SPLITS[: SPLITS.index(split)]
+    here = set(grouped(config, layout.folder(split), images).names) if earlier else set()
+    for other in (other for other in earlier if other in layout.folders):
+        folder = layout.folders[other]
+        used = None if config.classes is None else frozenset(config.classes)
+        classes = class_folders(folder, [], 1)
+        there = PackedImages(_scan(classes, folder, [], config.on_bad_record == "skip", used))
+        both = sorted(here & set(grouped(config, folder, there).names))
+        if both:
             raise UsageError(
-                f"data.validation_share={share} leaves no image of {path} for training, because all of its few "
-                "images fall into validation; lower it, or add images"
+                f"{len(both)} groups of data.group_pattern={config.group_pattern} have images in {folder} and in "
+                f"{layout.folder(split)}, so {split} is no test of what is learned in {other}: {few(both)}\n"
+                "move the images of each into one of them, or set data.group_pattern=null"
             )
+
+
+def _beside(layout: Layout) -> list[str]:
+    """The entries beside the folders of the splits, except other folders."""
+    folders = {*layout.others, *(folder.name for folder in layout.folders.values())}
+    return [entry.path for entry in _entries(layout.root) if entry.name not in folders]
 
 
 def _scan(
@@ -243,7 +238,7 @@ def _scan(
             empty.append(path)
     if empty:
         others = [name for name, path in classes.items() if path not in empty]
-        more = f", and so are {_names([path.name for path in empty[1:]])}" if empty[1:] else ""
+        more = f", and so are {few([path.name for path in empty[1:]])}" if empty[1:] else ""
         raise UsageError(
             f"{empty[0]} is a class folder without an image ({', '.join(EXTENSIONS)}){more}; fill or remove it"
             f"\nor choose the others: {_choice(others)}"
@@ -278,7 +273,7 @@ def _walk(
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: (_composed(entry.name), entry.name))
+            return sorted(entries, key=lambda entry: (composed(entry.name), entry.name))
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
 
@@ -316,16 +311,6 @@ def _fault_of_name(name: str) -> str | None:
     """
     categories = {unicodedata.category(character) for character in name}
     return "it is not UTF-8" if "Cs" in categories else "it has control characters" if "Cc" in categories else None
-
-
-def _composed(name: str) -> str:
-    """A name in composed form, read as UTF-8 whatever the locale of this process makes of file names."""
-    return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "surrogateescape"))
-
-
-def _names(names: Sequence[str]) -> str:
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return (", ".join(names[:NAMES_SHOWN]) or "none") + more
 
 
 def _entries_text(ignored: Sequence[str]) -> str:

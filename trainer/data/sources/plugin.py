@@ -12,7 +12,7 @@ from trainer.config.contracts import Split
 from trainer.config.plugins import SOURCES, blamed, title
 from trainer.config.schema.sources import SourcePlugin
 from trainer.data.sources.labels import UNKNOWN
-from trainer.errors import UsageError
+from trainer.errors import NoSuchSplit, UsageError
 
 Numbers = npt.NDArray[np.int64]
 T = TypeVar("T")
@@ -27,6 +27,9 @@ class PluggedSplit:
         self._split = split
         self._may_skip = config.on_bad_record == "skip"
         self._repeated = False  # whether it has given the same answer twice
+        splits = type(config).splits
+        if split not in splits:
+            raise NoSuchSplit(f"{title(SOURCES, self._name)} has no {split} split, only {' and '.join(splits)}")
         self._stored = self._asked(lambda: config.open(split))
         absent = [name for name in ("read", "labels", "place", "listing", "part") if not hasattr(self._stored, name)]
         if absent:

@@ -18,7 +18,7 @@ from trainer.data.sources.labels import read_labels
 from trainer.data.sources.record_index import load_or_build
 from trainer.data.sources.shard_names import refuse_incomplete
 from trainer.data.sources.tfrecord import TFRecordReader
-from trainer.errors import UsageError
+from trainer.errors import NoSuchSplit, UsageError
 
 Numbers = npt.NDArray[np.int64]
 
@@ -33,7 +33,7 @@ class TFRecordSplit:
             state = "is not a directory" if self._root.exists() else "does not exist"
             raise UsageError(f"data.root={self._root} {state}")
         self.class_names = _class_names(config, self._root)
-        self._shards = _shards(config, self._root)[split]
+        self._shards = _shards(config, self._root, split)
         self._reader = TFRecordReader(self._shards, load_or_build(self._root, self._shards), config.verify_crc)
         names = None if config.labels_file is None else self.class_names
         self._example = ExampleReader(
@@ -72,25 +72,45 @@ class TFRecordSplit:
         return self._example.read(self._reader.read(record), lambda: self.place(record))
 
 
-def _shards(config: TFRecordConfig, root: Path) -> dict[Split, list[Path]]:
-    """The files of each split, sorted by name."""
-    training = _matching(root, "train_pattern", config.train_pattern)
-    validation = _matching(root, "validation_pattern", config.validation_pattern)
-    shared = sorted(set(training) & set(validation))
-    if shared:
-        raise UsageError(
-            f"{shared[0]} is in both splits: data.train_pattern={config.train_pattern} and "
-            f"data.validation_pattern={config.validation_pattern} match it"
+def _shards(config: TFRecordConfig, root: Path, split: Split) -> list[Path]:
+    """The files of a split, sorted by name. None of them is in another split; only training needs another."""
+    patterns: dict[Split, str] = {
+        "train": config.train_pattern,
+        "validation": config.validation_pattern,
+        "test": config.test_pattern,
+    }
+    if split == "test" and not _found(root, "test_pattern", config.test_pattern):
+        raise NoSuchSplit(
+            f"no file in data.root={root} matches data.test_pattern={config.test_pattern}, so there is no test split"
         )
-    return {"train": training, "validation": validation}
+    shards = _matching(root, f"{split}_pattern", patterns[split])
+    others: dict[Split, list[Path]] = {}
+    for other in ("train", "validation"):
+        if other != split:
+            key, pattern = f"{other}_pattern", patterns[other]
+            others[other] = _matching(root, key, pattern) if split == "train" or _found(root, key, pattern) else []
+    for other, paths in others.items():
+        shared = sorted(set(shards) & set(paths))
+        if shared:
+            first, second = sorted((split, other), key=list(patterns).index)
+            error = NoSuchSplit if split == "test" else UsageError
+            raise error(
+                f"{shared[0]} is in both splits: data.{first}_pattern={patterns[first]} and "
+                f"data.{second}_pattern={patterns[second]} match it"
+            )
+    return shards
 
 
-def _matching(root: Path, key: str, pattern: str) -> list[Path]:
+def _found(root: Path, key: str, pattern: str) -> list[Path]:
     try:
         matches = sorted(root.glob(pattern))
     except (ValueError, NotImplementedError) as error:
         raise UsageError(f"data.{key}={pattern} is not a pattern of files below data.root: {error}") from error
-    shards = [path for path in matches if path.is_file() and not path.name.startswith(".")]
+    return [path for path in matches if path.is_file() and not path.name.startswith(".")]
+
+
+def _matching(root: Path, key: str, pattern: str) -> list[Path]:
+    shards = _found(root, key, pattern)
     if not shards:
         raise UsageError(f"no file in data.root={root} matches data.{key}={pattern}")
     refuse_incomplete(shards, f"data.{key}", pattern)

@@ -20,14 +20,19 @@ class Source:
     """The records of one split that a configuration uses, numbered from 0 in the order they are stored in.
 
     ``class_names`` are in label order; ``listing`` is the split's for the records used; ``skip_bad`` says whether a
-    record that cannot be used is replaced.
+    record that cannot be used is replaced. ``whole`` is the number of all records where those of the split are stored.
     """
 
-    def __init__(self, stored: StoredSplit, config: DataConfig, split: Split) -> None:
+    def __init__(
+        self, stored: StoredSplit, config: DataConfig, split: Split, known: tuple[str, ...] | None = None
+    ) -> None:
+        """``known`` are the class names that labels mean, instead of the data's; any of them may have no record."""
         self._stored = stored
         self._stored_labels: Numbers | None = None
-        self.class_names = stored.class_names if config.classes is None else config.classes
-        self._new_label = _new_labels(stored.class_names, self.class_names)
+        self.whole: int = getattr(stored, "whole", stored.count)  # only a split that is a part of a folder has it
+        self._every = known is None
+        self.class_names = known or (stored.class_names if config.classes is None else config.classes)
+        self._new_label = _new_labels(stored.class_names, self.class_names, config.classes, every=self._every)
         self._chosen = self._choose(config, split)
         self.count = len(self._chosen)
         self.skip_bad = config.on_bad_record == "skip"
@@ -62,7 +67,8 @@ class Source:
     def _choose(self, config: DataConfig, split: Split) -> Numbers:
         """The stored numbers of the records used, ascending."""
         chosen = np.arange(self._stored.count, dtype=np.int64)
-        if config.classes is not None or config.class_weights is not None:
+        left_out = bool((self._new_label == UNKNOWN).any())
+        if left_out or config.classes is not None or config.class_weights is not None:
             labels = self._all_labels()
             readable = labels != UNKNOWN
             if not readable.all():
@@ -73,7 +79,7 @@ class Source:
                 )
             chosen = chosen[readable & (self._new_label[labels] != UNKNOWN)]
             self._check_every_class(config, split, labels[chosen])
-        wanted = config.train_examples if split == "train" else config.validation_examples
+        wanted = {"train": config.train_examples, "validation": config.validation_examples, "test": None}[split]
         if wanted is None:
             return chosen
         if wanted > len(chosen):
@@ -83,24 +89,26 @@ class Source:
 
     def _check_every_class(self, config: DataConfig, split: Split, labels: Numbers) -> None:
         found = np.bincount(self._new_label[labels], minlength=len(self.class_names))
-        if config.classes is not None and not found.all():
+        if self._every and config.classes is not None and not found.all():
             raise UsageError(
                 f"data.classes has {self.class_names[int(np.argmin(found))]}, which has no record for {split}; "
                 "leave it out, or add records"
             )
 
 
-def _new_labels(stored: tuple[str, ...], used: tuple[str, ...]) -> Numbers:
-    """Stored label → label, ``UNKNOWN`` for classes that are not used."""
+def _new_labels(
+    stored: tuple[str, ...], used: tuple[str, ...], chosen: tuple[str, ...] | None, *, every: bool
+) -> Numbers:
+    """Stored label → label, the place in ``used``; ``UNKNOWN`` for classes that are not used, or not ``chosen``. With
+    ``every``, all that are used must exist.
+    """
     missing = [name for name in used if name not in stored]
-    if missing:
+    if missing and every:
         raise UsageError(
             f"data.classes has {missing[0]}, which is not a class of the data{nearest(missing[0], stored)}"
         )
-    labels = np.full(len(stored), UNKNOWN, np.int64)
-    for label, name in enumerate(used):
-        labels[stored.index(name)] = label
-    return labels
+    place = {name: label for label, name in enumerate(used) if chosen is None or name in chosen}
+    return np.array([place.get(name, UNKNOWN) for name in stored], np.int64)
 
 
 def open_source(config: DataConfig, split: Split) -> Source:

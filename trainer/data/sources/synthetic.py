@@ -17,6 +17,7 @@ import tensorflow as tf
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import SyntheticConfig
 from trainer.data.sources.class_names import numbered
+from trainer.errors import NoSuchSplit
 from trainer.runtime.seeds import derive_seed
 
 Numbers = npt.NDArray[np.int64]
@@ -31,6 +32,8 @@ class SyntheticSplit:
     """One split of made-up images."""
 
     def __init__(self, config: SyntheticConfig, split: Split) -> None:
+        if split == "test":
+            raise NoSuchSplit("data=synthetic has no test split, only train and validation: it is made up")
         self.count = config.train_examples if split == "train" else config.validation_examples
         self.class_names = numbered(config.num_classes)
         self._config = config

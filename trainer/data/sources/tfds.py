@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from trainer.config.schema.sources import TFDSConfig
 from trainer.data.sources.cache import load_or_make
 from trainer.data.sources.example import ExampleReader
 from trainer.data.sources.labels import read_labels
-from trainer.errors import BadRecord, UsageError, nearest
+from trainer.errors import BadRecord, NoSuchSplit, UsageError, nearest
 
 Numbers = npt.NDArray[np.int64]
 
@@ -33,9 +34,14 @@ class TFDSSplit:
     def __init__(self, config: TFDSConfig, split: Split) -> None:
         self._config = config
         builder = _prepared(config)
-        key = f"data.{split}_split"
-        name = config.train_split if split == "train" else config.validation_split
-        files = _files(builder, key, name)
+        names: dict[Split, str] = {
+            "train": config.train_split,
+            "validation": config.validation_split,
+            "test": config.test_split,
+        }
+        if split == "test":
+            _check_held_out(builder, names)
+        files = _files(builder, f"data.{split}_split", names[split])
         self.class_names = _class_names(builder, config)
         self._directory = Path(builder.data_dir)
         self._paths = [Path(file.filename) for file in files]
@@ -130,13 +136,39 @@ def _files(builder: Any, key: str, name: str) -> list[Any]:
         files = builder.info.splits[name].file_instructions
     except (KeyError, ValueError) as error:
         there = sorted(builder.info.splits)
-        raise UsageError(
+        raise NoSuchSplit(
             f"{key}={name} is not a split of {builder.info.full_name}, which has {', '.join(there)}"
             f"{nearest(name, there)}"
         ) from error
     if not sum(file.take for file in files):
         raise UsageError(f"{key}={name} of {builder.info.full_name} has no record")
     return list(files)
+
+
+def _check_held_out(builder: Any, names: Mapping[Split, str]) -> None:
+    """Raise ``NoSuchSplit`` for a test set that does not exist, or that training or validation reads, too."""
+    name = names["test"]
+    test = _files(builder, "data.test_split", name)
+    for other in ("train", "validation"):
+        try:
+            files = builder.info.splits[names[other]].file_instructions
+        except (KeyError, ValueError):
+            continue  # what is not there has no records
+        if _share_records(test, files):
+            raise NoSuchSplit(
+                f"data.test_split={name} has records of data.{other}_split={names[other]}, so they are not held out\n"
+                f"evaluate split={other}, or set data.test_split to records that no other split has"
+            )
+
+
+def _share_records(one: Sequence[Any], two: Sequence[Any]) -> bool:
+    """Whether two lists of file instructions have a record in common."""
+    return any(
+        first.filename == second.filename
+        and max(first.skip, second.skip) < min(first.skip + first.take, second.skip + second.take)
+        for first in one
+        for second in two
+    )
 
 
 def _class_names(builder: Any, config: TFDSConfig) -> tuple[str, ...]:

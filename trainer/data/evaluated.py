@@ -1,0 +1,165 @@
+"""The data that a checkpoint is evaluated on: which split of it, and its classes matched by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from trainer.config.contracts import Split, StoredSplit
+from trainer.config.registry import builder_of
+from trainer.config.reproduction import spelled
+from trainer.config.schema.sources import DataConfig, ImageFolderConfig
+from trainer.data.sources.image_folder import ImageFolderSplit
+from trainer.data.sources.source import Source
+from trainer.data.sources.split_folders import Layout, few, layout_of
+from trainer.errors import RestoreRefused, UsageError
+
+SPLITTING = ("layout", "validation_share", "split_by", "group_pattern")  # keys that decide what validates in a tree
+LISTED = 20  # classes that a command to copy names
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluated:
+    """``source`` has the labels of the checkpoint's classes. ``notes`` say what a reader of the numbers has to know."""
+
+    source: Source
+    split: Split
+    notes: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Trained:
+    """What the checkpoint at ``place`` was trained on. ``data`` is its configuration; ``class_names`` are in label
+    order; ``listing`` is the digest of its training records (``Source.listing``), None where it has none.
+    """
+
+    place: Path
+    data: DataConfig
+    class_names: tuple[str, ...]
+    listing: str | None
+
+
+def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) -> Evaluated:
+    """Open what is evaluated: the split ``asked`` for, or else the one that is meant.
+
+    Class folders without a split are a test set, all of which is evaluated, unless the checkpoint was trained on a part
+    of them: then it is the part that validated. Elsewhere ``validation`` is meant, or ``test`` where there is no other.
+
+    Raises:
+        UsageError: the data cannot be read, or has no such split.
+        RestoreRefused: it has classes that the checkpoint does not know.
+    """
+    if not isinstance(wanted, ImageFolderConfig):
+        split = asked or "validation"
+        return _evaluated(trained, wanted, split, builder_of(wanted)(wanted, split), ())
+    own = _is_own_root(trained.data, wanted)
+    if not own and wanted.layout == "exact":
+        wanted = dataclasses.replace(wanted, layout="auto")  # the names that stored runs knew are for their own data
+    layout = layout_of(wanted)
+    if not layout.is_tree:
+        split = asked or _meant(layout)
+        return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), ())
+    own = own or _is_copy(trained, wanted)
+    if not own and asked in (None, "test"):
+        whole = ImageFolderSplit(wanted, "test", undivided=True)
+        return _evaluated(trained, wanted, "test", whole, _also_trained_on(trained.data, whole))
+    split = asked or "validation"
+    notes = _training_images(trained.data, wanted) if own else ()
+    return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), notes)
+
+
+def _meant(layout: Layout) -> Split:
+    """``validation``, or ``test`` where nothing else could be evaluated that was not trained on."""
+    there = "validation" in layout.folders or "train" in layout.folders
+    return "validation" if there else "test"
+
+
+def _evaluated(
+    trained: Trained, wanted: DataConfig, split: Split, stored: StoredSplit, notes: tuple[str, ...]
+) -> Evaluated:
+    _refuse_unknown(trained, wanted.classes, stored.class_names)
+    source = Source(stored, dataclasses.replace(wanted, class_weights=None), split, trained.class_names)
+    if not source.count:
+        raise UsageError(f"the data has no record for {split} of the classes {few(trained.class_names)}")
+    found = stored.class_names
+    in_order = [name for name in trained.class_names if name in found]
+    if in_order != [name for name in (wanted.classes or found) if name in in_order]:
+        notes += ("the data has its classes in another order than the checkpoint; they were matched by name",)
+    return Evaluated(source, split, notes)
+
+
+def _refuse_unknown(trained: Trained, chosen: Sequence[str] | None, found: Sequence[str]) -> None:
+    """Refuse class names that the checkpoint does not know: no output of the network means them.
+
+    Raises:
+        UsageError: they were chosen.
+        RestoreRefused: the data has them.
+    """
+    known = trained.class_names
+    strange = [name for name in (found if chosen is None else chosen) if name not in known]
+    if not strange:
+        return
+    if chosen is not None:
+        raise UsageError(f"data.classes has {strange[0]}, which {trained.place} was not trained on")
+    both = [name for name in found if name in known]
+    leave_out = (
+        f"\nto evaluate the others: {shlex.quote(f'data.classes={spelled(both)}')}" if 0 < len(both) <= LISTED else ""
+    )
+    raise RestoreRefused(
+        f"{len(strange)} of the {len(found)} classes of the data are none that {trained.place} was trained on: "
+        f"{few(strange)}\n  it was trained on {len(known)}: {few(known)}{leave_out}"
+    )
+
+
+def _is_own_root(trained: DataConfig, wanted: ImageFolderConfig) -> bool:
+    """Whether ``wanted`` is the folder that ``trained`` names."""
+    return isinstance(trained, ImageFolderConfig) and os.path.realpath(trained.root) == os.path.realpath(wanted.root)
+
+
+def _is_copy(trained: Trained, wanted: ImageFolderConfig) -> bool:
+    """Whether the folder has the very images that the checkpoint was trained on, at another place."""
+    if not isinstance(trained.data, ImageFolderConfig) or trained.listing is None:
+        return False
+    there = dataclasses.replace(trained.data, root=wanted.root)
+    try:
+        return Source(ImageFolderSplit(there, "train", say=_unsaid), there, "train").listing == trained.listing
+    except UsageError:
+        return False  # it is not even laid out like them
+
+
+def _training_images(trained: DataConfig, wanted: ImageFolderConfig) -> tuple[str, ...]:
+    """A note where another rule splits the folder than in training: then images validate that were trained on."""
+    if not isinstance(trained, ImageFolderConfig):
+        return ()
+    changed = [name for name in SPLITTING if getattr(trained, name) != getattr(wanted, name)]
+    if not changed:
+        return ()
+    return (
+        f"data.{changed[0]} was {getattr(trained, changed[0])} in training, so the split has images that the network "
+        "was trained on",
+    )
+
+
+def _also_trained_on(trained: DataConfig, test: ImageFolderSplit) -> tuple[str, ...]:
+    """A note where images were trained on, as in a copy of the training data that has grown since. Only what still lies
+    where it lay in training is found.
+    """
+    if not isinstance(trained, ImageFolderConfig) or not os.path.isdir(trained.root):
+        return ()
+    try:
+        both = test.also_in(ImageFolderSplit(trained, "train", say=_unsaid))
+    except UsageError:
+        return ()  # the data of training is gone or has become something else
+    if not len(both):
+        return ()
+    return (
+        f"{len(both)} of {test.count} images have path and size of images that the network was trained on, the first "
+        f"{test.place(int(both[0]))}: they are no test of it",
+    )
+
+
+def _unsaid(text: str) -> None:
+    """The split is only compared: nothing is evaluated on it."""

@@ -83,7 +83,7 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
 
 def _without_examples(report: ClassificationReport, class_names: Sequence[str]) -> tuple[str, ...]:
     """A note about the classes that are expected and have no example, so that the numbers are not about them."""
-    there = {name for name, count in zip(report.class_names, report.class_examples.tolist(), strict=True) if count}
+    there = {name for name, count in zip(report.class_names, report.class_examples, strict=True) if count}
     missing = [name for name in class_names if name not in there]
     if not missing:
         return ()

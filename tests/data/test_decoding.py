@@ -17,6 +17,7 @@ from trainer.data.images.draw import Draw
 from trainer.data.images.headers import MAX_PIXELS
 from trainer.data.images.transforms import TRANSFORMS, apply_transforms
 
+CONFIG = compose().preprocess
 WIDTH, HEIGHT = 53, 41
 ORIENTATION_TAG = 0x0112
 
@@ -102,7 +103,7 @@ def by_pillow(data: bytes) -> np.ndarray:
 
 @pytest.mark.parametrize("name", FORMATS)
 def test_an_image_is_decoded_as_pillow_decodes_it(name: str) -> None:
-    decoded = decode(encoded_image(FORMATS[name]))
+    decoded = decode(encoded_image(FORMATS[name], CONFIG))
     assert decoded.dtype == tf.uint8
     expected = by_pillow(FORMATS[name])
     assert decoded.shape == expected.shape
@@ -114,14 +115,14 @@ def test_an_image_is_decoded_as_pillow_decodes_it(name: str) -> None:
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_turned_as_its_exif_says(orientation: int, byte_order: str) -> None:
     data = rotated(orientation, byte_order)
-    assert (decode(encoded_image(data)).numpy() == by_pillow(data)).all()
+    assert (decode(encoded_image(data, CONFIG)).numpy() == by_pillow(data)).all()
 
 
 def test_an_orientation_that_makes_no_sense_turns_nothing() -> None:
     upright = by_pillow(FORMATS["JPEG"])
     for data in (rotated(0), rotated(9), rotated(6).replace(b"II*\0\x08\0\0\0", b"II*\0\xff\xff\0\0")):
         assert data != FORMATS["JPEG"]
-        assert (decode(encoded_image(data)).numpy() == upright).all()
+        assert (decode(encoded_image(data, CONFIG)).numpy() == upright).all()
 
 
 def windows(height: int, width: int) -> list[list[int]]:
@@ -142,7 +143,7 @@ def windows(height: int, width: int) -> list[list[int]]:
     ],
 )
 def test_a_window_alone_has_the_pixels_of_the_whole_image(data: bytes) -> None:
-    encoded = encoded_image(data)
+    encoded = encoded_image(data, CONFIG)
     whole = decode(encoded)
     for window in windows(*whole.shape[:2]):
         assert (decode_window(encoded, tf.constant(window)).numpy() == cut(whole, tf.constant(window)).numpy()).all()
@@ -150,7 +151,7 @@ def test_a_window_alone_has_the_pixels_of_the_whole_image(data: bytes) -> None:
 
 @pytest.mark.parametrize("name", ["JPEG", "JPEG, progressive", "JPEG, colour halved in width"])
 def test_of_subsampled_colour_the_outermost_columns_alone_may_differ(name: str) -> None:
-    encoded = encoded_image(FORMATS[name])
+    encoded = encoded_image(FORMATS[name], CONFIG)
     whole = decode(encoded)
     for window in windows(*whole.shape[:2]):
         alone, cut_out = (pixels.numpy() for pixels in (decode_window(encoded, window), cut(whole, window)))
@@ -159,13 +160,12 @@ def test_of_subsampled_colour_the_outermost_columns_alone_may_differ(name: str) 
 
 @pytest.mark.parametrize("crop", ["random_area_crop", "central_crop"])
 def test_a_crop_keeps_the_same_window_fused_or_not(crop: str) -> None:
-    config = compose().preprocess
     for data in (FORMATS["JPEG, colour in full"], rotated(6, subsampling=0), FORMATS["PNG"], FORMATS["GIF"]):
-        encoded = encoded_image(data)
+        encoded = encoded_image(data, CONFIG)
         for example in range(5):
             draw = Draw(3, tf.constant(example, tf.int64))
-            fused = apply_transforms(encoded, ("decode", crop), config, draw)
-            assert (fused.numpy() == TRANSFORMS[crop](decode(encoded), config, draw).numpy()).all()
+            fused = apply_transforms(encoded, ("decode", crop), CONFIG, draw)
+            assert (fused.numpy() == TRANSFORMS[crop](decode(encoded), CONFIG, draw).numpy()).all()
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -206,7 +206,7 @@ FAULTS = {
 @pytest.mark.parametrize("what", FAULTS)
 def test_what_cannot_be_decoded_is_refused_with_a_reason(what: str) -> None:
     data, reason = FAULTS[what]
-    found = fault(data)
+    found = fault(data, CONFIG)
     assert found is not None
     assert reason in found
     assert "{{" not in found, found
@@ -216,7 +216,7 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(what: str) -> None:
 def test_no_damage_escapes_as_another_error(name: str) -> None:
     """Cut anywhere, or with bytes changed anywhere: a reason or pixels, never an exception."""
     whole = FORMATS[name]
-    assert fault(whole) is None
+    assert fault(whole, CONFIG) is None
     random = np.random.Generator(np.random.PCG64(2))
     damaged: list[bytes] = [whole[:length] for length in range(0, len(whole) - 1, max(1, len(whole) // 40))]
     for _ in range(40):
@@ -224,4 +224,4 @@ def test_no_damage_escapes_as_another_error(name: str) -> None:
         for place in random.integers(0, min(len(whole), 400), 3):
             changed[place] = random.integers(256)
         damaged.append(bytes(changed))
-    assert sum(fault(data) is not None for data in damaged) > 40
+    assert sum(fault(data, CONFIG) is not None for data in damaged) > 40

@@ -108,7 +108,7 @@ def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> Non
     images, _ = everything(folder_source(tmp_path))
     assert len(images) == 6
     for image in images:
-        assert decode(encoded_image(image)).shape == (10, 12, 3)
+        assert decode(encoded_image(image, compose().preprocess)).shape == (10, 12, 3)
 
 
 def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

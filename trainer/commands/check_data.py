@@ -35,7 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     values = parse_arguments([argument for argument in arguments if argument.startswith("report=")])
     overrides = [argument for argument in arguments if not argument.startswith("report=")]
-    config = _everything(compose(overrides).data)
+    composed = compose(overrides)
+    config, preprocess = _everything(composed.data), composed.preprocess
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(_opened(Path(str(values["report"])))) if "report" in values else None
         with importing_tensorflow():
@@ -44,8 +45,8 @@ def main(arguments: Sequence[str]) -> int:
             from trainer.runtime.execution import leave_gpus_alone
 
             leave_gpus_alone()
-        training = audit(open_source(config, "train"), "train")
-        audits = (training, audit(open_source(config, "validation"), "validation"))
+        training = audit(open_source(config, "train"), "train", preprocess)
+        audits = (training, audit(open_source(config, "validation"), "validation", preprocess))
         repeated = duplicates(audits)
         for line in _lines(audits, repeated, SHOWN):
             print(line)

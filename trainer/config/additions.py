@@ -13,6 +13,7 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("train.histograms_every_steps", None),
     ("profile", None),
     ("preprocess.plugins", {}),
+    ("preprocess.orientation", "jpeg"),
 )
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config.contracts import Split
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import fault, readable
 from trainer.data.images.headers import read_header
 from trainer.data.sources.labels import UNKNOWN
@@ -58,15 +59,15 @@ class SplitAudit:
         return self.source.count - len(self.bad)
 
 
-def audit(source: Source, split: Split) -> SplitAudit:
-    """Read and decode every record of ``source`` once, in parallel."""
+def audit(source: Source, split: Split, config: PreprocessConfig) -> SplitAudit:
+    """Read and decode every record of ``source`` once, in parallel, as training with ``config`` would."""
     counts = np.zeros(len(source.class_names), np.int64)
     digests = np.zeros(source.count, np.uint64)
     kinds: Counter[str] = Counter()
     bad: list[str] = []
     smallest: tuple[int, tuple[int, int]] | None = None
     largest: tuple[int, tuple[int, int]] | None = None
-    for number, record in enumerate(_examined(source, split)):
+    for number, record in enumerate(_examined(source, split, config)):
         digests[number] = record.digest
         if record.bad is not None:
             bad.append(record.bad)
@@ -82,11 +83,11 @@ def audit(source: Source, split: Split) -> SplitAudit:
     return SplitAudit(split, source, class_counts, kinds, smallest, largest, bad, digests)
 
 
-def _examined(source: Source, split: Split) -> Iterator[Record]:
+def _examined(source: Source, split: Split, config: PreprocessConfig) -> Iterator[Record]:
     """Every record in order."""
 
     def part(first: int) -> list[Record]:
-        return [_examine(source, record) for record in range(first, min(first + RECORDS_A_TASK, source.count))]
+        return [_examine(source, record, config) for record in range(first, min(first + RECORDS_A_TASK, source.count))]
 
     firsts = range(0, source.count, RECORDS_A_TASK)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
@@ -94,17 +95,17 @@ def _examined(source: Source, split: Split) -> Iterator[Record]:
             yield from records
 
 
-def _examine(source: Source, record: int) -> Record:
+def _examine(source: Source, record: int, config: PreprocessConfig) -> Record:
     try:
         (image,), (label,) = source.read(np.array([record], np.int64))
     except BadRecord as error:
         return Record(UNKNOWN, "", (0, 0), 0, str(error).splitlines()[0])
     digest = int.from_bytes(hashlib.sha256(image).digest()[:8], "big")
-    reason = fault(image)
+    reason = fault(image, config)
     if reason is not None:
         return Record(int(label), "", (0, 0), digest, f"{source.place(record)} cannot be decoded: {reason}")
-    height, width, _ = readable(image)[1]
-    return Record(int(label), read_header(image).format, (height, width), digest, None)
+    height, width, *_ = readable(image, config)[1]
+    return Record(int(label), read_header(image, config.orientation).format, (height, width), digest, None)
 
 
 def duplicates(audits: Sequence[SplitAudit]) -> list[Places]:

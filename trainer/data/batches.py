@@ -85,7 +85,10 @@ def training_batches(
     batch_size = config.train.global_batch_size
     starts = range(position, LAST_POSITION, batch_size)
     rows = part.rows(batch_size, config.train.accumulate_steps)
-    return Batches(Plan(source, starts, rows, choose, prepare, _is_ready(config), config.runtime.threads, device), warn)
+    plan = Plan(
+        source, starts, rows, choose, prepare, _is_ready(config), config.preprocess, config.runtime.threads, device
+    )
+    return Batches(plan, warn)
 
 
 def evaluation_batches(
@@ -121,7 +124,10 @@ def evaluation_batches(
     batch_size = config.evaluation.batch_size
     starts = range(0, source.count, batch_size)
     rows = part.rows(batch_size)
-    return Batches(Plan(source, starts, rows, choose, prepare, _is_ready(config), config.runtime.threads, device), warn)
+    plan = Plan(
+        source, starts, rows, choose, prepare, _is_ready(config), config.preprocess, config.runtime.threads, device
+    )
+    return Batches(plan, warn)
 
 
 def _is_ready(config: Config) -> bool:

@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from trainer.config import plugins, registry
 from trainer.config.schema import Config
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import EncodedImage, encoded_image
 from trainer.data.images.draw import Draw
 from trainer.data.images.mixing import mixed, mixing_of
@@ -49,7 +50,7 @@ def preprocessing_facts(config: Config) -> list[Fact]:
     draw = Draw(config.seed, tf.constant(PROBE_EXAMPLE, tf.int64))
     for split, names in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
         keys = ("preprocess", "seed") if split == "train" else ("preprocess",)
-        for number, encoded in enumerate(_probes()):
+        for number, encoded in enumerate(_probes(config.preprocess)):
             for index, name in enumerate(names):
                 # all stages up to this one, run together as in training, where a crop is fused into decode
                 image = apply_transforms(encoded, names[: index + 1], config.preprocess, draw)
@@ -100,11 +101,12 @@ def mixing_facts(config: Config) -> list[Fact]:
     return [Fact("behaviour", "mixing", name, value, keys, MIXING_FILE) for name, value in values.items()]
 
 
-def _probes() -> list[EncodedImage]:
+def _probes(config: PreprocessConfig) -> list[EncodedImage]:
     """Images that any source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG."""
     wide, high = (_gradients(height, width) for height, width in PROBE_SHAPES)
     jpeg = bytes(tf.io.encode_jpeg(high).numpy())
-    return [encoded_image(bytes(tf.io.encode_png(wide).numpy())), encoded_image(jpeg[:2] + EXIF_ROTATED + jpeg[2:])]
+    files = (bytes(tf.io.encode_png(wide).numpy()), jpeg[:2] + EXIF_ROTATED + jpeg[2:])
+    return [encoded_image(file, config) for file in files]
 
 
 def _gradients(height: int, width: int) -> tf.Tensor:

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config.schema import Config
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.config.schema.training import WeightsName
 from trainer.data.images.decoding import EncodedImage, encoded_image, fault
 from trainer.data.images.draw import Draw
@@ -52,7 +53,8 @@ class Predictor:
         """
         transforms, draw = self.config.preprocess.eval, Draw(self.config.seed, tf.constant(0, tf.int64))
         inputs = [
-            network_input(_encoded(image), transforms, self.config.preprocess, draw) for image in _several(images)
+            network_input(_encoded(image, self.config.preprocess), transforms, self.config.preprocess, draw)
+            for image in _several(images)
         ]
         size = self.config.preprocess.image_size
         return np.stack(inputs) if inputs else np.zeros([0, size, size, 3], np.float32)
@@ -93,18 +95,18 @@ def _several(images: Sequence[Image] | npt.NDArray[np.uint8]) -> Sequence[Image]
     return images
 
 
-def _encoded(image: Image) -> EncodedImage:
+def _encoded(image: Image, config: PreprocessConfig) -> EncodedImage:
     """An image in the form that training reads. Pixels are encoded without loss, so that all images take one path."""
     if isinstance(image, str | os.PathLike):
         try:
             data = Path(image).read_bytes()
         except OSError as error:
             raise UsageError(f"{os.fspath(image)} cannot be read: {error.strerror}") from error
-        reason = fault(data)
+        reason = fault(data, config)
         if reason is not None:
             raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}")
-        return encoded_image(data)
+        return encoded_image(data, config)
     found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(f"an image is {found}, but must be a path or an array uint8 [height, width, 3]")
-    return encoded_image(bytes(tf.io.encode_png(image).numpy()))
+    return encoded_image(bytes(tf.io.encode_png(image).numpy()), config)

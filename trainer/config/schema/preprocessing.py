@@ -30,6 +30,9 @@ TransformName = Literal[
     "normalize",
 ]
 
+# all: as Pillow's exif_transpose; jpeg: a SHORT in the EXIF of a JPEG alone, as before this key existed
+OrientationRule = Literal["all", "jpeg"]
+
 PluginName = NewType("PluginName", str)  # of an installed plug-in, or of the program's own option
 
 
@@ -123,6 +126,11 @@ class PreprocessConfig:
     )
     eval: tuple[TransformName | PluginName, ...] = key(
         "transforms for evaluation, in order", "consent", plugins=TRANSFORMS
+    )
+    orientation: OrientationRule = key(
+        "which metadata turn an image upright: all (EXIF and XMP, of JPEG, PNG and WebP, as Pillow's exif_transpose), "
+        "or jpeg (EXIF of JPEG alone, with a value of 16 bits: earlier versions)",
+        "consent",
     )
     random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
     central_crop: CentralCropConfig = key("keep the middle of the image", "consent")

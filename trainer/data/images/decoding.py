@@ -14,12 +14,14 @@ from typing import NamedTuple
 import tensorflow as tf
 from PIL import Image
 
-from trainer.data.images.headers import UPRIGHT, ImageFault, read_header
+from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.headers import ImageFault, read_header
+from trainer.data.images.orientation import UPRIGHT
 
 # libjpeg's exact integer transform, as in Pillow: pixels then equal those of other frameworks
 DCT_METHOD = "INTEGER_ACCURATE"
-LAYOUT_FIELDS = 3
-NOT_JPEG = 0  # in the place of an orientation
+LAYOUT_FIELDS = 4
+OTHER, JPEG = range(2)  # decoders
 
 
 class Orientation(NamedTuple):
@@ -30,7 +32,7 @@ class Orientation(NamedTuple):
     columns_mirrored: bool
 
 
-# EXIF 2.32 section 4.6.4; the first, which changes nothing, stands for NOT_JPEG
+# EXIF 2.32 section 4.6.4, from 1 on; the first is that of a record without an image
 ORIENTATIONS = (
     Orientation(False, False, False),
     Orientation(False, False, False),
@@ -47,8 +49,8 @@ ORIENTATIONS = (
 class EncodedImage(NamedTuple):
     """One image, or a batch of them with one more dimension in front.
 
-    ``data`` string ``[]`` are bytes that TensorFlow decodes. ``layout`` int32 ``[3]`` are height and width of the
-    upright image, and EXIF's orientation of a JPEG; 0 stands for another format.
+    ``data`` string ``[]`` are bytes that TensorFlow decodes. ``layout`` int32 ``[4]`` are height and width of the
+    upright image, the orientation of the stored one, 1 to 8 as in EXIF, and which decoder reads it.
     """
 
     data: tf.Tensor
@@ -63,23 +65,28 @@ class EncodedImage(NamedTuple):
     def orientation(self) -> tf.Tensor:
         return self.layout[2]
 
+    @property
+    def decoder(self) -> tf.Tensor:
+        """``JPEG`` or ``OTHER``."""
+        return self.layout[3]
 
-def readable(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
+
+def readable(data: bytes, config: PreprocessConfig) -> tuple[bytes, tuple[int, int, int, int]]:
     """``data`` and ``layout`` of the EncodedImage for the bytes of an image file.
 
     Pillow decodes what TensorFlow would get wrong, and passes it on as an uncompressed BMP of 24 bits: GIF (first
-    frame), BMP, and WebP with alpha (dropped) or several frames (the first).
+    frame), BMP, and WebP with alpha (dropped) or several frames (the first). What changes here changes in
+    ``trainer.data.images.served``, too, which does the same in a graph.
 
     Raises:
         ImageFault: they are not an image that can be read.
     """
-    header = read_header(data)
-    if header.format != "JPEG":
-        return data if header.native else _rewritten(data), (header.height, header.width, NOT_JPEG)
+    header = read_header(data, config.orientation)
     height, width = header.height, header.width
     if ORIENTATIONS[header.orientation].transposed:
         height, width = width, height
-    return data, (height, width, header.orientation)
+    layout = (height, width, header.orientation, JPEG if header.format == "JPEG" else OTHER)
+    return data if header.native else _rewritten(data), layout
 
 
 def _rewritten(data: bytes) -> bytes:
@@ -92,9 +99,9 @@ def _rewritten(data: bytes) -> bytes:
     return buffer.getvalue()
 
 
-def encoded_image(data: bytes) -> EncodedImage:
+def encoded_image(data: bytes, config: PreprocessConfig) -> EncodedImage:
     """One image for the graph. Raises ``ImageFault``."""
-    rewritten, layout = readable(data)
+    rewritten, layout = readable(data, config)
     return EncodedImage(tf.constant(rewritten), tf.constant(layout))
 
 
@@ -106,13 +113,9 @@ def decode(encoded: EncodedImage) -> tf.Tensor:
 def decode_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
     """The pixels of ``window``, int32 ``[4]``: top, left, height and width within the upright image."""
     return tf.cond(
-        encoded.orientation == UPRIGHT,
-        lambda: _stored_window(encoded.data, window),
-        lambda: tf.cond(
-            encoded.orientation == NOT_JPEG,
-            lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
-            lambda: _turned_window(encoded, window),
-        ),
+        encoded.orientation <= UPRIGHT,
+        lambda: _stored_window(encoded, window),
+        lambda: _turned_window(encoded, window),
     )
 
 
@@ -122,18 +125,22 @@ def cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.slice(image, [top, left, 0], [height, width, 3]), [None, None, 3])
 
 
-def _stored_window(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Decode a window of a JPEG as it is stored."""
-    return tf.image.decode_and_crop_jpeg(data, window, channels=3, dct_method=DCT_METHOD)
+def _stored_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+    """Decode a window of an image as it is stored."""
+    return tf.cond(
+        encoded.decoder == JPEG,
+        lambda: tf.image.decode_and_crop_jpeg(encoded.data, window, channels=3, dct_method=DCT_METHOD),
+        lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
+    )
 
 
 def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
-    """Decode a window of a JPEG that is not stored upright."""
+    """Decode a window of an image that is not stored upright."""
     transposed, rows, columns = tf.unstack(tf.constant(ORIENTATIONS)[encoded.orientation])
     first, kept = window[:2], window[2:]
     first = tf.where(tf.stack([rows, columns]), encoded.size - first - kept, first)
     order = tf.where(transposed, [1, 0], [0, 1])
-    image = _stored_window(encoded.data, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0))
+    image = _stored_window(encoded, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0))
     image = tf.cond(transposed, lambda: _transposed(image), lambda: image)
     image = tf.cond(rows, lambda: tf.reverse(image, [0]), lambda: image)
     return tf.cond(columns, lambda: tf.reverse(image, [1]), lambda: image)
@@ -146,10 +153,10 @@ def _transposed(image: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(image, [height * width, 3]), places)
 
 
-def fault(data: bytes) -> str | None:
+def fault(data: bytes, config: PreprocessConfig) -> str | None:
     """Why the bytes of an image file cannot be decoded, as the end of a sentence; None when they can."""
     try:
-        decode(encoded_image(data))
+        decode(encoded_image(data, config))
     except ImageFault as error:
         return str(error)
     except tf.errors.InvalidArgumentError as error:

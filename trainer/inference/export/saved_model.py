@@ -6,9 +6,8 @@ import keras
 import tensorflow as tf
 
 from trainer.config.schema import Config
-from trainer.data.images.decoding import NOT_JPEG, EncodedImage
 from trainer.data.images.draw import Draw
-from trainer.data.images.headers import UPRIGHT
+from trainer.data.images.served import served_image
 from trainer.data.images.transforms import network_input
 
 
@@ -33,7 +32,9 @@ class Classifier(tf.Module):
         """
         size, draw = self._preprocess.image_size, Draw(self._seed, tf.constant(0, tf.int64))
         images = tf.map_fn(
-            lambda data: network_input(_encoded_image(data), self._preprocess.eval, self._preprocess, draw),
+            lambda data: network_input(
+                served_image(data, self._preprocess), self._preprocess.eval, self._preprocess, draw
+            ),
             image_bytes,
             fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
         )
@@ -42,15 +43,3 @@ class Classifier(tf.Module):
             "classes": tf.broadcast_to(self._class_names, tf.shape(probabilities)),
             "probabilities": probabilities,
         }
-
-
-def _encoded_image(data: tf.Tensor) -> EncodedImage:
-    """``trainer.data.images.decoding.encoded_image`` with TensorFlow's operations only, for upright JPEG and PNG."""
-    jpeg = tf.io.is_jpeg(data)
-    size = tf.cond(
-        jpeg,
-        lambda: tf.image.extract_jpeg_shape(data)[:2],
-        lambda: tf.shape(tf.io.decode_image(data, channels=3, expand_animations=False))[:2],
-    )
-    orientation = tf.where(jpeg, UPRIGHT, NOT_JPEG)
-    return EncodedImage(data, tf.concat([size, orientation[tf.newaxis]], 0))

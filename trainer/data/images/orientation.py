@@ -16,7 +16,8 @@ LARGEST = 8
 EXIF_BEGIN = b"Exif\0\0"
 EXIF_ORIENTATION = 0x0112  # EXIF 2.32 section 4.6.4
 XMP = re.compile(rb'tiff:Orientation(?:="|>)([0-9])')
-BYTE_ORDERS = {b"MM\0*": ">", b"II*\0": "<", b"MM*\0": ">", b"II\0*": "<"}  # the last two are wrong, but are written
+# TIFF 6.0 section 2; the last three are wrong, but Pillow reads them
+BYTE_ORDERS = {b"MM\0*": ">", b"II*\0": "<", b"MM*\0": ">", b"II\0*": "<", b"MM\0+": ">"}
 TIFF_HEADER, ENTRY = 8, 12
 # type -> how struct reads one value; TIFF 6.0 section 2, and IFD and LONG8 of its supplements
 SHORT = 3

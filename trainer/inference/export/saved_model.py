@@ -32,10 +32,13 @@ class Classifier(tf.Module):
         """
         size, draw = self._preprocess.image_size, Draw(self._seed, tf.constant(0, tf.int64))
         images = tf.map_fn(
-            lambda data: network_input(
-                served_image(data, self._preprocess), self._preprocess.eval, self._preprocess, draw
+            lambda each: network_input(
+                served_image(each[0], tf.strings.join(["image ", tf.strings.as_string(each[1])]), self._preprocess),
+                self._preprocess.eval,
+                self._preprocess,
+                draw,
             ),
-            image_bytes,
+            (image_bytes, tf.range(tf.shape(image_bytes)[0])),
             fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
         )
         probabilities = tf.nn.softmax(self._model(images, training=False))

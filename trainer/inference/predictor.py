@@ -13,10 +13,10 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config.schema import Config
-from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.config.schema.training import WeightsName
-from trainer.data.images.decoding import EncodedImage, encoded_image, fault
+from trainer.data.images.decoding import encoded_image, fault
 from trainer.data.images.draw import Draw
+from trainer.data.images.headers import ImageFault
 from trainer.data.images.transforms import network_input
 from trainer.errors import BadRecord, UsageError
 from trainer.inference.export.stock_model import stock_model
@@ -51,11 +51,7 @@ class Predictor:
             UsageError: a file cannot be read, or an array is something else.
             BadRecord: a file is not an image that can be decoded.
         """
-        transforms, draw = self.config.preprocess.eval, Draw(self.config.seed, tf.constant(0, tf.int64))
-        inputs = [
-            network_input(_encoded(image, self.config.preprocess), transforms, self.config.preprocess, draw)
-            for image in _several(images)
-        ]
+        inputs = [self._input(image) for image in _several(images)]
         size = self.config.preprocess.image_size
         return np.stack(inputs) if inputs else np.zeros([0, size, size, 3], np.float32)
 
@@ -73,6 +69,18 @@ class Predictor:
             for start in range(0, len(images), size)
         ]
         return np.concatenate(parts) if parts else np.zeros([0, len(self.class_names)], np.float32)
+
+    def _input(self, image: Image) -> tf.Tensor:
+        """One image. Pixels are encoded without loss, so that all images take one path."""
+        config, draw = self.config.preprocess, Draw(self.config.seed, tf.constant(0, tf.int64))
+        data = _contents(image)
+        try:
+            return network_input(encoded_image(data, config), config.eval, config, draw)
+        except (ImageFault, tf.errors.InvalidArgumentError):
+            reason = fault(data, config)
+            if reason is None or isinstance(image, np.ndarray):
+                raise
+            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}") from None
 
 
 def predictor(run_dir: Path, checkpoint: str, weights: WeightsName | None, allow: Sequence[str]) -> Predictor:
@@ -95,18 +103,14 @@ def _several(images: Sequence[Image] | npt.NDArray[np.uint8]) -> Sequence[Image]
     return images
 
 
-def _encoded(image: Image, config: PreprocessConfig) -> EncodedImage:
-    """An image in the form that training reads. Pixels are encoded without loss, so that all images take one path."""
+def _contents(image: Image) -> bytes:
+    """The bytes of an image file."""
     if isinstance(image, str | os.PathLike):
         try:
-            data = Path(image).read_bytes()
+            return Path(image).read_bytes()
         except OSError as error:
             raise UsageError(f"{os.fspath(image)} cannot be read: {error.strerror}") from error
-        reason = fault(data, config)
-        if reason is not None:
-            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}")
-        return encoded_image(data, config)
     found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(f"an image is {found}, but must be a path or an array uint8 [height, width, 3]")
-    return encoded_image(bytes(tf.io.encode_png(image).numpy()), config)
+    return bytes(tf.io.encode_png(image).numpy())

@@ -20,6 +20,7 @@ from trainer.config.schema import Config
 from trainer.data.images.decoding import decode, encoded_image, fault
 from trainer.data.images.served import served_image
 from trainer.errors import BadRecord
+from trainer.inference.export.saved_model import Classifier
 from trainer.inference.predictor import Predictor
 
 ROWS = {f"{heading}: {row.input}": (heading, row) for heading, section in sections().items() for row in section}
@@ -67,16 +68,17 @@ def test_a_run_of_an_earlier_version_is_served_with_its_own_rule(
 ) -> None:
     """``preprocess.orientation=jpeg`` turns JPEG by a SHORT in EXIF, and nothing else."""
     config, pixels = served
+    if config.preprocess.orientation == "all":
+        return  # the table
     for heading, row in ROWS.values():
         for data in row.files:
-            if fault(data, config.preprocess) is None and row.but_served is None:
+            if row.said != REFUSED and row.but_served is None:
                 expected = decode(encoded_image(data, config.preprocess)).numpy()
                 assert np.array_equal(pixels(data).numpy(), expected), (heading, row.input)
-    if config.preprocess.orientation == "jpeg":
-        turned = input_table.by_pillow(jpeg_with(JPEG, exif(6)))
-        assert np.array_equal(pixels(jpeg_with(JPEG, exif(6))).numpy(), turned)
-        for data in (jpeg_with(JPEG, exif(6, ">", input_table.LONG)), *input_table.turned_pngs(input_table.PNG)):
-            assert pixels(data).shape == (input_table.HEIGHT, input_table.WIDTH, 3)
+    turned = input_table.by_pillow(jpeg_with(JPEG, exif(6)))
+    assert np.array_equal(pixels(jpeg_with(JPEG, exif(6))).numpy(), turned)
+    for data in (jpeg_with(JPEG, exif(6, ">", input_table.LONG)), *input_table.turned_pngs(input_table.PNG)):
+        assert pixels(data).shape == (input_table.HEIGHT, input_table.WIDTH, 3)
 
 
 def test_no_damage_is_served_that_training_refuses(
@@ -108,6 +110,11 @@ def test_no_damage_is_served_that_training_refuses(
     assert read > 20
 
 
+@pytest.fixture(scope="module")
+def classifier(config: Config) -> Classifier:
+    return input_table.classifier(config)
+
+
 @pytest.mark.parametrize(
     ("data", "message"),
     [
@@ -118,15 +125,14 @@ def test_no_damage_is_served_that_training_refuses(
         (GIF[:-200], "image 1 cannot be classified: it ends inside its first frame"),
     ],
 )
-def test_a_served_model_names_the_image_and_what_it_is(data: bytes, message: str, config: Config) -> None:
-    classifier = input_table.classifier(config)
+def test_a_served_model_names_the_image_and_what_it_is(data: bytes, message: str, classifier: Classifier) -> None:
     with pytest.raises(tf.errors.InvalidArgumentError) as caught:
         classifier.classify(tf.constant([JPEG, data, JPEG]))
     assert message in str(caught.value)
 
 
-def test_a_served_model_calls_no_python(config: Config) -> None:
-    graph = input_table.classifier(config).classify.get_concrete_function().graph.as_graph_def()
+def test_a_served_model_calls_no_python(classifier: Classifier) -> None:
+    graph = classifier.classify.get_concrete_function().graph.as_graph_def()
     operations = {node.op for function in graph.library.function for node in function.node_def}
     assert "DecodeAndCropJpeg" in operations
     assert not [name for name in operations if "PyFunc" in name]

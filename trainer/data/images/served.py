@@ -25,6 +25,7 @@ from trainer.data.images.in_graph.headers import (
     png_header,
     webp_header,
 )
+from trainer.data.images.in_graph.orientation import orientation
 
 # how a file of each format begins, in the order of the branches
 JPEG_BEGIN, PNG_BEGIN, BMP_BEGIN, GIF_BEGIN = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", (b"GIF87a", b"GIF89a")
@@ -56,16 +57,17 @@ def served_image(data: tf.Tensor, name: tf.Tensor, config: PreprocessConfig) -> 
     matching, readers = zip(*formats, strict=True)
     kind = tf.argmax(tf.cast(tf.stack(matching), tf.int32), output_type=tf.int32)
     header = GraphHeader(*tf.switch_case(kind, list(readers)))
+    turned = orientation(header.exif, header.xmp) if applied == "all" else header.jpeg_orientation
     checked = _checked(data, name, header)
     rewritten: list[Callable[[], tf.Tensor]] = [lambda: checked] * len(readers)
     rewritten[2] = lambda: tf.cond(header.native, lambda: checked, lambda: _opaque(checked))
     rewritten[3] = lambda: _as_png(Bitmap(Contents(checked)).pixels())
     rewritten[4] = lambda: FirstFrame(Contents(checked)).alone()
     data = tf.switch_case(kind, rewritten)
-    transposed = tf.constant([each.transposed for each in ORIENTATIONS])[header.orientation]
+    transposed = tf.constant([each.transposed for each in ORIENTATIONS])[turned]
     size = tf.where(transposed, tf.stack([header.width, header.height]), tf.stack([header.height, header.width]))
     decoder = tf.where(tf.equal(kind, 0), JPEG, OTHER)
-    return EncodedImage(data, tf.concat([size, tf.stack([header.orientation, decoder])], 0))
+    return EncodedImage(data, tf.concat([size, tf.stack([turned, decoder])], 0))
 
 
 def _checked(data: tf.Tensor, name: tf.Tensor, header: GraphHeader) -> tf.Tensor:

@@ -24,11 +24,15 @@ class Classifier(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Classify ``image_bytes``, string ``[n]``. Each is a JPEG or PNG that is stored upright, because TensorFlow
-        has no operation that reads EXIF's orientation. Preprocessing is that of evaluation.
+        """Classify ``image_bytes``, string ``[n]``, each the bytes of an image file. The network gets the pixels that
+        evaluation gives it, upright, to the bit: docs/data.md has the formats.
 
         Returns ``classes`` string ``[n, classes]`` and ``probabilities`` float32 ``[n, classes]``, both in label
         order: the shapes of TensorFlow Serving's classification signature.
+
+        Raises, when the graph runs:
+            InvalidArgumentError: one is not an image, or one that a graph does not read as training does. The message
+                has its number in the request, from 0 on, and says what it is.
         """
         size, draw = self._preprocess.image_size, Draw(self._seed, tf.constant(0, tf.int64))
         images = tf.map_fn(

@@ -18,13 +18,12 @@ class Contents:
         self._values = tf.io.decode_raw(tf.strings.join([data, tf.constant(bytes(PADDING))]), tf.uint8)
 
     def number(self, place: tf.Tensor, size: int, *, big: bool | tf.Tensor) -> tf.Tensor:
-        """The ``size`` bytes from ``place`` on as a number without a sign, int64 (of 8 bytes the last 63 bits count);
-        ``big``: the first byte is the highest.
+        """The ``size`` bytes from ``place`` on, at most 4, as a number without a sign; ``big``: the first byte is the
+        highest.
         """
-        values = self._bytes(place, size)
-        if not isinstance(big, bool):
-            return tf.where(big, _joined(values, range(size)), _joined(values, range(size)[::-1]))
-        return _joined(values, range(size) if big else range(size)[::-1])
+        upwards = tf.constant([256**power for power in range(size)], tf.int64)
+        powers = tf.where(big, upwards[::-1], upwards)
+        return tf.reduce_sum(self._bytes(place, size) * powers)
 
     def byte(self, place: tf.Tensor) -> tf.Tensor:
         return self._bytes(place, 1)[0]
@@ -41,10 +40,3 @@ class Contents:
     def _bytes(self, place: tf.Tensor, size: int) -> tf.Tensor:
         place = tf.clip_by_value(place, 0, self.length)
         return tf.cast(self._values[place : place + size], tf.int64)
-
-
-def _joined(values: tf.Tensor, order: range) -> tf.Tensor:
-    result = tf.constant(0, tf.int64)
-    for index in order:
-        result = result * 256 + values[index]
-    return result

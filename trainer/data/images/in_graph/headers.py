@@ -23,7 +23,7 @@ from trainer.data.images.headers import (
     WEBP_XMP,
 )
 from trainer.data.images.in_graph.contents import Contents
-from trainer.data.images.in_graph.orientation import jpeg_exif_orientation, orientation
+from trainer.data.images.in_graph.orientation import jpeg_exif_orientation
 from trainer.data.images.orientation import EXIF_BEGIN, UPRIGHT
 
 CUT = "it ends inside its header"
@@ -32,13 +32,18 @@ CUT = "it ends inside its header"
 class GraphHeader(NamedTuple):
     """``Header`` of that module as tensors: int32 ``[]``, and ``native`` bool ``[]``.
 
+    Instead of an orientation it has where ``preprocess.orientation=all`` finds one, ``exif`` and ``xmp``, strings
+    ``[]``, and the one of ``preprocess.orientation=jpeg``.
+
     ``problem``, string ``[]``, is the end of a sentence that says why the graph does not read the image as training
     does; empty where it does.
     """
 
     height: tf.Tensor
     width: tf.Tensor
-    orientation: tf.Tensor
+    exif: tf.Tensor
+    xmp: tf.Tensor
+    jpeg_orientation: tf.Tensor
     native: tf.Tensor
     problem: tf.Tensor
 
@@ -46,7 +51,10 @@ class GraphHeader(NamedTuple):
 def graph_header(
     height: tf.Tensor,
     width: tf.Tensor,
-    turned: int | tf.Tensor = UPRIGHT,
+    exif: bytes | tf.Tensor = b"",
+    xmp: bytes | tf.Tensor = b"",
+    jpeg_orientation: int | tf.Tensor = UPRIGHT,
+    *,
     native: bool | tf.Tensor = True,
     problem: str | tf.Tensor = "",
 ) -> GraphHeader:
@@ -54,7 +62,9 @@ def graph_header(
     return GraphHeader(
         tf.cast(height, tf.int32),
         tf.cast(width, tf.int32),
-        tf.convert_to_tensor(turned, tf.int32),
+        tf.convert_to_tensor(exif),
+        tf.convert_to_tensor(xmp),
+        tf.convert_to_tensor(jpeg_orientation, tf.int32),
         tf.convert_to_tensor(native),
         tf.convert_to_tensor(problem),
     )
@@ -123,7 +133,6 @@ def jpeg_header(contents: Contents, applied: OrientationRule) -> GraphHeader:
         [place(2), place(0), empty, empty, tf.constant(UPRIGHT), tf.constant(False), tf.constant(False)],
         parallel_iterations=1,
     )
-    turned = orientation(exif, xmp) if applied == "all" else earlier
     none = tf.equal(frame, 0)
     problem = first_of(
         [
@@ -133,7 +142,7 @@ def jpeg_header(contents: Contents, applied: OrientationRule) -> GraphHeader:
         ]
     )
     height, width = (contents.number(frame + at, 2, big=True) for at in (1, 3))
-    return graph_header(height, width, turned, problem=problem)
+    return graph_header(height, width, exif, xmp, earlier, problem=problem)
 
 
 def png_header(contents: Contents, applied: OrientationRule) -> GraphHeader:
@@ -186,7 +195,7 @@ def png_header(contents: Contents, applied: OrientationRule) -> GraphHeader:
             ),
         ]
     )
-    return graph_header(height, width, orientation(exif, xmp), problem=problem)
+    return graph_header(height, width, exif, xmp, problem=problem)
 
 
 def _after_nul(text: tf.Tensor) -> tf.Tensor:
@@ -213,9 +222,10 @@ def webp_header(contents: Contents, applied: OrientationRule) -> GraphHeader:
     def extended() -> GraphHeader:
         flags = contents.byte(place(20))
         width, height = (contents.number(place(at), 3, big=False) + 1 for at in (24, 27))
-        turned = _webp_orientation(contents, flags) if applied == "all" else UPRIGHT
+        exif, xmp = _webp_metadata(contents, flags) if applied == "all" else (b"", b"")
         native = ~_has(flags, WEBP_ALPHA) & ~_has(flags, WEBP_ANIMATION)
-        return graph_header(height, width, turned, native, first_of([(contents.length < 30, CUT)]))
+        problem = first_of([(contents.length < 30, CUT)])
+        return graph_header(height, width, exif, xmp, native=native, problem=problem)
 
     def unknown() -> GraphHeader:
         return graph_header(place(1), place(1), problem="its first WebP chunk is unknown")
@@ -233,7 +243,9 @@ def _has(flags: tf.Tensor, flag: int) -> tf.Tensor:
     return tf.equal(flags // flag % 2, 1)
 
 
-def _webp_orientation(contents: Contents, flags: tf.Tensor) -> tf.Tensor:
+def _webp_metadata(contents: Contents, flags: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """The first chunk of each kind that the flags announce."""
+
     def next_chunk(position: tf.Tensor, exif: tf.Tensor, xmp: tf.Tensor, over: tf.Tensor) -> tuple[tf.Tensor, ...]:
         kind, length = contents.piece(position, position + 4), contents.number(position + 4, 4, big=False)
         begin = position + 8
@@ -248,4 +260,4 @@ def _webp_orientation(contents: Contents, flags: tf.Tensor) -> tf.Tensor:
     _, exif, xmp, _ = tf.while_loop(
         lambda *values: ~values[-1], next_chunk, [place(12), empty, empty, tf.constant(False)], parallel_iterations=1
     )
-    return orientation(exif, xmp)
+    return exif, xmp

@@ -2,7 +2,8 @@
 
 Each row is a kind of file, in all its variants, and the pixels that it should have. Training and evaluation read the
 files from a folder, ``predict`` from paths, and the served model from bytes, in a graph without this project's Python.
-To add a row, add it to a section. ``scripts/make_input_table`` writes the table.
+To add a kind of file, add a ``Row`` to a section; ``found`` is the place for lines about anything else.
+``scripts/make_input_table`` writes the table.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from trainer.data.images.draw import Draw
 from trainer.data.images.headers import MAX_PIXELS
 from trainer.data.images.transforms import TRANSFORMS
 from trainer.data.order.sampling import Sampling
-from trainer.data.sources.source import open_source
+from trainer.data.sources.source import Source, open_source
 from trainer.errors import BadRecord
 from trainer.inference.export.saved_model import Classifier
 from trainer.inference.predictor import Predictor
@@ -67,8 +68,7 @@ Outcome = npt.NDArray[np.float32] | str
 
 def by_pillow(data: bytes) -> Pixels:
     """Upright, in RGB."""
-    with warnings.catch_warnings(), Image.open(io.BytesIO(data)) as image:
-        warnings.simplefilter("ignore")  # about damaged EXIF
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as image:  # about damaged EXIF
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
@@ -83,7 +83,8 @@ def upper_bits(data: bytes) -> Pixels:
 class Row:
     """``files`` are the variants of one kind of ``input``. ``said`` names what should become of them: the pixels that
     ``pixels`` gives, with ``tolerance`` levels of 255, or ``REFUSED``. ``settings`` are overrides of the configuration.
-    ``but_served`` is what a served model alone does, where a graph cannot follow: it must be a refusal.
+    ``but_served`` is what a served model alone does, where a graph cannot follow: it must be a refusal. ``endings`` are
+    those of the files' names, by turns: the content decides the format.
     """
 
     input: str
@@ -93,6 +94,12 @@ class Row:
     tolerance: int = 0
     settings: tuple[str, ...] = ()
     but_served: str | None = None
+    endings: tuple[str, ...] = (".jpg",)
+
+    def names(self, number: int) -> list[str]:
+        """Of the files; ``number`` is that of the row."""
+        endings = itertools.cycle(self.endings)
+        return [f"{number:03d}-{place:03d}{next(endings)}" for place in range(len(self.files))]
 
     def expected(self, way: str) -> str:
         return self.but_served if way == "served" and self.but_served is not None else self.said
@@ -211,6 +218,7 @@ DEEP = np.asarray(RGB).astype(np.uint16) * 255 + 77
 OTHER_ENTRY = struct.pack("<HHII", 0x0110, SHORT, 1, 0)
 OUTSIDE = struct.pack("<HHII", 0x010F, 2, 40, 10_000)  # a text of 40 bytes behind the end
 PROFILE = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n      34\n" + (b"Exif\0\0" + exif(6)).hex().encode())
+NAMES = (".JPG", " a [b]=c.Png", " \u00e9.png", " e\u0301.png")
 ITXT = b"XML:com.adobe.xmp\0\0\0\0\0"
 
 
@@ -343,6 +351,10 @@ def sections() -> dict[str, list[Row]]:
             Row("PNG, EXIF as a packed text", [png_with(PNG, b"zTXt", PROFILE)], but_served=REFUSED),
             Row("WebP, XMP", [saved(RGB, "WEBP", xmp=packet) for packet in XMP['tiff:Orientation="{}"/>']]),
         ],
+        "Names": [
+            Row("an ending of another format", [PNG, JPEG, BMP], endings=(".gif", ".webp", ".jpeg")),
+            Row("capitals, spaces, signs, accents in either form of Unicode", [PNG] * 4, endings=NAMES),
+        ],
         "Not an image": [
             Row("empty, text", [b"", b"<html>404</html>"], REFUSED),
             Row("cut off in its header", [JPEG[:100], PNG[:20], WEBP[:20], GIF[:8], BMP[:20]], REFUSED),
@@ -380,50 +392,51 @@ def probabilities(image: tf.Tensor) -> npt.NDArray[np.float32]:
     return np.asarray(tf.nn.softmax(echo()(image[tf.newaxis]))[0])
 
 
-def walk(files: Sequence[bytes], settings: tuple[str, ...], folder: Path) -> dict[str, list[Outcome]]:
-    """The outcome of every file, by way."""
-    names = [f"{number:04d}.jpg" for number in range(len(files))]  # the content decides, not the name
+def walk(files: Mapping[str, bytes], settings: tuple[str, ...], folder: Path) -> dict[str, dict[str, Outcome]]:
+    """By way, the outcome of every file by its name."""
     for split, label in itertools.product(("train", "val"), ("a", "b")):
         (folder / split / label).mkdir(parents=True)
-        for name, data in zip(names, files, strict=True):
-            if label == "a":
-                (folder / split / label / name).write_bytes(data)
-        if label == "b":
-            (folder / split / label / "0.png").write_bytes(PNG)
+        for name, data in files.items() if label == "a" else [("0.png", PNG)]:
+            (folder / split / label / name).write_bytes(data)
     config = configured(settings, folder, len(files) + 1)
     return {
-        "training": _trained(config, len(files)),
-        "evaluation": _evaluated(config, len(files)),
-        "`predict`": _predicted(config, [folder / "val" / "a" / name for name in names]),
+        "training": _trained(config),
+        "evaluation": _evaluated(config),
+        "`predict`": _predicted(config, [folder / "val" / "a" / name for name in files]),
         "served": _served(config, files, folder / "served"),
     }
 
 
-def _trained(config: Config, count: int) -> list[Outcome]:
+def _names(source: Source) -> list[str]:
+    """Of the files, in the order of the records."""
+    return [Path(source.place(record).rpartition(" (record ")[0]).name for record in range(source.count)]
+
+
+def _trained(config: Config) -> dict[str, Outcome]:
     source = open_source(config.data, "train")
-    positions = np.arange(source.count)
-    records = Sampling(source, config).records_at(positions)
-    outcomes: list[Outcome] = [REFUSED] * source.count
+    names = _names(source)
+    outcomes: dict[str, Outcome] = dict.fromkeys(names, REFUSED)
+    records = Sampling(source, config).records_at(np.arange(source.count))
     batches = training_batches(source, config, 0, 0, warn=lambda text: None)
     for first, batch in zip(range(0, source.count, BATCH), batches, strict=False):
         for row in range(min(BATCH, source.count - first)):
             if not batch["substituted"][row]:
-                outcomes[records[first + row]] = probabilities(batch["image"][row])
-    return outcomes[:count]
+                outcomes[names[records[first + row]]] = probabilities(batch["image"][row])
+    return outcomes
 
 
-def _evaluated(config: Config, count: int) -> list[Outcome]:
+def _evaluated(config: Config) -> dict[str, Outcome]:
     source = open_source(config.data, "validation")
-    outcomes: list[Outcome] = []
+    found: list[Outcome] = []
     for batch in evaluation_batches(source, config, warn=lambda text: None):
-        outcomes += [
+        found += [
             REFUSED if skipped else probabilities(image)
             for image, skipped in zip(batch["image"], batch["skipped"].numpy(), strict=True)
         ]
-    return outcomes[:count]
+    return dict(zip(_names(source), found, strict=False))  # without what fills the last batch up
 
 
-def _predicted(config: Config, paths: Sequence[Path]) -> list[Outcome]:
+def _predicted(config: Config, paths: Sequence[Path]) -> dict[str, Outcome]:
     predictor = Predictor(echo(), tuple(map(str, range(SIZE * SIZE * 3))), config, Path("checkpoint"), 0, "raw")
 
     def one(path: Path) -> Outcome:
@@ -432,14 +445,14 @@ def _predicted(config: Config, paths: Sequence[Path]) -> list[Outcome]:
         except BadRecord:
             return REFUSED
 
-    return [one(path) for path in paths]
+    return {path.name: one(path) for path in paths}
 
 
 def classifier(config: Config) -> Classifier:
     return Classifier(echo(), config, tuple(map(str, range(SIZE * SIZE * 3))))
 
 
-def _served(config: Config, files: Sequence[bytes], place: Path) -> list[Outcome]:
+def _served(config: Config, files: Mapping[str, bytes], place: Path) -> dict[str, Outcome]:
     made = classifier(config)
     tf.saved_model.save(made, str(place), signatures=made.classify)
     classify = tf.saved_model.load(str(place)).signatures["serving_default"]
@@ -450,7 +463,7 @@ def _served(config: Config, files: Sequence[bytes], place: Path) -> list[Outcome
         except tf.errors.InvalidArgumentError:
             return REFUSED
 
-    return [one(data) for data in files]
+    return {name: one(data) for name, data in files.items()}
 
 
 # the table ---------------------------------------------------------------------------------------------------------
@@ -471,12 +484,12 @@ def found() -> dict[str, list[Line]]:
     every = [row for section in rows.values() for row in section]
     outcomes: dict[int, dict[str, list[Outcome]]] = {}
     for settings in dict.fromkeys(row.settings for row in every):
-        chosen = [row for row in every if row.settings == settings]
+        chosen = [(row, row.names(number)) for number, row in enumerate(every) if row.settings == settings]
+        files = {name: data for row, names in chosen for name, data in zip(names, row.files, strict=True)}
         with tempfile.TemporaryDirectory() as folder:
-            walked = walk([data for row in chosen for data in row.files], settings, Path(folder))
-        ends = np.cumsum([len(row.files) for row in chosen])
-        for row, end in zip(chosen, ends, strict=True):
-            outcomes[id(row)] = {way: walked[way][end - len(row.files) : end] for way in WAYS}
+            walked = walk(files, settings, Path(folder))
+        for row, names in chosen:
+            outcomes[id(row)] = {way: [walked[way][name] for name in names] for way in WAYS}
     return {heading: [_line(row, outcomes[id(row)]) for row in section] for heading, section in rows.items()}
 
 

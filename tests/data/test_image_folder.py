@@ -101,14 +101,22 @@ def test_names_with_unicode_spaces_and_folders_within_a_class(tmp_path: Path) ->
 def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> None:
     for split in ("train", "val"):
         make_tree(tmp_path / split, 1, ["zebra"])
-        for suffix, kind in (("bmp", "BMP"), ("gif", "GIF"), ("jpg", "JPEG"), ("PNG", "PNG"), ("webp", "WEBP")):
+        for suffix, kind in (
+            ("bmp", "BMP"),
+            ("gif", "GIF"),
+            ("jpg", "JPEG"),
+            ("PNG", "PNG"),
+            ("webp", "WEBP"),
+            ("tif", "TIFF"),
+        ):
             buffer = io.BytesIO()
             Image.fromarray(pixels(3).numpy()).save(buffer, kind)
             write(tmp_path / split / "ant" / f"image.{suffix}", buffer.getvalue())
     images, _ = everything(folder_source(tmp_path))
-    assert len(images) == 6
+    assert len(images) == 7
+    config = compose().preprocess
     for image in images:
-        assert decode(encoded_image(image, compose().preprocess)).shape == (10, 12, 3)
+        assert decode(encoded_image(image, config), config).shape == (10, 12, 3)
 
 
 def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -118,11 +126,12 @@ def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsy
     write(root / "README", b"x")
     assert folder_source(root).count + folder_source(root, "validation").count == 90
     output = capsys.readouterr().out
-    assert output == f"ignored in {root}: 3 entries that are hidden or not images, the first {root}/README\n"
+    expected = "1 without an ending (README), 1 .txt (cat/notes.txt), 1 hidden (dog/.ipynb_checkpoints)"
+    assert output == f"not read in {root}: {expected}\n"
     splits = make_splits(tmp_path / "splits")
     make_tree(splits / "test", 2)
     folder_source(splits), folder_source(splits, "validation")
-    expected = f"ignored in {splits}: {splits}/test, which is hidden or not an image\n"
+    expected = f"not read in {splits}: 1 folder (test)\n"
     assert capsys.readouterr().out == expected
 
 

@@ -58,7 +58,7 @@ def served(request: pytest.FixtureRequest, config: Config) -> tuple[Config, tf.t
 
     @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     def pixels(data: tf.Tensor) -> tf.Tensor:
-        return decode(served_image(data, NAME, preprocess))
+        return decode(served_image(data, NAME, preprocess), preprocess)
 
     return dataclasses.replace(config, preprocess=preprocess), pixels
 
@@ -73,7 +73,7 @@ def test_a_run_of_an_earlier_version_is_served_with_its_own_rule(
     for heading, row in ROWS.values():
         for data in row.files:
             if row.said != REFUSED and row.but_served is None:
-                expected = decode(encoded_image(data, config.preprocess)).numpy()
+                expected = decode(encoded_image(data, config.preprocess), config.preprocess).numpy()
                 assert np.array_equal(pixels(data).numpy(), expected), (heading, row.input)
     turned = input_table.by_pillow(jpeg_with(JPEG, exif(6)))
     assert np.array_equal(pixels(jpeg_with(JPEG, exif(6))).numpy(), turned)
@@ -106,7 +106,8 @@ def test_no_damage_is_served_that_training_refuses(
             assert (data[:3], "broken data stream" in reason) == (b"GIF", True), (bytes(damaged), reason)
             continue
         read += 1
-        assert np.array_equal(image, decode(encoded_image(bytes(damaged), config.preprocess)).numpy()), bytes(damaged)
+        expected = decode(encoded_image(bytes(damaged), config.preprocess), config.preprocess)
+        assert np.array_equal(image, expected.numpy()), bytes(damaged)
     assert read > 20
 
 

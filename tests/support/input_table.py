@@ -20,6 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import handmade_images as handmade
 import keras
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,31 @@ def by_pillow(data: bytes) -> Pixels:
         return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
 
 
+def on_white(data: bytes) -> Pixels:
+    """Upright, over white where it is transparent."""
+    with Image.open(io.BytesIO(data)) as image:
+        upright = ImageOps.exif_transpose(image).convert("RGBA")
+    return np.asarray(Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert("RGB"))
+
+
+def twelve_bits(data: bytes) -> Pixels:
+    """The upper 8 of 12 bits."""
+    if data.startswith(b"\x89PNG"):
+        decoded = tf.io.decode_png(data, dtype=tf.uint16).numpy()
+    else:
+        decoded = np.asarray(Image.open(io.BytesIO(data)))[..., np.newaxis]
+    return np.repeat(np.minimum(decoded, 4095) >> 4, 3 // decoded.shape[-1], -1).astype(np.uint8)
+
+
+def stored_rgb(data: bytes) -> Pixels:
+    """Of a TIFF, which Pillow turns when it reads it; of 16 bits the upper 8."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.load()
+        if image.mode.startswith("I;16"):
+            return np.repeat((np.asarray(image) >> 8)[..., np.newaxis], 3, -1).astype(np.uint8)
+        return np.asarray(image.convert("RGB"))
+
+
 def upper_bits(data: bytes) -> Pixels:
     """Of 16 bits the upper 8, where Pillow would cut off."""
     decoded = tf.io.decode_png(data, dtype=tf.uint16).numpy() >> 8
@@ -115,7 +141,7 @@ def picture() -> Image.Image:
 
 def saved(image: Image.Image, kind: str, **options: object) -> bytes:
     buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
+    image.copy().save(buffer, kind, **options)  # Pillow keeps settings of the encoder in the image
     return buffer.getvalue()
 
 
@@ -208,6 +234,13 @@ def small_frame(gif: bytes) -> bytes:
     return gif[:6] + struct.pack("<H", WIDTH + 3) + gif[8:]
 
 
+def hole(palette: Image.Image) -> Image.Image:
+    """With a rectangle of the fourth colour."""
+    image = palette.copy()
+    image.paste(3, (5, 6, 30, 20))
+    return image
+
+
 RGB, GREY, PALETTE = picture(), picture().convert("L"), picture().quantize(64)
 JPEG, PNG = saved(RGB, "JPEG"), saved(RGB, "PNG")
 WEBP, BMP, GIF = saved(RGB, "WEBP"), saved(RGB, "BMP"), saved(PALETTE, "GIF")
@@ -215,6 +248,8 @@ CMYK = saved(RGB.convert("CMYK"), "JPEG")
 YCCK = CMYK.replace(b"Adobe\0d\0\0\0\0\0", b"Adobe\0d\0\0\0\0\2")  # the transform of the APP14 segment
 OTHERS = [RGB.transpose(Image.Transpose.FLIP_LEFT_RIGHT), RGB.transpose(Image.Transpose.ROTATE_180)]
 DEEP = np.asarray(RGB).astype(np.uint16) * 255 + 77
+DEEP_WITH_ALPHA = np.concatenate([DEEP, DEEP[::-1, :, :1]], -1)
+OTHER_RULES = ("preprocess.background=none", "preprocess.sixteen_bit_range=[0,4095]")
 OTHER_ENTRY = struct.pack("<HHII", 0x0110, SHORT, 1, 0)
 OUTSIDE = struct.pack("<HHII", 0x010F, 2, 40, 10_000)  # a text of 40 bytes behind the end
 PROFILE = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n      34\n" + (b"Exif\0\0" + exif(6)).hex().encode())
@@ -225,7 +260,10 @@ ITXT = b"XML:com.adobe.xmp\0\0\0\0\0"
 def sections() -> dict[str, list[Row]]:
     """By heading. "1 to 8" means that each orientation of EXIF was tried."""
     inks: dict[str, Any] = {"said": "as Pillow, ± 1", "tolerance": 1}
-    dropped = {"said": "colour under alpha"}
+    composed: dict[str, Any] = {"said": "on white", "pixels": on_white}
+    dropped: dict[str, Any] = {"said": "colour under alpha", "settings": OTHER_RULES}
+    twelve: dict[str, Any] = {"said": "the upper 8 of 12 bits", "pixels": twelve_bits, "settings": OTHER_RULES}
+    tiff_alone: dict[str, Any] = {"pixels": stored_rgb, "but_served": REFUSED}
     upper: dict[str, Any] = {"said": "the upper 8 bits", "pixels": upper_bits}
     animated: dict[str, Any] = {"save_all": True, "append_images": OTHERS}
     return {
@@ -262,13 +300,26 @@ def sections() -> dict[str, list[Row]]:
             Row(
                 "RGB and grey with alpha, 1 to 8",
                 turned_pngs(saved(with_alpha(RGB), "PNG")) + turned_pngs(saved(with_alpha(GREY), "PNG")),
-                **dropped,
+                **composed,
             ),
+            Row("the same, `preprocess.background=none`", [saved(with_alpha(RGB), "PNG")], **dropped),
             Row(
                 "palette with transparency, transparent colour, 1 to 8",
                 turned_pngs(saved(PALETTE, "PNG", transparency=3))
-                + turned_pngs(saved(RGB, "PNG", transparency=RGB.getpixel((5, 5)))),
-                **dropped,
+                + turned_pngs(saved(PALETTE, "PNG", transparency=bytes(range(0, 256, 4))))
+                + turned_pngs(saved(RGB, "PNG", transparency=RGB.getpixel((5, 5))))
+                + turned_pngs(saved(GREY, "PNG", transparency=GREY.getpixel((5, 5)))),
+                **composed,
+            ),
+            Row(
+                "16 bits with alpha",
+                [handmade.png(DEEP_WITH_ALPHA), handmade.png(DEEP_WITH_ALPHA[..., 2:])],
+                **composed,
+            ),
+            Row(
+                "12 of 16 bits, `preprocess.sixteen_bit_range=[0,4095]`",
+                [handmade.png(DEEP >> 4), handmade.png(DEEP[..., :1] >> 4), handmade.png(DEEP[..., :1])],
+                **twelve,
             ),
         ],
         "WebP": [
@@ -277,13 +328,15 @@ def sections() -> dict[str, list[Row]]:
             Row(
                 "with alpha, lossy and lossless, 1 to 8",
                 turned_webps(with_alpha(RGB)) + turned_webps(with_alpha(RGB), lossless=True, exact=True),
-                **dropped,
+                **composed,
             ),
+            Row("the same, `preprocess.background=none`", turned_webps(with_alpha(RGB), exact=True), **dropped),
             Row("animated, 1 to 8", turned_webps(RGB, lossless=True, **animated)),
         ],
         "GIF": [
             Row("still and interlaced", [GIF, saved(PALETTE, "GIF", interlace=1)]),
-            Row("transparent colour", [saved(PALETTE, "GIF", transparency=3)], **dropped),
+            Row("transparent colour", [saved(hole(PALETTE), "GIF", transparency=3)], **composed),
+            Row("the same, `preprocess.background=none`", [saved(hole(PALETTE), "GIF", transparency=3)], **dropped),
             Row(
                 "animated", [saved(PALETTE, "GIF", save_all=True, append_images=[each.quantize(64) for each in OTHERS])]
             ),
@@ -294,6 +347,8 @@ def sections() -> dict[str, list[Row]]:
             Row("palette of 1, 4 and 8 bits", [saved(RGB.convert("1"), "BMP"), four_bits(), saved(PALETTE, "BMP")]),
             Row("grey", [saved(GREY, "BMP")]),
             Row("32 bits", [saved(with_alpha(RGB), "BMP")]),
+            Row("32 bits with alpha", [handmade.bmp_with_alpha(with_alpha(RGB))], **composed),
+            Row("the same, `preprocess.background=none`", [handmade.bmp_with_alpha(with_alpha(RGB))], **dropped),
             Row(
                 "16 bits, compressed",
                 [
@@ -301,6 +356,43 @@ def sections() -> dict[str, list[Row]]:
                     bitmap(8, b"\x2d\1\0\0" * HEIGHT + b"\0\1", palette=bytes(range(252)) + bytes(772), compression=1),
                 ],
                 but_served=REFUSED,
+            ),
+        ],
+        "TIFF": [
+            Row(
+                "RGB, grey, palette, 1 bit, CMYK, uncompressed or packed, turned",
+                [
+                    saved(RGB, "TIFF"),
+                    saved(GREY, "TIFF", compression="tiff_lzw"),
+                    saved(PALETTE, "TIFF", compression="packbits"),
+                    saved(RGB.convert("1"), "TIFF", compression="group4"),
+                    saved(RGB.convert("CMYK"), "TIFF"),
+                    *(
+                        saved(RGB, "TIFF", compression="tiff_deflate", tiffinfo={ORIENTATION: each})
+                        for each in range(1, 9)
+                    ),
+                ],
+                **tiff_alone,
+            ),
+            Row(
+                "with alpha", [saved(with_alpha(each), "TIFF") for each in (RGB, GREY)], **composed, but_served=REFUSED
+            ),
+            Row(
+                "16 bits, grey and RGB",
+                [handmade.tiff(samples, order=order) for samples in (DEEP[..., :1], DEEP) for order in "<>"],
+                "the upper 8 bits",
+                **tiff_alone,
+            ),
+            Row(
+                "12 of 16 bits, `preprocess.sixteen_bit_range=[0,4095]`",
+                [handmade.tiff(DEEP[..., :1] >> 4)],
+                **twelve,
+                but_served=REFUSED,
+            ),
+            Row(
+                "signed integers, floating-point numbers",
+                [handmade.tiff(DEEP[..., :1], tags={339: 2}), saved(GREY.convert("F"), "TIFF")],
+                REFUSED,
             ),
         ],
         "Where the orientation is": [
@@ -357,6 +449,9 @@ def sections() -> dict[str, list[Row]]:
         ],
         "Not an image": [
             Row("empty, text", [b"", b"<html>404</html>"], REFUSED),
+            Row(
+                "AVIF, JPEG 2000, icon, PDF", [saved(RGB, each) for each in ("AVIF", "JPEG2000", "ICO", "PDF")], REFUSED
+            ),
             Row("cut off in its header", [JPEG[:100], PNG[:20], WEBP[:20], GIF[:8], BMP[:20]], REFUSED),
             Row("cut off in its pixels", [JPEG[:-200], PNG[:-200], WEBP[:-100], GIF[:-300], BMP[:-100]], REFUSED),
             Row("a damaged JPEG marker, no JPEG frame", [b"\xff\xd8\xff\xe0\0\2abc", b"\xff\xd8\xff\xd9"], REFUSED),

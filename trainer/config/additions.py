@@ -14,6 +14,13 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("profile", None),
     ("preprocess.plugins", {}),
     ("preprocess.orientation", "jpeg"),
+    ("preprocess.background", "none"),
+    ("preprocess.sixteen_bit_range", None),
+)
+
+# keys of one option of a section: (section, option, key, value)
+OPTION_ADDITIONS: tuple[tuple[str, str, str, Any], ...] = (
+    ("data", "image_folder", "extensions", ["bmp", "gif", "jpeg", "jpg", "png", "webp"]),
 )
 
 
@@ -28,4 +35,8 @@ def with_additions(stored: Any) -> Any:
             section = section[each] if isinstance(section, dict) and each in section else None
         if isinstance(section, dict) and name not in section:
             section[name] = value
+    for section_name, option, name, value in OPTION_ADDITIONS:
+        section = stored[section_name] if isinstance(stored, dict) and section_name in stored else None
+        if isinstance(section, dict) and section.get("name") == option:
+            section.setdefault(name, value)
     return stored

@@ -86,7 +86,7 @@ def training_batches(
     starts = range(position, LAST_POSITION, batch_size)
     rows = part.rows(batch_size, config.train.accumulate_steps)
     plan = Plan(
-        source, starts, rows, choose, prepare, _is_ready(config), config.preprocess, config.runtime.threads, device
+        source, starts, rows, choose, prepare, is_ready(config), config.preprocess, config.runtime.threads, device
     )
     return Batches(plan, warn)
 
@@ -125,17 +125,17 @@ def evaluation_batches(
     starts = range(0, source.count, batch_size)
     rows = part.rows(batch_size)
     plan = Plan(
-        source, starts, rows, choose, prepare, _is_ready(config), config.preprocess, config.runtime.threads, device
+        source, starts, rows, choose, prepare, is_ready(config), config.preprocess, config.runtime.threads, device
     )
     return Batches(plan, warn)
 
 
-def _is_ready(config: Config) -> bool:
+def is_ready(config: Config) -> bool:
     """Whether the records of the data are the network's input itself, and not encoded images."""
     return isinstance(config.data, SyntheticConfig) and not config.data.decode
 
 
 def _image(example: Example, transforms: Sequence[str], config: Config, draw: Draw) -> tf.Tensor:
-    if isinstance(config.data, SyntheticConfig) and _is_ready(config):
+    if isinstance(config.data, SyntheticConfig) and is_ready(config):
         return ready_input(example["data"], config.data)
     return network_input(EncodedImage(example["data"], example["layout"]), transforms, config.preprocess, draw)

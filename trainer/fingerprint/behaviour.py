@@ -18,6 +18,7 @@ from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import EncodedImage, encoded_image
 from trainer.data.images.draw import Draw
 from trainer.data.images.mixing import mixed, mixing_of
+from trainer.data.images.pixels import rules_of
 from trainer.data.images.transforms import TRANSFORMS, apply_transforms
 from trainer.data.order.sampling import Sampling
 from trainer.data.sources.source import Source
@@ -102,11 +103,22 @@ def mixing_facts(config: Config) -> list[Fact]:
 
 
 def _probes(config: PreprocessConfig) -> list[EncodedImage]:
-    """Images that any source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG."""
+    """Images that any source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG; and one of
+    16 bits with alpha where the configuration says what becomes of these.
+    """
     wide, high = (_gradients(height, width) for height, width in PROBE_SHAPES)
     jpeg = bytes(tf.io.encode_jpeg(high).numpy())
-    files = (bytes(tf.io.encode_png(wide).numpy()), jpeg[:2] + EXIF_ROTATED + jpeg[2:])
+    files = [bytes(tf.io.encode_png(wide).numpy()), jpeg[:2] + EXIF_ROTATED + jpeg[2:]]
+    if not rules_of(config).change_nothing:
+        files.append(bytes(tf.io.encode_png(_sixteen_bits(wide)).numpy()))
     return [encoded_image(file, config) for file in files]
+
+
+def _sixteen_bits(image: tf.Tensor) -> tf.Tensor:
+    """``image`` with 16 bits a channel, none of whose values is a multiple of 257, and alpha from 0 to 65535."""
+    colour = tf.cast(image, tf.int32) * 255 + 99
+    alpha = tf.linspace(tf.zeros(image.shape[0]), tf.fill([image.shape[0]], 65535.0), image.shape[1], axis=1)
+    return tf.cast(tf.concat([colour, tf.cast(alpha, tf.int32)[..., tf.newaxis]], -1), tf.uint16)
 
 
 def _gradients(height: int, width: int) -> tf.Tensor:

@@ -132,6 +132,22 @@ class PreprocessConfig:
         "or jpeg (EXIF of JPEG alone, with a value of 16 bits: earlier versions)",
         "consent",
     )
+    background: Literal["white", "black", "none"] | tuple[int, ...] = key(
+        "colour under transparent pixels, or [red, green, blue] in 0..255; none: alpha is dropped, and what is stored "
+        "under a transparent pixel shows",
+        "consent",
+        length=3,
+        minimum=0,
+        maximum=255,
+    )
+    sixteen_bit_range: tuple[int, ...] | None = key(
+        "values of images of 16 bits a channel that become black and white, [0, 4095] for 12 bits; null: "
+        "[0, 65535], and a run whose images leave most of it unused is refused",
+        "consent",
+        length=2,
+        minimum=0,
+        maximum=65535,
+    )
     random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
     central_crop: CentralCropConfig = key("keep the middle of the image", "consent")
     resize: ResizeConfig = key("bring the image to image_size x image_size", "consent")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import re
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
@@ -52,12 +53,24 @@ class DigitsConfig(DataConfig):
 class ImageFolderConfig(DataConfig):
     name: Literal["image_folder"] = key("which data: image files in a folder for each class", "fixed")
     root: str = key("directory of the class folders, or of train/ and val/ with the class folders", "free", path=True)
+    extensions: tuple[str, ...] = key(
+        "endings of the names of image files, in upper or lower case; what a file holds decides how it is read",
+        "consent",
+    )
     validation_share: float = key(
         "share of the images, by a hash of their path, that validates; unused when there is a val/ folder",
         "consent",
         above=0.0,
         below=1.0,
     )
+
+    def check_keys(self, image_size: int) -> None:
+        wrong = [each for each in self.extensions if not re.fullmatch("[a-z0-9]+", each)]
+        if wrong or not self.extensions:
+            raise UsageError(
+                f"data.extensions is {list(self.extensions)}, but must be endings without their dot, of small letters "
+                "and digits: [jpg,png]"
+            )
 
 
 @option(SOURCES, "trainer.data.sources.shards:TFRecordSplit")

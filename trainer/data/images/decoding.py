@@ -11,17 +11,31 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.data.images.headers import ImageFault, read_header
+from trainer.data.images.headers import Header, ImageFault, read_header
 from trainer.data.images.orientation import UPRIGHT
+from trainer.data.images.pillow import PILLOW_FAULTS, opened
+from trainer.data.images.pixels import (
+    PixelRules,
+    composited,
+    eight_bits,
+    flattened,
+    png_needs_rules,
+    png_pixels,
+    rules_of,
+)
+from trainer.data.images.tiff import TiffFault, read_directory, sixteen_bit_samples
 
 # libjpeg's exact integer transform, as in Pillow: pixels then equal those of other frameworks
 DCT_METHOD = "INTEGER_ACCURATE"
 LAYOUT_FIELDS = 4
-OTHER, JPEG = range(2)  # decoders
+# decoders; RULED_PNG: of a PNG with transparency or 16 bits, where the PixelRules change its pixels
+OTHER, JPEG, RULED_PNG = range(3)
 
 
 class Orientation(NamedTuple):
@@ -67,7 +81,7 @@ class EncodedImage(NamedTuple):
 
     @property
     def decoder(self) -> tf.Tensor:
-        """``JPEG`` or ``OTHER``."""
+        """``JPEG``, ``RULED_PNG`` or ``OTHER``."""
         return self.layout[3]
 
 
@@ -75,7 +89,7 @@ def readable(data: bytes, config: PreprocessConfig) -> tuple[bytes, tuple[int, i
     """``data`` and ``layout`` of the EncodedImage for the bytes of an image file.
 
     Pillow decodes what TensorFlow would get wrong, and passes it on as an uncompressed BMP of 24 bits: GIF (first
-    frame), BMP, and WebP with alpha (dropped) or several frames (the first). What changes here changes in
+    frame), BMP, WebP with alpha or several frames (the first), and TIFF (the first image). What changes here changes in
     ``trainer.data.images.served``, too, which does the same in a graph.
 
     Raises:
@@ -85,18 +99,37 @@ def readable(data: bytes, config: PreprocessConfig) -> tuple[bytes, tuple[int, i
     height, width = header.height, header.width
     if ORIENTATIONS[header.orientation].transposed:
         height, width = width, height
-    layout = (height, width, header.orientation, JPEG if header.format == "JPEG" else OTHER)
-    return data if header.native else _rewritten(data), layout
+    decoder, rules = OTHER, rules_of(config)
+    if header.format == "JPEG":
+        decoder = JPEG
+    elif header.format == "PNG" and png_needs_rules(data, rules):
+        decoder = RULED_PNG
+    return data if header.native else _rewritten(data, header, rules), (height, width, header.orientation, decoder)
 
 
-def _rewritten(data: bytes) -> bytes:
+def _rewritten(data: bytes, header: Header, rules: PixelRules) -> bytes:
     buffer = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.convert("RGB").save(buffer, "BMP")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:  # what Pillow's readers raise
+        if header.format == "TIFF" and read_directory(data).bits == 16:
+            image = Image.fromarray(_of_sixteen_bits(data, rules))
+        else:
+            stored, _ = opened(data, header.format)
+            with stored:
+                image = flattened(stored, rules)
+        image.save(buffer, "BMP")
+    except (*PILLOW_FAULTS, TiffFault) as error:
         raise ImageFault(str(error)) from error
     return buffer.getvalue()
+
+
+def _of_sixteen_bits(data: bytes, rules: PixelRules) -> npt.NDArray[np.uint8]:
+    """The pixels of a TIFF of 16 bits a channel, uint8 ``[height, width, 3]``."""
+    colour, alpha = sixteen_bit_samples(data)
+    pixels = np.repeat(eight_bits(colour.astype(np.int32), rules), 3 // colour.shape[-1], -1)
+    if alpha is not None and rules.background is not None:
+        opacity = alpha.astype(np.int32)[..., np.newaxis] // 256
+        pixels = composited(pixels, opacity, np.array(rules.background, np.int32))
+    return pixels.astype(np.uint8)
 
 
 def encoded_image(data: bytes, config: PreprocessConfig) -> EncodedImage:
@@ -105,17 +138,18 @@ def encoded_image(data: bytes, config: PreprocessConfig) -> EncodedImage:
     return EncodedImage(tf.constant(rewritten), tf.constant(layout))
 
 
-def decode(encoded: EncodedImage) -> tf.Tensor:
-    """The whole image."""
-    return decode_window(encoded, tf.concat([[0, 0], encoded.size], 0))
+def decode(encoded: EncodedImage, config: PreprocessConfig) -> tf.Tensor:
+    """The whole image. ``config`` is the one that ``encoded`` was made with."""
+    return decode_window(encoded, tf.concat([[0, 0], encoded.size], 0), config)
 
 
-def decode_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+def decode_window(encoded: EncodedImage, window: tf.Tensor, config: PreprocessConfig) -> tf.Tensor:
     """The pixels of ``window``, int32 ``[4]``: top, left, height and width within the upright image."""
+    rules = rules_of(config)
     return tf.cond(
         encoded.orientation <= UPRIGHT,
-        lambda: _stored_window(encoded, window),
-        lambda: _turned_window(encoded, window),
+        lambda: _stored_window(encoded, window, rules),
+        lambda: _turned_window(encoded, window, rules),
     )
 
 
@@ -125,22 +159,31 @@ def cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.slice(image, [top, left, 0], [height, width, 3]), [None, None, 3])
 
 
-def _stored_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+def _stored_window(encoded: EncodedImage, window: tf.Tensor, rules: PixelRules) -> tf.Tensor:
     """Decode a window of an image as it is stored."""
+
+    def plain() -> tf.Tensor:
+        return cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window)
+
+    def not_jpeg() -> tf.Tensor:
+        if rules.change_nothing:
+            return plain()
+        return tf.cond(encoded.decoder == RULED_PNG, lambda: png_pixels(encoded.data, window, rules), plain)
+
     return tf.cond(
         encoded.decoder == JPEG,
         lambda: tf.image.decode_and_crop_jpeg(encoded.data, window, channels=3, dct_method=DCT_METHOD),
-        lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
+        not_jpeg,
     )
 
 
-def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+def _turned_window(encoded: EncodedImage, window: tf.Tensor, rules: PixelRules) -> tf.Tensor:
     """Decode a window of an image that is not stored upright."""
     transposed, rows, columns = tf.unstack(tf.constant(ORIENTATIONS)[encoded.orientation])
     first, kept = window[:2], window[2:]
     first = tf.where(tf.stack([rows, columns]), encoded.size - first - kept, first)
     order = tf.where(transposed, [1, 0], [0, 1])
-    image = _stored_window(encoded, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0))
+    image = _stored_window(encoded, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0), rules)
     image = tf.cond(transposed, lambda: _transposed(image), lambda: image)
     image = tf.cond(rows, lambda: tf.reverse(image, [0]), lambda: image)
     return tf.cond(columns, lambda: tf.reverse(image, [1]), lambda: image)
@@ -156,7 +199,7 @@ def _transposed(image: tf.Tensor) -> tf.Tensor:
 def fault(data: bytes, config: PreprocessConfig) -> str | None:
     """Why the bytes of an image file cannot be decoded, as the end of a sentence; None when they can."""
     try:
-        decode(encoded_image(data, config))
+        decode(encoded_image(data, config), config)
     except ImageFault as error:
         return str(error)
     except tf.errors.InvalidArgumentError as error:

@@ -13,8 +13,11 @@ from typing import Literal
 
 from trainer.config.schema.preprocessing import OrientationRule
 from trainer.data.images.orientation import EXIF_BEGIN, UPRIGHT, jpeg_exif_orientation, orientation
+from trainer.data.images.other_formats import BEGIN, by_content
+from trainer.data.images.tiff import TRANSPOSED, TiffFault, read_directory
 
-Format = Literal["JPEG", "PNG", "GIF", "BMP", "WebP"]
+Format = Literal["JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF"]
+READ = "JPEG, PNG, GIF, BMP, WebP or TIFF"
 
 # Pillow refuses larger images, too: twice its MAX_IMAGE_PIXELS (PIL/Image.py); 0.5 GB decoded
 MAX_PIXELS = 2 * (1024**3 // 4 // 3)
@@ -39,7 +42,7 @@ class Header:
 
     ``native`` says whether TensorFlow decodes it right. Its GIF reader unpacks every frame to return one, and makes
     transparent pixels black. Its BMP reader ignores the palette (and takes indices for grey), its WebP reader ignores
-    alpha.
+    alpha, and it has no reader for TIFF.
     """
 
     format: Format
@@ -57,20 +60,34 @@ def read_header(data: bytes, applied: OrientationRule) -> Header:
     """
     if not data:
         raise ImageFault("it is empty (0 bytes)")
-    for begins, read in SIGNATURES.items():
-        if data.startswith(begins) and (read is not _webp or data[8:12] == b"WEBP"):
-            try:
-                header = read(data, applied)
-            except (struct.error, IndexError):
-                raise ImageFault(f"it ends inside its header, after {len(data)} bytes") from None
-            break
-    else:
-        raise ImageFault(f"it is not a JPEG, PNG, GIF, BMP or WebP image: it begins with {data[:8]!r}")
+    read = _reader(data)
+    if read is None:
+        other = by_content(data[:BEGIN])
+        if other is not None:
+            raise ImageFault(f"it is not a {READ} image, but {other}, which is not read")
+        raise ImageFault(f"it is not a {READ} image: it begins with {data[:8]!r}")
+    try:
+        header = read(data, applied)
+    except (struct.error, IndexError):
+        raise ImageFault(f"it ends inside its header, after {len(data)} bytes") from None
     if header.height <= 0 or header.width <= 0:
         raise ImageFault(f"its header says {header.width} x {header.height} pixels")
     if header.height * header.width > MAX_PIXELS:
         raise ImageFault(f"its header says {header.width} x {header.height} pixels, but at most {MAX_PIXELS} are read")
     return header
+
+
+def known_format(begin: bytes) -> Format | None:
+    """The format of a file that begins with these bytes (12 at least), of those that are read."""
+    read = _reader(begin)
+    return None if read is None else FORMATS[read]
+
+
+def _reader(begin: bytes) -> Callable[[bytes, OrientationRule], Header] | None:
+    for begins, read in SIGNATURES.items():
+        if begin.startswith(begins) and (read is not _webp or begin[8:12] == b"WEBP"):
+            return read
+    return None
 
 
 def _jpeg(data: bytes, applied: OrientationRule) -> Header:
@@ -213,6 +230,25 @@ def _webp_orientation(data: bytes, flags: int) -> int:
     return orientation(found.get(b"EXIF"), found.get(b"XMP "))
 
 
+def _tiff(data: bytes, applied: OrientationRule) -> Header:
+    try:
+        directory = read_directory(data)
+    except TiffFault as error:
+        raise ImageFault(str(error)) from error
+    height, width = directory.size
+    if directory.orientation in TRANSPOSED:  # Pillow turns a TIFF when it reads it, and no stored run has one
+        height, width = width, height
+    return Header("TIFF", height, width, native=False)
+
+
+FORMATS: dict[Callable[[bytes, OrientationRule], Header], Format] = {
+    _jpeg: "JPEG",
+    _png: "PNG",
+    _webp: "WebP",
+    _gif: "GIF",
+    _bmp: "BMP",
+    _tiff: "TIFF",
+}
 # how a file of each format begins -> what reads its header
 SIGNATURES: dict[bytes, Callable[[bytes, OrientationRule], Header]] = {
     b"\xff\xd8\xff": _jpeg,
@@ -221,4 +257,6 @@ SIGNATURES: dict[bytes, Callable[[bytes, OrientationRule], Header]] = {
     b"GIF87a": _gif,
     b"GIF89a": _gif,
     b"BM": _bmp,
+    b"II*\0": _tiff,
+    b"MM\0*": _tiff,
 }

@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.data.images.decoding import JPEG, ORIENTATIONS, OTHER, EncodedImage
+from trainer.data.images.decoding import JPEG, ORIENTATIONS, OTHER, RULED_PNG, EncodedImage
 from trainer.data.images.headers import MAX_PIXELS
 from trainer.data.images.in_graph.bitmaps import Bitmap
 from trainer.data.images.in_graph.contents import Contents
@@ -26,9 +26,11 @@ from trainer.data.images.in_graph.headers import (
     webp_header,
 )
 from trainer.data.images.in_graph.orientation import orientation
+from trainer.data.images.pixels import png_follows_rules, rules_of
 
 # how a file of each format begins, in the order of the branches
 JPEG_BEGIN, PNG_BEGIN, BMP_BEGIN, GIF_BEGIN = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", (b"GIF87a", b"GIF89a")
+TIFF_BEGIN, NO_TIFF = (b"II*\0", b"MM\0*"), "it is a TIFF, which a served network does not read; send it as PNG"
 
 
 def served_image(data: tf.Tensor, name: tf.Tensor, config: PreprocessConfig) -> EncodedImage:
@@ -41,9 +43,14 @@ def served_image(data: tf.Tensor, name: tf.Tensor, config: PreprocessConfig) -> 
     applied = config.orientation
 
     def unknown() -> GraphHeader:
-        text = "it is not a JPEG, PNG, WebP, BMP or GIF image"
-        empty = tf.equal(contents.length, 0)
-        return graph_header(place(1), place(1), problem=tf.where(empty, "it is empty (0 bytes)", text))
+        problem = first_of(
+            [
+                (tf.equal(contents.length, 0), "it is empty (0 bytes)"),
+                (tf.reduce_any([contents.begins(first, each) for each in TIFF_BEGIN]), NO_TIFF),
+                (tf.constant(True), "it is not a JPEG, PNG, WebP, BMP or GIF image"),
+            ]
+        )
+        return graph_header(place(1), place(1), problem=problem)
 
     first = place(0)
     formats: list[tuple[tf.Tensor, Callable[[], GraphHeader]]] = [
@@ -59,14 +66,22 @@ def served_image(data: tf.Tensor, name: tf.Tensor, config: PreprocessConfig) -> 
     header = GraphHeader(*tf.switch_case(kind, list(readers)))
     turned = orientation(header.exif, header.xmp) if applied == "all" else header.jpeg_orientation
     checked = _checked(data, name, header)
+    rules = rules_of(config)
+    ruled = png_follows_rules(checked, rules)
     rewritten: list[Callable[[], tf.Tensor]] = [lambda: checked] * len(readers)
-    rewritten[2] = lambda: tf.cond(header.native, lambda: checked, lambda: _opaque(checked))
-    rewritten[3] = lambda: _as_png(Bitmap(Contents(checked)).pixels())
-    rewritten[4] = lambda: FirstFrame(Contents(checked)).alone()
+    if rules.background is None:
+        rewritten[2] = lambda: tf.cond(header.native, lambda: checked, lambda: _opaque(checked))
+        rewritten[3] = lambda: _as_png(Bitmap(Contents(checked)).pixels())
+        rewritten[4] = lambda: FirstFrame(Contents(checked)).alone()
+    else:
+        rewritten[2] = lambda: tf.cond(header.native, lambda: checked, lambda: _as_png(_four_channels(checked)))
+        rewritten[3] = lambda: _bitmap_with_alpha(Bitmap(Contents(checked)))
+        rewritten[4] = lambda: _frame_with_alpha(FirstFrame(Contents(checked)))
+        ruled |= (tf.equal(kind, 2) & ~header.native) | tf.equal(kind, 3) | tf.equal(kind, 4)
     data = tf.switch_case(kind, rewritten)
     transposed = tf.constant([each.transposed for each in ORIENTATIONS])[turned]
     size = tf.where(transposed, tf.stack([header.width, header.height]), tf.stack([header.height, header.width]))
-    decoder = tf.where(tf.equal(kind, 0), JPEG, OTHER)
+    decoder = tf.where(tf.equal(kind, 0), JPEG, tf.where(ruled, RULED_PNG, OTHER))
     return EncodedImage(data, tf.concat([size, tf.stack([turned, decoder])], 0))
 
 
@@ -90,7 +105,22 @@ def _checked(data: tf.Tensor, name: tf.Tensor, header: GraphHeader) -> tf.Tensor
 
 def _opaque(data: tf.Tensor) -> tf.Tensor:
     """A WebP with alpha or several frames as PNG: the colours alone, of the first frame."""
-    return _as_png(tf.io.decode_image(data, channels=4, expand_animations=False)[..., :3])
+    return _as_png(_four_channels(data)[..., :3])
+
+
+def _four_channels(data: tf.Tensor) -> tf.Tensor:
+    return tf.io.decode_image(data, channels=4, expand_animations=False)
+
+
+def _bitmap_with_alpha(bitmap: Bitmap) -> tf.Tensor:
+    return _as_png(tf.concat([bitmap.pixels(), bitmap.alpha()], -1))
+
+
+def _frame_with_alpha(frame: FirstFrame) -> tf.Tensor:
+    colours, transparent = (
+        tf.io.decode_image(each, channels=3, expand_animations=False) for each in (frame.alone(), frame.transparent())
+    )
+    return _as_png(tf.concat([colours, 255 - transparent[..., :1]], -1))
 
 
 def _as_png(pixels: tf.Tensor) -> tf.Tensor:

@@ -19,10 +19,10 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
+from trainer.data.sources.left_out import left_out
 from trainer.errors import BadRecord, UsageError
 from trainer.storage.unreadable import unusable_record
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "validation")
 NAMES_SHOWN = 5
@@ -45,10 +45,12 @@ class ImageFolderSplit:
         ignored: list[str] = []
         folders = _split_folders(root, ignored if split == "train" else [])
         self._folder = root if folders is None else folders[split]
-        classes = class_folders(self._folder, ignored)
+        classes = class_folders(self._folder, ignored, config.extensions)
         if folders is not None:
-            _check_same_classes(folders)
-        images: Iterable[Image] = _scan(classes, self._folder, ignored, config.on_bad_record == "skip")
+            _check_same_classes(folders, config.extensions)
+        images: Iterable[Image] = _scan(
+            classes, self._folder, ignored, config.on_bad_record == "skip", config.extensions
+        )
         if folders is None:
             share = config.validation_share
             images = (image for image in images if (rank(image[0]) < share) == (split == "validation"))
@@ -63,7 +65,7 @@ class ImageFolderSplit:
         self.class_names = tuple(classes)
         self.count = len(self._images)
         if ignored and (split == "train" or folders is not None):  # one tree is scanned for both splits
-            print(f"ignored in {root}: {_entries_text(ignored)}")
+            print("\n".join(left_out(ignored, config.extensions, str(root))))
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         return [self._load(int(record)) for record in records], self._images.labels[records].astype(np.int64)
@@ -155,7 +157,7 @@ def _split_folders(root: Path, ignored: list[str]) -> dict[Split, Path] | None:
     return None
 
 
-def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
+def class_folders(folder: Path, ignored: list[str], extensions: Sequence[str]) -> dict[str, Path]:
     """Class name → its folder, sorted by name. Entries that are hidden or not images are added to ``ignored``.
 
     Raises:
@@ -170,7 +172,7 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
             continue
         status = _status(path)
         if not stat.S_ISDIR(status.st_mode):
-            if _is_image(entry.name, status):
+            if _is_image(entry.name, status, extensions):
                 raise UsageError(f"{path} lies beside the class folders, so it has no class; move it into one")
             ignored.append(entry.path)
             continue
@@ -192,8 +194,8 @@ def class_folders(folder: Path, ignored: list[str]) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-def _check_same_classes(folders: dict[Split, Path]) -> None:
-    names = {split: set(class_folders(folder, [])) for split, folder in folders.items()}
+def _check_same_classes(folders: dict[Split, Path], extensions: Sequence[str]) -> None:
+    names = {split: set(class_folders(folder, [], extensions)) for split, folder in folders.items()}
     if names["train"] != names["validation"]:
         raise UsageError(
             f"{folders['train']} and {folders['validation']} must have the same class folders\n"
@@ -213,7 +215,9 @@ def _check_every_class(labels: npt.NDArray[np.int32], classes: dict[str, Path], 
             )
 
 
-def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: bool) -> Iterator[Image]:
+def _scan(
+    classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: bool, extensions: Sequence[str]
+) -> Iterator[Image]:
     """The images of every class in order; every class has at least one.
 
     With ``keep_bad`` an empty file and a broken link are images too: reading them reports the fault.
@@ -223,15 +227,19 @@ def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: 
     above = frozenset(_identity(_status(directory)) for directory in (place, *place.parents))
     for label, path in enumerate(classes.values()):
         empty = True
-        for file, size in _walk(path, above, ignored, keep_bad):
+        for file, size in _walk(path, above, ignored, keep_bad, extensions):
             empty = False
             yield file.removeprefix(prefix), label, size
         if empty:
-            raise UsageError(f"{path} is a class folder without an image ({', '.join(EXTENSIONS)}); fill or remove it")
+            there = [each for each in ignored if each.startswith(os.path.join(path, ""))]
+            noted = "".join(f"\n{line}" for line in left_out(there, extensions, str(path))) if there else ""
+            raise UsageError(
+                f"{path} is a class folder without an image ({', '.join(extensions)}); fill or remove it{noted}"
+            )
 
 
 def _walk(
-    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool
+    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool, extensions: Sequence[str]
 ) -> Iterator[tuple[str, int]]:
     """Path and size of every image below ``folder``; ``above`` are the directories on the way to it."""
     here = _identity(_status(folder))
@@ -241,13 +249,13 @@ def _walk(
         if entry.name.startswith("."):
             ignored.append(entry.path)
             continue
-        if keep_bad and _has_image_name(entry.name) and not os.path.exists(entry.path):
+        if keep_bad and _has_image_name(entry.name, extensions) and not os.path.exists(entry.path):
             yield entry.path, 0
             continue
         status = _status(entry.path)
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(entry.path, above | {here}, ignored, keep_bad)
-        elif not _is_image(entry.name, status):
+            yield from _walk(entry.path, above | {here}, ignored, keep_bad, extensions)
+        elif not _is_image(entry.name, status, extensions):
             ignored.append(entry.path)
         elif status.st_size == 0 and not keep_bad:
             raise UsageError(f"{entry.path} is empty (0 bytes); replace or remove it")
@@ -275,12 +283,13 @@ def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def _is_image(name: str, status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and _has_image_name(name)
+def _is_image(name: str, status: os.stat_result, extensions: Sequence[str]) -> bool:
+    return stat.S_ISREG(status.st_mode) and _has_image_name(name, extensions)
 
 
-def _has_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+def _has_image_name(name: str, extensions: Sequence[str]) -> bool:
+    _, dot, ending = name.rpartition(".")
+    return bool(dot) and ending.lower() in extensions
 
 
 def _is_text(name: str) -> bool:
@@ -295,10 +304,3 @@ def _composed(name: str) -> str:
 def _names(names: Sequence[str]) -> str:
     more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
     return (", ".join(names[:NAMES_SHOWN]) or "none") + more
-
-
-def _entries_text(ignored: Sequence[str]) -> str:
-    first = ignored[0].encode("utf-8", "replace").decode()
-    if len(ignored) == 1:
-        return f"{first}, which is hidden or not an image"
-    return f"{len(ignored)} entries that are hidden or not images, the first {first}"

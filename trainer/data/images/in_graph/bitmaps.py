@@ -11,6 +11,7 @@ CORE, LARGEST_HEADER = 12, 124  # bytes of OS/2's first header and of Windows's 
 OPEN_DEPTHS = (1, 4, 8, 24, 32)  # bits a pixel
 RAW, BITFIELDS = 0, 3
 PLAIN_MASKS = (0xFF0000, 0xFF00, 0xFF)  # of BITFIELDS, 32 bits: the order of RAW
+ALPHA_MASK, WITH_ALPHA = 0xFF000000, 56  # the fourth mask, and the size of the first header that has one
 FILE_HEADER = 14
 
 
@@ -76,12 +77,26 @@ class Bitmap:
     def _entry(self) -> tf.Tensor:
         return tf.where(self._core, place(3), place(4))
 
-    def pixels(self) -> tf.Tensor:
-        """uint8 ``[height, width, 3]``. The header has no problem."""
+    def _rows(self) -> tf.Tensor:
         stored = tf.io.decode_raw(
             self._contents.piece(self._offset, self._offset + self._stride * self.height), tf.uint8
         )
-        rows = tf.reshape(stored, [self.height, self._stride])
+        return tf.reshape(stored, [self.height, self._stride])
+
+    def alpha(self) -> tf.Tensor:
+        """uint8 ``[height, width, 1]``: of a BMP of 32 bits that has a mask for it, otherwise opaque."""
+        mask = tf.equal(self._contents.number(place(66), 4, big=False), ALPHA_MASK)
+        there = mask & (self._header_size >= WITH_ALPHA) & tf.equal(self._compression, BITFIELDS)
+
+        def stored() -> tf.Tensor:
+            values = tf.reshape(self._rows()[:, : self.width * 4], [self.height, self.width, 4])[..., 3:]
+            return tf.cond(self._downwards, lambda: values, lambda: tf.reverse(values, [0]))
+
+        return tf.cond(there, stored, lambda: tf.fill([self.height, self.width, 1], tf.constant(255, tf.uint8)))
+
+    def pixels(self) -> tf.Tensor:
+        """uint8 ``[height, width, 3]``. The header has no problem."""
+        rows = self._rows()
         branches = [lambda bits=bits: self._indexed(rows, bits) for bits in OPEN_DEPTHS if bits <= 8]
         branches += [lambda size=bits // 8: self._direct(rows, size) for bits in OPEN_DEPTHS if bits > 8]
         depths = tf.constant(OPEN_DEPTHS, tf.int64)

@@ -1,4 +1,4 @@
-"""GIF in a graph: the first frame alone, without transparency, as Pillow reads it in training."""
+"""GIF in a graph: the first frame alone, and which of its pixels are transparent, as Pillow reads it in training."""
 
 from __future__ import annotations
 
@@ -84,3 +84,18 @@ class FirstFrame:
         whole = [contents.piece(place(0), self._end + 1), TRAILER]
         split = [contents.piece(place(0), control), opaque, contents.piece(control + 1, self._end + 1), TRAILER]
         return tf.cond(control > 0, lambda: tf.strings.join(split), lambda: tf.strings.join(whole))
+
+    def transparent(self) -> tf.Tensor:
+        """The bytes of a GIF of this frame that is white where it is transparent and black elsewhere: the same indices
+        with other colours.
+        """
+        contents, control, own = self._contents, self._control, self._begin + DESCRIPTOR - 1
+        begin = tf.where(contents.byte(own) >= 0x80, own + 1, SCREEN)
+        size = tf.where(contents.byte(own) >= 0x80, self._table(own), self._table(place(10)))
+        there = (control > 0) & (contents.byte(control) % 2 > 0)
+        index = tf.where(there, contents.byte(control + 3), -1)
+        colours = tf.gather(BYTES, tf.where(tf.equal(tf.range(size) // 3, index), 255, 0))
+        opaque = Contents(self.alone())  # as long as the file until the frame ends
+        return tf.strings.join(
+            [opaque.piece(place(0), begin), tf.strings.reduce_join(colours), opaque.piece(begin + size, opaque.length)]
+        )

@@ -8,8 +8,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from trainer.commands.pixel_lines import pixel_lines, warning_lines
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.config.schema.sources import DataConfig, SyntheticConfig, TFRecordConfig
 from trainer.errors import UsageError
 from trainer.run_directory import layout, places
@@ -48,10 +50,10 @@ def main(arguments: Sequence[str]) -> int:
         training = audit(open_source(config, "train"), "train", preprocess)
         audits = (training, audit(open_source(config, "validation"), "validation", preprocess))
         repeated = duplicates(audits)
-        for line in _lines(audits, repeated, SHOWN):
+        for line in _lines(audits, repeated, SHOWN, preprocess):
             print(line)
         if report is not None:
-            report.writelines(f"{line}\n" for line in _lines(audits, repeated, None))
+            report.writelines(f"{line}\n" for line in _lines(audits, repeated, None, preprocess))
     return UsageError.exit_status if any(each.bad for each in audits) else 0
 
 
@@ -74,10 +76,12 @@ def _everything(config: DataConfig) -> DataConfig:
     return dataclasses.replace(changed, verify_crc=True) if isinstance(changed, TFRecordConfig) else changed
 
 
-def _lines(audits: Sequence[SplitAudit], repeated: Sequence[Places], shown: int | None) -> list[str]:
+def _lines(
+    audits: Sequence[SplitAudit], repeated: Sequence[Places], shown: int | None, preprocess: PreprocessConfig
+) -> list[str]:
     lines = []
     for each in audits:
-        lines += _split_lines(each, shown)
+        lines += [*_split_lines(each, shown), *pixel_lines(each, preprocess)]
     for each in audits:
         if each.bad:
             lines.append(f"{len(each.bad)} of {each.source.count} records for {each.split} cannot be used")
@@ -91,6 +95,10 @@ def _lines(audits: Sequence[SplitAudit], repeated: Sequence[Places], shown: int 
         if within:
             lines.append(f"images more than once in {split}: {len(within)}")
             lines += _limited([f"  {places[0]} = {places[1]}{_and_more(len(places) - 2)}" for places in within], shown)
+    warned = warning_lines(audits)
+    if warned:
+        lines.append(f"images that a decoder warns of, and reads nevertheless: {len(warned)}")
+        lines += _limited(warned, shown)
     if not any(each.bad for each in audits):
         lines.append("every record can be used")
     return lines

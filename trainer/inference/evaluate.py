@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,7 +13,9 @@ from trainer.config.contracts import Split
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.data.batch import Batch
-from trainer.data.batches import evaluation_batches
+from trainer.data.batches import evaluation_batches, is_ready
+from trainer.data.images.libjpeg import listening
+from trainer.data.sixteen_bits import check_range
 from trainer.data.sources.source import open_source
 from trainer.diagnosis.wanted import wanted_config
 from trainer.errors import RestoreRefused
@@ -63,11 +66,17 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     config = wanted_config(restored.config, request.overrides)
     source = open_source(config.data, request.split)
     _check_classes(restored, source.class_names)
+    if not is_ready(config):
+        for text in check_range(source, config.preprocess, new=False):
+            print(f"warning: {text}", file=sys.stderr)
     step = make_prediction_step(restored.state, weights, flip=request.flip)
     assert config.model.num_classes is not None
-    report = classification_report(
-        evaluation_batches(source, config), step, source.class_names, config.model.num_classes
-    )
+    with listening() as heard:
+        report = classification_report(
+            evaluation_batches(source, config), step, source.class_names, config.model.num_classes
+        )
+    if heard:
+        print(f"warning: libjpeg repaired images ({heard[0]}); check-data with this data names them", file=sys.stderr)
     same = (
         request.split == "validation"
         and not request.flip

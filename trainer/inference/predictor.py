@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -17,7 +18,9 @@ from trainer.config.schema.training import WeightsName
 from trainer.data.images.decoding import encoded_image, fault
 from trainer.data.images.draw import Draw
 from trainer.data.images.headers import ImageFault
+from trainer.data.images.libjpeg import listening
 from trainer.data.images.transforms import network_input
+from trainer.data.sixteen_bits import dark
 from trainer.errors import BadRecord, UsageError
 from trainer.inference.export.stock_model import stock_model
 from trainer.run.restore import restore
@@ -50,6 +53,9 @@ class Predictor:
         Raises:
             UsageError: a file cannot be read, or an array is something else.
             BadRecord: a file is not an image that can be decoded.
+
+        Warns, with the file's name, of a damaged JPEG that libjpeg repairs, and of an image of 16 bits a channel whose
+        values are almost one shade for the network.
         """
         inputs = [self._input(image) for image in _several(images)]
         size = self.config.preprocess.image_size
@@ -74,13 +80,20 @@ class Predictor:
         """One image. Pixels are encoded without loss, so that all images take one path."""
         config, draw = self.config.preprocess, Draw(self.config.seed, tf.constant(0, tf.int64))
         data = _contents(image)
-        try:
-            return network_input(encoded_image(data, config), config.eval, config, draw)
-        except (ImageFault, tf.errors.InvalidArgumentError):
-            reason = fault(data, config)
+        failed, reason = None, None
+        with listening() as heard:
+            try:
+                found = network_input(encoded_image(data, config), config.eval, config, draw)
+            except (ImageFault, tf.errors.InvalidArgumentError) as error:
+                failed, reason = error, fault(data, config)
+        if failed is not None:
             if reason is None or isinstance(image, np.ndarray):
-                raise
-            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}") from None
+                raise failed
+            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}")
+        if not isinstance(image, np.ndarray):
+            for text in (*dict.fromkeys(heard), *dark(data, config)):
+                warnings.warn(f"{os.fspath(image)}: {text}", stacklevel=4)
+        return found
 
 
 def predictor(run_dir: Path, checkpoint: str, weights: WeightsName | None, allow: Sequence[str]) -> Predictor:

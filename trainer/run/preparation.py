@@ -11,7 +11,9 @@ from trainer.command_line import resume_command
 from trainer.config import stored
 from trainer.config.complete import complete, total_steps
 from trainer.config.schema import Config
+from trainer.data.batches import is_ready
 from trainer.data.opened import Sources, open_sources
+from trainer.data.sixteen_bits import check_range
 from trainer.distributed.membership import Process
 from trainer.errors import UsageError
 from trainer.fingerprint import versions
@@ -50,6 +52,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     """
     data = open_sources(config)
     class_names = data.training.class_names
+    warnings = [] if is_ready(config) else check_range(data.training, config.preprocess, new=start.checkpoint is None)
     config = complete(config, data.sampling.examples_per_epoch, len(class_names))
     total = total_steps(config, data.sampling.examples_per_epoch)
     done = start.complete_at(run_dir, total)
@@ -64,7 +67,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     current = versions.of_run(config, assembly.state.replicas)
     accepted = start.judge(fingerprint, current)
     _refuse_fewer_classes(config, class_names)
-    notes = start.fill(assembly, class_names)
+    notes = [*(f"warning: {text}" for text in warnings), *start.fill(assembly, class_names)]
     lineage = start.lineage(assembly.step, accepted)
     return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes)
 

@@ -15,6 +15,7 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.bmp_palette import palette_kept
 from trainer.data.images.headers import ImageFault, read_header
 from trainer.data.images.orientation import UPRIGHT
 
@@ -82,6 +83,8 @@ def readable(data: bytes, config: PreprocessConfig) -> tuple[bytes, tuple[int, i
         ImageFault: they are not an image that can be read.
     """
     header = read_header(data, config.orientation)
+    if header.format == "BMP":
+        data = palette_kept(data)
     height, width = header.height, header.width
     if ORIENTATIONS[header.orientation].transposed:
         height, width = width, height

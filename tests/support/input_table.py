@@ -253,6 +253,15 @@ OTHER_RULES = ("preprocess.background=none", "preprocess.sixteen_bit_range=[0,40
 OTHER_ENTRY = struct.pack("<HHII", 0x0110, SHORT, 1, 0)
 OUTSIDE = struct.pack("<HHII", 0x010F, 2, 40, 10_000)  # a text of 40 bytes behind the end
 PROFILE = b"Raw profile type exif\0\0" + zlib.compress(b"\nexif\n      34\n" + (b"Exif\0\0" + exif(6)).hex().encode())
+STRIPES = np.arange(48 * HEIGHT, dtype=np.uint8).reshape(HEIGHT, 48) // 3 % 2  # a row is filled up to 48
+TWO, GREYS = bytes((0, 0, 0, 0, 255, 255, 255, 0)), bytes(itertools.chain(*((level,) * 3 + (0,) for level in range(9))))
+# files whose palette Pillow mistakes -> their pixels
+BLACK_AND_WHITE = {
+    bitmap(8, STRIPES[::-1].tobytes(), palette=TWO): STRIPES * 255,
+    bitmap(4, (STRIPES[::-1, ::2] * 16 + STRIPES[::-1, 1::2]).tobytes(), palette=TWO): STRIPES * 255,
+    bitmap(8, (STRIPES[::-1] * 7).tobytes(), palette=GREYS): STRIPES * 7,
+}
+BLACK_AND_WHITE = {data: np.repeat(grey[:, :WIDTH, np.newaxis], 3, -1) for data, grey in BLACK_AND_WHITE.items()}
 NAMES = (".JPG", " a [b]=c.Png", " \u00e9.png", " e\u0301.png")
 ITXT = b"XML:com.adobe.xmp\0\0\0\0\0"
 
@@ -346,6 +355,12 @@ def sections() -> dict[str, list[Row]]:
             Row("24 bits, from the bottom and from the top", [BMP, bitmap(24, saved(RGB, "BMP")[54:], height=-HEIGHT)]),
             Row("palette of 1, 4 and 8 bits", [saved(RGB.convert("1"), "BMP"), four_bits(), saved(PALETTE, "BMP")]),
             Row("grey", [saved(GREY, "BMP")]),
+            Row(
+                "black and white in 4 and 8 bits, greys in 8",
+                list(BLACK_AND_WHITE),
+                "as in the palette",
+                BLACK_AND_WHITE.__getitem__,
+            ),
             Row("32 bits", [saved(with_alpha(RGB), "BMP")]),
             Row("32 bits with alpha", [handmade.bmp_with_alpha(with_alpha(RGB))], **composed),
             Row("the same, `preprocess.background=none`", [handmade.bmp_with_alpha(with_alpha(RGB))], **dropped),

@@ -17,6 +17,7 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.bmp_palette import palette_kept
 from trainer.data.images.headers import Header, ImageFault, read_header
 from trainer.data.images.orientation import UPRIGHT
 from trainer.data.images.pillow import PILLOW_FAULTS, opened
@@ -96,6 +97,8 @@ def readable(data: bytes, config: PreprocessConfig) -> tuple[bytes, tuple[int, i
         ImageFault: they are not an image that can be read.
     """
     header = read_header(data, config.orientation)
+    if header.format == "BMP":
+        data = palette_kept(data)
     height, width = header.height, header.width
     if ORIENTATIONS[header.orientation].transposed:
         height, width = width, height

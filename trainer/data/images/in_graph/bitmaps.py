@@ -4,40 +4,34 @@ from __future__ import annotations
 
 import tensorflow as tf
 
+from trainer.data.images.bmp_palette import CORE, FILE_HEADER
 from trainer.data.images.in_graph.contents import Contents
 from trainer.data.images.in_graph.headers import CUT, GraphHeader, first_of, graph_header, place
 
-CORE, LARGEST_HEADER = 12, 124  # bytes of OS/2's first header and of Windows's last
+LARGEST_HEADER = 124  # bytes of the last one of Windows
 OPEN_DEPTHS = (1, 4, 8, 24, 32)  # bits a pixel
 RAW, BITFIELDS = 0, 3
 PLAIN_MASKS = (0xFF0000, 0xFF00, 0xFF)  # of BITFIELDS, 32 bits: the order of RAW
 ALPHA_MASK, WITH_ALPHA = 0xFF000000, 56  # the fourth mask, and the size of the first header that has one
-FILE_HEADER = 14
 
 
 class Bitmap:
     """The header of a BMP, and its pixels."""
 
     def __init__(self, contents: Contents) -> None:
-        def number(at: int, size: int, core_at: int | None = None, core: int | None = None) -> tf.Tensor:
-            if core_at is None:
-                return contents.number(place(at), size, big=False)
-            return tf.where(
-                self._core,
-                contents.number(place(core_at), 2, big=False) if core is None else tf.constant(core, tf.int64),
-                contents.number(place(at), size, big=False),
-            )
+        def number(at: int, size: int) -> tf.Tensor:
+            return contents.number(place(at), size, big=False)
 
         self._contents = contents
-        self._header_size = contents.number(place(14), 4, big=False)
+        self._header_size = number(14, 4)
         self._core = tf.equal(self._header_size, CORE)
-        height = number(22, 4, 20)
+        height = tf.where(self._core, number(20, 2), number(22, 4))
         signed = tf.where(height >= 2**31, height - 2**32, height)
         self._downwards = signed < 0
-        self.height, self.width = tf.abs(signed), number(18, 4, 18)
-        self._bits = number(28, 2, 24)
-        self._compression = number(30, 4, 0, RAW)
-        colors = number(46, 4, 0, 0)
+        self.height, self.width = tf.abs(signed), tf.where(self._core, number(18, 2), number(18, 4))
+        self._bits = tf.where(self._core, number(24, 2), number(28, 2))
+        self._compression = tf.where(self._core, place(RAW), number(30, 4))
+        colors = tf.where(self._core, place(0), number(46, 4))
         self._colors = tf.where(
             tf.equal(colors, 0), tf.bitwise.left_shift(place(1), tf.minimum(self._bits, 32)), colors
         )
@@ -68,6 +62,7 @@ class Bitmap:
                 (self._contents.length < FILE_HEADER + tf.minimum(self._header_size, LARGEST_HEADER), CUT),
                 (~known | ~tf.reduce_any(tf.equal(self._bits, tf.constant(OPEN_DEPTHS, tf.int64))) | ~allowed, text),
                 (~deep & (self._colors > 256), "its BMP palette has more than 256 colours"),
+                (self._core & tf.equal(self._bits, 4), "it is a BMP of OS/2 with 4 bits"),  # Pillow reads not all
                 (self._offset < pixels_begin, "its BMP pixels begin before its header ends"),
                 (pixels_end > self._contents.length, "it ends inside its pixels"),
             ]

@@ -179,6 +179,7 @@ def test_the_digits_are_the_published_ones_in_a_stratified_split() -> None:
 def test_normalisation_maps_black_and_white_to_the_published_range(config: Config) -> None:
     white = tf.io.encode_png(tf.fill([9, 9, 1], tf.constant(255, tf.uint8)))
     draw = Draw(0, tf.constant(0, tf.int64))
-    image = network_input(encoded_image(bytes(white.numpy())), config.preprocess.eval, config.preprocess, draw)
+    encoded = encoded_image(bytes(white.numpy()), config.preprocess)
+    image = network_input(encoded, config.preprocess.eval, config.preprocess, draw)
     np.testing.assert_allclose(image.numpy(), 1.0, atol=1e-6)
     assert image.shape == (75, 75, 3)

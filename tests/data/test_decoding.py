@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import struct
 import zlib
@@ -10,13 +11,19 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from composing import compose
+from handmade_images import bmp_with_alpha, saved
+from handmade_images import png as handmade_png
+from handmade_images import tiff as handmade_tiff
 from PIL import Image, ImageOps
 
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import cut, decode, decode_window, encoded_image, fault
 from trainer.data.images.draw import Draw
-from trainer.data.images.headers import MAX_PIXELS
+from trainer.data.images.headers import MAX_PIXELS, READ
+from trainer.data.images.served import served_image
 from trainer.data.images.transforms import TRANSFORMS, apply_transforms
 
+CONFIG = compose("preprocess.background=none").preprocess
 WIDTH, HEIGHT = 53, 41
 ORIENTATION_TAG = 0x0112
 
@@ -26,15 +33,16 @@ def picture(width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
     return Image.fromarray(coarse).resize((width, height), Image.Resampling.BICUBIC)
 
 
-def saved(image: Image.Image, kind: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def with_alpha(image: Image.Image) -> Image.Image:
     image = image.copy()
     image.putalpha(Image.linear_gradient("L").resize(image.size))
+    return image
+
+
+def with_hole(palette: Image.Image) -> Image.Image:
+    """With a rectangle of the fourth colour of the palette."""
+    image = palette.copy()
+    image.paste(3, (5, 6, 30, 20))
     return image
 
 
@@ -47,6 +55,8 @@ def rotated(orientation: int, byte_order: str = "<", **options: object) -> bytes
 
 
 RGB, GREY, PALETTE = picture(), picture().convert("L"), picture().quantize(64)
+DEEP_WITH_ALPHA = np.random.Generator(np.random.PCG64(4)).integers(0, 65536, (HEIGHT, WIDTH, 4), np.uint16)
+DEEP = DEEP_WITH_ALPHA[..., :3]
 SIXTEEN_BITS = Image.fromarray(np.asarray(GREY).astype(np.uint16) * 255 + 77)
 CMYK = saved(RGB.convert("CMYK"), "JPEG")
 OTHERS = [RGB.transpose(Image.Transpose.FLIP_LEFT_RIGHT), RGB.transpose(Image.Transpose.ROTATE_180)]
@@ -69,11 +79,19 @@ FORMATS = {
     "PNG, 16 bits": saved(SIXTEEN_BITS, "PNG"),
     "PNG, alpha": saved(with_alpha(RGB), "PNG"),
     "PNG, grey and alpha": saved(with_alpha(GREY), "PNG"),
+    "PNG, 16 bits in colour": handmade_png(DEEP),
+    "PNG, 16 bits and alpha": handmade_png(DEEP_WITH_ALPHA),
+    "PNG, grey of 16 bits and alpha": handmade_png(DEEP_WITH_ALPHA[..., 2:]),
+    "PNG, palette with several transparencies": saved(PALETTE, "PNG", transparency=bytes(range(0, 256, 4))),
+    "PNG, palette of 2 bits with transparency": saved(picture().quantize(4), "PNG", transparency=1),
+    "PNG, 1 bit with transparency": saved(RGB.convert("1"), "PNG", transparency=255),
+    "PNG, transparent grey": saved(GREY, "PNG", transparency=GREY.getpixel((5, 5))),
     "PNG, palette": saved(PALETTE, "PNG"),
     "PNG, palette with transparency": saved(PALETTE, "PNG", transparency=3),
     "PNG, transparent colour": saved(RGB, "PNG", transparency=RGB.getpixel((5, 5))),
     "GIF": saved(PALETTE, "GIF"),
     "GIF, transparency": saved(PALETTE, "GIF", transparency=3),
+    "GIF, transparency that its pixels have": saved(with_hole(PALETTE), "GIF", transparency=3),
     "GIF, several frames": saved(PALETTE, "GIF", save_all=True, append_images=[each.quantize(64) for each in OTHERS]),
     "WebP": saved(RGB, "WEBP"),
     "WebP, lossless": saved(RGB, "WEBP", lossless=True),
@@ -86,6 +104,25 @@ FORMATS = {
     "BMP, palette": saved(PALETTE, "BMP"),
     "BMP, 1 bit": saved(RGB.convert("1"), "BMP"),
     "BMP, 32 bits": saved(with_alpha(RGB), "BMP"),
+    "BMP, alpha": bmp_with_alpha(with_alpha(RGB)),
+    "TIFF": saved(RGB, "TIFF"),
+    "TIFF, grey": saved(GREY, "TIFF"),
+    "TIFF, white is zero": handmade_tiff(np.asarray(GREY)[..., np.newaxis], photometric=0),
+    "TIFF, 1 bit": saved(RGB.convert("1"), "TIFF", compression="group4"),
+    "TIFF, palette": saved(PALETTE, "TIFF", compression="packbits"),
+    "TIFF, CMYK": saved(RGB.convert("CMYK"), "TIFF"),
+    "TIFF, LZW": saved(RGB, "TIFF", compression="tiff_lzw"),
+    "TIFF, deflate": saved(RGB, "TIFF", compression="tiff_adobe_deflate"),
+    "TIFF, JPEG": saved(RGB, "TIFF", compression="jpeg"),
+    "TIFF, alpha": saved(with_alpha(RGB), "TIFF"),
+    "TIFF, grey and alpha": saved(with_alpha(GREY), "TIFF"),
+    "TIFF, 16 bits": saved(SIXTEEN_BITS, "TIFF", compression="tiff_lzw"),
+    "TIFF, 16 bits, big-endian": handmade_tiff(DEEP[..., :1], order=">"),
+    "TIFF, 16 bits in colour": handmade_tiff(DEEP, deflated=True, predictor=2),
+    "TIFF, 16 bits in colour and alpha": handmade_tiff(DEEP_WITH_ALPHA, extra=2, order=">"),
+    "TIFF, turned": saved(RGB, "TIFF", tiffinfo={ORIENTATION_TAG: 6}),
+    "TIFF, turned by XMP": handmade_tiff(np.asarray(RGB), xmp=b'<x tiff:Orientation="6"/>'),
+    "TIFF, several pages": saved(RGB, "TIFF", save_all=True, append_images=[OTHERS[0].copy()]),
     "JPEG of one pixel": saved(picture(1, 1), "JPEG"),
     "PNG of one pixel": saved(picture(1, 1), "PNG"),
     "GIF of one pixel": saved(picture(1, 1), "GIF"),
@@ -93,35 +130,81 @@ FORMATS = {
 ROUNDED = {name: 1 for name in FORMATS if "CMYK" in name or "YCCK" in name}  # how ink becomes light
 
 
-def by_pillow(data: bytes) -> np.ndarray:
-    image = ImageOps.exif_transpose(Image.open(io.BytesIO(data)))
-    if image.mode == "I;16":  # Pillow would cut off instead of scaling
+BACKGROUNDS = {"none": None, "white": (255, 255, 255), "[7,99,201]": (7, 99, 201)}
+
+
+def by_pillow(data: bytes, background: tuple[int, int, int] | None = None) -> np.ndarray:
+    image = Image.open(io.BytesIO(data))
+    image.load()  # turns a TIFF
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I;16"):  # Pillow would cut off instead of scaling
         return np.repeat((np.asarray(image) >> 8).astype(np.uint8)[..., np.newaxis], 3, -1)
+    if background is not None:
+        image = Image.alpha_composite(Image.new("RGBA", image.size, (*background, 255)), image.convert("RGBA"))
     return np.asarray(image.convert("RGB"))
 
 
+@pytest.mark.filterwarnings("ignore:Palette images with Transparency")
+@pytest.mark.parametrize("background", BACKGROUNDS)
 @pytest.mark.parametrize("name", FORMATS)
-def test_an_image_is_decoded_as_pillow_decodes_it(name: str) -> None:
-    decoded = decode(encoded_image(FORMATS[name]))
+def test_an_image_is_decoded_as_pillow_decodes_it(name: str, background: str) -> None:
+    config = with_rules(background)
+    decoded = decode(encoded_image(FORMATS[name], config), config)
     assert decoded.dtype == tf.uint8
-    expected = by_pillow(FORMATS[name])
+    expected = by_pillow(FORMATS[name], BACKGROUNDS[background])
     assert decoded.shape == expected.shape
     difference = np.abs(decoded.numpy().astype(int) - expected.astype(int)).max()
     assert difference <= (ROUNDED[name] if name in ROUNDED else 0)
+
+
+def test_a_served_graph_makes_the_same_pixels_or_refuses_by_name() -> None:
+    config = with_rules("[7,99,201]", "[999,39999]")
+
+    @tf.function(input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
+    def served(data: tf.Tensor) -> tf.Tensor:
+        return decode(served_image(data, tf.constant("image 0"), config), config)
+
+    for name, data in FORMATS.items():
+        if name.startswith("TIFF"):
+            with pytest.raises(tf.errors.InvalidArgumentError, match="it is a TIFF, which a served network does not"):
+                served(data)
+        else:
+            expected = decode(encoded_image(data, config), config).numpy()
+            found = served(data).numpy()
+            assert found.shape == expected.shape, name
+            assert (found == expected).all(), name
+
+
+TRANSPARENT = [name for name in FORMATS if ("transparen" in name or "alpha" in name) and name != "GIF, transparency"]
+
+
+@pytest.mark.parametrize("name", TRANSPARENT)
+def test_what_lies_under_a_transparent_pixel_shows_only_without_a_background(name: str) -> None:
+    dropped, white, coloured = (
+        decode(encoded_image(FORMATS[name], config), config).numpy()
+        for config in map(with_rules, ("none", "white", "[7,99,201]"))
+    )
+    assert (dropped != white).any()
+    assert (white != coloured).any()
 
 
 @pytest.mark.parametrize("byte_order", ["<", ">"])
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_a_jpeg_is_turned_as_its_exif_says(orientation: int, byte_order: str) -> None:
     data = rotated(orientation, byte_order)
-    assert (decode(encoded_image(data)).numpy() == by_pillow(data)).all()
+    assert (decode(encoded_image(data, CONFIG), CONFIG).numpy() == by_pillow(data)).all()
 
 
 def test_an_orientation_that_makes_no_sense_turns_nothing() -> None:
     upright = by_pillow(FORMATS["JPEG"])
     for data in (rotated(0), rotated(9), rotated(6).replace(b"II*\0\x08\0\0\0", b"II*\0\xff\xff\0\0")):
         assert data != FORMATS["JPEG"]
-        assert (decode(encoded_image(data)).numpy() == upright).all()
+        assert (decode(encoded_image(data, CONFIG), CONFIG).numpy() == upright).all()
+
+
+@functools.cache
+def with_rules(background: str, levels: str = "null") -> PreprocessConfig:
+    return compose(f"preprocess.background={background}", f"preprocess.sixteen_bit_range={levels}").preprocess
 
 
 def windows(height: int, width: int) -> list[list[int]]:
@@ -142,30 +225,31 @@ def windows(height: int, width: int) -> list[list[int]]:
     ],
 )
 def test_a_window_alone_has_the_pixels_of_the_whole_image(data: bytes) -> None:
-    encoded = encoded_image(data)
-    whole = decode(encoded)
+    encoded = encoded_image(data, CONFIG)
+    whole = decode(encoded, CONFIG)
     for window in windows(*whole.shape[:2]):
-        assert (decode_window(encoded, tf.constant(window)).numpy() == cut(whole, tf.constant(window)).numpy()).all()
+        assert (
+            decode_window(encoded, tf.constant(window), CONFIG).numpy() == cut(whole, tf.constant(window)).numpy()
+        ).all()
 
 
 @pytest.mark.parametrize("name", ["JPEG", "JPEG, progressive", "JPEG, colour halved in width"])
 def test_of_subsampled_colour_the_outermost_columns_alone_may_differ(name: str) -> None:
-    encoded = encoded_image(FORMATS[name])
-    whole = decode(encoded)
+    encoded = encoded_image(FORMATS[name], CONFIG)
+    whole = decode(encoded, CONFIG)
     for window in windows(*whole.shape[:2]):
-        alone, cut_out = (pixels.numpy() for pixels in (decode_window(encoded, window), cut(whole, window)))
+        alone, cut_out = (pixels.numpy() for pixels in (decode_window(encoded, window, CONFIG), cut(whole, window)))
         assert (alone[:, 1:-1] == cut_out[:, 1:-1]).all()
 
 
 @pytest.mark.parametrize("crop", ["random_area_crop", "central_crop"])
 def test_a_crop_keeps_the_same_window_fused_or_not(crop: str) -> None:
-    config = compose().preprocess
     for data in (FORMATS["JPEG, colour in full"], rotated(6, subsampling=0), FORMATS["PNG"], FORMATS["GIF"]):
-        encoded = encoded_image(data)
+        encoded = encoded_image(data, CONFIG)
         for example in range(5):
             draw = Draw(3, tf.constant(example, tf.int64))
-            fused = apply_transforms(encoded, ("decode", crop), config, draw)
-            assert (fused.numpy() == TRANSFORMS[crop](decode(encoded), config, draw).numpy()).all()
+            fused = apply_transforms(encoded, ("decode", crop), CONFIG, draw)
+            assert (fused.numpy() == TRANSFORMS[crop](decode(encoded, CONFIG), CONFIG, draw).numpy()).all()
 
 
 def png_of(width: int, height: int) -> bytes:
@@ -183,9 +267,19 @@ FRAME = FORMATS["JPEG"].index(b"\xff\xc0") + 5
 FAULTS = {
     # what is wrong: (the bytes, the reason that is given)
     "zero bytes": (b"", "it is empty (0 bytes)"),
-    "text": (b"<html>404</html>", "it is not a JPEG, PNG, GIF, BMP or WebP image: it begins with b'<html>40'"),
-    "TIFF": (saved(RGB, "TIFF"), "it is not a JPEG, PNG, GIF, BMP or WebP image: it begins with b'II*"),
-    "sound": (b"RIFF\0\0\0\0WAVEfmt ", "it is not a JPEG, PNG, GIF, BMP or WebP image: it begins with b'RIFF"),
+    "text": (b"<html>404</html>", f"it is not a {READ} image: it begins with b'<html>40'"),
+    "AVIF": (saved(RGB, "AVIF"), f"it is not a {READ} image, but AVIF, which is not read"),
+    "sound": (b"RIFF\0\0\0\0WAVEfmt ", f"it is not a {READ} image: it begins with b'RIFF"),
+    "TIFF cut in its header": (FORMATS["TIFF"][:6], "it ends inside its header, after 6 bytes"),
+    "TIFF cut in its pixels": (FORMATS["TIFF"][:-500], "image file is truncated"),
+    "TIFF of 16 bits cut": (FORMATS["TIFF, 16 bits in colour and alpha"][:-500], "image file is truncated"),
+    "TIFF of numbers with a sign": (
+        handmade_tiff(DEEP[..., :1], tags={339: 2}),
+        "it is a TIFF of signed integers; unsigned integers of 8 or 16 bits are read",
+    ),
+    "TIFF of floating-point numbers": (saved(GREY.convert("F"), "TIFF"), "it is a TIFF of floating-point numbers"),
+    "TIFF of 12 bits": (handmade_tiff(DEEP[..., :1], tags={258: 12}), "it is a TIFF of 12 bits a channel"),
+    "TIFF of CIELAB": (saved(RGB.convert("LAB"), "TIFF"), "it is a TIFF with colours in CIELAB"),
     "JPEG cut in its header": (FORMATS["JPEG"][:100], "it ends inside its header, after 100 bytes"),
     "JPEG cut in its pixels": (FORMATS["JPEG"][:-200], "Invalid JPEG data or crop window"),
     "JPEG without an image": (b"\xff\xd8\xff\xd9", "it is a JPEG without an image in it"),
@@ -206,7 +300,7 @@ FAULTS = {
 @pytest.mark.parametrize("what", FAULTS)
 def test_what_cannot_be_decoded_is_refused_with_a_reason(what: str) -> None:
     data, reason = FAULTS[what]
-    found = fault(data)
+    found = fault(data, CONFIG)
     assert found is not None
     assert reason in found
     assert "{{" not in found, found
@@ -216,7 +310,7 @@ def test_what_cannot_be_decoded_is_refused_with_a_reason(what: str) -> None:
 def test_no_damage_escapes_as_another_error(name: str) -> None:
     """Cut anywhere, or with bytes changed anywhere: a reason or pixels, never an exception."""
     whole = FORMATS[name]
-    assert fault(whole) is None
+    assert fault(whole, CONFIG) is None
     random = np.random.Generator(np.random.PCG64(2))
     damaged: list[bytes] = [whole[:length] for length in range(0, len(whole) - 1, max(1, len(whole) // 40))]
     for _ in range(40):
@@ -224,4 +318,4 @@ def test_no_damage_escapes_as_another_error(name: str) -> None:
         for place in random.integers(0, min(len(whole), 400), 3):
             changed[place] = random.integers(256)
         damaged.append(bytes(changed))
-    assert sum(fault(data) is not None for data in damaged) > 40
+    assert sum(fault(data, CONFIG) is not None for data in damaged) > 40

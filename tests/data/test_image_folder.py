@@ -131,14 +131,22 @@ def test_a_locale_without_utf_8_changes_no_name_and_no_split(tmp_path: Path) -> 
 def test_every_extension_that_is_read_is_one_that_decodes(tmp_path: Path) -> None:
     for split in ("train", "val"):
         make_tree(tmp_path / split, 1, ["zebra"])
-        for suffix, kind in (("bmp", "BMP"), ("gif", "GIF"), ("jpg", "JPEG"), ("PNG", "PNG"), ("webp", "WEBP")):
+        for suffix, kind in (
+            ("bmp", "BMP"),
+            ("gif", "GIF"),
+            ("jpg", "JPEG"),
+            ("PNG", "PNG"),
+            ("webp", "WEBP"),
+            ("tif", "TIFF"),
+        ):
             buffer = io.BytesIO()
             Image.fromarray(pixels(3).numpy()).save(buffer, kind)
             write(tmp_path / split / "ant" / f"image.{suffix}", buffer.getvalue())
     images, _ = everything(folder_source(tmp_path))
-    assert len(images) == 6
+    assert len(images) == 7
+    config = compose().preprocess
     for image in images:
-        assert decode(encoded_image(image)).shape == (10, 12, 3)
+        assert decode(encoded_image(image, config), config).shape == (10, 12, 3)
 
 
 def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -148,11 +156,12 @@ def test_what_is_not_an_image_is_counted_and_reported_once(tmp_path: Path, capsy
     write(root / "README", b"x")
     assert folder_source(root).count + folder_source(root, "validation").count == 90
     output = capsys.readouterr().out
-    assert output == f"ignored in {root}: 3 entries that are hidden or not images, the first {root}/README\n"
+    expected = "1 without an ending (README), 1 .txt (cat/notes.txt), 1 hidden (dog/.ipynb_checkpoints)"
+    assert output == f"not read in {root}: {expected}\n"
     splits = make_splits(tmp_path / "splits")
     write(splits / "README", b"x")
     folder_source(splits), folder_source(splits, "validation")
-    expected = f"ignored in {splits}: {splits}/README, which is hidden or not an image\n"
+    expected = f"not read in {splits}: 1 without an ending (README)\n"
     assert capsys.readouterr().out == expected
 
 

@@ -161,6 +161,14 @@ KEYS = {
     ),
     "preprocess.normalize.mean=[0.4,0.5,0.5]": ("(0.5, 0.5, 0.5) -> (0.4, 0.5, 0.5)", "preprocess.train[4] normalize"),
     "preprocess.normalize.std=[1,1,1]": ("preprocess.normalize.std", "first: preprocess.train[4] normalize"),
+    "preprocess.background=none": (
+        "preprocess.background: white -> none",
+        "first: preprocess.train[0] decode: probe 2",
+    ),
+    "preprocess.sixteen_bit_range=[0,4095]": (
+        "preprocess.sixteen_bit_range: None -> (0, 4095)",
+        "first: preprocess.train[0] decode: probe 2",
+    ),
     "preprocess.central_crop.fraction=0.5": ("preprocess.central_crop.fraction: 0.875 -> 0.5",),
     "preprocess.train=[decode,random_area_crop,resize,normalize]": (
         "preprocess.train: ('decode', 'random_area_crop', 'resize', 'color_jitter', 'normalize') -> ",

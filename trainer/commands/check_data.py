@@ -11,9 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from trainer.commands.pixel_lines import pixel_lines, warning_lines
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.parse import leaves
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.config.schema.sources import DataConfig, ImageFolderConfig, SyntheticConfig, TFRecordConfig
 from trainer.errors import SPELLED, NoSuchSplit, UsageError, one_line
 from trainer.run_directory import layout, places
@@ -43,7 +45,8 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     values = parse_arguments([argument for argument in arguments if argument.startswith("report=")])
     overrides = [argument for argument in arguments if not argument.startswith("report=")]
-    config = _verifying(compose(overrides).data)
+    composed = compose(overrides)
+    config, preprocess = _verifying(composed.data), composed.preprocess
     with contextlib.ExitStack() as stack:
         report = stack.enter_context(_opened(Path(str(values["report"])))) if "report" in values else None
         with importing_tensorflow():
@@ -59,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
             without = None
         except NoSuchSplit as reason:
             without = str(reason).splitlines()[0]
-        audits = [audit(source, split) for split, source in sources.items()]
-        found = _Found(audits, repeated(audits), _splits_found(config, sources, without), _root(config))
+        audits = [audit(source, split, preprocess) for split, source in sources.items()]
+        found = _Found(audits, repeated(audits), _splits_found(config, sources, without), _root(config), preprocess)
         for line in _lines(found, SHOWN):
             print(line)
         if report is not None:
@@ -96,6 +99,7 @@ class _Found:
     repeated: Sequence[Sequence[Occurrence]]
     splits: Sequence[str]  # lines about the splits that were found
     root: str | None
+    preprocess: PreprocessConfig
 
 
 def _splits_found(config: DataConfig, sources: Mapping[Split, Source], without: str | None) -> list[str]:
@@ -138,7 +142,7 @@ def _lines(found: _Found, shown: int | None) -> list[str]:
         lines.append(f"data.root: {one_line(found.root)}")
     lines += found.splits
     for each in audits:
-        lines += _split_lines(each, shown)
+        lines += [*_split_lines(each, shown), *pixel_lines(each, found.preprocess)]
     for each in audits:
         blank = [each.source.place(record) for record in each.blank]
         lines += _section(f"images of a single colour in {each.split}, from which nothing can be learned", blank, shown)
@@ -150,6 +154,7 @@ def _lines(found: _Found, shown: int | None) -> list[str]:
         places = [[each.place for each in group if each.split == split] for group in found.repeated]
         within = [_pair(group) for group in places if len(group) > 1]
         lines += _section(f"images more than once in {split}", within, shown)
+    lines += _section("images that a decoder warns of, and reads nevertheless", warning_lines(audits), shown)
     if not any(each.bad for each in audits):
         lines.append("every record can be used")
     return [_relative(line, found.root) for line in lines]

@@ -19,7 +19,7 @@ HELP = """Write the network of a checkpoint, for inference, in a format that oth
                            [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [allow=[behaviour,step]]
 
 keras       PATH.keras: Keras's own layers, from preprocessed images [n, size, size, 3] to logits
-savedmodel  PATH, a directory: from encoded images (string [n]: upright JPEG, PNG) to class names and probabilities
+savedmodel  PATH, a directory: from image files (string [n], their bytes) to class names and probabilities
 weights     PATH.weights.h5, for the model that format=keras writes, or PATH.safetensors, by this program's names
 
 Each holds the configuration, the class names and the SHA-256 of the checkpoint's manifest, under "trainer" or in

@@ -15,11 +15,15 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("preprocess.plugins", {}),
     ("model.batch_norm.warmup", False),
     ("model.batch_norm.initial_updates", 0),
+    ("preprocess.orientation", "jpeg"),
+    ("preprocess.background", "none"),
+    ("preprocess.sixteen_bit_range", None),
 )
 
 # keys of one option of a section: (section, option, key, value)
 OPTION_ADDITIONS: tuple[tuple[str, str, str, Any], ...] = (
     ("data", "image_folder", "layout", "exact"),
+    ("data", "image_folder", "extensions", ["bmp", "gif", "jpeg", "jpg", "png", "webp"]),
     ("data", "image_folder", "split_by", "path"),
     ("data", "image_folder", "group_pattern", None),
     ("data", "tfrecord", "test_pattern", "test-*"),

@@ -42,6 +42,11 @@ def check(config: Config) -> None:
     _check_classes(config.data)
     config.data.check_keys(config.preprocess.image_size)
     _check_transforms(config.preprocess)
+    levels = config.preprocess.sixteen_bit_range
+    if levels is not None and levels[0] >= levels[1]:
+        raise UsageError(
+            f"preprocess.sixteen_bit_range is {list(levels)}, but must be [black, white], and black is below white"
+        )
     if config.evaluation.weights == "ema" and config.ema.decay is None:
         raise UsageError("evaluation.weights=ema needs an average: set ema.decay, e.g. ema.decay=0.9999")
     if config.profile is not None and config.profile[0] > config.profile[1]:

@@ -78,7 +78,10 @@ def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
         return parse(keys, value, path)
     if value is None and type(None) in options:
         return None
-    (kind,) = [option for option in options if option is not type(None)]
+    kinds = [option for option in options if option is not type(None)]
+    if len(kinds) > 1 and fact.plugins is None:
+        return _name_or_list(kinds, value, path, fact)
+    (kind,) = kinds
     if typing.get_origin(kind) is tuple:
         return _sequence(typing.get_args(kind)[0], value, path, fact)
     return _scalar(kind, value, path, fact, optional=type(None) in options)
@@ -131,6 +134,19 @@ def _named_sections(value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
             raise UsageError(f"{_join(path, str(name))}.name is {parsed.name!r}, but must be {name}, as its section")
         sections[str(name)] = parsed
     return sections
+
+
+def _name_or_list(kinds: list[Any], value: object, path: str, fact: KeyFacts) -> Any:
+    """One of a few names, or a list."""
+    (entries,) = [typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is tuple]
+    if isinstance(value, list | tuple):
+        return _sequence(entries, value, path, fact)
+    (names,) = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal]
+    if value not in names:
+        listed = ", ".join(map(str, names))
+        hint = nearest(str(value), names)
+        raise UsageError(f"{path} is {value!r}, but must be one of {listed}, or a list: {fact.doc}{hint}")
+    return value
 
 
 def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any, ...]:

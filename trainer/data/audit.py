@@ -13,9 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config.contracts import Split
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.blank import is_blank
-from trainer.data.images.decoding import decode_file
+from trainer.data.images.decoding import decode_file, fault
+from trainer.data.images.examination import Findings, examine
 from trainer.data.images.headers import ImageFault, read_header
+from trainer.data.images.libjpeg import listening
 from trainer.data.sources.labels import UNKNOWN
 from trainer.data.sources.progress import tracked
 from trainer.data.sources.source import Source
@@ -39,6 +42,7 @@ class Record:
     digest: int
     bad: str | None
     blank: bool
+    pixels: Findings | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,28 @@ class Occurrence:
     split: Split
     place: str
     class_name: str | None
+
+
+@dataclasses.dataclass
+class PixelAudit:
+    """What the pixels of a split have that a network may not see as a person does. Record numbers: ``transparent``,
+    of these ``blank`` (one colour on the background), ``sixteen_bits`` with the smallest and the largest value;
+    ``warnings`` of decoders, with the place.
+    """
+
+    transparent: list[int] = dataclasses.field(default_factory=list)
+    blank: list[int] = dataclasses.field(default_factory=list)
+    sixteen_bits: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
+    warnings: list[str] = dataclasses.field(default_factory=list)
+
+    def add(self, number: int, found: Findings, place: str) -> None:
+        if found.transparent:
+            self.transparent.append(number)
+        if found.blank:
+            self.blank.append(number)
+        if found.values is not None:
+            self.sixteen_bits.append((number, *found.values))
+        self.warnings += [f"{place}: {text}" for text in found.warnings]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,64 +93,90 @@ class SplitAudit:
     blank: list[int]
     labels: Numbers
     digests: npt.NDArray[np.uint64]
+    pixels: PixelAudit
 
     @property
     def usable(self) -> int:
         return self.source.count - len(self.bad)
 
 
-def audit(source: Source, split: Split) -> SplitAudit:
-    """Read and decode every record of ``source`` once, in parallel."""
+def audit(source: Source, split: Split, config: PreprocessConfig) -> SplitAudit:
+    """Read and decode every record of ``source`` once, in parallel, as training with ``config`` would."""
     counts = np.zeros(len(source.class_names), np.int64)
     digests = np.zeros(source.count, np.uint64)
     labels = np.zeros(source.count, np.int64)
     kinds: Counter[str] = Counter()
     bad: list[str] = []
     blank: list[int] = []
+    unusable: list[int] = []
     smallest: tuple[int, tuple[int, int]] | None = None
     largest: tuple[int, tuple[int, int]] | None = None
-    for number, record in enumerate(_examined(source, split)):
+    pixels = PixelAudit()
+    heard: list[str] = []
+    for number, record in enumerate(_examined(source, split, config, heard)):
         digests[number], labels[number] = record.digest, record.label
         if record.bad is not None:
             bad.append(record.bad)
+            unusable.append(number)
             continue
         counts[record.label] += 1
         kinds[record.kind] += 1
         blank += [number] if record.blank else []
+        if record.pixels is not None:
+            pixels.add(number, record.pixels, source.place(number))
         area = record.size[0] * record.size[1]
         if smallest is None or area < smallest[1][0] * smallest[1][1]:
             smallest = number, record.size
         if largest is None or area > largest[1][0] * largest[1][1]:
             largest = number, record.size
+    if heard:
+        pixels.warnings += _warned_by_libjpeg(source, split, config, set(unusable))
     class_counts = dict(zip(source.class_names, counts.tolist(), strict=True))
-    return SplitAudit(split, source, class_counts, kinds, smallest, largest, bad, blank, labels, digests)
+    return SplitAudit(split, source, class_counts, kinds, smallest, largest, bad, blank, labels, digests, pixels)
 
 
-def _examined(source: Source, split: Split) -> Iterator[Record]:
-    """Every record in order."""
+def _examined(source: Source, split: Split, config: PreprocessConfig, heard: list[str]) -> Iterator[Record]:
+    """Every record in order. Afterwards ``heard`` has what libjpeg has written to stderr meanwhile, without names."""
 
     def part(first: int) -> list[Record]:
-        return [_examine(source, record) for record in range(first, min(first + RECORDS_A_TASK, source.count))]
+        return [_examine(source, record, config) for record in range(first, min(first + RECORDS_A_TASK, source.count))]
 
     firsts = range(0, source.count, RECORDS_A_TASK)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with listening() as lines, ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
         for records in tracked(pool.map(part, firsts), f"checking {split}", len(firsts)):
             yield from records
+    heard += lines
 
 
-def _examine(source: Source, record: int) -> Record:
+def _warned_by_libjpeg(source: Source, split: Split, config: PreprocessConfig, left_out: set[int]) -> list[str]:
+    """The warnings of libjpeg, each with its record. Its threads do not say which image they warn of, so the images are
+    decoded again, one at a time; this is done only after a warning.
+    """
+    found = []
+    for record in tracked(range(source.count), f"looking for warnings in {split}", source.count):
+        if record in left_out:
+            continue
+        (image,), _ = source.read(np.array([record], np.int64))
+        with listening() as lines:
+            fault(image, config)
+        found += [f"{source.place(record)}: {line}" for line in dict.fromkeys(lines)]
+    return found
+
+
+def _examine(source: Source, record: int, config: PreprocessConfig) -> Record:
     try:
         (image,), (label,) = source.read(np.array([record], np.int64))
     except BadRecord as error:
         return Record(UNKNOWN, "", (0, 0), 0, str(error).splitlines()[0], blank=False)
     digest = int.from_bytes(hashlib.sha256(image).digest()[:8], "big")
     try:
-        pixels = decode_file(image).numpy()
+        pixels = decode_file(image, config).numpy()
     except ImageFault as error:
         reason = f"{source.place(record)} cannot be decoded: {error}"
         return Record(int(label), "", (0, 0), digest, reason, blank=False)
     height, width, _ = pixels.shape
-    return Record(int(label), read_header(image).format, (height, width), digest, None, is_blank(pixels))
+    kind = read_header(image, config.orientation).format
+    return Record(int(label), kind, (height, width), digest, None, is_blank(pixels), examine(image, config))
 
 
 def repeated(audits: Sequence[SplitAudit]) -> list[list[Occurrence]]:

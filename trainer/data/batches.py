@@ -86,7 +86,10 @@ def training_batches(
     batch_size = config.train.global_batch_size
     starts = range(position, LAST_POSITION, batch_size)
     rows = part.rows(batch_size, config.train.accumulate_steps)
-    return Batches(Plan(source, starts, rows, choose, prepare, _is_ready(config), config.runtime.threads, device), warn)
+    plan = Plan(
+        source, starts, rows, choose, prepare, is_ready(config), config.preprocess, config.runtime.threads, device
+    )
+    return Batches(plan, warn)
 
 
 def evaluation_batches(
@@ -122,7 +125,10 @@ def evaluation_batches(
     batch_size = config.evaluation.batch_size
     starts = range(0, source.count, batch_size)
     rows = part.rows(batch_size)
-    return Batches(Plan(source, starts, rows, choose, prepare, _is_ready(config), config.runtime.threads, device), warn)
+    plan = Plan(
+        source, starts, rows, choose, prepare, is_ready(config), config.preprocess, config.runtime.threads, device
+    )
+    return Batches(plan, warn)
 
 
 def _check_command(config: Config) -> str:
@@ -132,12 +138,12 @@ def _check_command(config: Config) -> str:
     return command_line("check-data", *reproduction.overrides(config))
 
 
-def _is_ready(config: Config) -> bool:
+def is_ready(config: Config) -> bool:
     """Whether the records of the data are the network's input itself, and not encoded images."""
     return isinstance(config.data, SyntheticConfig) and not config.data.decode
 
 
 def _image(example: Example, transforms: Sequence[str], config: Config, draw: Draw) -> tf.Tensor:
-    if isinstance(config.data, SyntheticConfig) and _is_ready(config):
+    if isinstance(config.data, SyntheticConfig) and is_ready(config):
         return ready_input(example["data"], config.data)
     return network_input(EncodedImage(example["data"], example["layout"]), transforms, config.preprocess, draw)

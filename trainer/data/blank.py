@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import decode_file
 from trainer.data.images.headers import ImageFault
 from trainer.data.sources.source import Source
@@ -18,7 +19,7 @@ def is_blank(pixels: np.ndarray) -> bool:
     return bool((pixels[0] == first).all() and (pixels == first).all())
 
 
-def blank_note(source: Source) -> str | None:
+def blank_note(source: Source, config: PreprocessConfig) -> str | None:
     """A warning when at least half of ``LOOKED_AT`` records, spread over the whole split, have a single colour.
 
     Records that cannot be used are left out: the run itself names them.
@@ -27,7 +28,7 @@ def blank_note(source: Source) -> str | None:
     for record in np.unique(np.linspace(0, source.count - 1, LOOKED_AT).astype(np.int64)):
         try:
             (image,), _ = source.read(np.array([record]))
-            pixels = decode_file(image).numpy()
+            pixels = decode_file(image, config).numpy()
         except (BadRecord, ImageFault):
             continue
         found += 1

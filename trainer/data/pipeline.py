@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import tensorflow as tf
 
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.bad_records import BadRecords
 from trainer.data.images.decoding import LAYOUT_FIELDS, fault, readable
 from trainer.data.images.headers import ImageFault
@@ -55,8 +56,8 @@ class Plan:
 
     They begin at the positions ``starts``; of each, ``rows`` are read, a whole batch at a time. ``choose`` gives the
     records of positions, ``prepare`` turns one example with ``COLUMNS`` into the network's input. ``ready``: the
-    records are not encoded images. ``threads`` prepare examples. The batches lie on ``device``, or in the host's
-    memory.
+    records are not encoded images. Others are read as ``preprocess`` says. ``threads`` prepare examples. The batches
+    lie on ``device``, or in the host's memory.
     """
 
     source: Source
@@ -65,6 +66,7 @@ class Plan:
     choose: Callable[[Numbers, BadRecords], Choice]
     prepare: Callable[[Example], Example]
     ready: bool
+    preprocess: PreprocessConfig
     threads: int | None
     device: str | None
 
@@ -132,7 +134,7 @@ class Batches:
 
     def _read(self, first: np.int64) -> list[npt.NDArray[Any]]:
         try:
-            columns = _read(self._plan.source, self._chosen(int(first)), self._plan.ready)
+            columns = _read(self._chosen(int(first)), self._plan)
         except UsageError as error:
             self._failures[int(first)] = error
             raise
@@ -166,10 +168,10 @@ class Batches:
         plan = self._plan
         one = Choice(*(values[row : row + 1] for values in vars(choice).values()))
         try:
-            columns = _read(plan.source, one, plan.ready)
+            columns = _read(one, plan)
         except BadRecord as error:
             return error
-        reason = None if plan.ready else fault(columns["data"][0])
+        reason = None if plan.ready else fault(columns["data"][0], plan.preprocess)
         if reason is None:
             return None
         try:  # the window that this position looks at may be whole
@@ -179,18 +181,18 @@ class Batches:
         return None
 
 
-def _read(source: Source, choice: Choice, ready: bool) -> dict[str, npt.NDArray[Any]]:
+def _read(choice: Choice, plan: Plan) -> dict[str, npt.NDArray[Any]]:
     """The columns of the examples of a batch; a blank image of class 0 for those that are not usable."""
     images = np.full(len(choice.records), BLANK, object)
     labels = np.zeros(len(choice.records), np.int64)
-    read, labels[choice.usable] = source.read(choice.records[choice.usable])
+    read, labels[choice.usable] = plan.source.read(choice.records[choice.usable])
     images[choice.usable] = np.array(read, object)
     data, layouts = images, np.zeros([len(images), LAYOUT_FIELDS], np.int32)
-    for row, image in enumerate(() if ready else images):
+    for row, image in enumerate(() if plan.ready else images):
         try:
-            data[row], layouts[row] = readable(image)
+            data[row], layouts[row] = readable(image, plan.preprocess)
         except ImageFault as error:
-            raise _cannot_be_decoded(source, choice.records[row], str(error)) from error
+            raise _cannot_be_decoded(plan.source, choice.records[row], str(error)) from error
     return {
         "position": choice.positions,
         "record": choice.records,

@@ -15,9 +15,11 @@ import tensorflow as tf
 
 from trainer.config import plugins, registry
 from trainer.config.schema import Config
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import EncodedImage, encoded_image
 from trainer.data.images.draw import Draw
 from trainer.data.images.mixing import mixed, mixing_of
+from trainer.data.images.pixels import rules_of
 from trainer.data.images.transforms import TRANSFORMS, apply_transforms
 from trainer.data.order.sampling import Sampling
 from trainer.data.sources.source import Source
@@ -51,7 +53,7 @@ def preprocessing_facts(config: Config) -> list[Fact]:
     draw = Draw(config.seed, tf.constant(PROBE_EXAMPLE, tf.int64))
     for split, names in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
         keys = ("preprocess", "seed") if split == "train" else ("preprocess",)
-        for number, encoded in enumerate(_probes()):
+        for number, encoded in enumerate(_probes(config.preprocess)):
             for index, name in enumerate(names):
                 # all stages up to this one, run together as in training, where a crop is fused into decode
                 image = apply_transforms(encoded, names[: index + 1], config.preprocess, draw)
@@ -102,11 +104,23 @@ def mixing_facts(config: Config) -> list[Fact]:
     return [Fact("behaviour", "mixing", name, value, keys, MIXING_FILE) for name, value in values.items()]
 
 
-def _probes() -> list[EncodedImage]:
-    """Images that any source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG."""
+def _probes(config: PreprocessConfig) -> list[EncodedImage]:
+    """Images that any source could hold: smooth colour gradients with an edge, as PNG and as rotated JPEG; and one of
+    16 bits with alpha where the configuration says what becomes of these.
+    """
     wide, high = (_gradients(height, width) for height, width in PROBE_SHAPES)
     jpeg = bytes(tf.io.encode_jpeg(high).numpy())
-    return [encoded_image(bytes(tf.io.encode_png(wide).numpy())), encoded_image(jpeg[:2] + EXIF_ROTATED + jpeg[2:])]
+    files = [bytes(tf.io.encode_png(wide).numpy()), jpeg[:2] + EXIF_ROTATED + jpeg[2:]]
+    if not rules_of(config).change_nothing:
+        files.append(bytes(tf.io.encode_png(_sixteen_bits(wide)).numpy()))
+    return [encoded_image(file, config) for file in files]
+
+
+def _sixteen_bits(image: tf.Tensor) -> tf.Tensor:
+    """``image`` with 16 bits a channel, none of whose values is a multiple of 257, and alpha from 0 to 65535."""
+    colour = tf.cast(image, tf.int32) * 255 + 99
+    alpha = tf.linspace(tf.zeros(image.shape[0]), tf.fill([image.shape[0]], 65535.0), image.shape[1], axis=1)
+    return tf.cast(tf.concat([colour, tf.cast(alpha, tf.int32)[..., tf.newaxis]], -1), tf.uint16)
 
 
 def _gradients(height: int, width: int) -> tf.Tensor:

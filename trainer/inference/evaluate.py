@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from trainer.config.contracts import Split
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.data.batch import Batch
-from trainer.data.batches import evaluation_batches
+from trainer.data.batches import evaluation_batches, is_ready
 from trainer.data.evaluated import Evaluated, Trained, open_evaluated
+from trainer.data.images.libjpeg import listening
+from trainer.data.sixteen_bits import check_range
 from trainer.data.sources.split_folders import few
 from trainer.diagnosis.wanted import wanted_config
 from trainer.inference.classification_report import ClassificationReport, Tally
@@ -66,11 +69,17 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     weights = restored.weights(request.weights)
     config = wanted_config(restored.config, request.overrides)
     data = open_evaluated(_trained(restored), config.data, request.split)
+    if not is_ready(config):
+        for text in check_range(data.source, config.preprocess, new=False):
+            print(f"warning: {text}", file=sys.stderr)
     step = make_prediction_step(restored.state, weights, flip=request.flip)
     assert config.model.num_classes is not None
-    report = classification_report(
-        evaluation_batches(data.source, config), step, data.source.class_names, config.model.num_classes
-    )
+    with listening() as heard:
+        report = classification_report(
+            evaluation_batches(data.source, config), step, data.source.class_names, config.model.num_classes
+        )
+    if heard:
+        print(f"warning: libjpeg repaired images ({heard[0]}); check-data with this data names them", file=sys.stderr)
     same = (
         data.split == "validation"
         and not request.flip

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,9 +15,12 @@ import tensorflow as tf
 
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
-from trainer.data.images.decoding import EncodedImage, encoded_image, fault
+from trainer.data.images.decoding import encoded_image, fault
 from trainer.data.images.draw import Draw
+from trainer.data.images.headers import ImageFault
+from trainer.data.images.libjpeg import listening
 from trainer.data.images.transforms import network_input
+from trainer.data.sixteen_bits import dark
 from trainer.errors import BadRecord, UsageError
 from trainer.inference.export.stock_model import stock_model
 from trainer.run.restore import restore
@@ -49,11 +53,11 @@ class Predictor:
         Raises:
             UsageError: a file cannot be read, or an array is something else.
             BadRecord: a file is not an image that can be decoded.
+
+        Warns, with the file's name, of a damaged JPEG that libjpeg repairs, and of an image of 16 bits a channel whose
+        values are almost one shade for the network.
         """
-        transforms, draw = self.config.preprocess.eval, Draw(self.config.seed, tf.constant(0, tf.int64))
-        inputs = [
-            network_input(_encoded(image), transforms, self.config.preprocess, draw) for image in _several(images)
-        ]
+        inputs = [self._input(image) for image in _several(images)]
         size = self.config.preprocess.image_size
         return np.stack(inputs) if inputs else np.zeros([0, size, size, 3], np.float32)
 
@@ -71,6 +75,25 @@ class Predictor:
             for start in range(0, len(images), size)
         ]
         return np.concatenate(parts) if parts else np.zeros([0, len(self.class_names)], np.float32)
+
+    def _input(self, image: Image) -> tf.Tensor:
+        """One image. Pixels are encoded without loss, so that all images take one path."""
+        config, draw = self.config.preprocess, Draw(self.config.seed, tf.constant(0, tf.int64))
+        data = _contents(image)
+        failed, reason = None, None
+        with listening() as heard:
+            try:
+                found = network_input(encoded_image(data, config), config.eval, config, draw)
+            except (ImageFault, tf.errors.InvalidArgumentError) as error:
+                failed, reason = error, fault(data, config)
+        if failed is not None:
+            if reason is None or isinstance(image, np.ndarray):
+                raise failed
+            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}")
+        if not isinstance(image, np.ndarray):
+            for text in (*dict.fromkeys(heard), *dark(data, config)):
+                warnings.warn(f"{os.fspath(image)}: {text}", stacklevel=4)
+        return found
 
 
 def predictor(run_dir: Path, checkpoint: str, weights: WeightsName | None, allow: Sequence[str]) -> Predictor:
@@ -93,18 +116,14 @@ def _several(images: Sequence[Image] | npt.NDArray[np.uint8]) -> Sequence[Image]
     return images
 
 
-def _encoded(image: Image) -> EncodedImage:
-    """An image in the form that training reads. Pixels are encoded without loss, so that all images take one path."""
+def _contents(image: Image) -> bytes:
+    """The bytes of an image file."""
     if isinstance(image, str | os.PathLike):
         try:
-            data = Path(image).read_bytes()
+            return Path(image).read_bytes()
         except OSError as error:
             raise UsageError(f"{os.fspath(image)} cannot be read: {error.strerror}") from error
-        reason = fault(data)
-        if reason is not None:
-            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}")
-        return encoded_image(data)
     found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
     if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
         raise UsageError(f"an image is {found}, but must be a path or an array uint8 [height, width, 3]")
-    return encoded_image(bytes(tf.io.encode_png(image).numpy()))
+    return bytes(tf.io.encode_png(image).numpy())

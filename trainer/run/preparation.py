@@ -10,7 +10,9 @@ from trainer.checkpoint.manifest import Start
 from trainer.config import stored
 from trainer.config.complete import complete, total_steps, with_initial_updates
 from trainer.config.schema import Config
+from trainer.data.batches import is_ready
 from trainer.data.opened import Sources, open_sources
+from trainer.data.sixteen_bits import check_range
 from trainer.distributed.membership import Process
 from trainer.errors import UsageError
 from trainer.fingerprint import versions
@@ -52,10 +54,12 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     """
     data = open_sources(config)
     class_names = data.training.class_names
+    ready, new = is_ready(config), start.checkpoint is None
+    range_warnings = [] if ready else check_range(data.training, config.preprocess, new=new)
     config = with_initial_updates(config, start.initial_updates)
     config = complete(config, data.sampling.examples_per_epoch, len(class_names))
     total = total_steps(config, data.sampling.examples_per_epoch)
-    if start.checkpoint is None:
+    if new:
         suitability.refuse_short_epochs(config, data.sampling.examples_per_epoch)
     done = start.complete_at(run_dir, total)
     if done is not None:
@@ -73,10 +77,11 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     ahead = start.look_ahead(run_dir, config, total)
     _refuse_fewer_classes(config, class_names)
     repeats = suitability.batch_warning(config, data.sampling.examples_per_epoch)
-    notes = [*ahead, *start.fill(assembly, class_names), *([] if repeats is None else [repeats])]
-    notes += suitability.warnings(config, data) if start.checkpoint is None else []
+    notes = [*ahead, *(f"warning: {text}" for text in range_warnings), *start.fill(assembly, class_names)]
+    notes += [] if repeats is None else [repeats]
+    notes += suitability.warnings(config, data) if new else []
     lineage = start.lineage(assembly.step, accepted)
-    resumed = None if start.checkpoint is None else run_dir
+    resumed = None if new else run_dir
     warnings = short_run.warnings(config, total, slowest_momentum(assembly.state.model), resumed)
     return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes, warnings)
 

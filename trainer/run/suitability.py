@@ -44,7 +44,7 @@ def batch_warning(config: Config, examples_per_epoch: int) -> str | None:
 
 def warnings(config: Config, data: Sources) -> list[str]:
     """The warnings at the start of a new run, besides ``batch_warning``."""
-    blank = blank_note(data.training)
+    blank = blank_note(data.training, config.preprocess)
     return [
         *_nameless_outputs(config, len(data.training.class_names)),
         *([] if blank is None else [f"warning: {blank}"]),

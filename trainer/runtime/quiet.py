@@ -26,23 +26,38 @@ def _in_memory() -> TextIO:
 def quiet_startup() -> Iterator[None]:
     """Hold back what the block writes to stderr, and pass on at its end what is not chatter.
 
-    TensorFlow writes from C++, some of it before any log level is in force, so the descriptor itself is redirected.
-    When the block raises, everything is passed on.
+    TensorFlow writes some of it before any log level is in force. When the block raises, everything is passed on.
     """
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+    with held_back(CHATTER):
+        yield
+
+
+@contextmanager
+def held_back(lines: re.Pattern[str]) -> Iterator[list[str]]:
+    """Hold back what the block writes to stderr, from C++ too, so the descriptor itself is redirected.
+
+    At the end of the block, the list has the lines that ``lines`` matches at their beginning, and all others are passed
+    on. When the block raises, everything is passed on.
+    """
     sys.stderr.flush()
+    kept: list[str] = []
     with _in_memory() as held, os.fdopen(os.dup(2), "w", encoding="utf-8", errors="surrogateescape") as stderr:
         os.dup2(held.fileno(), 2)
-        chatter = CHATTER
+        expected = lines
         try:
-            yield
+            yield kept
         except BaseException:
-            chatter = re.compile(r"(?!)")  # matches nothing
+            expected = re.compile(r"(?!)")  # matches nothing
             raise
         finally:
             sys.stderr.flush()
             os.dup2(stderr.fileno(), 2)
             held.seek(0)
             with contextlib.suppress(OSError):  # nobody can read it
-                stderr.writelines(line for line in held if not chatter.match(line))
+                for line in held:
+                    if expected.match(line):
+                        kept.append(line.rstrip("\n"))
+                    else:
+                        stderr.write(line)
                 stderr.flush()

@@ -30,6 +30,9 @@ TransformName = Literal[
     "normalize",
 ]
 
+# all: as Pillow's exif_transpose; jpeg: a SHORT in the EXIF of a JPEG alone, as before this key existed
+OrientationRule = Literal["all", "jpeg"]
+
 PluginName = NewType("PluginName", str)  # of an installed plug-in, or of the program's own option
 
 
@@ -123,6 +126,27 @@ class PreprocessConfig:
     )
     eval: tuple[TransformName | PluginName, ...] = key(
         "transforms for evaluation, in order", "consent", plugins=TRANSFORMS
+    )
+    orientation: OrientationRule = key(
+        "which metadata turn an image upright: all (EXIF and XMP, of JPEG, PNG and WebP, as Pillow's exif_transpose), "
+        "or jpeg (EXIF of JPEG alone, with a value of 16 bits: earlier versions)",
+        "consent",
+    )
+    background: Literal["white", "black", "none"] | tuple[int, ...] = key(
+        "colour under transparent pixels, or [red, green, blue] in 0..255; none: alpha is dropped, and what is stored "
+        "under a transparent pixel shows",
+        "consent",
+        length=3,
+        minimum=0,
+        maximum=255,
+    )
+    sixteen_bit_range: tuple[int, ...] | None = key(
+        "values of images of 16 bits a channel that become black and white, [0, 4095] for 12 bits; null: "
+        "[0, 65535], and a run whose images leave most of it unused is refused",
+        "consent",
+        length=2,
+        minimum=0,
+        maximum=65535,
     )
     random_area_crop: RandomAreaCropConfig = key("crop a random part of the image", "consent")
     central_crop: CentralCropConfig = key("keep the middle of the image", "consent")

@@ -59,6 +59,10 @@ class ImageFolderConfig(DataConfig):
         "runs that were stored without this key)",
         "consent",
     )
+    extensions: tuple[str, ...] = key(
+        "endings of the names of image files, in upper or lower case; what a file holds decides how it is read",
+        "consent",
+    )
     validation_share: float = key(
         "share of the images, by a hash of their path, that validates; unused when there is a val/ folder",
         "consent",
@@ -77,6 +81,12 @@ class ImageFolderConfig(DataConfig):
     )
 
     def check_keys(self, image_size: int) -> None:
+        wrong = [each for each in self.extensions if not re.fullmatch("[a-z0-9]+", each)]
+        if wrong or not self.extensions:
+            raise UsageError(
+                f"data.extensions is {list(self.extensions)}, but must be endings without their dot, of small letters "
+                "and digits: [jpg,png]"
+            )
         if self.group_pattern is None:
             return
         try:

@@ -11,15 +11,32 @@ from __future__ import annotations
 import io
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
-from trainer.data.images.headers import UPRIGHT, ImageFault, read_header
+from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.bmp_palette import palette_kept
+from trainer.data.images.headers import Header, ImageFault, read_header
+from trainer.data.images.orientation import UPRIGHT
+from trainer.data.images.pillow import PILLOW_FAULTS, opened
+from trainer.data.images.pixels import (
+    PixelRules,
+    composited,
+    eight_bits,
+    flattened,
+    png_needs_rules,
+    png_pixels,
+    rules_of,
+)
+from trainer.data.images.tiff import TiffFault, read_directory, sixteen_bit_samples
 
 # libjpeg's exact integer transform, as in Pillow: pixels then equal those of other frameworks
 DCT_METHOD = "INTEGER_ACCURATE"
-LAYOUT_FIELDS = 3
-NOT_JPEG = 0  # in the place of an orientation
+LAYOUT_FIELDS = 4
+# decoders; RULED_PNG: of a PNG with transparency or 16 bits, where the PixelRules change its pixels
+OTHER, JPEG, RULED_PNG = range(3)
 
 
 class Orientation(NamedTuple):
@@ -30,7 +47,7 @@ class Orientation(NamedTuple):
     columns_mirrored: bool
 
 
-# EXIF 2.32 section 4.6.4; the first, which changes nothing, stands for NOT_JPEG
+# EXIF 2.32 section 4.6.4, from 1 on; the first is that of a record without an image
 ORIENTATIONS = (
     Orientation(False, False, False),
     Orientation(False, False, False),
@@ -47,8 +64,8 @@ ORIENTATIONS = (
 class EncodedImage(NamedTuple):
     """One image, or a batch of them with one more dimension in front.
 
-    ``data`` string ``[]`` are bytes that TensorFlow decodes. ``layout`` int32 ``[3]`` are height and width of the
-    upright image, and EXIF's orientation of a JPEG; 0 stands for another format.
+    ``data`` string ``[]`` are bytes that TensorFlow decodes. ``layout`` int32 ``[4]`` are height and width of the
+    upright image, the orientation of the stored one, 1 to 8 as in EXIF, and which decoder reads it.
     """
 
     data: tf.Tensor
@@ -63,56 +80,79 @@ class EncodedImage(NamedTuple):
     def orientation(self) -> tf.Tensor:
         return self.layout[2]
 
+    @property
+    def decoder(self) -> tf.Tensor:
+        """``JPEG``, ``RULED_PNG`` or ``OTHER``."""
+        return self.layout[3]
 
-def readable(data: bytes) -> tuple[bytes, tuple[int, int, int]]:
+
+def readable(data: bytes, config: PreprocessConfig) -> tuple[bytes, tuple[int, int, int, int]]:
     """``data`` and ``layout`` of the EncodedImage for the bytes of an image file.
 
     Pillow decodes what TensorFlow would get wrong, and passes it on as an uncompressed BMP of 24 bits: GIF (first
-    frame), BMP, and WebP with alpha (dropped) or several frames (the first).
+    frame), BMP, WebP with alpha or several frames (the first), and TIFF (the first image). What changes here changes in
+    ``trainer.data.images.served``, too, which does the same in a graph.
 
     Raises:
         ImageFault: they are not an image that can be read.
     """
-    header = read_header(data)
-    if header.format != "JPEG":
-        return data if header.native else _rewritten(data), (header.height, header.width, NOT_JPEG)
+    header = read_header(data, config.orientation)
+    if header.format == "BMP":
+        data = palette_kept(data)
     height, width = header.height, header.width
     if ORIENTATIONS[header.orientation].transposed:
         height, width = width, height
-    return data, (height, width, header.orientation)
+    decoder, rules = OTHER, rules_of(config)
+    if header.format == "JPEG":
+        decoder = JPEG
+    elif header.format == "PNG" and png_needs_rules(data, rules):
+        decoder = RULED_PNG
+    return data if header.native else _rewritten(data, header, rules), (height, width, header.orientation, decoder)
 
 
-def _rewritten(data: bytes) -> bytes:
+def _rewritten(data: bytes, header: Header, rules: PixelRules) -> bytes:
     buffer = io.BytesIO()
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            image.convert("RGB").save(buffer, "BMP")
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:  # what Pillow's readers raise
+        if header.format == "TIFF" and read_directory(data).bits == 16:
+            image = Image.fromarray(_of_sixteen_bits(data, rules))
+        else:
+            stored, _ = opened(data, header.format)
+            with stored:
+                image = flattened(stored, rules)
+        image.save(buffer, "BMP")
+    except (*PILLOW_FAULTS, TiffFault) as error:
         raise ImageFault(str(error)) from error
     return buffer.getvalue()
 
 
-def encoded_image(data: bytes) -> EncodedImage:
+def _of_sixteen_bits(data: bytes, rules: PixelRules) -> npt.NDArray[np.uint8]:
+    """The pixels of a TIFF of 16 bits a channel, uint8 ``[height, width, 3]``."""
+    colour, alpha = sixteen_bit_samples(data)
+    pixels = np.repeat(eight_bits(colour.astype(np.int32), rules), 3 // colour.shape[-1], -1)
+    if alpha is not None and rules.background is not None:
+        opacity = alpha.astype(np.int32)[..., np.newaxis] // 256
+        pixels = composited(pixels, opacity, np.array(rules.background, np.int32))
+    return pixels.astype(np.uint8)
+
+
+def encoded_image(data: bytes, config: PreprocessConfig) -> EncodedImage:
     """One image for the graph. Raises ``ImageFault``."""
-    rewritten, layout = readable(data)
+    rewritten, layout = readable(data, config)
     return EncodedImage(tf.constant(rewritten), tf.constant(layout))
 
 
-def decode(encoded: EncodedImage) -> tf.Tensor:
-    """The whole image."""
-    return decode_window(encoded, tf.concat([[0, 0], encoded.size], 0))
+def decode(encoded: EncodedImage, config: PreprocessConfig) -> tf.Tensor:
+    """The whole image. ``config`` is the one that ``encoded`` was made with."""
+    return decode_window(encoded, tf.concat([[0, 0], encoded.size], 0), config)
 
 
-def decode_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+def decode_window(encoded: EncodedImage, window: tf.Tensor, config: PreprocessConfig) -> tf.Tensor:
     """The pixels of ``window``, int32 ``[4]``: top, left, height and width within the upright image."""
+    rules = rules_of(config)
     return tf.cond(
-        encoded.orientation == UPRIGHT,
-        lambda: _stored_window(encoded.data, window),
-        lambda: tf.cond(
-            encoded.orientation == NOT_JPEG,
-            lambda: cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window),
-            lambda: _turned_window(encoded, window),
-        ),
+        encoded.orientation <= UPRIGHT,
+        lambda: _stored_window(encoded, window, rules),
+        lambda: _turned_window(encoded, window, rules),
     )
 
 
@@ -122,18 +162,31 @@ def cut(image: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
     return tf.ensure_shape(tf.slice(image, [top, left, 0], [height, width, 3]), [None, None, 3])
 
 
-def _stored_window(data: tf.Tensor, window: tf.Tensor) -> tf.Tensor:
-    """Decode a window of a JPEG as it is stored."""
-    return tf.image.decode_and_crop_jpeg(data, window, channels=3, dct_method=DCT_METHOD)
+def _stored_window(encoded: EncodedImage, window: tf.Tensor, rules: PixelRules) -> tf.Tensor:
+    """Decode a window of an image as it is stored."""
+
+    def plain() -> tf.Tensor:
+        return cut(tf.io.decode_image(encoded.data, channels=3, expand_animations=False), window)
+
+    def not_jpeg() -> tf.Tensor:
+        if rules.change_nothing:
+            return plain()
+        return tf.cond(encoded.decoder == RULED_PNG, lambda: png_pixels(encoded.data, window, rules), plain)
+
+    return tf.cond(
+        encoded.decoder == JPEG,
+        lambda: tf.image.decode_and_crop_jpeg(encoded.data, window, channels=3, dct_method=DCT_METHOD),
+        not_jpeg,
+    )
 
 
-def _turned_window(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
-    """Decode a window of a JPEG that is not stored upright."""
+def _turned_window(encoded: EncodedImage, window: tf.Tensor, rules: PixelRules) -> tf.Tensor:
+    """Decode a window of an image that is not stored upright."""
     transposed, rows, columns = tf.unstack(tf.constant(ORIENTATIONS)[encoded.orientation])
     first, kept = window[:2], window[2:]
     first = tf.where(tf.stack([rows, columns]), encoded.size - first - kept, first)
     order = tf.where(transposed, [1, 0], [0, 1])
-    image = _stored_window(encoded.data, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0))
+    image = _stored_window(encoded, tf.concat([tf.gather(first, order), tf.gather(kept, order)], 0), rules)
     image = tf.cond(transposed, lambda: _transposed(image), lambda: image)
     image = tf.cond(rows, lambda: tf.reverse(image, [0]), lambda: image)
     return tf.cond(columns, lambda: tf.reverse(image, [1]), lambda: image)
@@ -146,24 +199,24 @@ def _transposed(image: tf.Tensor) -> tf.Tensor:
     return tf.gather(tf.reshape(image, [height * width, 3]), places)
 
 
-def decode_file(data: bytes) -> tf.Tensor:
+def decode_file(data: bytes, config: PreprocessConfig) -> tf.Tensor:
     """The whole image in the bytes of an image file, uint8 ``[height, width, 3]``.
 
     Raises:
         ImageFault: they cannot be decoded; the message is the end of a sentence.
     """
     try:
-        return decode(encoded_image(data))
+        return decode(encoded_image(data, config), config)
     except tf.errors.InvalidArgumentError as error:
         reason = str(error.message).splitlines()[0]
         # without the names of TensorFlow's nodes
         raise ImageFault(reason.rpartition("}} ")[2].partition(" [Op:")[0]) from error
 
 
-def fault(data: bytes) -> str | None:
+def fault(data: bytes, config: PreprocessConfig) -> str | None:
     """Why the bytes of an image file cannot be decoded, as the end of a sentence; None when they can."""
     try:
-        decode_file(data)
+        decode_file(data, config)
     except ImageFault as error:
         return str(error)
     return None

@@ -47,9 +47,9 @@ def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: Prepro
     assert first == "decode", "check() requires it"
     if rest and rest[0] in WINDOWS:
         choose = WINDOWS[rest.pop(0)]
-        image = decode_window(encoded, choose(encoded.size, config, draw))
+        image = decode_window(encoded, choose(encoded.size, config, draw), config)
     else:
-        image = decode(encoded)
+        image = decode(encoded, config)
     for place, name in enumerate(rest):
         if name in TRANSFORMS:
             image = TRANSFORMS[name](image, config, draw)

@@ -21,6 +21,7 @@ from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.sources.foreign import is_foreign
 from trainer.data.sources.image_groups import grouped
+from trainer.data.sources.left_out import left_out
 from trainer.data.sources.packed_images import Image, PackedImages, composed, rank
 from trainer.data.sources.split_folders import (
     NAMES_SHOWN,
@@ -36,7 +37,6 @@ from trainer.data.sources.tree_split import part_of_tree
 from trainer.errors import BadRecord, UsageError, one_line
 from trainer.storage.unreadable import unusable_record
 
-EXTENSIONS = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".webp")
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "validation")
 COMPARED = 20  # files: names like 001.bmp have the same size in many folders, but not the same bytes
@@ -73,11 +73,10 @@ class ImageFolderSplit:
         least = 2 if divided or split == "train" else 1  # a set to evaluate may have images of one class only
         if least == 2 or config.layout == "auto":
             refuse_folder_between(self._folder, is_root=layout.is_tree)
-        classes = class_folders(self._folder, ignored, least)
-        used = None if config.classes is None else frozenset(config.classes)
+        classes = class_folders(self._folder, ignored, config.extensions, least)
         if {"train", "validation"} <= layout.folders.keys() and split != "test":
-            _check_same_classes({name: layout.folders[name] for name in ("train", "validation")}, used)
-        images = PackedImages(_scan(classes, self._folder, ignored, config.on_bad_record == "skip", used))
+            _check_same_classes({name: layout.folders[name] for name in ("train", "validation")}, config)
+        images = PackedImages(_scan(classes, self._folder, ignored, config))
         self.whole = len(images)
         names = tuple(classes)
         if config.layout == "auto":
@@ -90,7 +89,7 @@ class ImageFolderSplit:
         self.class_names = names
         self.count = len(self._images)
         if ignored and (split == "train" or not divided):  # a divided tree is scanned for both splits
-            say(f"ignored in {root}: {_entries_text(ignored)}")
+            say("\n".join(left_out(ignored, config.extensions, str(root))))
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         return [self._load(int(record)) for record in records], self._images.labels[records].astype(np.int64)
@@ -142,7 +141,7 @@ class ImageFolderSplit:
         return data
 
 
-def class_folders(folder: Path, ignored: list[str], least: int = 2) -> dict[str, Path]:
+def class_folders(folder: Path, ignored: list[str], extensions: Sequence[str], least: int = 2) -> dict[str, Path]:
     """Class name → its folder, sorted by name. Entries that are hidden or not images are added to ``ignored``.
 
     Raises:
@@ -157,7 +156,7 @@ def class_folders(folder: Path, ignored: list[str], least: int = 2) -> dict[str,
             continue
         status = _status(path)
         if not stat.S_ISDIR(status.st_mode):
-            if _is_image(entry.name, status):
+            if _is_image(entry.name, status, extensions):
                 raise UsageError(f"{path} lies beside the class folders, so it has no class; move it into one")
             ignored.append(entry.path)
             continue
@@ -180,9 +179,14 @@ def class_folders(folder: Path, ignored: list[str], least: int = 2) -> dict[str,
     return dict(sorted(found.items()))
 
 
-def _check_same_classes(folders: dict[Split, Path], used: frozenset[str] | None) -> None:
-    """``used`` are the chosen classes, None for all: what else lies there is no obstacle, here and below."""
-    names = {split: set(class_folders(folder, [])) for split, folder in folders.items()}
+def _used(config: ImageFolderConfig) -> frozenset[str] | None:
+    """The chosen classes, None for all: what else lies beside them is no obstacle."""
+    return None if config.classes is None else frozenset(config.classes)
+
+
+def _check_same_classes(folders: dict[Split, Path], config: ImageFolderConfig) -> None:
+    names = {split: set(class_folders(folder, [], config.extensions)) for split, folder in folders.items()}
+    used = _used(config)
     if used is not None:
         names = {split: there & used for split, there in names.items()}
     if names["train"] != names["validation"]:
@@ -200,9 +204,7 @@ def _check_groups_apart(config: ImageFolderConfig, layout: Layout, split: Split,
     here = set(grouped(config, layout.folder(split), images).names) if earlier else set()
     for other in (other for other in earlier if other in layout.folders):
         folder = layout.folders[other]
-        used = None if config.classes is None else frozenset(config.classes)
-        classes = class_folders(folder, [], 1)
-        there = PackedImages(_scan(classes, folder, [], config.on_bad_record == "skip", used))
+        there = PackedImages(_scan(class_folders(folder, [], config.extensions, 1), folder, [], config))
         both = sorted(here & set(grouped(config, folder, there).names))
         if both:
             raise UsageError(
@@ -218,9 +220,7 @@ def _beside(layout: Layout) -> list[str]:
     return [entry.path for entry in _entries(layout.root) if entry.name not in folders]
 
 
-def _scan(
-    classes: dict[str, Path], folder: Path, ignored: list[str], keep_bad: bool, used: frozenset[str] | None
-) -> Iterator[Image]:
+def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], config: ImageFolderConfig) -> Iterator[Image]:
     """The images of every class in order; every class that is used has at least one.
 
     With ``keep_bad`` an empty file and a broken link are images too: reading them reports the fault.
@@ -228,10 +228,11 @@ def _scan(
     place = folder.resolve()
     prefix = os.path.join(folder, "")
     above = frozenset(_identity(_status(directory)) for directory in (place, *place.parents))
+    used, extensions, keep_bad = _used(config), config.extensions, config.on_bad_record == "skip"
     empty: list[Path] = []
     for label, (name, path) in enumerate(classes.items()):
         has_images = False
-        for file, size in _walk(path, above, ignored, keep_bad):
+        for file, size in _walk(path, above, ignored, keep_bad, extensions):
             has_images = True
             yield file.removeprefix(prefix), label, size
         if not has_images and (used is None or name in used):
@@ -239,14 +240,16 @@ def _scan(
     if empty:
         others = [name for name, path in classes.items() if path not in empty]
         more = f", and so are {few([path.name for path in empty[1:]])}" if empty[1:] else ""
+        there = [each for each in ignored if each.startswith(os.path.join(empty[0], ""))]
+        noted = "".join(f"\n{line}" for line in left_out(there, extensions, str(empty[0]))) if there else ""
         raise UsageError(
-            f"{empty[0]} is a class folder without an image ({', '.join(EXTENSIONS)}){more}; fill or remove it"
+            f"{empty[0]} is a class folder without an image ({', '.join(extensions)}){more}; fill or remove it{noted}"
             f"\nor choose the others: {_choice(others)}"
         )
 
 
 def _walk(
-    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool
+    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool, extensions: Sequence[str]
 ) -> Iterator[tuple[str, int]]:
     """Path and size of every image below ``folder``; ``above`` are the directories on the way to it."""
     here = _identity(_status(folder))
@@ -256,13 +259,13 @@ def _walk(
         if is_foreign(entry.name):
             ignored.append(entry.path)
             continue
-        if keep_bad and _has_image_name(entry.name) and not os.path.exists(entry.path):
+        if keep_bad and _has_image_name(entry.name, extensions) and not os.path.exists(entry.path):
             yield entry.path, 0
             continue
         status = _status(entry.path)
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(entry.path, above | {here}, ignored, keep_bad)
-        elif not _is_image(entry.name, status):
+            yield from _walk(entry.path, above | {here}, ignored, keep_bad, extensions)
+        elif not _is_image(entry.name, status, extensions):
             ignored.append(entry.path)
         elif status.st_size == 0 and not keep_bad:
             raise UsageError(f"{entry.path} is empty (0 bytes); replace or remove it")
@@ -290,12 +293,13 @@ def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def _is_image(name: str, status: os.stat_result) -> bool:
-    return stat.S_ISREG(status.st_mode) and _has_image_name(name)
+def _is_image(name: str, status: os.stat_result, extensions: Sequence[str]) -> bool:
+    return stat.S_ISREG(status.st_mode) and _has_image_name(name, extensions)
 
 
-def _has_image_name(name: str) -> bool:
-    return name.lower().endswith(EXTENSIONS)
+def _has_image_name(name: str, extensions: Sequence[str]) -> bool:
+    _, dot, ending = name.rpartition(".")
+    return bool(dot) and ending.lower() in extensions
 
 
 def _choice(classes: Iterable[str]) -> str:
@@ -311,10 +315,3 @@ def _fault_of_name(name: str) -> str | None:
     """
     categories = {unicodedata.category(character) for character in name}
     return "it is not UTF-8" if "Cs" in categories else "it has control characters" if "Cc" in categories else None
-
-
-def _entries_text(ignored: Sequence[str]) -> str:
-    first = one_line(ignored[0])
-    if len(ignored) == 1:
-        return f"{first}, which is hidden or not an image"
-    return f"{len(ignored)} entries that are hidden or not images, the first {first}"

@@ -6,9 +6,8 @@ import keras
 import tensorflow as tf
 
 from trainer.config.schema import Config
-from trainer.data.images.decoding import NOT_JPEG, EncodedImage
 from trainer.data.images.draw import Draw
-from trainer.data.images.headers import UPRIGHT
+from trainer.data.images.served import served_image
 from trainer.data.images.transforms import network_input
 
 
@@ -25,16 +24,25 @@ class Classifier(tf.Module):
 
     @tf.function(input_signature=[tf.TensorSpec([None], tf.string, "image_bytes")], autograph=False)
     def classify(self, image_bytes: tf.Tensor) -> dict[str, tf.Tensor]:
-        """Classify ``image_bytes``, string ``[n]``. Each is a JPEG or PNG that is stored upright, because TensorFlow
-        has no operation that reads EXIF's orientation. Preprocessing is that of evaluation.
+        """Classify ``image_bytes``, string ``[n]``, each the bytes of an image file. The network gets the pixels that
+        evaluation gives it, upright, to the bit: docs/data.md has the formats.
 
         Returns ``classes`` string ``[n, classes]`` and ``probabilities`` float32 ``[n, classes]``, both in label
         order: the shapes of TensorFlow Serving's classification signature.
+
+        Raises, when the graph runs:
+            InvalidArgumentError: one is not an image, or one that a graph does not read as training does. The message
+                has its number in the request, from 0 on, and says what it is.
         """
         size, draw = self._preprocess.image_size, Draw(self._seed, tf.constant(0, tf.int64))
         images = tf.map_fn(
-            lambda data: network_input(_encoded_image(data), self._preprocess.eval, self._preprocess, draw),
-            image_bytes,
+            lambda each: network_input(
+                served_image(each[0], tf.strings.join(["image ", tf.strings.as_string(each[1])]), self._preprocess),
+                self._preprocess.eval,
+                self._preprocess,
+                draw,
+            ),
+            (image_bytes, tf.range(tf.shape(image_bytes)[0])),
             fn_output_signature=tf.TensorSpec([size, size, 3], tf.float32),
         )
         probabilities = tf.nn.softmax(self._model(images, training=False))
@@ -42,15 +50,3 @@ class Classifier(tf.Module):
             "classes": tf.broadcast_to(self._class_names, tf.shape(probabilities)),
             "probabilities": probabilities,
         }
-
-
-def _encoded_image(data: tf.Tensor) -> EncodedImage:
-    """``trainer.data.images.decoding.encoded_image`` with TensorFlow's operations only, for upright JPEG and PNG."""
-    jpeg = tf.io.is_jpeg(data)
-    size = tf.cond(
-        jpeg,
-        lambda: tf.image.extract_jpeg_shape(data)[:2],
-        lambda: tf.shape(tf.io.decode_image(data, channels=3, expand_animations=False))[:2],
-    )
-    orientation = tf.where(jpeg, UPRIGHT, NOT_JPEG)
-    return EncodedImage(data, tf.concat([size, orientation[tf.newaxis]], 0))

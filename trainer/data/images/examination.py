@@ -1,0 +1,82 @@
+"""What the pixels of an image are apart from a picture: transparent, on one colour alone, of few of their 16 bits."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import numpy.typing as npt
+import tensorflow as tf
+
+from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.decoding import decode, encoded_image
+from trainer.data.images.headers import Header, read_header
+from trainer.data.images.pillow import PILLOW_FAULTS, opened
+from trainer.data.images.pixels import PNG_DEPTH, png_has_alpha
+from trainer.data.images.tiff import TiffFault, read_directory, sixteen_bit_samples
+
+
+@dataclasses.dataclass(frozen=True)
+class Findings:
+    """``transparent``: a pixel at least is not opaque. ``blank``: it is transparent, and one colour on the background
+    of the configuration. ``values`` are the smallest and the largest of an image of 16 bits a channel, without alpha;
+    None for others. ``warnings`` are Pillow's.
+    """
+
+    transparent: bool
+    blank: bool
+    values: tuple[int, int] | None
+    warnings: tuple[str, ...]
+
+
+def examine(data: bytes, config: PreprocessConfig) -> Findings:
+    """Look at an image that can be decoded."""
+    header = read_header(data, config.orientation)
+    if header.format == "JPEG" or (header.format == "WebP" and header.native):
+        return Findings(transparent=False, blank=False, values=None, warnings=())
+    opacity, warnings = _opacity(data, header)
+    transparent = opacity is not None and opacity < 1.0
+    blank = False
+    if transparent:
+        pixels = decode(encoded_image(data, config), config).numpy()
+        blank = bool((pixels == pixels[0, 0]).all())
+    return Findings(transparent, blank, sixteen_bit_values(data), tuple(warnings))
+
+
+def sixteen_bit_values(data: bytes) -> tuple[int, int] | None:
+    """The smallest and the largest value of an image of 16 bits a channel, without alpha; None for others.
+
+    Raises:
+        ImageFault: it has no header that can be read.
+        Others: the pixels cannot be decoded.
+    """
+    header = read_header(data, "all")
+    colour: npt.NDArray[np.uint16]
+    if header.format == "PNG" and data[PNG_DEPTH] == 16:
+        samples = tf.io.decode_png(data, dtype=tf.uint16).numpy()
+        colour = samples[..., : samples.shape[-1] // 2 * 2 - 1] if samples.shape[-1] in (2, 4) else samples
+    elif header.format == "TIFF" and read_directory(data).bits == 16:
+        colour, _ = sixteen_bit_samples(data)
+    else:
+        return None
+    return int(colour.min()), int(colour.max())
+
+
+def _opacity(data: bytes, header: Header) -> tuple[float | None, list[str]]:
+    """Of the most transparent pixel, 0 to 1, None without transparency; and the warnings of what looked at it."""
+    if header.format == "PNG":
+        if not png_has_alpha(data):
+            return None, []
+        return float(tf.io.decode_png(data, channels=4, dtype=tf.uint16).numpy()[..., 3].min()) / (2**16 - 1), []
+    image, warnings = opened(data, header.format)
+    with image:
+        if header.format == "TIFF" and read_directory(data).bits == 16:
+            _, alpha = sixteen_bit_samples(data)
+            return None if alpha is None else float(alpha.min()) / (2**16 - 1), warnings
+        if not image.has_transparency_data:
+            return None, warnings
+        return float(np.asarray(image.convert("RGBA"))[..., 3].min()) / 255, warnings
+
+
+# what ``sixteen_bit_values`` raises for an image that cannot be decoded
+UNDECODABLE = (*PILLOW_FAULTS, TiffFault, tf.errors.InvalidArgumentError)

@@ -54,8 +54,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     """
     data = open_sources(config)
     class_names = data.training.class_names
-    ready, new = is_ready(config), start.checkpoint is None
-    range_warnings = [] if ready else check_range(data.training, config.preprocess, new=new)
+    new = start.checkpoint is None
     config = with_initial_updates(config, start.initial_updates)
     config = complete(config, data.sampling.examples_per_epoch, len(class_names))
     total = total_steps(config, data.sampling.examples_per_epoch)
@@ -76,6 +75,8 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     accepted = start.judge(run_dir, fingerprint, current)
     ahead = start.look_ahead(run_dir, config, total)
     _refuse_fewer_classes(config, class_names)
+    # images can be decoded only now: TensorFlow's threads are set
+    range_warnings = [] if is_ready(config) else check_range(data.training, config.preprocess, new=new)
     repeats = suitability.batch_warning(config, data.sampling.examples_per_epoch)
     notes = [*ahead, *(f"warning: {text}" for text in range_warnings), *start.fill(assembly, class_names)]
     notes += [] if repeats is None else [repeats]

@@ -29,8 +29,9 @@ from trainer.data import batches
 from trainer.diagnosis import prescription
 from trainer.errors import RestoreRefused, TrainerError
 from trainer.fingerprint.verdict import Request, judge
+from trainer.interchange.contents import ORIGIN
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
-from trainer.run import session, short_run, warm_start
+from trainer.run import left_out, session, short_run, warm_start
 from trainer.run_directory import layout, lost, places
 from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan, trial
@@ -85,6 +86,10 @@ def lost_run(run_dir: Path, there: Path | None, part: str = "", *, deleted: bool
 def short(run_dir: Path, *overrides: str) -> str:
     said = short_run.warnings(config_of(*overrides), 4, 0.9997, run_dir)
     return next(line for line in said if "python -m" in line)
+
+
+def own_contents(path: Path) -> Any:
+    return SimpleNamespace(path=path, facts={ORIGIN: {}})
 
 
 def linked(run_dir: Path) -> str:
@@ -184,6 +189,10 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
         "message_goes_on_exactly",
     ),
     "run.session.train": (Counter(resume_command=1), lambda r, p: [existing(r)]),
+    "run.left_out._averages": (
+        Counter(command_line=1),
+        lambda r, p: [left_out._averages(own_contents(r / STEP)).partition("that file: ")[2]],
+    ),
     "run.short_run._settle": (Counter(changing_command=1), lambda r, p: [short(r, "model.batch_norm.warmup=false")]),
     "run.short_run._override": (
         Counter(changing_command=1),

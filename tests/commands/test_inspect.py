@@ -135,10 +135,13 @@ def test_what_cannot_be_read_is_one_message(files: Path, tmp_path: Path, capsys:
     broken = tmp_path / "broken.weights.h5"
     broken.write_bytes((files / "model.weights.h5").read_bytes())
     cut(broken, 0.5)
+    empty = tmp_path / "empty"
+    empty.mkdir()
     for arguments, status, message in (
         ([f"checkpoint={broken}"], 4, "ends too early"),
         ([f"checkpoint={tmp_path / 'nothing'}"], 4, "does not exist"),
-        ([f"run_dir={tmp_path}"], 4, "holds no checkpoint"),
+        ([f"run_dir={tmp_path}"], 4, "ends too early"),  # the weights in it
+        ([f"run_dir={empty}"], 4, "holds no checkpoint"),
         ([], 2, "inspect needs either run_dir=DIR or checkpoint=PATH"),
         (["run_dir=a", "checkpoint=b"], 2, "inspect needs either"),
         (["checkpoint=a", "format=xml"], 2, "format=xml does not exist; allowed: table, json"),

@@ -10,6 +10,8 @@ import pytest
 from handmade_images import png, saved, tiff
 from image_data import jpeg, make_splits, write
 from PIL import Image
+from processes import NARROW
+from stored_runs import keep_this_process
 
 from trainer.__main__ import run
 
@@ -41,11 +43,8 @@ def test_transparency_is_counted_and_what_is_blank_on_the_background(
         png(np.concatenate([NOISE[..., :3], np.full_like(NOISE[..., 3:], 255)], -1)),
     )
     output = checked(root, capfd)
-    assert (
-        f"  2 of 15 have transparent pixels, shown on white (preprocess.background), the first {root}/train/cat/"
-        in output
-    )
-    assert f"  warning: 1 of these are one colour on it, the first {root}/train/cat/glyph.png (record 4)" in output
+    assert "  2 of 15 have transparent pixels, shown on white (preprocess.background), the first train/cat/" in output
+    assert "  warning: 1 of these are one colour on it, the first train/cat/glyph.png (record 4)" in output
     output = checked(root, capfd, "preprocess.background=[0,0,9]")
     assert "2 of 15 have transparent pixels, shown on [0, 0, 9] (preprocess.background)" in output
     assert "one colour" not in output
@@ -65,15 +64,13 @@ def test_the_share_of_sixteen_bits_that_is_used_is_said_with_what_to_set(
     assert "1 of 7 have 16 bits a channel" in output
     assert output.count("'preprocess.sixteen_bit_range=[0,4095]' spreads these values") == 2
     write(root / "train" / "cat" / "full.png", png(TWELVE << 4))
-    assert f"warning: 1 of these use less than an eighth of it each, the first {root}/train/cat/ct.png" in checked(
-        root, capfd
-    )
+    assert "warning: 1 of these use less than an eighth of it each, the first train/cat/ct.png" in checked(root, capfd)
     (root / "train" / "cat" / "full.png").unlink()
     output = checked(root, capfd, "preprocess.sixteen_bit_range=[0,4095]")
     assert "% of the range from 0 to 4095 (preprocess.sixteen_bit_range)" in output
     assert "warning" not in output
     output = checked(root, capfd, "preprocess.sixteen_bit_range=[0,2047]")
-    assert f"  1 of these have values outside, which become black or white, the first {root}/train/cat/ct.png" in output
+    assert "  1 of these have values outside, which become black or white, the first train/cat/ct.png" in output
 
 
 def test_what_a_decoder_warns_of_is_said_with_the_file_and_nowhere_else(
@@ -89,20 +86,22 @@ def test_what_a_decoder_warns_of_is_said_with_the_file_and_nowhere_else(
     write(root / "train" / "ox" / "palette.png", saved(palette, "PNG", transparency=bytes(range(0, 256, 16))))
     output = checked(root, capfd)
     assert "images that a decoder warns of, and reads nevertheless: 2\n" in output
-    assert f"  {root}/train/dog/padded.jpg (record 8): Corrupt JPEG data: " in output
-    assert f"  {root}/train/ox/tags.tif (record 14): " in output
+    assert "  train/dog/padded.jpg (record 8): Corrupt JPEG data: " in output
+    assert "  train/ox/tags.tif (record 14): " in output
     assert "every record can be used" in output
     assert [str(each.message) for each in recwarn] == []
 
 
 def test_a_run_that_would_see_black_images_is_refused(
-    root: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path
+    root: Path, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    keep_this_process(monkeypatch)
     for path in root.rglob("*.*"):
         if path.is_file():
             path.write_bytes(png(TWELVE >> 4))
     place = tmp_path / "run"
-    assert run(["train", "experiment=images", "data=image_folder", f"data.root={root}", f"run_dir={place}"]) == 2
+    folder = ("data=image_folder", f"data.root={root}", "data.train_examples=null", "data.validation_examples=null")
+    assert run(["train", *NARROW, *folder, f"run_dir={place}"]) == 2
     message = capfd.readouterr().err
     assert message.startswith("error: images of 16 bits use 0.39 % of the values from 0 to 65535: ")
     assert "add 'preprocess.sixteen_bit_range=[0,255]' to spread these values" in message

@@ -7,11 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from composing import compose
 from image_data import folder_source, jpeg, make_splits, write
 from PIL import Image
 
 from trainer.__main__ import run
 from trainer.data.blank import blank_note, is_blank
+
+CONFIG = compose().preprocess
 
 
 def blank(colour: tuple[int, int, int]) -> bytes:
@@ -36,15 +39,15 @@ def test_a_run_is_warned_when_half_of_the_images_are_blank(tmp_path: Path) -> No
     assert len(paths) == 12
     for number, path in enumerate(paths[:5]):
         path.write_bytes(blank((number, 0, 0)))
-    assert blank_note(folder_source(root)) is None
+    assert blank_note(folder_source(root), CONFIG) is None
     paths[5].write_bytes(blank((9, 9, 9)))
-    note = blank_note(folder_source(root))
+    note = blank_note(folder_source(root), CONFIG)
     assert note is not None
     assert note.startswith("6 of 12 training images looked at have a single colour")
     assert f"the first {paths[0]} (record 0)" in note
     for path in paths[6:9]:  # what cannot be decoded is neither
         path.write_bytes(jpeg(3)[:40])
-    note = blank_note(folder_source(root))
+    note = blank_note(folder_source(root), CONFIG)
     assert note is not None
     assert note.startswith("6 of 9 ")
 

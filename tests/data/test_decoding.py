@@ -184,7 +184,7 @@ def test_what_lies_under_a_transparent_pixel_shows_only_without_a_background(nam
         decode(encoded_image(FORMATS[name], config), config).numpy()
         for config in map(with_rules, ("none", "white", "[7,99,201]"))
     )
-    assert (dropped != white).any()
+    assert (dropped != coloured).any()
     assert (white != coloured).any()
 
 

@@ -331,8 +331,8 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "several empty class folders": (
         lambda root: [path.unlink() for name in ("cat", "ox") for path in (root / "train" / name).iterdir()],
-        "{root}/train/cat is a class folder without an image (.bmp, .gif, .jpeg, .jpg, .png, .webp), and so are ox; "
-        "fill or remove it\nor choose the others: 'data.classes=[dog]'",
+        "{root}/train/cat is a class folder without an image (bmp, dib, gif, jfif, jpe, jpeg, jpg, png, tif, tiff, "
+        "webp), and so is ox; fill or remove it\nor choose the others: 'data.classes=[dog]'",
     ),
     "link to its own folder": (link(".", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train/cat"),
     "link to the class folders": (link("..", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train"),

@@ -73,7 +73,7 @@ def test_folders_beside_the_splits_are_named_and_not_read(tmp_path: Path, capsys
     assert capsys.readouterr().out.splitlines() == [
         f"not read in {tmp_path}: extra, test, beside the splits; test/ has no class folders, so its images have no "
         "labels",
-        f"ignored in {tmp_path}: {tmp_path}/README, which is hidden or not an image",
+        f"not read in {tmp_path}: 1 without an ending (README)",
     ]
 
 

@@ -25,6 +25,7 @@ from trainer.checkpoint import manifest as manifests
 from trainer.config import stored
 from trainer.config.arguments import parse_arguments
 from trainer.config.schema import Config
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data import opened as opened_data
 from trainer.data.images import decoding, draw, transforms
 from trainer.data.images.decoding import EncodedImage
@@ -282,9 +283,9 @@ def edited(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     return lambda image, config, draw: function(image, config, draw) * 1.001
 
 
-def other_decoder(encoded: EncodedImage, window: tf.Tensor) -> tf.Tensor:
+def other_decoder(encoded: EncodedImage, window: tf.Tensor, config: PreprocessConfig) -> tf.Tensor:
     """An image library whose JPEG decoder rounds otherwise."""
-    return DECODE_WINDOW(encoded, window) // 2 * 2
+    return DECODE_WINDOW(encoded, window, config) // 2 * 2
 
 
 class UnfusedBatchNormalization(tf.keras.layers.BatchNormalization):

@@ -84,7 +84,7 @@ def test_a_new_run_is_refused_before_anything_is_written(tmp_path: Path) -> None
 def test_a_new_run_says_what_does_not_fit_and_a_resumed_one_only_what_still_happens(trainer: Trainer) -> None:
     arguments = (*NARROW, "data.train_examples=12", "data.validation_examples=6", "train.global_batch_size=16")
     output = trainer.run_in_one_process(
-        ("train", *arguments, "model.num_classes=12", "train.steps=1", "run_dir=run"),
+        ("train", *arguments, "schedule=constant", "model.num_classes=12", "train.steps=1", "run_dir=run"),
         ("resume", "run_dir=run", "train.steps=2"),
     )
     log = (trainer.cwd / "run" / "train.log").read_text()

@@ -72,8 +72,11 @@ def test_an_argument_that_is_printed_means_the_path_when_it_is_copied_into_a_she
     assert parse_arguments([run_dir, checkpoint]) == {"run_dir": str(tmp_path / name), "checkpoint": name}
 
 
-def test_a_plain_path_is_printed_as_it_is() -> None:
-    assert argument("run_dir", Path("outputs/digits/2026-01-01")) == "run_dir=outputs/digits/2026-01-01"
+def test_a_plain_path_is_printed_whole_and_without_quotes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "plain").mkdir()
+    monkeypatch.chdir(tmp_path / "plain")
+    expected = f"run_dir={tmp_path}/plain/outputs/digits/2026-01-01"
+    assert argument("run_dir", Path("outputs/digits/2026-01-01")) == expected
 
 
 def test_the_commands_work_on_a_run_with_brackets_and_print_commands_that_do(

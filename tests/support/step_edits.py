@@ -169,8 +169,8 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
     "evaluation sums": (
         (),
         step,
-        "tf.cast(correct(logits, batch), tf.float32) * weight",
-        "tf.cast(correct(logits, batch), tf.float32)",
+        "tf.cast(right, tf.float32) * weight",
+        "tf.cast(right, tf.float32)",
     ),
     "predictions": (
         (),

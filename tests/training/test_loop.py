@@ -81,12 +81,13 @@ def test_a_process_that_fails_ends_although_its_pipeline_is_alive_and_reading(
         "from trainer.__main__ import main\n"
         "from trainer.data.sources.digits import DigitsSplit\n"
         "from trainer.errors import UsageError\n"
-        "read, calls = DigitsSplit.read, []\n"
+        "read, calls, training = DigitsSplit.read, [], []\n"
         "def slow(self, records):\n"
-        "    calls.append(1)\n"
+        "    calls.extend(training)\n"  # not the looks at a few records before
         "    time.sleep(3 if len(calls) > 3 else 0)\n"
         "    return read(self, records)\n"
         "def failing(run):\n"
+        "    training.append(1)\n"
         "    sys.alive = iter(run.training_batches(0))\n"  # until the interpreter is taken apart
         "    next(sys.alive)\n"
         "    raise UsageError('this run fails')\n"

@@ -73,10 +73,7 @@ def _averages(contents: Contents) -> str:
     if ORIGIN not in contents.facts or contents.path.absolute().parent.name != CHECKPOINTS:
         return ""
     run_dir = contents.path.absolute().parent.parent
-    command = command_line(
-        "export",
-        argument("run_dir", run_dir),
-        argument("checkpoint", contents.path.name),
-        *("weights=ema", "format=weights", argument("output", f"{run_dir.name}-{contents.path.name}.safetensors")),
-    )
+    output = run_dir.with_name(f"{run_dir.name}-{contents.path.name}.safetensors")
+    places = [argument("run_dir", run_dir), argument("checkpoint", contents.path.name), argument("output", output)]
+    command = command_line("export", *places, "weights=ema", "format=weights")
     return f"; to start from the averages, export them and give that file: {command}"

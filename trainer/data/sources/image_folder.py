@@ -239,11 +239,12 @@ def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], config: Im
             empty.append(path)
     if empty:
         others = [name for name, path in classes.items() if path not in empty]
-        more = f", and so are {few([path.name for path in empty[1:]])}" if empty[1:] else ""
+        more = [path.name for path in empty[1:]]
+        also = f", and so {'is' if len(more) == 1 else 'are'} {few(more)}" if more else ""
         there = [each for each in ignored if each.startswith(os.path.join(empty[0], ""))]
         noted = "".join(f"\n{line}" for line in left_out(there, extensions, str(empty[0]))) if there else ""
         raise UsageError(
-            f"{empty[0]} is a class folder without an image ({', '.join(extensions)}){more}; fill or remove it{noted}"
+            f"{empty[0]} is a class folder without an image ({', '.join(extensions)}){also}; fill or remove it{noted}"
             f"\nor choose the others: {_choice(others)}"
         )
 

@@ -82,9 +82,9 @@ def refuse_other_keys(container: Mapping[str, Any], places: Iterable[Path]) -> N
         if keys is None:
             continue
         others = [key for key in section if key not in field_names(keys)]
-        owners = [each for each in _types(group) if each is not keys and set(others) <= set(field_names(each))]
         if not others and set(section) == set(field_names(keys)):
-            continue
+            continue  # before plug-ins are imported, which only a message needs
+        owners = [each for each in _types(group) if each is not keys and set(others) <= set(field_names(each))]
         if any(set(section) == set(field_names(each)) for each in _types(group) if each is not keys):
             key = f"without its keys: {group}.{others[0]} is none of them" if others else "without its keys"
             raise UsageError(

@@ -28,6 +28,8 @@ ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
 DEVICES = ("device", "replicas", "cuDNN", "TensorFloat-32")
 IMAGE_SIZE = "preprocess.image_size"
+AUX_LOGITS = "model.aux_logits"
+AUX_LAYERS = "layer aux_logits."  # how the places of facts about the auxiliary head begin
 KIND_TITLES = {
     "data": "the data is not the data the checkpoint was trained on",
     "structure": "the code builds another network from the same configuration",
@@ -144,6 +146,8 @@ def _roots(differences: Sequence[FactDifference]) -> list[FactDifference]:
 def _concerns(change: Change, difference: FactDifference) -> bool:
     if change.path == IMAGE_SIZE and difference.fact.kind == "structure":
         return True  # it decides every shape behind the input, and which layers of the auxiliary head there can be
+    if change.path == AUX_LOGITS and difference.fact.where.startswith(AUX_LAYERS):
+        return True  # it decides whether these layers exist
     path = change.path.removesuffix(".name")
     return any(_covers(key, path) or _covers(path, key) for key in difference.fact.keys)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import NARROW, Process, Trainer, assert_same_run, checkpoint_names, metrics
+from processes import NARROW, Trainer, assert_same_run, checkpoint_names, metrics
 from small_plugin import paced
 
 

@@ -113,3 +113,11 @@ def test_pillow_s_own_warning_needs_a_palette_that_is_converted_to_rgb() -> None
     palette = saved(Image.fromarray(NOISE[..., :3]).quantize(16), "PNG", transparency=bytes(range(0, 256, 16)))
     with pytest.warns(UserWarning, match="Palette images with Transparency"):
         Image.open(io.BytesIO(palette)).convert("RGB")
+
+
+@pytest.mark.parametrize(("largest", "share"), [(65535, "100"), (65000, "99"), (32767, "50"), (255, "0.39")])
+def test_a_share_is_written_without_an_exponent(
+    largest: int, share: str, root: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(root / "train" / "cat" / "deep.png", png(np.array([[[0], [largest]]], np.uint16)))
+    assert f"with values from 0 to {largest}: {share} % of the range" in checked(root, capfd)

@@ -98,6 +98,7 @@ def test_a_process_without_this_project_gets_the_same_outputs_from_every_export(
     command = [sys.executable, "-I", "-c", STRANGER]
     process = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300)
     assert process.returncode == 0, process.stderr
+    assert "meta_optimizer" not in process.stderr  # where TensorFlow cannot optimize a graph
     found = np.load(tmp_path / "found.npz")
     for name in ("keras", "weights_h5", "safetensors"):
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-4 * np.abs(expected).max(), err_msg=name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 import sys
 from pathlib import Path
 
@@ -30,3 +31,24 @@ def test_any_name_is_printed_and_logged(
     assert output.getvalue() == b"warning: " + printed + b" :cat: [bold]\n"
     (line,) = (tmp_path / "train.log").read_text(encoding="utf-8").splitlines()
     assert line.endswith("  warning: 猫 · caf\\xe9 :cat: [bold]")
+
+
+class Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_command_in_the_closing_lines_can_be_copied_from_a_terminal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A terminal breaks a long line without a line end, so what is copied is the line."""
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setenv("TERM", "xterm")
+    screen = Screen()
+    monkeypatch.setattr(sys, "stdout", screen)
+    command = "python -m trainer resume run_dir=/home/me/[bold]/outputs/patterns train.steps=676 'allow=[schedule]'"
+    terminal = Terminal(tmp_path / "train.log", 0, 1)
+    terminal.closing("done at step 1", [("run", "outputs/patterns"), ("more", command)])
+    terminal.close()
+    shown = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen.getvalue()).splitlines()
+    assert shown[-3:] == ["done at step 1", "  run   outputs/patterns", f"  more  {command}"]

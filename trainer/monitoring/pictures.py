@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageDraw, ImageFont, ImageOps
+from PIL import Image, ImageDraw, ImageFont
 
+from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.decoding import decode_file
+from trainer.data.images.headers import ImageFault
 from trainer.monitoring.confusion import Confusion
 
 Pixels = npt.NDArray[np.uint8]
@@ -22,12 +25,13 @@ PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (235, 235, 235)
 LARGEST_MATRIX = 50  # classes; with more, the cells of a confusion matrix are too small to see
 
 
-def thumbnail(encoded: bytes) -> Image.Image | None:
-    """An encoded image, upright, in at most ``SIDE`` × ``SIDE`` pixels; None when Pillow cannot read it."""
+def thumbnail(encoded: bytes, config: PreprocessConfig) -> Image.Image | None:
+    """An encoded image in at most ``SIDE`` × ``SIDE`` pixels, as the network gets it before it is cropped and resized:
+    upright, on its background, 16 bits as 8. None when it cannot be read.
+    """
     try:
-        with Image.open(io.BytesIO(encoded)) as image:
-            return fitted(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):  # Pillow raises these for damaged files
+        return fitted(Image.fromarray(decode_file(encoded, config).numpy()))
+    except ImageFault:
         return None
 
 

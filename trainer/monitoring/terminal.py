@@ -11,9 +11,7 @@ from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
 from trainer.errors import SPELLED
@@ -89,10 +87,10 @@ class Terminal:
                 self._console.print(line, markup=False)
             return
         self._end_progress()
-        table = Table.grid(padding=(0, 2))
+        # no frame: a terminal that breaks a line itself copies it whole, and a frame would break commands into pieces
+        self._console.print(Text(title, "bold"))
         for name, text in rows:
-            table.add_row(Text(name, "bold"), Text(text, overflow="fold"))
-        self._console.print(Panel(table, title=Text(title, "bold"), title_align="left", expand=False), soft_wrap=False)
+            self._console.print(Text.assemble("  ", (f"{name:<{width}}", "bold"), f"  {text}"))
 
     def line(self, text: str) -> None:
         """Print and log a line of its own."""

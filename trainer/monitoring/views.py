@@ -12,6 +12,7 @@ import numpy as np
 import tensorflow as tf
 from PIL import Image
 
+from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.batch import Batch
 from trainer.data.sources.source import Source
 from trainer.errors import UsageError
@@ -25,12 +26,16 @@ from trainer.run_directory.validation_predictions import Mistake
 class Views:
     """Keeps the predictions of validations in ``run_dir``, and shows them and everything else in TensorBoard.
 
-    ``events`` are those of the validations; they record a failed write.
+    ``preprocess`` says how the images of ``validation`` are read. ``events`` are those of the validations; they record
+    a failed write.
     """
 
-    def __init__(self, run_dir: Path, validation: Source, events: Events, tensorboard: TensorBoard) -> None:
+    def __init__(
+        self, run_dir: Path, validation: Source, preprocess: PreprocessConfig, events: Events, tensorboard: TensorBoard
+    ) -> None:
         self._run_dir = run_dir
         self._validation = validation
+        self._preprocess = preprocess
         self._events = events
         self._tensorboard = tensorboard
 
@@ -64,9 +69,9 @@ class Views:
         self._tensorboard.close()
 
     def _picture(self, mistake: Mistake) -> Image.Image | None:
-        """The stored image; None where Pillow does not read its format, or it can no longer be read."""
+        """The image as evaluation read it; None where a record is no image file, or can no longer be read."""
         try:
             (encoded,), _ = self._validation.read(np.array([mistake.example]))
         except UsageError:
             return None
-        return pictures.thumbnail(encoded)
+        return pictures.thumbnail(encoded, self._preprocess)

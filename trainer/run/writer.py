@@ -69,7 +69,7 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
         validation_predictions.forget_later(place, step)
         validation, events = run.data.validation, history.events
         tensorboard = TensorBoard(place, events, run.config, run.assembly.state, validation, run.lineage)
-        views = Views(place, validation, events[VALIDATION], tensorboard)
+        views = Views(place, validation, run.config.preprocess, events[VALIDATION], tensorboard)
         checkpointer = _checkpointer(checkpoints, run, mirror, history, terminal, process)
         # a checkpoint that was taken from elsewhere is not in this directory yet
         committed_step = step if (checkpoints / directory.name_of(step)).is_dir() else None

@@ -21,9 +21,11 @@ class Contents:
         """The ``size`` bytes from ``place`` on, at most 4, as a number without a sign; ``big``: the first byte is the
         highest.
         """
-        upwards = tf.constant([256**power for power in range(size)], tf.int64)
-        powers = tf.where(big, upwards[::-1], upwards)
-        return tf.reduce_sum(self._bytes(place, size) * powers)
+        powers = [256**power for power in range(size)]
+        # reversed here: TensorFlow's optimizer takes a small vector of integers for a shape, and logs an error where a
+        # graph reverses it
+        chosen = tf.where(big, tf.constant(powers[::-1], tf.int64), tf.constant(powers, tf.int64))
+        return tf.reduce_sum(self._bytes(place, size) * chosen)
 
     def byte(self, place: tf.Tensor) -> tf.Tensor:
         return self._bytes(place, 1)[0]

@@ -32,7 +32,7 @@ from trainer.fingerprint.verdict import Request, judge
 from trainer.interchange.contents import ORIGIN
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
 from trainer.run import left_out, session, short_run, warm_start
-from trainer.run_directory import layout, lost, places
+from trainer.run_directory import layout, lost, occupancy, places
 from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan, trial
 
@@ -161,8 +161,15 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
     ),
     "data.batches._check_command": (Counter(command_line=1), lambda r, p: [batches._check_command(config_of())]),
     "diagnosis.prescription.next_command": (
-        Counter(command_line=2, list_command=1),
-        lambda r, p: [next_of(r, DAMAGE), next_of(r), next_of(r, MISMATCH, overrides=("model.width=0.5",))],
+        Counter(command_line=2, list_command=2),
+        lambda r, p: [
+            next_of(r, DAMAGE),
+            next_of(r),
+            next_of(r, MISMATCH, overrides=("model.width=0.5",)),
+            prescription.next_command(
+                r, None, (), [Finding("foreign_directory", MISMATCH, "x")], foreign=True
+            ).partition("   #")[0],
+        ],
     ),
     "diagnosis.prescription._own": (
         Counter(command_line=2, list_command=1),
@@ -225,6 +232,10 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
             lost_run(r, r.parent / "moved -away"),
             lost_run(r, r.parent, "checkpoints"),
         ],
+    ),
+    "run_directory.occupancy.refuse_foreign": (
+        Counter(resume_command=1),
+        lambda r, p: [raised(lambda: occupancy.refuse_foreign(r.parent, continued=True))],
     ),
     "run_directory.places.refuse_in_checkpoint": (
         Counter(resume_command=1),

@@ -60,6 +60,12 @@ NEEDED = {
             ["mixing=mixup", "train.global_batch_size=6", "train.accumulate_steps=2"],
             "makes parts of 3; make it 8, or set",
         ),
+        (
+            ["optimizer=SGD"],
+            "optimizer=SGD does not exist; allowed: adam, adamw, rmsprop, sgd; did you mean optimizer=sgd?",
+        ),
+        (["model=resnet50"], "; did you mean model=keras_application model.name=ResNet50?"),
+        (["data=image_folder"], "\nset it: data.root=…"),
         (["mixing=mixpu"], "mixing=mixpu does not exist; allowed: cutmix, mixup, mixup_cutmix, none; did you mean"),
         (["preprocess.random_erasing.min_area=0.5"], "min_area=0.5 is above its max_area=0.3333333333333333"),
         (["preprocess.train=[decode,resize,rand_augment,central_crop]"], "central_crop after resize"),

@@ -127,7 +127,9 @@ def test_what_is_no_argument_is_refused_with_the_likely_mistake(argument: str, m
 def test_a_number_where_a_text_belongs_is_refused_with_the_text_s_spelling() -> None:
     with pytest.raises(UsageError) as refused:
         compose("data=image_folder", "data.root=null")
-    assert "as a text it is quoted, within the quotes of the shell: 'data.root=\"null\"'" in str(refused.value)
+    assert "set it: data.root=…\nthe text null is quoted, within the quotes of the shell: 'data.root=\"null\"'" in str(
+        refused.value
+    )
 
 
 def test_a_path_that_is_not_utf_8_is_refused_with_a_way_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

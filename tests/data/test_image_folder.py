@@ -237,6 +237,21 @@ def test_a_choice_that_a_message_prints_is_taken_as_it_is(tmp_path: Path) -> Non
     assert source.class_names == ("10", "it's", "sea lion, old", "猫")
 
 
+def test_a_choice_is_printed_whole_or_not_at_all(tmp_path: Path) -> None:
+    names = [f"c{number:03d}" for number in range(101)]
+    make_tree(tmp_path, 1, names[:100])
+    (tmp_path / "gone").mkdir()
+    for count in (100, 1):
+        for name in names[count:100]:
+            shutil.rmtree(tmp_path / name)
+        with pytest.raises(UsageError) as refused:
+            folder_source(tmp_path)
+        message = str(refused.value)
+        assert ("choose" in message) is (count > 1), "one class is none to choose"
+        if count > 1:
+            assert message.endswith(f"or choose the others: 'data.classes=[{','.join(names[:100])}]'")
+
+
 def test_a_part_of_the_images_is_spread_over_the_classes(tmp_path: Path) -> None:
     root = make_tree(tmp_path, 60)
     part = folder_source(root, "train", "data.train_examples=30")
@@ -332,7 +347,7 @@ FOLDERS: dict[str, tuple[Callable[[Path], object], str]] = {
     "several empty class folders": (
         lambda root: [path.unlink() for name in ("cat", "ox") for path in (root / "train" / name).iterdir()],
         "{root}/train/cat is a class folder without an image (bmp, dib, gif, jfif, jpe, jpeg, jpg, png, tif, tiff, "
-        "webp), and so is ox; fill or remove it\nor choose the others: 'data.classes=[dog]'",
+        "webp), and so is ox; fill or remove it",
     ),
     "link to its own folder": (link(".", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train/cat"),
     "link to the class folders": (link("..", "train/cat/loop"), "{root}/train/cat/loop leads back to {root}/train"),

@@ -15,7 +15,7 @@ from image_data import folder_source, jpeg, make_splits, write
 
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.examination import Findings, examine, sixteen_bit_values
-from trainer.data.sixteen_bits import check_range, dark, setting, suggested, used_by
+from trainer.data.sixteen_bits import check_range, dark, setting, shown, suggested, used_by
 from trainer.errors import UsageError
 
 COMPOSED = compose().preprocess
@@ -82,6 +82,32 @@ def test_a_range_beside_the_values_is_a_warning(tmp_path: Path) -> None:
     source = folder_source(folder(tmp_path, 16))
     (warning,) = check_range(source, ranged((40000, 65535)), new=True)
     assert "images of 16 bits use 0 % of the values from 40000 to 65535: " in warning
+
+
+def test_a_range_that_most_values_lie_outside_of_is_a_warning(tmp_path: Path) -> None:
+    source = folder_source(folder(tmp_path, 16))
+    (warning,) = check_range(source, ranged((0, 255)), new=True)
+    values = f"{16 * int(NOISE.min())} to {16 * int(NOISE.max())}"
+    assert f" % of the values of images of 16 bits, {values}, lie outside of " in warning
+    assert check_range(source, ranged((0, 3000)), new=True) == []
+
+
+def test_a_hot_pixel_makes_no_range(tmp_path: Path) -> None:
+    """One pixel of 65535 in a dark image: the other 2,499 are black all the same."""
+    samples = np.random.Generator(np.random.PCG64(9)).integers(0, 4096, (50, 50, 1)).astype(np.uint16)
+    samples[7, 7] = 65535
+    for data in (png(samples), tiff(samples)):
+        values = sixteen_bit_values(data)
+        assert values is not None
+        assert values[1] < 4096
+    make_splits(tmp_path)
+    write(tmp_path / "train" / "cat" / "deep.png", png(samples))
+    with pytest.raises(UsageError, match=r"images of 16 bits use 6.2 % of .* thousandth of their pixels do not count"):
+        check_range(folder_source(tmp_path), ranged(None), new=True)
+
+
+def test_a_share_is_shown_in_two_digits() -> None:
+    assert [shown(share) for share in (1.0, 0.996, 0.062, 0.0039)] == ["100 %", "100 %", "6.2 %", "0.39 %"]
 
 
 def test_images_of_eight_bits_and_damaged_ones_have_no_part_in_it(tmp_path: Path) -> None:

@@ -126,6 +126,11 @@ REFUSED: dict[str, tuple[Callable[[Path], object], str]] = {
         "{root} has only one folder, and what seems to be the class folders is in {root}/archive: a, b\n"
         "name the folder that has them: data.root={root}/archive",
     ),
+    "splits in a folder between": (
+        trees("seg_train/seg_train", "seg_test/seg_test"),
+        "{root}/seg_test and {root}/seg_train hold folders of the same names: a, b",
+    ),
+    "a split inside each class": (images("cat/train", "dog/train"), "of the same names: train\nif these are splits"),
     "folders between": (trees("archive/archive/train", "archive/archive/val"), "data.root={root}/archive/archive"),
     "a folder between in a split": (
         trees("train/images", "val/images"),
@@ -166,6 +171,12 @@ def test_stored_runs_read_the_folders_that_they_were_trained_on(tmp_path: Path) 
     shutil.rmtree(splits / "test")
     with pytest.raises(UsageError, match=r"has train/ but no val/ or validation/"):
         folder_source(splits, "train", *stored)
+
+
+def test_a_folder_between_a_class_and_its_images_is_no_obstacle(tmp_path: Path) -> None:
+    """As in Tiny ImageNet: one folder of the same name in each class says nothing."""
+    images("cat/images", "dog/images", "ox/images/jpg")(tmp_path)
+    assert folder_source(tmp_path).class_names == ("cat", "dog", "ox")
 
 
 def test_only_two_folders_that_share_enough_names_are_found() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import io
 import json
 import subprocess
 import sys
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,6 +30,7 @@ from trainer.data.sources.digits import DigitsSplit
 from trainer.data.sources.source import open_source
 from trainer.diagnosis.overview import overview
 from trainer.errors import UsageError
+from trainer.inference import predictor as predictors
 from trainer.inference.export import writers
 from trainer.inference.export.stock_model import stock_model
 from trainer.run import restore, warm_start
@@ -188,6 +191,25 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
     assert message in capsys.readouterr().err
     assert (tmp_path / "there.keras").read_text() == "mine"
     assert [path.name for path in tmp_path.iterdir()] == ["there.keras"]
+
+
+@pytest.mark.parametrize("loss", [float("nan"), 2.0])
+def test_a_network_whose_validation_was_not_finite_is_given_away_with_a_warning(
+    loss: float, stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    there = restore.restore(stored, "latest", ())
+    manifest = dataclasses.replace(there.manifest, validation={"loss": loss, "accuracy": 0.0, "skipped": 0.0})
+    validated = dataclasses.replace(there, manifest=manifest)
+    monkeypatch.setattr(restore, "restore", lambda *arguments: validated)
+    monkeypatch.setattr(predictors, "restore", lambda *arguments: validated)
+    said = f"the validation of {there.path} had no finite loss, so its outputs mean nothing"
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        predictors.predictor(stored, "latest", None, ())
+    assert run(["export", f"run_dir={stored}", "format=keras", f"output={tmp_path / 'x.keras'}"]) == 0
+    finite = np.isfinite(loss)
+    assert (said in capsys.readouterr().err) is not finite
+    assert any(said in str(warning.message) for warning in heard) is not finite
 
 
 def test_a_writer_that_fails_leaves_nothing(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,6 +11,7 @@ import pytest
 import tensorflow as tf
 
 from trainer.__main__ import run
+from trainer.diagnosis.prescription import next_command
 from trainer.interchange.findings import Unusable
 from trainer.interchange.locate import locate
 from trainer.run_directory import foreign
@@ -45,6 +46,11 @@ def files(*names: str) -> Callable[[Path], None]:
 LAYOUTS: dict[str, tuple[Callable[[Path], None], str, str | None]] = {
     # how it is made, what it is called, the file that can be read
     "Keras 3": (backup, "a backup of Keras's BackupAndRestore", "latest.weights.h5"),
+    "Keras 3, below": (
+        lambda place: backup(place / "backup"),
+        "a backup of Keras's BackupAndRestore",
+        "backup/latest.weights.h5",
+    ),
     "Keras 2": (lambda place: bundle(place, "chief"), "a backup of Keras's BackupAndRestore", "chief/ckpt-1"),
     "TensorFlow": (bundle, "a TensorFlow checkpoint", "ckpt-1"),
     "Orbax": (files("12/_CHECKPOINT_METADATA", "12/default/manifest.ocdbt"), "a checkpoint of Orbax", None),
@@ -68,7 +74,7 @@ def test_every_command_names_what_the_directory_is_and_what_can_be_done(
     place = tmp_path / "it's a=b"
     make(place)
     before = sorted(tmp_path.rglob("*"))
-    line = {command: (command, f'run_dir="{place}"') for command in ("verify", "resume", "evaluate")}
+    line = {command: (command, f'run_dir="{place}"') for command in ("verify", "resume", "evaluate", "report")}
     line["diff"] = ("diff", f'left="{place}"', f'right="{place}"')
     for command, arguments in line.items():
         assert run(list(arguments)) == 4, command
@@ -92,6 +98,8 @@ def test_what_doctor_and_inspect_read_is_the_file_in_the_directory(layout: str, 
         with pytest.raises(Unusable, match=name) as refused:
             locate(tmp_path)
         assert refused.value.finding.details
+        findings = [refused.value.finding]
+        assert next_command(tmp_path, None, [], findings, foreign=True).startswith("ls "), "it cannot be trained from"
     else:
         located = locate(tmp_path)
         assert located.path == tmp_path / readable

@@ -24,7 +24,7 @@ from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.run import overlaps
-from trainer.run_directory import commit_mark, layout, lock, occupancy, places
+from trainer.run_directory import commit_mark, layout, lock, occupancy, places, which_checkpoint
 from trainer.run_directory import mirror as mirrors
 from trainer.run_directory.mirror import Mirror
 from trainer.run_directory.mirror_place import OWNER, Place
@@ -144,6 +144,34 @@ def test_a_run_dir_in_a_checkpoint_is_refused_and_not_even_locked(case: str, lin
     assert what.format(run=run_dir) in str(refused.value)
     assert f"python -m trainer resume {command.format(run=run_dir).removeprefix('resume ')}" in str(refused.value)
     assert content(run_dir) == before
+
+
+READ = {
+    STEP: "is a checkpoint of the run {run}, and not a run; name it as run_dir={run} checkpoint=step-4",
+    "checkpoints": "is the place for the checkpoints of the run {run}, and not the run; name it as run_dir={run}",
+}
+
+
+@pytest.mark.parametrize("below", READ)
+def test_a_checkpoint_that_is_read_as_a_run_is_named_with_its_run(below: str, run_dir: Path) -> None:
+    for name in ("latest", "best"):
+        with pytest.raises(UsageError) as refused:
+            which_checkpoint.find(run_dir / below, name, "full", print)
+        assert str(refused.value) == f"run_dir={run_dir / below} {READ[below].format(run=run_dir)}"
+
+
+def test_a_directory_of_runs_that_is_read_as_a_run_names_one(run_dir: Path) -> None:
+    with pytest.raises(UsageError, match=f"is not a run, but has 1 in it; name one, such as run_dir={run_dir}$"):
+        which_checkpoint.find(run_dir.parent, "latest", "full", print)
+
+
+def test_a_resume_of_what_is_no_run_names_the_runs_in_it(run_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=f"is not a run; .*\n.*\n  python -m trainer resume run_dir={run_dir}$"):
+        occupancy.refuse_foreign(run_dir.parent, continued=True)
+    (tmp_path / "photos" / "cat").mkdir(parents=True)
+    (tmp_path / "photos" / "cat" / "1.png").touch()
+    with pytest.raises(UsageError, match="is not a run; there are cat/\nname the directory of a run"):
+        occupancy.refuse_foreign(tmp_path / "photos", continued=True)
 
 
 def test_a_checkpoint_that_was_copied_away_is_one_still(run_dir: Path, tmp_path: Path) -> None:

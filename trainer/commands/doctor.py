@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -67,5 +68,5 @@ def _report(diagnosis: Diagnosis) -> list[str]:
     for finding in sorted(diagnosis.findings, key=lambda finding: -finding.status):
         lines += [f"{'- ' if finding.status else 'note: '}{finding.lines()[0]}"]
         lines += [f"  {detail}" for detail in finding.lines()[1:]]
-        lines += [f"    to fit it: {' '.join(finding.overrides)}"] if finding.overrides else []
+        lines += [f"    to fit it: {shlex.join(finding.overrides)}"] if finding.overrides else []
     return [*lines, *([""] if diagnosis.findings else []), f"next: {diagnosis.next_command}"]

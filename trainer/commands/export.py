@@ -9,7 +9,7 @@ from pathlib import Path
 from trainer.commands.arguments import refuse_rest, take_choice, take_list, take_text
 from trainer.config.arguments import parse_arguments
 from trainer.config.schema.training import WeightsName
-from trainer.errors import UsageError
+from trainer.errors import UsageError, warn
 from trainer.run_directory import layout, places
 from trainer.runtime.importing import importing_tensorflow
 
@@ -51,5 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     restored = restore(run_dir, checkpoint, allow)
     weights = restored.weights(asked)
     write(restored, weights, form, output)
+    if restored.doubt is not None:
+        warn(restored.doubt)
     print(f"{output}: {form} of {restored.path} ({weights} weights, step {restored.manifest.step})")
     return 0

@@ -34,7 +34,7 @@ def _transparency(each: SplitAudit, config: PreprocessConfig) -> list[str]:
 
 def _sixteen_bits(each: SplitAudit, config: PreprocessConfig) -> list[str]:
     from trainer.data.images.pixels import rules_of  # imports TensorFlow, which is slow
-    from trainer.data.sixteen_bits import REFUSED, WARNED, Used, setting
+    from trainer.data.sixteen_bits import REFUSED, WARNED, Used, setting, shown
 
     found = each.pixels.sixteen_bits
     if not found:
@@ -43,10 +43,9 @@ def _sixteen_bits(each: SplitAudit, config: PreprocessConfig) -> list[str]:
     lightest = max(found, key=lambda image: image[2])
     used = Used(len(found), each.usable, min(image[1] for image in found), lightest[2], lightest[0])
     share = used.share(rules.darkest, rules.lightest)
-    percent = f"{100 * share:.0f}" if share >= 0.1 else f"{100 * share:.2g}"
     lines = [
         f"  {len(found)} of {each.usable} have 16 bits a channel, with values from {used.smallest} to {used.largest}: "
-        f"{percent} % of the range from {rules.darkest} to {rules.lightest} (preprocess.sixteen_bit_range)"
+        f"{shown(share)} of the range from {rules.darkest} to {rules.lightest} (preprocess.sixteen_bit_range)"
     ]
     if share < WARNED:
         lines.append(f"  warning: they become dark, or of little contrast; {setting(used)} spreads these values")

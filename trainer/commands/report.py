@@ -10,7 +10,7 @@ from trainer.config.arguments import parse_arguments
 from trainer.errors import UsageError, warn
 from trainer.report import contents, page
 from trainer.report.contents import Contents
-from trainer.run_directory import layout
+from trainer.run_directory import layout, which_checkpoint
 from trainer.run_directory.places import refuse_output
 from trainer.sweeps import plan
 from trainer.sweeps.trial import newest_step, run_dir_of
@@ -39,6 +39,9 @@ def main(arguments: Sequence[str]) -> int:
     places = [Path(place) for place in take_list(values, given[0])]
     output = take_list(values, "output")
     refuse_rest(values, ("run_dir", "sweep_dir", "output"), "report")
+    if given == ["run_dir"]:
+        for place in places:
+            which_checkpoint.refuse_foreign_run(place)
     if given == ["sweep_dir"]:
         (sweep_dir,) = places
         title, runs, directory = str(sweep_dir), _trials(sweep_dir), sweep_dir

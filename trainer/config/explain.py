@@ -9,7 +9,8 @@ from pathlib import Path
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
-from trainer.config import plugins
+from trainer.config import plugins, registry
+from trainer.config.options import REGISTRIES, chosen
 from trainer.config.spelling import not_an_assignment
 from trainer.errors import nearest
 
@@ -55,7 +56,16 @@ def _unknown_option(group: str, option: str, directory: Path) -> str:
         return f"{group}={option} is not installed{hint}"
     options = _options(directory, group)
     allowed = ", ".join(options) if options else "nothing: there is no such group"
-    return f"{group}={option} does not exist; allowed: {allowed}{nearest(option, options)}"
+    meant = _type_called(group, option, directory) or nearest(option, options)
+    return f"{group}={option} does not exist; allowed: {allowed}{meant}"
+
+
+def _type_called(group: str, option: str, directory: Path) -> str:
+    """The arguments that choose the type of that name, in any case of its letters: ``model=resnet50`` is one."""
+    if group not in REGISTRIES:
+        return ""
+    names = [name for name in registry.names(REGISTRIES[group]) if name.lower() == option.lower()]
+    return f"; did you mean {chosen(group, names[0], _places(directory))}?" if names else ""
 
 
 def _places(directory: Path) -> list[Path]:

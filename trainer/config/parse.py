@@ -175,6 +175,8 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
     if type(value) is not kind:
         null = " or null" if optional else ""
         quoted = _quoted(path, value) if kind is str else ""
+        if value is None and not optional and "[" not in path:  # most often a value that was never given
+            raise UsageError(f"{path} is None, but must be {KIND_NAMES[kind]}: {fact.doc}\nset it: {path}=…{quoted}")
         raise UsageError(f"{path} is {value!r}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}{quoted}")
     if kind in (int, float):
         _check_range(typing.cast(float, value), path, fact)
@@ -196,7 +198,8 @@ def _quoted(path: str, value: object) -> str:
     text = "null" if value is None else str(value).lower()
     name, _, index = path.partition("[")
     written = f'{name}=["{text}",…]' if index else f'{name}="{text}"'
-    return f"\nas a text it is quoted, within the quotes of the shell: {shlex.quote(written)}"
+    what = "the text null" if value is None else "as a text it"
+    return f"\n{what} is quoted, within the quotes of the shell: {shlex.quote(written)}"
 
 
 def _check_text(value: str, path: str) -> None:

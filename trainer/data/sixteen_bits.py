@@ -35,6 +35,10 @@ class Used:
         between = min(self.largest, lightest) - max(self.smallest, darkest) + 1
         return max(0, between) / (lightest - darkest + 1)
 
+    def outside(self, darkest: int, lightest: int) -> float:
+        """Of the range of these images, how much lies outside of that from ``darkest`` to ``lightest``."""
+        return 1.0 - self.share(darkest, lightest) * (lightest - darkest + 1) / (self.largest - self.smallest + 1)
+
 
 def used_by(source: Source) -> Used | None:
     """What a sample of a split uses, always the same records of the same split; None without an image of 16 bits."""
@@ -69,9 +73,14 @@ def dark(data: bytes, config: PreprocessConfig) -> list[str]:
     if share >= REFUSED:
         return []
     return [
-        f"its 16 bits use {100 * share:.2g} % of the values from {rules.darkest} to {rules.lightest} that the network "
+        f"its 16 bits use {shown(share)} of the values from {rules.darkest} to {rules.lightest} that the network "
         f"was trained with: {used.smallest} to {used.largest}"
     ]
+
+
+def shown(share: float) -> str:
+    """A share of a range in two digits, for people."""
+    return f"{float(f'{100 * share:.2g}'):g} %"  # the inner format alone would write 1e+02
 
 
 def suggested(used: Used) -> list[int]:
@@ -97,11 +106,17 @@ def check_range(source: Source, config: PreprocessConfig, *, new: bool) -> list[
     rules = rules_of(config)
     share = used.share(rules.darkest, rules.lightest)
     if share >= WARNED or (config.sixteen_bit_range is not None and share >= REFUSED):
-        return []
+        outside = used.outside(rules.darkest, rules.lightest)
+        if outside < WARNED:
+            return []
+        return [
+            f"{shown(outside)} of the values of images of 16 bits, {used.smallest} to {used.largest}, lie outside of "
+            f"preprocess.sixteen_bit_range=[{rules.darkest},{rules.lightest}] and become black or white"
+        ]
     said = (
-        f"images of 16 bits use {100 * share:.2g} % of the values from {rules.darkest} to {rules.lightest}: "
+        f"images of 16 bits use {shown(share)} of the values from {rules.darkest} to {rules.lightest}: "
         f"{used.smallest} to {used.largest} ({used.images} of {used.records} records looked at, the lightest "
-        f"{source.place(used.lightest)})"
+        f"{source.place(used.lightest)}; the darkest and the lightest thousandth of their pixels do not count)"
     )
     if new and share < REFUSED and config.sixteen_bit_range is None:
         raise UsageError(

@@ -38,6 +38,8 @@ def next_command(
         return command_line("doctor", argument("checkpoint", path), *kept, *suggested)
     if open_causes:
         return look_command(path)
+    if path.is_dir() and any(finding.cause == "foreign_directory" for finding in mismatches):
+        return list_command(path) + "   # nothing in it could be read: run doctor on a file that was converted"
     return command_line("train", argument("init_from", path), *overrides)
 
 

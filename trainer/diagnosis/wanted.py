@@ -12,6 +12,7 @@ from trainer.config import stored
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose, option_groups
 from trainer.config.override import changes, override
+from trainer.config.reproduction import spelled
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint
 from trainer.interchange.contents import Kind
@@ -75,6 +76,6 @@ def setting_differences(before: Config, wanted: Config, accounted_for: Sequence[
             title = (
                 f"{change.path} is {change.stored} in the checkpoint's configuration and {change.wanted} in the model"
             )
-            fitting = (f"{change.path.removesuffix('.name')}={change.stored}",)
+            fitting = (f"{change.path.removesuffix('.name')}={spelled(change.stored)}",)
             findings.append(Finding("setting", MISMATCH, title, details, fitting, (change.path,)))
     return findings

@@ -100,6 +100,8 @@ def predictor(run_dir: Path, checkpoint: str, weights: WeightsName | None, allow
     """The network of a checkpoint; see ``trainer.api.load``."""
     restored = restore(run_dir, checkpoint, allow)
     which = restored.weights(weights)
+    if restored.doubt is not None:
+        warnings.warn(restored.doubt, stacklevel=3)
     return Predictor(
         model=stock_model(restored.state.model, restored.state.weights(which)),
         class_names=restored.output_names,

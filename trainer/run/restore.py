@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -42,6 +43,14 @@ class Restored:
     def output_names(self) -> tuple[str, ...]:
         """A name for every output of the network."""
         return output_names(self.manifest.class_names, self.config.model.num_classes)
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the outputs of this network mean nothing, as far as its own validation says; None otherwise."""
+        validation = self.manifest.validation
+        if validation is None or math.isfinite(validation["loss"]):
+            return None
+        return f"the validation of {self.path} had no finite loss, so its outputs mean nothing; name another checkpoint"
 
     def weights(self, asked: WeightsName | None) -> WeightsName:
         """The weights to use: ``asked``, or else those that the run was evaluated with.

@@ -90,7 +90,7 @@ def resume(
             raise UsageError(f"run_dir={run_dir} does not exist")
         if not occupancy.has_checkpoints(run_dir):
             which_checkpoint.refuse_foreign(run_dir, f"run_dir={run_dir}")
-        occupancy.refuse_foreign(run_dir)
+        occupancy.refuse_foreign(run_dir, continued=not is_directory(Path(checkpoint)))
         with lock.writing(run_dir):
             if not Path(checkpoint).is_dir() and not occupancy.has_checkpoints(run_dir):
                 occupancy.is_vacant(run_dir, occupancy.begin_again(run_dir))

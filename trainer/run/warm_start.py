@@ -7,6 +7,7 @@ or Keras, Keras files, safetensors with the names of torchvision.
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -179,7 +180,7 @@ def _holding(finding: Finding) -> list[str]:
 
 
 def _fitting(finding: Finding) -> list[str]:
-    return [f"  to fit it: {' '.join(finding.overrides)}"] if finding.overrides else []
+    return [f"  to fit it: {shlex.join(finding.overrides)}"] if finding.overrides else []
 
 
 def _other_classes(start: WarmStart, class_names: Sequence[str]) -> str:

@@ -24,7 +24,7 @@ ORBAX = ("orbax.checkpoint", "_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdb
 WEIGHTS = (".weights.h5", ".keras", ".h5", ".hdf5", ".safetensors")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".distcp")
 INDEX = re.compile(r"(.+)\.index")
-BELOW = ("", KERAS_CHIEF, "checkpoints", "lightning_logs", "default", "ckpt")
+BELOW = ("", KERAS_CHIEF, "backup", "checkpoints", "lightning_logs", "default", "ckpt")
 NUMBERED = re.compile(r"(?:version|step|epoch|checkpoint|ckpt)?[-_]?\d+")
 LEVELS = 3
 

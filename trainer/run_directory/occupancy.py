@@ -13,6 +13,7 @@ import re
 from pathlib import Path
 
 from trainer.checkpoint import directory
+from trainer.command_line import resume_command
 from trainer.config import reproduction, stored
 from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
 from trainer.run_directory import commit_mark, places
@@ -35,8 +36,9 @@ TAIL = 1 << 20  # bytes at the end of metrics.jsonl in which its last record is 
 SHOWN = 3
 
 
-def refuse_foreign(run_dir: Path) -> None:
-    """Refuse a directory that has content, but none of this program. Nothing is written, not even the lock.
+def refuse_foreign(run_dir: Path, *, continued: bool = False) -> None:
+    """Refuse a directory that has content, but none of this program. Nothing is written, not even the lock. With
+    ``continued``, a run is expected there.
 
     Raises:
         UsageError: names the content, or the checkpoint that ``run_dir`` is or lies in.
@@ -54,6 +56,11 @@ def refuse_foreign(run_dir: Path) -> None:
     runs = [name for name in foreign if places.is_run(run_dir / name)]
     named = [f"{name}/" if (run_dir / name).is_dir() else name for name in foreign[:SHOWN]]
     more = f" and {len(foreign) - SHOWN} more" if len(foreign) > SHOWN else ""
+    if continued:
+        instead = "name the directory of a run: it has config.yaml and checkpoints/"
+        if runs:
+            instead = f"to continue one of the runs in it:\n  {resume_command(run_dir / runs[0])}"
+        raise UsageError(f"run_dir={run_dir} is not a run; there are {', '.join(named)}{more}{why}\n{instead}")
     what = f"contains other runs ({', '.join(runs[:SHOWN])})" if runs else "is not a run of this program and not empty"
     raise UsageError(
         f"run_dir={run_dir} {what}; there are {', '.join(named)}{more}, which a run would overwrite or mix with its "

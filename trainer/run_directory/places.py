@@ -11,6 +11,7 @@ a path from the user checks it here first.
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -76,6 +77,34 @@ def refuse_in_checkpoint(place: Path, given: str) -> None:
                 f"{given} {what} the place for the checkpoints of the run {run_dir}; nothing else is written there\n"
                 f"to continue that run:\n  {resume_command(run_dir)}"
             )
+
+
+def refuse_as_run(place: Path, given: str) -> None:
+    """Refuse a checkpoint, a directory of checkpoints, and one of runs, where a run is to be read. ``given`` is what
+    the user wrote.
+
+    Raises:
+        UsageError: names the arguments that are meant.
+    """
+    resolved = real(place)
+    if is_checkpoint(resolved):
+        meant = shlex.quote(argument("checkpoint", resolved))
+        if resolved.parent.name == CHECKPOINTS:
+            chosen = f"checkpoint=step-{step_of(resolved)}" if NAME.fullmatch(resolved.name) else "checkpoint=latest"
+            meant = f"{shlex.quote(argument('run_dir', _run_of(resolved)))} {chosen}"
+        raise UsageError(f"{given} is a checkpoint{_owner(resolved)}, and not a run; name it as {meant}")
+    if _holds_checkpoints(resolved):
+        run_dir = _run_of(resolved)
+        raise UsageError(
+            f"{given} is the place for the checkpoints of the run {run_dir}, and not the run; name it as "
+            f"{shlex.quote(argument('run_dir', run_dir))}"
+        )
+    inside = sorted(each for each in resolved.iterdir() if is_run(each)) if resolved.is_dir() else []
+    if inside:
+        raise UsageError(
+            f"{given} is not a run, but has {len(inside)} in it; name one, such as "
+            f"{shlex.quote(argument('run_dir', inside[0]))}"
+        )
 
 
 def refuse_output(path: Path, given: str, own: Sequence[str]) -> None:

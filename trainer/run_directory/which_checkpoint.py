@@ -10,7 +10,7 @@ from trainer.checkpoint.retention import described, ranked
 from trainer.checkpoint.verification import Depth, Found, foreign_note, newest_valid, verify
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint
-from trainer.run_directory import foreign, layout
+from trainer.run_directory import foreign, layout, places
 from trainer.run_directory.metrics import read_validations
 from trainer.storage.unreadable import is_directory
 
@@ -61,12 +61,14 @@ def named(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], No
 
 
 def refuse_foreign_run(run_dir: Path) -> None:
-    """Refuse a directory of another program that is given as a run.
+    """Refuse a directory of another program, a checkpoint and a directory of runs that are given as a run.
 
     Raises:
         NoValidCheckpoint: as ``refuse_foreign``.
+        UsageError: it is a checkpoint of a run, the directory of its checkpoints, or a directory of runs.
     """
-    if not directory.committed(run_dir / layout.CHECKPOINTS):
+    if not directory.committed(run_dir / layout.CHECKPOINTS) and not places.is_run(run_dir):
+        places.refuse_as_run(run_dir, f"run_dir={run_dir}")
         refuse_foreign(run_dir, f"run_dir={run_dir}")
 
 

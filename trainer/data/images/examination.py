@@ -15,12 +15,14 @@ from trainer.data.images.pillow import PILLOW_FAULTS, opened
 from trainer.data.images.pixels import PNG_DEPTH, png_has_alpha
 from trainer.data.images.tiff import TiffFault, read_directory, sixteen_bit_samples
 
+# A hot pixel of a camera, a lettered margin or a frame says nothing about the range that a picture uses.
+ASIDE = 1 / 1000
+
 
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """``transparent``: a pixel at least is not opaque. ``blank``: it is transparent, and one colour on the background
-    of the configuration. ``values`` are the smallest and the largest of an image of 16 bits a channel, without alpha;
-    None for others. ``warnings`` are Pillow's.
+    of the configuration. ``values`` are those of ``sixteen_bit_values``. ``warnings`` are Pillow's.
     """
 
     transparent: bool
@@ -44,7 +46,8 @@ def examine(data: bytes, config: PreprocessConfig) -> Findings:
 
 
 def sixteen_bit_values(data: bytes) -> tuple[int, int] | None:
-    """The smallest and the largest value of an image of 16 bits a channel, without alpha; None for others.
+    """The smallest and the largest value of an image of 16 bits a channel, without alpha; None for others. ``ASIDE`` of
+    the values at either end do not count.
 
     Raises:
         ImageFault: it has no header that can be read.
@@ -59,7 +62,11 @@ def sixteen_bit_values(data: bytes) -> tuple[int, int] | None:
         colour, _ = sixteen_bit_samples(data)
     else:
         return None
-    return int(colour.min()), int(colour.max())
+    values = colour.ravel()
+    last = values.size - 1
+    aside = int(ASIDE * values.size)
+    ordered = np.partition(values, (aside, last - aside))
+    return int(ordered[aside]), int(ordered[last - aside])
 
 
 def _opacity(data: bytes, header: Header) -> tuple[float | None, list[str]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from trainer.errors import UsageError
 
 NUMBERED = re.compile(r"(\d{1,9}):(.+)")  # TF-Slim's datasets/dataset_utils.py, write_label_file
+OTHERWISE_NUMBERED = re.compile(r"(\d{1,9})[ ,;] *[^ ].*|.*[^ ] *[,;] *(\d{1,9})")  # "0 cat", "cat,0"
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's begin with one of them, or with zero bytes
 OTHER_FORMATS = ("{", "[", "item {", "item{", "<")  # JSON, a label map in protocol buffers' text, XML
 
@@ -26,8 +27,8 @@ def read_labels_file(path: Path, label_offset: int) -> tuple[str, ...]:
     A byte order mark, the line ends of any system, and blank lines at the end do not matter.
 
     Raises:
-        UsageError: the file cannot be read, is not UTF-8 or another kind of file, has an empty or repeated line, its
-            numbers have a gap, or it has fewer than two names.
+        UsageError: the file cannot be read, is not UTF-8 or another kind of file, has an empty or repeated line or a
+            comment, its numbers have a gap or no colon, or it has fewer than two names.
     """
     given = f"data.labels_file={path}"
     lines = [line.strip() for line in _text(path, given).replace("\r\n", "\n").replace("\r", "\n").split("\n")]
@@ -67,10 +68,27 @@ def _text(path: Path, given: str) -> str:
         raise UsageError(f"{given} is not UTF-8: {error.reason} at byte {error.start}") from error
 
 
+def _refuse_misread(lines: list[str], given: str, label_offset: int) -> None:
+    """Refuse lines that are hardly names: a comment, and numbers that count the labels from the first one on."""
+    if lines and lines[0].startswith("# "):
+        raise UsageError(
+            f"{given} begins with a comment ({lines[0]}), but every line is a class: remove it\n"
+            f"if it is the name of a class, number every line: {label_offset}:{lines[0]}"
+        )
+    found = [OTHERWISE_NUMBERED.fullmatch(line) for line in lines]
+    numbers = sorted(int(match[1] or match[2]) for match in found if match)
+    if lines and any(numbers == list(range(first, first + len(lines))) for first in {0, label_offset}):
+        raise UsageError(
+            f"{given} seems to have the number of the label in every line ({lines[0]}): write it before the name and a "
+            f"colon, as in 0:cat, or write the names alone\nif it belongs to the name: {label_offset}:{lines[0]}"
+        )
+
+
 def _numbered_lines(lines: list[str], given: str, label_offset: int) -> list[tuple[int, str]]:
     """Line number and name of each class, in label order."""
     found = [NUMBERED.fullmatch(line) for line in lines]
     if not any(found):
+        _refuse_misread(lines, given, label_offset)
         return list(enumerate(lines, 1))
     if not all(found):
         with_number = next(line for line, match in enumerate(found, 1) if match)

@@ -24,7 +24,6 @@ from trainer.data.sources.image_groups import grouped
 from trainer.data.sources.left_out import left_out
 from trainer.data.sources.packed_images import Image, PackedImages, composed, rank
 from trainer.data.sources.split_folders import (
-    NAMES_SHOWN,
     SPLITS,
     Layout,
     few,
@@ -39,6 +38,8 @@ from trainer.storage.unreadable import unusable_record
 
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "validation")
+LEAST_CLASSES = 2
+MOST_CHOSEN = 100  # names on a command line that a message prints; beyond that nobody copies it
 COMPARED = 20  # files: names like 001.bmp have the same size in many folders, but not the same bytes
 
 Identity = tuple[int, int]  # device and inode: the same directory by whatever path
@@ -194,7 +195,7 @@ def _check_same_classes(folders: dict[Split, Path], config: ImageFolderConfig) -
             f"{folders['train']} and {folders['validation']} must have the same class folders\n"
             f"  only in {folders['train'].name}: {few(sorted(names['train'] - names['validation']))}\n"
             f"  only in {folders['validation'].name}: {few(sorted(names['validation'] - names['train']))}\n"
-            f"add what is missing, or choose the classes of both: {_choice(names['train'] & names['validation'])}"
+            f"add what is missing{_or_choose('the classes of both', names['train'] & names['validation'])}"
         )
 
 
@@ -245,7 +246,7 @@ def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], config: Im
         noted = "".join(f"\n{line}" for line in left_out(there, extensions, str(empty[0]))) if there else ""
         raise UsageError(
             f"{empty[0]} is a class folder without an image ({', '.join(extensions)}){also}; fill or remove it{noted}"
-            f"\nor choose the others: {_choice(others)}"
+            f"{_or_choose('the others', others, before=chr(10))}"
         )
 
 
@@ -303,11 +304,13 @@ def _has_image_name(name: str, extensions: Sequence[str]) -> bool:
     return bool(dot) and ending.lower() in extensions
 
 
-def _choice(classes: Iterable[str]) -> str:
-    """How to use only these classes, as it is typed into a shell."""
+def _or_choose(which: str, classes: Iterable[str], before: str = ", ") -> str:
+    """How to use only these classes, as it is typed into a shell; nothing when they are too few or too many."""
     chosen = sorted(classes)
-    shown = [f'"{name}"' if set(name) & set("'\"\\, []") else name for name in chosen[:NAMES_SHOWN]]
-    return shlex.quote(f"data.classes=[{','.join([*shown, *(['…'] if len(chosen) > NAMES_SHOWN else [])])}]")
+    if not LEAST_CLASSES <= len(chosen) <= MOST_CHOSEN:
+        return ""
+    shown = ",".join(f'"{name}"' if set(name) & set("'\"\\, []") else name for name in chosen)
+    return f"{before}or choose {which}: {shlex.quote(f'data.classes=[{shown}]')}"
 
 
 def _fault_of_name(name: str) -> str | None:

@@ -198,12 +198,11 @@ def refuse_same_inside(
     """Refuse "classes" in ``folder`` that hold folders of the same names: those are the classes, or splits. Only the
     classes that are ``used`` count; None: all.
     """
-    inside: dict[str, set[str]] = {name: set() for name in classes}
+    places: dict[str, set[tuple[str, ...]]] = {name: set() for name in classes}
     for path, label, _ in images:
-        parts = path.split("/", 2)
-        if len(parts) == 3 and (used is None or classes[label] in used):
-            inside[classes[label]].add(parts[1])
-    found = same_inside(inside)
+        if used is None or classes[label] in used:
+            places[classes[label]].add(tuple(path.split("/")[1:-1]))
+    found = same_inside({name: _names_inside(those) for name, those in places.items()})
     if found is None:
         return
     (first, second), names = found
@@ -215,6 +214,19 @@ def refuse_same_inside(
         f"arrange them as {instead}\n"
         f"if {first} and {second} are the classes: data.layout=classes"
     )
+
+
+def _names_inside(places: Collection[tuple[str, ...]]) -> set[str]:
+    """The names of the folders in a class whose images lie in ``places``: of the first level, and of those below it as
+    long as there is only one folder, as some archives leave it (``seg_train/seg_train/…``).
+    """
+    names: set[str] = set()
+    for depth in range(DEEPEST):
+        level = {place[depth] for place in places if len(place) > depth}
+        names |= level
+        if len(level) != 1 or any(len(place) == depth for place in places):
+            break
+    return names
 
 
 def same_inside(folders: Mapping[str, Collection[str]]) -> tuple[tuple[str, str], list[str]] | None:

@@ -220,7 +220,7 @@ def test_averages_of_our_own_checkpoint_are_mentioned_with_the_command_that_expo
     command = shlex.split(line.rpartition("give that file: ")[2])
     assert command == [
         *("python", "-m", "trainer", "export", f"run_dir={tmp_path / 'run'}", "checkpoint=step-00000005"),
-        *("weights=ema", "format=weights", "output=run-step-00000005.safetensors"),
+        *(f"output={tmp_path}/run-step-00000005.safetensors", "weights=ema", "format=weights"),
     ]
 
 

@@ -8,7 +8,6 @@ from pathlib import Path
 
 from trainer.checkpoint.verification import reading
 from trainer.config import stored as config_file
-from trainer.config.reproduction import spelled
 from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
 from trainer.diagnosis.by_name import differing_names
@@ -219,7 +218,7 @@ def _untraced(setting: Setting, translation: Translation) -> Finding:
         f"{setting.key} is {setting.found} in networks of {translation.scheme} and {setting.configured} in the model"
     )
     details = ("every shape fits, but the same weights give other outputs",)
-    return Finding("setting", MISMATCH, title, details, (f"{setting.key}={spelled(setting.found)}",), (setting.key,))
+    return Finding("setting", MISMATCH, title, details, (f"{setting.key}={setting.found}",), (setting.key,))
 
 
 def _optimizer_differences(translation: Translation, expected: Expected, stored: Config | None) -> list[Finding]:

@@ -55,4 +55,6 @@ def test_of_a_damaged_jpeg_the_error_alone_is_seen(
     path = write(tmp_path / "cut.jpg", jpeg(1)[:-150])
     with pytest.raises(BadRecord, match=rf"{path} cannot be decoded: "):
         predictor.preprocess([path])
-    assert capfd.readouterr().err == ""
+    # without TensorFlow's own log, which has this level only in a process that did not import it through the program
+    lines = [line for line in capfd.readouterr().err.splitlines() if "local_rendezvous" not in line]
+    assert lines == []

@@ -168,10 +168,13 @@ def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
     optimizer: str, seed: int, references: dict[str, Path], trainer: Trainer
 ) -> None:
     reference = references[optimizer]
-    run_dir = trainer.cwd / "run"
-    command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
-    longest = lifetime(trainer, optimizer)
-    landed = kill_until_done(trainer, run_dir, command, kills=8, seed=seed, longest=longest)
+    longest, landed = lifetime(trainer, optimizer), 0
+    for attempt in range(3):  # a machine that was busy while the lifetime was measured may be idle now
+        run_dir = trainer.cwd / f"run-{attempt}"
+        command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
+        landed = kill_until_done(trainer, run_dir, command, kills=8, seed=seed, longest=longest / 2**attempt)
+        if landed >= 4:
+            break
     assert landed >= 4, "most of the kills came after the run was done"
     assert_same_run(reference, run_dir)
     leftovers = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]

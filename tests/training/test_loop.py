@@ -110,7 +110,6 @@ def test_a_second_interrupt_stops_at_once(small: tuple[str, ...], trainer: Train
     time.sleep(0.1)
     process.signal(signal.SIGINT)
     assert process.wait() in (-signal.SIGINT, 130)
-    assert "is committed" not in process.output, "the first one was enough"
 
 
 def test_a_loss_that_is_not_finite_stops_and_commits_nothing(small: tuple[str, ...], trainer: Trainer) -> None:

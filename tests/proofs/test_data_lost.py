@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+import pythons
 from image_data import make_splits
-from processes import NARROW, SECONDS_ALLOWED, assert_same_run, checkpoint_names
+from processes import SECONDS_ALLOWED, assert_same_run, checkpoint_names
 
 from trainer.data.ahead import Ahead
 from trainer.errors import UsageError
@@ -47,19 +46,15 @@ main(command)
 
 
 def test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_message_goes_on_exactly(
-    tmp_path: Path,
+    small: tuple[str, ...], tmp_path: Path
 ) -> None:
     make_splits(tmp_path / "images", train=20, validation=8)
     arguments = [
-        *(each for each in NARROW if not each.startswith(("data.", "checkpoint."))),
+        *(each for each in small if not each.startswith(("data.", "checkpoint."))),
         *("data=image_folder", "data.root=images", "train.steps=12", "evaluation.every_steps=10"),
         *("checkpoint.every_steps=100", "train.log_every_steps=1"),
     ]
-    command = [sys.executable, "-c", PROGRAM, json.dumps(arguments)]
-    process = subprocess.run(
-        command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=SECONDS_ALLOWED
-    )
-    assert process.returncode == 0, process.stdout + process.stderr
+    pythons.run(["-c", PROGRAM, json.dumps(arguments)], cwd=tmp_path, timeout=SECONDS_ALLOWED)
     committed = checkpoint_names(tmp_path / "lost")
     outcomes = json.loads((tmp_path / "outcomes").read_text())
     for (status, said), folder, name in zip(outcomes, ("train", "val"), committed[:2], strict=True):
@@ -68,7 +63,7 @@ def test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_m
         assert "cannot be read: No such file or directory" in said, said
         assert "every step until here is committed: the last good checkpoint is " in said, said
         assert f"lost/checkpoints/{name}\n" in said, said
-        assert said.endswith("then continue with: python -m trainer resume run_dir=lost\n")
+        assert said.endswith(f"then continue with: python -m trainer resume run_dir={tmp_path / 'lost'}\n")
     assert 3 <= int(committed[0].removeprefix("step-")) < 10, "what was read ahead is trained on"
     assert committed[1:] == ["step-00000010", "step-00000012"]
     assert_same_run(tmp_path / "straight", tmp_path / "lost")

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import NARROW, Trainer, assert_same_run, checkpoint_names, metrics
+from processes import NARROW, Process, Trainer, assert_same_run, checkpoint_names, metrics
 from small_plugin import paced
 
 
@@ -99,17 +99,42 @@ def test_a_run_that_cannot_begin_leaves_no_directory(trainer: Trainer) -> None:
     assert not (trainer.cwd / "mine").exists()
 
 
-def test_a_second_interrupt_stops_at_once(small: tuple[str, ...], trainer: Trainer) -> None:
-    log = trainer.cwd / "run" / "metrics.jsonl"
-    settings = (*small, *paced(1.0), "train.log_every_steps=1", "train.steps=100000")
-    process = trainer.start("train", f"run_dir={log.parent}", *settings)
+# A step that takes two minutes, during which the process says when a request to stop has arrived.
+LONG_STEP = """
+import sys, time
+from trainer.__main__ import main
+from trainer.monitoring.views import Views
+from trainer.runtime.signals import StopRequest
+
+before, receive = Views.before, StopRequest._receive
+def long(self, step, batch):
+    before(self, step, batch)
+    print("a step begins", flush=True)
+    end = time.monotonic() + 120
+    while time.monotonic() < end:
+        time.sleep(0.01)
+def told(self, number, frame):
+    receive(self, number, frame)
+    print("asked to stop", flush=True)
+Views.before, StopRequest._receive = long, told
+main(sys.argv[1:])
+"""
+
+
+def wait_for_text(process: Process, text: str) -> None:
     deadline = time.monotonic() + 240
-    while process.running and not (log.exists() and log.stat().st_size) and time.monotonic() < deadline:
+    while process.running and text not in process.output and time.monotonic() < deadline:
         time.sleep(0.005)
-    process.signal(signal.SIGINT)  # a step takes a second, and a stop waits for its end
-    time.sleep(0.1)
-    process.signal(signal.SIGINT)
+    assert text in process.output
+
+
+def test_a_second_interrupt_stops_at_once(small: tuple[str, ...], trainer: Trainer) -> None:
+    process = trainer.start_python("-c", LONG_STEP, "train", f"run_dir={trainer.cwd / 'run'}", *small, "train.steps=3")
+    for said in ("a step begins", "asked to stop"):
+        wait_for_text(process, said)
+        process.signal(signal.SIGINT)
     assert process.wait() in (-signal.SIGINT, 130)
+    assert "is committed" not in process.output, "the first one was enough"
 
 
 def test_a_loss_that_is_not_finite_stops_and_commits_nothing(small: tuple[str, ...], trainer: Trainer) -> None:

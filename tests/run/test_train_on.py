@@ -120,7 +120,7 @@ def test_a_run_that_is_made_longer_before_its_schedule_ends_is_refused_too() -> 
 def test_what_a_run_was_begun_with_goes_on_with_a_warning_after_an_interruption() -> None:
     config = config_of("schedule.warmup_steps=0", "schedule.decay_steps=5", "train.steps=20")
     (note,) = check_new(config, 20)
-    assert note.startswith("warning: steps 6 to 20 have learning rate 0 and train nothing")
+    assert note.startswith("steps 6 to 20 have learning rate 0 and train nothing")
     assert continued(config, 8)[1] == [note.replace("steps 6", "steps 9")]
     assert continued(config, 8, "checkpoint.keep_last=1")[1] != []
     with pytest.raises(RestoreRefused):

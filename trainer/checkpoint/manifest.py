@@ -14,7 +14,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from trainer.storage.documents import finite_or_null, parse_json, shown
+from trainer.storage.documents import finite_or_null, nan_for_null, parse_json, shown
 from trainer.storage.guarded import read_text
 from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
@@ -124,7 +124,7 @@ def from_text(text: str, place: str) -> Manifest:
             raise ManifestError(f"{place} was changed after it was written: its own SHA-256 does not match")
         validation = container["validation"] if "validation" in container else None
         if isinstance(validation, dict):
-            container["validation"] = {n: math.nan if value is None else value for n, value in validation.items()}
+            container["validation"] = nan_for_null(validation)
         manifest = build(Manifest, container, "manifest")
         _check(manifest)
     except Unacceptable as error:

@@ -75,15 +75,15 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     accepted = start.judge(run_dir, fingerprint, current)
     ahead = start.look_ahead(run_dir, config, total)
     _refuse_fewer_classes(config, class_names)
-    # images can be decoded only now: TensorFlow's threads are set
-    range_warnings = [] if is_ready(config) else check_range(data.training, config.preprocess, new=new)
-    repeats = suitability.batch_warning(config, data.sampling.examples_per_epoch)
-    notes = [*ahead, *(f"warning: {text}" for text in range_warnings), *start.fill(assembly, class_names)]
-    notes += [] if repeats is None else [repeats]
-    notes += suitability.warnings(config, data) if new else []
+    warnings = [
+        *ahead,
+        # images can be decoded only now: TensorFlow's threads are set
+        *([] if is_ready(config) else check_range(data.training, config.preprocess, new=new)),
+        *suitability.warnings(config, data, new=new),
+        *short_run.warnings(config, total, slowest_momentum(assembly.state.model), None if new else run_dir),
+    ]
+    notes = start.fill(assembly, class_names)
     lineage = start.lineage(assembly.step, accepted)
-    resumed = None if new else run_dir
-    warnings = short_run.warnings(config, total, slowest_momentum(assembly.state.model), resumed)
     return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes, warnings)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.verification import reading
 from trainer.config import plugins, stored
+from trainer.config.metrics import counts
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, warn
@@ -48,7 +48,7 @@ class Restored:
     def doubt(self) -> str | None:
         """Why the outputs of this network mean nothing, as far as its own validation says; None otherwise."""
         validation = self.manifest.validation
-        if validation is None or math.isfinite(validation["loss"]):
+        if validation is None or counts(validation):
             return None
         return f"the validation of {self.path} had no finite loss, so its outputs mean nothing; name another checkpoint"
 

@@ -88,8 +88,7 @@ def resume(
             return None
         if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
             raise UsageError(f"run_dir={run_dir} does not exist")
-        if not occupancy.has_checkpoints(run_dir):
-            which_checkpoint.refuse_foreign(run_dir, f"run_dir={run_dir}")
+        which_checkpoint.refuse_foreign_run(run_dir)
         occupancy.refuse_foreign(run_dir, continued=not is_directory(Path(checkpoint)))
         with lock.writing(run_dir):
             if not Path(checkpoint).is_dir() and not occupancy.has_checkpoints(run_dir):

@@ -54,7 +54,7 @@ class StartingPoint(Protocol):
         """The validations without improvement so far."""
 
     def look_ahead(self, run_dir: Path, config: Config, total_steps: int) -> list[str]:
-        """Refuse to train without a learning rate. Returns lines for the log."""
+        """Refuse to train without a learning rate. Returns warnings about steps that have none."""
 
     def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
         """The accepted differences. Raises RestoreRefused when a difference is not accepted."""

@@ -30,36 +30,36 @@ def refuse_short_epochs(config: Config, examples_per_epoch: int) -> None:
     )
 
 
+def warnings(config: Config, data: Sources, *, new: bool) -> list[str]:
+    """Lines about numbers that fit the data badly; of a run that is continued, about what still happens."""
+    found = [batch_warning(config, data.sampling.examples_per_epoch)]
+    if new:
+        found.append(_nameless_outputs(config, len(data.training.class_names)))
+        found.append(blank_note(data.training, config.preprocess))
+    return [line for line in found if line is not None]
+
+
 def batch_warning(config: Config, examples_per_epoch: int) -> str | None:
     """The warning about a batch that holds images more than once."""
     batch = config.train.global_batch_size
     if batch <= examples_per_epoch:
         return None
     return (
-        f"warning: train.global_batch_size={batch} is more than the {examples_per_epoch} training images, so each step "
-        f"shows every image {batch / examples_per_epoch:.3g} times; train.global_batch_size={examples_per_epoch} shows "
-        "each once"
+        f"train.global_batch_size={batch} is more than the {examples_per_epoch} training images, so each step shows "
+        f"every image {batch / examples_per_epoch:.3g} times; train.global_batch_size={examples_per_epoch} shows each "
+        "once"
     )
 
 
-def warnings(config: Config, data: Sources) -> list[str]:
-    """The warnings at the start of a new run, besides ``batch_warning``."""
-    blank = blank_note(data.training, config.preprocess)
-    return [
-        *_nameless_outputs(config, len(data.training.class_names)),
-        *([] if blank is None else [f"warning: {blank}"]),
-    ]
-
-
-def _nameless_outputs(config: Config, classes: int) -> list[str]:
+def _nameless_outputs(config: Config, classes: int) -> str | None:
     outputs = config.model.num_classes
     assert outputs is not None, "the configuration is complete"
     nameless = list(map(str, range(classes, outputs)))
     if not nameless:
-        return []
+        return None
     shown = nameless if len(nameless) <= OUTPUTS_SHOWN else [nameless[0], "…", nameless[-1]]
     which = f"output {shown[0]} has" if len(nameless) == 1 else f"outputs {', '.join(shown)} have"
-    return [
-        f"warning: model.num_classes is {outputs}, but the data has {classes} classes: {which} no class and no image; "
+    return (
+        f"model.num_classes is {outputs}, but the data has {classes} classes: {which} no class and no image; "
         "leave it null to follow the data"
-    ]
+    )

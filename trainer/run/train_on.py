@@ -134,7 +134,7 @@ def longer(run_dir: Path, config: Config, step: int, total: int, examples_per_ep
 
 
 def check_new(config: Config, total: int) -> list[str]:
-    """Refuse a new run in which no step has a learning rate. Returns notes about one in which many have none.
+    """Refuse a new run in which no step has a learning rate. Returns warnings about one in which many have none.
 
     Raises:
         UsageError: says which key decides it.
@@ -152,8 +152,8 @@ def check_new(config: Config, total: int) -> list[str]:
 
 def check_continued(ahead: Ahead, changes: Sequence[Change], allow: Sequence[str], request: Request) -> list[str]:
     """Refuse to train on without a learning rate, or after the end of the schedule, when ``changes`` make the run do
-    so and ``allow`` does not have ``schedule``. Returns notes: a run that was begun so goes on, as if it had not been
-    interrupted.
+    so and ``allow`` does not have ``schedule``. Returns warnings: a run that was begun so goes on, as if it had not
+    been interrupted.
 
     Raises:
         RestoreRefused: says what the rates would be, and has the commands that may be meant.
@@ -210,6 +210,6 @@ def _schedule(config: Config) -> str:
 
 def _idle_steps(ahead: Ahead, idle: int) -> str:
     return (
-        f"warning: steps {idle + 1} to {ahead.total} have learning rate {ahead.rate(ahead.total - 1):.2g} and train "
+        f"steps {idle + 1} to {ahead.total} have learning rate {ahead.rate(ahead.total - 1):.2g} and train "
         f"nothing ({_schedule(ahead.config)})"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,7 +11,7 @@ from typing import Any
 
 from trainer.config.metrics import counts, rank
 from trainer.run_directory.layout import METRICS
-from trainer.storage.documents import parse_json, shown, to_json
+from trainer.storage.documents import nan_for_null, parse_json, shown, to_json
 from trainer.storage.guarded import open_regular
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import readable
@@ -83,7 +82,7 @@ def record_of(line: bytes) -> dict[str, Any]:
         raise Unacceptable(f"it has step {shown(step)} and split {shown(split)}")
     if any(isinstance(value, dict | list) for value in record.values()):
         raise Unacceptable("it has a value that is a list or an object")
-    if any(name not in record or not isinstance(record[name], int | float | None) for name in needed):
+    if any(name not in record or type(record[name]) not in (int, float, type(None)) for name in needed):
         raise Unacceptable(f"it lacks {' or '.join(needed)}")
     return record
 
@@ -120,8 +119,7 @@ def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
         except Unacceptable:
             continue
         if record["split"] == VALIDATION:
-            values = {name: record[name] for name in VALIDATION_METRICS}
-            found[record["step"]] = {name: math.nan if value is None else value for name, value in values.items()}
+            found[record["step"]] = nan_for_null({name: record[name] for name in VALIDATION_METRICS})
     return found
 
 

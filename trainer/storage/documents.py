@@ -71,6 +71,11 @@ def finite_or_null(value: Any) -> Any:
     return value
 
 
+def nan_for_null(values: dict[str, Any]) -> dict[str, Any]:
+    """The numbers as they were before ``finite_or_null``: NaN for null."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
+
+
 def parse_yaml(text: str, node_limit: int = NODE_LIMIT) -> Any:
     """The value of a YAML text of at most ``node_limit`` plain scalars, lists and sections.
 

@@ -15,11 +15,10 @@ from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
 from trainer.command_line import argument, command_line
 from trainer.config import override, stored
-from trainer.config.metrics import counts, rank
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
 from trainer.run_directory.layout import CHECKPOINTS
-from trainer.run_directory.metrics import read_validations
+from trainer.run_directory.metrics import best_step, read_validations
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.signals import StopRequest
 from trainer.storage.documents import parse_json
@@ -89,9 +88,9 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
         return  # the chief of the processes that share the trial writes the note
     step, metric = newest_step(run_dir), config.checkpoint.best_metric
     assert step is not None, "a run that ended has a checkpoint"
-    values = [validation[metric] for validation in read_validations(run_dir).values() if counts(validation)]
-    best = min(values, key=lambda value: rank(value, metric), default=None)
-    note = Finished(step, metric, best)
+    validations = read_validations(run_dir)
+    best = best_step(validations, metric)
+    note = Finished(step, metric, None if best is None else validations[best][metric])
     replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(note)).encode())
 
 

@@ -1,7 +1,7 @@
 """Which images of one tree validate: of each class its share, decided by hashes, so that it is the same everywhere.
 
 Nothing is drawn, and no seed plays a part: the same folder has the same split in every run. A rank, see
-``image_folder.rank``, belongs to a path or to a group's name. Low ranks validate. So an added image moves no image of
+``packed_images.rank``, belongs to a path or to a group's name. Low ranks validate. So an added image moves no image of
 another class, and at most one of its own: the one at the border.
 """
 

@@ -12,7 +12,8 @@ from image_data import folder_source, jpeg, make_splits, write
 from PIL import Image
 
 from trainer.__main__ import run
-from trainer.data.blank import blank_note, is_blank
+from trainer.data.blank import blank_note
+from trainer.data.images.examination import is_blank
 
 CONFIG = compose().preprocess
 

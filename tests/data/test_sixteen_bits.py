@@ -14,6 +14,7 @@ from handmade_images import png, tiff
 from image_data import folder_source, jpeg, make_splits, write
 
 from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.decoding import decode_file
 from trainer.data.images.examination import Findings, examine, sixteen_bit_values
 from trainer.data.sixteen_bits import check_range, dark, setting, shown, suggested, used_by
 from trainer.errors import UsageError
@@ -126,6 +127,10 @@ def test_a_single_dark_image_is_said_with_the_range_that_the_network_knows() -> 
     assert dark(jpeg(1), ranged(None)) == []
 
 
+def examined(data: bytes, config: PreprocessConfig) -> Findings:
+    return examine(data, decode_file(data, config).numpy(), config)
+
+
 def test_transparency_is_found_where_a_pixel_has_it_and_blank_where_nothing_is_left() -> None:
     white = np.full((4, 4, 4), 255, np.uint8)
     glyph, opaque = white.copy(), np.array(white)
@@ -133,11 +138,11 @@ def test_transparency_is_found_where_a_pixel_has_it_and_blank_where_nothing_is_l
     glyph[..., :3] = np.where(glyph[..., 3:] == 0, 9, 255)
     rules = dataclasses.replace(COMPOSED, background="white")
     black = dataclasses.replace(COMPOSED, background="black")
-    assert examine(png(opaque), rules) == Findings(False, False, None, ())
-    assert examine(png(glyph), rules) == Findings(True, True, None, ())  # white on white
-    assert examine(png(glyph), black) == Findings(True, False, None, ())
+    assert examined(png(opaque), rules) == Findings(False, False, None, ())
+    assert examined(png(glyph), rules) == Findings(True, True, None, ())  # white on white
+    assert examined(png(glyph), black) == Findings(True, False, None, ())
     deep = glyph.astype(np.uint16) * 257
     for data in (png(deep), tiff(deep, extra=2)):
-        assert examine(data, rules) == Findings(True, True, (9 * 257, 65535), ())
-    assert examine(jpeg(1), rules) == Findings(False, False, None, ())
-    assert examine(bytes(tf.io.encode_png(opaque[..., :3]).numpy()), rules) == Findings(False, False, None, ())
+        assert examined(data, rules) == Findings(True, True, (9 * 257, 65535), ())
+    assert examined(jpeg(1), rules) == Findings(False, False, None, ())
+    assert examined(bytes(tf.io.encode_png(opaque[..., :3]).numpy()), rules) == Findings(False, False, None, ())

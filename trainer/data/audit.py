@@ -14,9 +14,8 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.data.blank import is_blank
 from trainer.data.images.decoding import decode_file, fault
-from trainer.data.images.examination import Findings, examine
+from trainer.data.images.examination import Findings, examine, is_blank
 from trainer.data.images.headers import ImageFault, read_header
 from trainer.data.images.libjpeg import listening
 from trainer.data.sources.labels import UNKNOWN
@@ -176,7 +175,7 @@ def _examine(source: Source, record: int, config: PreprocessConfig) -> Record:
         return Record(int(label), "", (0, 0), digest, reason, blank=False)
     height, width, _ = pixels.shape
     kind = read_header(image, config.orientation).format
-    return Record(int(label), kind, (height, width), digest, None, is_blank(pixels), examine(image, config))
+    return Record(int(label), kind, (height, width), digest, None, is_blank(pixels), examine(image, pixels, config))
 
 
 def repeated(audits: Sequence[SplitAudit]) -> list[list[Occurrence]]:

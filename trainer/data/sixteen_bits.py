@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
-
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.examination import UNDECODABLE, sixteen_bit_values
 from trainer.data.images.headers import ImageFault
 from trainer.data.images.pixels import LARGEST, rules_of
+from trainer.data.sources.sample import spread
 from trainer.data.sources.source import Source
-from trainer.errors import BadRecord, UsageError
+from trainer.errors import UsageError
 
 SAMPLE = 32  # records spread over a split
 # of the range: 12 bits of 16 are a sixteenth and leave 16 of 256 shades, 13 bits are an eighth
@@ -43,22 +42,20 @@ class Used:
 def used_by(source: Source) -> Used | None:
     """What a sample of a split uses, always the same records of the same split; None without an image of 16 bits."""
     found = None
-    chosen = np.unique(np.linspace(0, source.count - 1, SAMPLE).astype(np.int64))
-    for record in chosen:
+    for record, data in spread(source, SAMPLE):
         try:
-            (data,), _ = source.read(np.array([record]))
             values = sixteen_bit_values(data)
-        except (BadRecord, ImageFault, *UNDECODABLE):
+        except (ImageFault, *UNDECODABLE):
             continue  # whoever trains on it hears of it
         if values is None:
             continue
-        found = Used(0, len(chosen), *values, int(record)) if found is None else found
-        found = Used(
+        found = Used(0, min(SAMPLE, source.count), *values, record) if found is None else found
+        found = dataclasses.replace(
+            found,
             images=found.images + 1,
-            records=len(chosen),
             smallest=min(found.smallest, values[0]),
             largest=max(found.largest, values[1]),
-            lightest=int(record) if values[1] > found.largest else found.lightest,
+            lightest=record if values[1] > found.largest else found.lightest,
         )
     return found
 

@@ -19,7 +19,7 @@ from PIL import Image
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.bmp_palette import palette_kept
 from trainer.data.images.headers import Header, ImageFault, read_header
-from trainer.data.images.orientation import UPRIGHT
+from trainer.data.images.orientation import ORIENTATIONS, UPRIGHT
 from trainer.data.images.pillow import PILLOW_FAULTS, opened
 from trainer.data.images.pixels import (
     PixelRules,
@@ -37,28 +37,6 @@ DCT_METHOD = "INTEGER_ACCURATE"
 LAYOUT_FIELDS = 4
 # decoders; RULED_PNG: of a PNG with transparency or 16 bits, where the PixelRules change its pixels
 OTHER, JPEG, RULED_PNG = range(3)
-
-
-class Orientation(NamedTuple):
-    """How a stored image becomes upright, in this order."""
-
-    transposed: bool
-    rows_mirrored: bool
-    columns_mirrored: bool
-
-
-# EXIF 2.32 section 4.6.4, from 1 on; the first is that of a record without an image
-ORIENTATIONS = (
-    Orientation(False, False, False),
-    Orientation(False, False, False),
-    Orientation(False, False, True),
-    Orientation(False, True, True),
-    Orientation(False, True, False),
-    Orientation(True, False, False),
-    Orientation(True, False, True),
-    Orientation(True, True, True),
-    Orientation(True, True, False),
-)
 
 
 class EncodedImage(NamedTuple):

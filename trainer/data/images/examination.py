@@ -9,7 +9,6 @@ import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.data.images.decoding import decode, encoded_image
 from trainer.data.images.headers import Header, read_header
 from trainer.data.images.pillow import PILLOW_FAULTS, opened
 from trainer.data.images.pixels import PNG_DEPTH, png_has_alpha
@@ -31,18 +30,20 @@ class Findings:
     warnings: tuple[str, ...]
 
 
-def examine(data: bytes, config: PreprocessConfig) -> Findings:
-    """Look at an image that can be decoded."""
+def examine(data: bytes, pixels: npt.NDArray[np.uint8], config: PreprocessConfig) -> Findings:
+    """Look at an image that was decoded to ``pixels``, uint8 ``[height, width, 3]``, as ``config`` says."""
     header = read_header(data, config.orientation)
     if header.format == "JPEG" or (header.format == "WebP" and header.native):
         return Findings(transparent=False, blank=False, values=None, warnings=())
     opacity, warnings = _opacity(data, header)
     transparent = opacity is not None and opacity < 1.0
-    blank = False
-    if transparent:
-        pixels = decode(encoded_image(data, config), config).numpy()
-        blank = bool((pixels == pixels[0, 0]).all())
-    return Findings(transparent, blank, sixteen_bit_values(data), tuple(warnings))
+    return Findings(transparent, transparent and is_blank(pixels), sixteen_bit_values(data), tuple(warnings))
+
+
+def is_blank(pixels: npt.NDArray[np.uint8]) -> bool:
+    """Whether all pixels of ``[height, width, channels]`` are equal."""
+    first = pixels[0, 0]
+    return bool((pixels[0] == first).all() and (pixels == first).all())
 
 
 def sixteen_bit_values(data: bytes) -> tuple[int, int] | None:

@@ -12,15 +12,19 @@ from collections.abc import Callable, Iterator
 from typing import Literal
 
 from trainer.config.schema.preprocessing import OrientationRule
-from trainer.data.images.orientation import EXIF_BEGIN, UPRIGHT, jpeg_exif_orientation, orientation
+from trainer.data.images.orientation import EXIF_BEGIN, ORIENTATIONS, UPRIGHT, jpeg_exif_orientation, orientation
 from trainer.data.images.other_formats import BEGIN, by_content
-from trainer.data.images.tiff import TRANSPOSED, TiffFault, read_directory
+from trainer.data.images.tiff import TiffFault, read_directory
 
 Format = Literal["JPEG", "PNG", "GIF", "BMP", "WebP", "TIFF"]
 READ = "JPEG, PNG, GIF, BMP, WebP or TIFF"
 
 # Pillow refuses larger images, too: twice its MAX_IMAGE_PIXELS (PIL/Image.py); 0.5 GB decoded
 MAX_PIXELS = 2 * (1024**3 // 4 // 3)
+# how a file of each format begins; of RIFF files, a WebP has its mark at byte 8
+JPEG_BEGIN, PNG_BEGIN, BMP_BEGIN = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM"
+RIFF_BEGIN, WEBP_MARK = b"RIFF", b"WEBP"
+GIF_BEGINS, TIFF_BEGINS = (b"GIF87a", b"GIF89a"), (b"II*\0", b"MM\0*")
 JPEG_APP1 = 0xE1
 JPEG_SCAN, JPEG_END = 0xDA, 0xD9
 JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}  # ITU T.81 table B.1: SOF0 to SOF15
@@ -85,7 +89,7 @@ def known_format(begin: bytes) -> Format | None:
 
 def _reader(begin: bytes) -> Callable[[bytes, OrientationRule], Header] | None:
     for begins, read in SIGNATURES.items():
-        if begin.startswith(begins) and (read is not _webp or begin[8:12] == b"WEBP"):
+        if begin.startswith(begins) and (read is not _webp or begin[8:12] == WEBP_MARK):
             return read
     return None
 
@@ -236,7 +240,8 @@ def _tiff(data: bytes, applied: OrientationRule) -> Header:
     except TiffFault as error:
         raise ImageFault(str(error)) from error
     height, width = directory.size
-    if directory.orientation in TRANSPOSED:  # Pillow turns a TIFF when it reads it, and no stored run has one
+    # Pillow turns a TIFF when it reads it, and no stored run has one
+    if ORIENTATIONS[directory.orientation].transposed:
         height, width = width, height
     return Header("TIFF", height, width, native=False)
 
@@ -251,12 +256,10 @@ FORMATS: dict[Callable[[bytes, OrientationRule], Header], Format] = {
 }
 # how a file of each format begins -> what reads its header
 SIGNATURES: dict[bytes, Callable[[bytes, OrientationRule], Header]] = {
-    b"\xff\xd8\xff": _jpeg,
-    b"\x89PNG\r\n\x1a\n": _png,
-    b"RIFF": _webp,
-    b"GIF87a": _gif,
-    b"GIF89a": _gif,
-    b"BM": _bmp,
-    b"II*\0": _tiff,
-    b"MM\0*": _tiff,
+    JPEG_BEGIN: _jpeg,
+    PNG_BEGIN: _png,
+    RIFF_BEGIN: _webp,
+    **dict.fromkeys(GIF_BEGINS, _gif),
+    BMP_BEGIN: _bmp,
+    **dict.fromkeys(TIFF_BEGINS, _tiff),
 }

@@ -9,9 +9,32 @@ from __future__ import annotations
 import re
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 UPRIGHT = 1  # EXIF's orientation of an image that is stored upright
 LARGEST = 8
+
+
+class Orientation(NamedTuple):
+    """How a stored image becomes upright, in this order."""
+
+    transposed: bool
+    rows_mirrored: bool
+    columns_mirrored: bool
+
+
+# EXIF 2.32 section 4.6.4, from 1 on; the first is that of a record without an image
+ORIENTATIONS = (
+    Orientation(False, False, False),
+    Orientation(False, False, False),
+    Orientation(False, False, True),
+    Orientation(False, True, True),
+    Orientation(False, True, False),
+    Orientation(True, False, False),
+    Orientation(True, False, True),
+    Orientation(True, True, True),
+    Orientation(True, True, False),
+)
 
 EXIF_BEGIN = b"Exif\0\0"
 EXIF_ORIENTATION = 0x0112  # EXIF 2.32 section 4.6.4

@@ -15,12 +15,12 @@ import tensorflow as tf
 from PIL import Image
 
 from trainer.config.schema.preprocessing import PreprocessConfig
+from trainer.data.images.headers import PNG_BEGIN
 
 BACKGROUNDS = {"white": (255, 255, 255), "black": (0, 0, 0)}
 LARGEST = 2**16 - 1  # the largest value of 16 bits
 ALL_BITS = (0, LARGEST)
 
-PNG_BEGIN = b"\x89PNG\r\n\x1a\n"
 PNG_DEPTH, PNG_COLOUR = 24, 25  # where IHDR has bits a channel and the colour type: PNG specification section 11.2.1
 
 Values = TypeVar("Values", npt.NDArray[np.int32], tf.Tensor)

@@ -11,8 +11,17 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.data.images.decoding import JPEG, ORIENTATIONS, OTHER, RULED_PNG, EncodedImage
-from trainer.data.images.headers import MAX_PIXELS
+from trainer.data.images.decoding import JPEG, OTHER, RULED_PNG, EncodedImage
+from trainer.data.images.headers import (
+    BMP_BEGIN,
+    GIF_BEGINS,
+    JPEG_BEGIN,
+    MAX_PIXELS,
+    PNG_BEGIN,
+    RIFF_BEGIN,
+    TIFF_BEGINS,
+    WEBP_MARK,
+)
 from trainer.data.images.in_graph.bitmaps import Bitmap
 from trainer.data.images.in_graph.contents import Contents
 from trainer.data.images.in_graph.gifs import FirstFrame
@@ -26,11 +35,10 @@ from trainer.data.images.in_graph.headers import (
     webp_header,
 )
 from trainer.data.images.in_graph.orientation import orientation
+from trainer.data.images.orientation import ORIENTATIONS
 from trainer.data.images.pixels import png_follows_rules, rules_of
 
-# how a file of each format begins, in the order of the branches
-JPEG_BEGIN, PNG_BEGIN, BMP_BEGIN, GIF_BEGIN = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"BM", (b"GIF87a", b"GIF89a")
-TIFF_BEGIN, NO_TIFF = (b"II*\0", b"MM\0*"), "it is a TIFF, which a served network does not read; send it as PNG"
+NO_TIFF = "it is a TIFF, which a served network does not read; send it as PNG"
 
 
 def served_image(data: tf.Tensor, name: tf.Tensor, config: PreprocessConfig) -> EncodedImage:
@@ -46,19 +54,20 @@ def served_image(data: tf.Tensor, name: tf.Tensor, config: PreprocessConfig) -> 
         problem = first_of(
             [
                 (tf.equal(contents.length, 0), "it is empty (0 bytes)"),
-                (tf.reduce_any([contents.begins(first, each) for each in TIFF_BEGIN]), NO_TIFF),
+                (tf.reduce_any([contents.begins(first, each) for each in TIFF_BEGINS]), NO_TIFF),
                 (tf.constant(True), "it is not a JPEG, PNG, WebP, BMP or GIF image"),
             ]
         )
         return graph_header(place(1), place(1), problem=problem)
 
     first = place(0)
+    webp = contents.begins(first, RIFF_BEGIN) & contents.begins(first + 8, WEBP_MARK)
     formats: list[tuple[tf.Tensor, Callable[[], GraphHeader]]] = [
         (contents.begins(first, JPEG_BEGIN), lambda: jpeg_header(contents, applied)),
         (contents.begins(first, PNG_BEGIN), lambda: png_header(contents, applied)),
-        (contents.begins(first, b"RIFF") & contents.begins(first + 8, b"WEBP"), lambda: webp_header(contents, applied)),
+        (webp, lambda: webp_header(contents, applied)),
         (contents.begins(first, BMP_BEGIN), lambda: Bitmap(contents).header()),
-        (tf.reduce_any([contents.begins(first, each) for each in GIF_BEGIN]), lambda: FirstFrame(contents).header()),
+        (tf.reduce_any([contents.begins(first, each) for each in GIF_BEGINS]), lambda: FirstFrame(contents).header()),
         (tf.constant(True), unknown),
     ]
     matching, readers = zip(*formats, strict=True)

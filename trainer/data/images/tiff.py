@@ -13,7 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 import numpy.typing as npt
 
-from trainer.data.images.orientation import orientation, sensible
+from trainer.data.images.orientation import ORIENTATIONS, orientation, sensible
 from trainer.data.images.pillow import opened
 
 # TIFF 6.0 part 1 section 8 and part 2
@@ -25,7 +25,6 @@ NEIGHBOURS = 2  # the predictor that stores differences to the pixel at the left
 WITH_PREDICTOR = frozenset((5, 8, 32946, 34925, 50000))  # LZW, deflate (twice), LZMA, Zstandard
 # tags that are looked at -> numbers beside theirs that no tag has
 UNUSED = {EXTRA_CHANNELS: 335, XMP: 701}
-TRANSPOSED = (5, 6, 7, 8)  # orientations that exchange height and width
 SHORT, LONG = 3, 4
 SIZES = {1: "B", SHORT: "H", LONG: "I"}
 FORMATS = {2: "signed integers", 3: "floating-point numbers", 5: "complex integers", 6: "complex numbers"}
@@ -178,11 +177,8 @@ def _as_grey(data: bytes, directory: Directory, channels: int, width: int, tile:
 
 
 def _upright(samples: npt.NDArray[np.uint16], turned: int) -> npt.NDArray[np.uint16]:
-    """``samples`` ``[height, width, channels]`` turned as TIFF 6.0's orientation says."""
-    if turned in TRANSPOSED:
-        samples = samples.swapaxes(0, 1)
-    if turned in (3, 4, 7, 8):
-        samples = samples[::-1]
-    if turned in (2, 3, 6, 7):
-        samples = samples[:, ::-1]
-    return samples
+    """``samples`` ``[height, width, channels]`` turned as TIFF 6.0's orientation says, which is EXIF's."""
+    transposed, rows, columns = ORIENTATIONS[turned]
+    samples = samples.swapaxes(0, 1) if transposed else samples
+    samples = samples[::-1] if rows else samples
+    return samples[:, ::-1] if columns else samples

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,22 +86,22 @@ def argument(key: str, value: Any) -> str:
     if isinstance(value, os.PathLike):
         value = os.path.abspath(value)
     if not isinstance(value, str):
-        return f"{key}={_plain(value)}"
+        return f"{key}={literal(value, _quoted)}"
     bare = f"{key}={value}"
     if _means(bare, value):
         return bare
     return f"{key}={_quoted(value)}"
 
 
-def _plain(value: Any) -> str:
-    """A value that is not text, in Hydra's grammar."""
+def literal(value: Any, text: Callable[[str], str]) -> str:
+    """A value in Hydra's grammar; ``text`` says how a text is written."""
     if value is None:
         return "null"
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, list | tuple):
-        return f"[{','.join(_quoted(each) if isinstance(each, str) else _plain(each) for each in value)}]"
-    return str(value)
+        return f"[{','.join(literal(each, text) for each in value)}]"
+    return text(value) if isinstance(value, str) else str(value)
 
 
 def _quoted(text: str) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 import codecs
 import difflib
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 SPELLED = "trainer.spelled"  # for ``open(…, errors=SPELLED)``: what an encoding lacks is spelled in ASCII
 IN_ASCII = {"·": ".", "…": "...", "–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "≥": ">=", "≤": "<=", "≈": "~"}
+NAMES_SHOWN = 5
 SURROGATES = range(0xD800, 0xE000)
 ESCAPED_BYTES = range(0xDC80, 0xDD00)  # Python's form of bytes in a file name that are not UTF-8 (PEP 383)
 
@@ -145,6 +146,12 @@ def printable(message: str) -> str:
 def warn(text: str) -> None:
     """Print a warning to stderr, for events before a run has a log."""
     print(printable(f"warning: {text}"), file=sys.stderr)
+
+
+def few(names: Sequence[str]) -> str:
+    """The first of ``names``, and how many more there are."""
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(names[:NAMES_SHOWN]) or "none") + more
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

@@ -14,10 +14,9 @@ from typing import TYPE_CHECKING, TextIO
 from trainer.commands.pixel_lines import pixel_lines, warning_lines
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
-from trainer.config.parse import leaves
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.config.schema.sources import DataConfig, ImageFolderConfig, SyntheticConfig, TFRecordConfig
-from trainer.errors import SPELLED, NoSuchSplit, UsageError, one_line
+from trainer.config.schema.sources import DataConfig, ImageFolderConfig, SyntheticConfig, TFRecordConfig, root_of
+from trainer.errors import SPELLED, NoSuchSplit, UsageError, few, one_line
 from trainer.run_directory import layout, places
 from trainer.runtime.importing import importing_tensorflow
 
@@ -63,7 +62,7 @@ def main(arguments: Sequence[str]) -> int:
         except NoSuchSplit as reason:
             without = str(reason).splitlines()[0]
         audits = [audit(source, split, preprocess) for split, source in sources.items()]
-        found = _Found(audits, repeated(audits), _splits_found(config, sources, without), _root(config), preprocess)
+        found = _Found(audits, repeated(audits), _splits_found(config, sources, without), root_of(config), preprocess)
         for line in _lines(found, SHOWN):
             print(line)
         if report is not None:
@@ -87,12 +86,6 @@ def _verifying(config: DataConfig) -> DataConfig:
     return dataclasses.replace(config, verify_crc=True) if isinstance(config, TFRecordConfig) else config
 
 
-def _root(config: DataConfig) -> str | None:
-    """The directory of the data; None where it is part of the program."""
-    root = next((value for key, value, _ in leaves(config) if key == "root"), None)
-    return root if isinstance(root, str) else None
-
-
 @dataclasses.dataclass(frozen=True)
 class _Found:
     audits: Sequence[SplitAudit]
@@ -104,7 +97,7 @@ class _Found:
 
 def _splits_found(config: DataConfig, sources: Mapping[Split, Source], without: str | None) -> list[str]:
     """Which folders are the splits, why there is no test set, and whose classes are not those of training."""
-    from trainer.data.sources.split_folders import few, layout_of  # not before a --help
+    from trainer.data.sources.split_folders import layout_of  # not before a --help
 
     lines = [f"no test split: {without}"] if without is not None else []
     if isinstance(config, ImageFolderConfig):

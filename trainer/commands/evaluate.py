@@ -16,6 +16,7 @@ from trainer.commands.arguments import refuse_rest, take_choice, take_list, take
 from trainer.commands.newest import read_newest
 from trainer.config.arguments import parse_arguments
 from trainer.config.contracts import Split
+from trainer.config.schema.sources import root_of
 from trainer.config.schema.training import WeightsName
 from trainer.errors import RestoreRefused
 from trainer.runtime.importing import importing_tensorflow
@@ -82,7 +83,7 @@ def _facts(evaluation: Evaluation, *, flip: bool) -> dict[str, Any]:
         "checkpoint_digest": restored.digest,
         "step": restored.manifest.step,
         "data": evaluation.config.data.name,
-        "data_root": _root(evaluation),
+        "data_root": root_of(evaluation.config.data),
         "split": evaluation.data.split,
         "examples_there": evaluation.data.source.whole,
         "notes": list(evaluation.notes),
@@ -131,15 +132,9 @@ def _print(evaluation: Evaluation) -> None:
 
 def _examples(evaluation: Evaluation) -> str:
     """How many were evaluated, of how many, and where they are."""
-    examples, there, root = evaluation.report.examples, evaluation.data.source.whole, _root(evaluation)
+    examples, there, root = evaluation.report.examples, evaluation.data.source.whole, root_of(evaluation.config.data)
     text = f"{examples} examples, all there are" if examples == there else f"{examples} examples of {there}"
     return text if root is None else f"{text} in {root}"
-
-
-def _root(evaluation: Evaluation) -> str | None:
-    """The folder of the data, where their source has one."""
-    root = getattr(evaluation.config.data, "root", None)
-    return None if root is None else str(root)
 
 
 def _beside(recorded: dict[str, float] | None, name: str) -> str:

@@ -101,7 +101,7 @@ def run_application(arguments: Sequence[str], job: Callable[[DictConfig], None])
     except (HydraException, OmegaConfBaseException, ValueError) as error:
         if composed_once and isinstance(error, ValueError):
             raise  # from the run itself; Hydra raises it for overrides such as optimizer=null
-        raise UsageError(explain(error, arguments, configuration_directory())) from error
+        raise UsageError(explain(error, arguments, configuration_places())) from error
     if failures:
         raise failures[0]
 
@@ -150,7 +150,7 @@ def composing(overrides: Sequence[str]) -> Iterator[None]:
         with hydra.initialize_config_dir(str(directory), version_base="1.3"):
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(explain(error, overrides, directory)) from error
+        raise UsageError(explain(error, overrides, configuration_places())) from error
 
 
 def configuration_places() -> list[Path]:

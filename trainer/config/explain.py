@@ -18,90 +18,87 @@ ABSENT = object()
 INSTALLED_BY_SWEEPS = ("joblib", "submitit_local", "submitit_slurm", "optuna")
 
 
-def explain(error: Exception, arguments: Sequence[str], directory: Path) -> str:
-    """The message for an error that Hydra raised for ``arguments``, one to three lines; ``directory`` is ``conf/``."""
+def explain(error: Exception, arguments: Sequence[str], places: Sequence[Path]) -> str:
+    """The message for an error that Hydra raised for ``arguments``, one to three lines. ``places`` are the directories
+    of configuration files, ``conf/`` first.
+    """
     if isinstance(error, OverrideParseException):
         return not_an_assignment(error.override)
     text = str(error)
     unknown_key = re.search(r"Could not override '([^']+)'", text)
     if unknown_key:
-        return _unknown_key(unknown_key[1], arguments, directory)
+        return _unknown_key(unknown_key[1], arguments, places)
     unknown_option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
     if unknown_option:
-        return _unknown_option(unknown_option[1], unknown_option[2], directory)
+        return _unknown_option(unknown_option[1], unknown_option[2], places)
     no_group = re.search(r"Could not override '?([^'\n]+)'?\.?\s+No match in the defaults list", text, re.IGNORECASE)
     if no_group:
-        return f"unknown group {no_group.group(1)}{nearest(no_group.group(1), _options(directory, ''))}"
+        return f"unknown group {no_group.group(1)}{nearest(no_group.group(1), _options(places, ''))}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "\n".join(lines[:3])
 
 
-def _unknown_key(path: str, arguments: Sequence[str], directory: Path) -> str:
+def _unknown_key(path: str, arguments: Sequence[str], places: Sequence[Path]) -> str:
     if path == plugins.TRANSFORM_VALUES:
         return (
             f"{path} is not a group of options: name the transform in preprocess.train or preprocess.eval, and "
             f"set its keys as {path.replace('/', '.')}.NAME.KEY"
         )
-    owners = _owners(directory, path)
+    owners = _owners(places, path)
     if owners:
-        chosen = _chosen(path.partition(".")[0], arguments, directory)
+        chosen = _chosen(path.partition(".")[0], arguments, places)
         return f"{path} is not a key of {chosen}; it is one of {', '.join(owners)}"
     given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
-    return f"unknown key {given}{nearest(path, _known_keys(directory))}"
+    return f"unknown key {given}{nearest(path, _known_keys(places))}"
 
 
-def _unknown_option(group: str, option: str, directory: Path) -> str:
+def _unknown_option(group: str, option: str, places: Sequence[Path]) -> str:
     if group in ("hydra/launcher", "hydra/sweeper"):
         hint = ": pip install 'trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
         return f"{group}={option} is not installed{hint}"
-    options = _options(directory, group)
+    options = _options(places, group)
     allowed = ", ".join(options) if options else "nothing: there is no such group"
-    meant = _type_called(group, option, directory) or nearest(option, options)
+    meant = _type_called(group, option, places) or nearest(option, options)
     return f"{group}={option} does not exist; allowed: {allowed}{meant}"
 
 
-def _type_called(group: str, option: str, directory: Path) -> str:
+def _type_called(group: str, option: str, places: Sequence[Path]) -> str:
     """The arguments that choose the type of that name, in any case of its letters: ``model=resnet50`` is one."""
     if group not in REGISTRIES:
         return ""
     names = [name for name in registry.names(REGISTRIES[group]) if name.lower() == option.lower()]
-    return f"; did you mean {chosen(group, names[0], _places(directory))}?" if names else ""
+    return f"; did you mean {chosen(group, names[0], places)}?" if names else ""
 
 
-def _places(directory: Path) -> list[Path]:
-    """Where configuration files are: the program's own, and those of installed plug-ins."""
-    return [directory, *plugins.configuration_directories()]
-
-
-def _files(directory: Path, group: str) -> dict[str, Path]:
+def _files(places: Sequence[Path], group: str) -> dict[str, Path]:
     """The files of a group by option; if two have the same name, Hydra takes the first."""
-    found = [path for place in reversed(_places(directory)) for path in (place / group).glob("*.yaml")]
+    found = [path for place in reversed(places) for path in (place / group).glob("*.yaml")]
     return {path.stem: path for path in found}
 
 
-def _options(directory: Path, group: str) -> list[str]:
-    return sorted(_files(directory, group))
+def _options(places: Sequence[Path], group: str) -> list[str]:
+    return sorted(_files(places, group))
 
 
-def _owners(directory: Path, path: str) -> list[str]:
+def _owners(places: Sequence[Path], path: str) -> list[str]:
     """The options (``data=image_folder``) that define a key which the chosen option of the group lacks."""
     group, _, rest = path.partition(".")
     return [
         f"{group}={option}"
-        for option, file in sorted(_files(directory, group).items())
+        for option, file in sorted(_files(places, group).items())
         if OmegaConf.select(OmegaConf.load(file), rest, default=ABSENT) is not ABSENT
     ]
 
 
-def _chosen(group: str, arguments: Sequence[str], directory: Path) -> str:
+def _chosen(group: str, arguments: Sequence[str], places: Sequence[Path]) -> str:
     """``group=option`` as given, or as in the defaults list."""
     given = [argument for argument in arguments if argument.startswith(f"{group}=")]
-    defaults = OmegaConf.select(OmegaConf.load(directory / "config.yaml"), "defaults")
+    defaults = OmegaConf.select(OmegaConf.load(places[0] / "config.yaml"), "defaults")
     entries = [f"{group}={entry[group]}" for entry in defaults if isinstance(entry, DictConfig) and group in entry]
     return [*entries, *given][-1]
 
 
-def _known_keys(directory: Path) -> list[str]:
+def _known_keys(places: Sequence[Path]) -> list[str]:
     """Every key that a configuration file of the project or of a plug-in defines."""
 
     def keys(node: object, path: str) -> Iterator[str]:
@@ -112,9 +109,7 @@ def _known_keys(directory: Path) -> list[str]:
                 yield from keys(value, dotted)
 
     known: set[str] = set()
-    for file, group in (
-        (file, file.relative_to(place).parent) for place in _places(directory) for file in place.rglob("*.yaml")
-    ):
+    for file, group in ((file, file.relative_to(place).parent) for place in places for file in place.rglob("*.yaml")):
         sections = [] if group.parts[:1] == ("experiment",) else list(group.parts)
         if group.as_posix() == plugins.TRANSFORM_VALUES:
             sections.append(file.stem)

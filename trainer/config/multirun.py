@@ -14,7 +14,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config.compose import application, composing, configuration_directory, run_application, typed
+from trainer.config.compose import application, composing, configuration_places, run_application, typed
 from trainer.config.explain import explain
 from trainer.config.metrics import LOWER_IS_BETTER
 from trainer.config.schema import Config, Invocation
@@ -172,7 +172,7 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
             return True  # every trial has failed, and Optuna finds no best one
         if composed_once and isinstance(error, ValueError):
             raise
-        raise UsageError(explain(error, arguments, configuration_directory())) from error
+        raise UsageError(explain(error, arguments, configuration_places())) from error
     return True
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from hydra.core.override_parser.types import Quote, QuotedString
 
-from trainer.command_line import argument, command_line
+from trainer.command_line import argument, command_line, literal
 from trainer.config import options
 from trainer.config.compose import compose, configuration_places
 from trainer.config.parse import leaves
@@ -82,12 +82,8 @@ def _experiment(config: Config) -> list[str]:
 
 def spelled(value: Any) -> str:
     """A value in the grammar of Hydra's overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(spelled, value))}]"
-    if isinstance(value, str) and not NEEDS_NO_QUOTES.fullmatch(value):
-        return str(QuotedString(value, Quote.single).with_quotes())
-    return str(value)
+    return literal(value, _quoted_if_needed)
+
+
+def _quoted_if_needed(text: str) -> str:
+    return text if NEEDS_NO_QUOTES.fullmatch(text) else str(QuotedString(text, Quote.single).with_quotes())

@@ -14,8 +14,8 @@ from trainer.config.reproduction import spelled
 from trainer.config.schema.sources import DataConfig, ImageFolderConfig
 from trainer.data.sources.image_folder import ImageFolderSplit
 from trainer.data.sources.source import Source
-from trainer.data.sources.split_folders import Layout, few, layout_of
-from trainer.errors import RestoreRefused, UsageError
+from trainer.data.sources.split_folders import Layout, layout_of
+from trainer.errors import RestoreRefused, UsageError, few
 
 SPLITTING = ("layout", "validation_share", "split_by", "group_pattern")  # keys that decide what validates in a tree
 LISTED = 20  # classes that a command to copy names

@@ -17,8 +17,8 @@ from trainer.data.batches import evaluation_batches, is_ready
 from trainer.data.evaluated import Evaluated, Trained, open_evaluated
 from trainer.data.images.libjpeg import listening
 from trainer.data.sixteen_bits import check_range
-from trainer.data.sources.split_folders import few
 from trainer.diagnosis.wanted import wanted_config
+from trainer.errors import few
 from trainer.inference.classification_report import ClassificationReport, Tally
 from trainer.run.restore import Restored, restore
 from trainer.training.evaluation import evaluate

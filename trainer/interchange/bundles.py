@@ -16,7 +16,7 @@ from trainer.interchange.contents import Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.locate import TABLE_MAGIC, Shards, shards
 from trainer.interchange.mistaken import refuse_mistaken
-from trainer.interchange.values import not_plain, of_type
+from trainer.interchange.values import not_plain, unreadable
 
 UNSUPPORTED = "Data type not supported"  # tensorflow/core/util/tensor_slice_reader.cc
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
@@ -113,22 +113,14 @@ def damage(contents: Contents, present: Shards | None = None) -> list[Finding]:
     ``present`` are the checkpoint's files of values. Callers pass it when they know these files better than by name.
     """
     present = shards(contents.path) if present is None else present
-    unreadable: dict[str, list[str]] = {}
-    types: dict[str, list[str]] = {}
     tensors = contents.tensors
     if contents.kind is not Kind.V1 and not contents.name_based:
         tensors = (*tensors, Tensor(OBJECT_GRAPH, "the object graph", (), "string"))
-    for tensor in tensors:
-        try:
-            contents.read(tensor)
-        except Unusable as error:
-            reasons = unreadable if error.finding.status == DAMAGE else types
-            reasons.setdefault(error.finding.title, []).append(tensor.label)
-    missing = _missing_shard(contents, present, [label for labels in unreadable.values() for label in labels])
+    damaged, findings = unreadable(contents, tensors)
+    missing = _missing_shard(contents, present, [label for labels in damaged.values() for label in labels])
     if missing is not None:
         return [missing]
-    findings = [of_type(reason, labels) for reason, labels in types.items()]
-    for reason, labels in unreadable.items():
+    for reason, labels in damaged.items():
         count = f"{len(labels)} of {len(tensors)} tensors"
         if reason == TRUNCATED:
             findings.append(_truncated(contents, present, labels, count))
@@ -144,7 +136,7 @@ def _data_names(contents: Contents, present: Shards) -> str:
     return listed(map(str, present)) or str(contents.path)
 
 
-def _missing_shard(contents: Contents, present: Shards, unreadable: list[str]) -> Finding | None:
+def _missing_shard(contents: Contents, present: Shards, damaged: list[str]) -> Finding | None:
     if contents.kind is Kind.V1:
         return None
     wanted = max((total for _, total in present.values()), default=0)
@@ -153,7 +145,7 @@ def _missing_shard(contents: Contents, present: Shards, unreadable: list[str]) -
         return None
     names = [f"{contents.path.name}.data-{number:05d}-of-{wanted:05d}" for number in absent]
     title = f"{listed(names)} missing" if names else f"every {contents.path.name}.data-… file is missing"
-    details = [f"{len(unreadable)} of {len(contents.tensors)} tensors were in it: {listed(unreadable)}"]
+    details = [f"{len(damaged)} of {len(contents.tensors)} tensors were in it: {listed(damaged)}"]
     if present:
         details.append(f"present: {listed(path.name for path in present)}")
     return Finding("missing_shard", DAMAGE, f"{title} in {contents.path.parent}", tuple(details))

@@ -24,7 +24,7 @@ import numpy as np
 
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding, Unusable
-from trainer.interchange.values import not_plain
+from trainer.interchange.values import from_bfloat16, not_plain
 from trainer.models.inception_v3_units import NORM_LEAVES
 
 WEIGHTS_MEMBER = "model.weights.h5"
@@ -167,7 +167,7 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
             value = datasets[tensor.key][()]
         except (OSError, RuntimeError) as error:
             raise Unusable(Finding("tensor", DAMAGE, str(error), (tensor.label,))) from error
-        return _from_bfloat16(value) if tensor.dtype == BFLOAT16 else value
+        return from_bfloat16(np.asarray(value)) if tensor.dtype == BFLOAT16 else value
 
     return Contents(kind, path, tensors, read, optimizer=optimizer, facts=facts)
 
@@ -180,11 +180,6 @@ def _type(dataset: h5py.Dataset, only: str) -> str:
         stated = dataset.attrs["dtype"] if "dtype" in dataset.attrs else only
         return BFLOAT16 if stated == BFLOAT16 else str(dataset.dtype)
     return str(dataset.dtype)
-
-
-def _from_bfloat16(value: Any) -> Any:
-    """The float32 array of pairs of bytes that are the upper halves of its values."""
-    return (np.asarray(value).view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 def _optimizer(file: h5py.File, datasets: Mapping[str, Any]) -> str | None:

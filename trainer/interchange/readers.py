@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from trainer.interchange.bundles import read_bundle
 from trainer.interchange.contents import Contents, Kind
-from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
+from trainer.interchange.findings import DAMAGE, Finding, listed
 from trainer.interchange.hdf5_files import read_hdf5, read_keras_archive
 from trainer.interchange.locate import Located
 from trainer.interchange.safetensors_files import INDEX, read_safetensors, read_safetensors_index
-from trainer.interchange.values import of_type
+from trainer.interchange.values import unreadable
 
 
 def read_contents(located: Located) -> Contents:
@@ -33,16 +33,9 @@ def read_contents(located: Located) -> Contents:
 
 def unreadable_values(contents: Contents) -> list[Finding]:
     """Read every value of a format without checksums; a value that cannot be read is damaged, or of an unknown type."""
-    damaged: dict[str, list[str]] = {}
-    types: dict[str, list[str]] = {}
-    for tensor in contents.tensors:
-        try:
-            contents.read(tensor)
-        except Unusable as error:
-            reasons = damaged if error.finding.status == DAMAGE else types
-            reasons.setdefault(error.finding.title, []).append(tensor.label)
+    damaged, types = unreadable(contents, contents.tensors)
     return [
-        *(of_type(reason, labels) for reason, labels in types.items()),
+        *types,
         *(
             Finding("unreadable", DAMAGE, f"{len(labels)} tensors cannot be read: {listed(labels)}", (reason,))
             for reason, labels in damaged.items()

@@ -18,7 +18,7 @@ import numpy as np
 from trainer.interchange.contents import Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding, Unusable, listed
 from trainer.interchange.mistaken import refuse_mistaken
-from trainer.interchange.values import not_plain
+from trainer.interchange.values import from_bfloat16, not_plain
 
 HEADER_LIMIT = 100_000_000  # bytes, the reference implementation's MAX_HEADER_SIZE
 TENSOR_LIMIT = 1_000_000
@@ -79,7 +79,7 @@ def read_safetensors(path: Path) -> Contents:
             file.seek(start + begin)
             stored = file.read(end - begin)
         if kind == BFLOAT16:
-            return (np.frombuffer(stored, "<u2").astype(np.uint32) << 16).view(np.float32).reshape(shape)
+            return from_bfloat16(np.frombuffer(stored, "<u2")).reshape(shape)
         return np.frombuffer(stored, TYPES[kind]).reshape(shape)
 
     tensors = tuple(Tensor(name, name, shape, kind.lower()) for name, (kind, shape, _, _) in places.items())

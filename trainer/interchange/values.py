@@ -78,9 +78,29 @@ def not_plain(dtype: str) -> Finding:
     return Finding("dtype", MISMATCH, f"are of type {dtype}, which is not read")
 
 
-def of_type(reason: str, labels: Sequence[str]) -> Finding:
+def _of_type(reason: str, labels: Sequence[str]) -> Finding:
     """The finding about all tensors that are refused for one type. ``reason`` is the title of ``not_plain``."""
     return Finding("dtype", MISMATCH, f"{len(labels)} tensors {reason}: {listed(labels)}")
+
+
+def unreadable(contents: Contents, tensors: Iterable[Tensor]) -> tuple[dict[str, list[str]], list[Finding]]:
+    """Read every one of ``tensors``: the labels of the damaged ones by reason, and a finding about each type that is
+    not read.
+    """
+    damaged: dict[str, list[str]] = {}
+    types: dict[str, list[str]] = {}
+    for tensor in tensors:
+        try:
+            contents.read(tensor)
+        except Unusable as error:
+            reasons = damaged if error.finding.status == DAMAGE else types
+            reasons.setdefault(error.finding.title, []).append(tensor.label)
+    return damaged, [_of_type(reason, labels) for reason, labels in types.items()]
+
+
+def from_bfloat16(pairs: np.ndarray) -> np.ndarray:
+    """Pairs of bytes that are the upper halves of float32 values, little-endian, as those values, of the same shape."""
+    return (pairs.view("<u2").astype(np.uint32) << 16).view(np.float32)
 
 
 def _fault(name: str, value: np.ndarray) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import functools
 from typing import TYPE_CHECKING, Literal
 
 from trainer.config.keys import key
@@ -65,37 +66,40 @@ ApplicationName = Literal[
 ]
 
 
+# keys of both kinds of batch normalisation; a dataclass needs a field of its own each time
+_synchronized = functools.partial(key, "statistics over the global batch; without it over groups of examples", "fixed")
+_group_size = functools.partial(
+    key, "examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH
+)
+_warmup = functools.partial(
+    key, "momentum is at most (1 + n) / (10 + n) after n updates, so statistics of a short run are its own", "fixed"
+)
+_initial_updates = functools.partial(
+    key,
+    "updates that the first statistics count for in n; null: 0, or 80 (momentum 0.9) with init_from",
+    "fixed",
+    minimum=0,
+    completed=True,
+)
+
+
 @dataclasses.dataclass(frozen=True)
 class BatchNormConfig:
     momentum: float = key("share of the old moving statistics kept at each step", "fixed", minimum=0.0, below=1.0)
     epsilon: float = key("added to the variance before the root", "fixed", above=0.0, maximum=1.0)
     scale: bool = key("learn a multiplier (gamma); the published network has none", "fixed")
-    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
-    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
-    warmup: bool = key(
-        "momentum is at most (1 + n) / (10 + n) after n updates, so statistics of a short run are its own", "fixed"
-    )
-    initial_updates: int | None = key(
-        "updates that the first statistics count for in n; null: 0, or 80 (momentum 0.9) with init_from",
-        "fixed",
-        minimum=0,
-        completed=True,
-    )
+    synchronized: bool = _synchronized()
+    group_size: int = _group_size()
+    warmup: bool = _warmup()
+    initial_updates: int | None = _initial_updates()
 
 
 @dataclasses.dataclass(frozen=True)
 class BatchStatisticsConfig:
-    synchronized: bool = key("statistics over the global batch; without it over groups of examples", "fixed")
-    group_size: int = key("examples of a group, when not synchronized", "fixed", minimum=2, maximum=LARGEST_BATCH)
-    warmup: bool = key(
-        "momentum is at most (1 + n) / (10 + n) after n updates, so statistics of a short run are its own", "fixed"
-    )
-    initial_updates: int | None = key(
-        "updates that the first statistics count for in n; null: 0, or 80 (momentum 0.9) with init_from",
-        "fixed",
-        minimum=0,
-        completed=True,
-    )
+    synchronized: bool = _synchronized()
+    group_size: int = _group_size()
+    warmup: bool = _warmup()
+    initial_updates: int | None = _initial_updates()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,12 @@ class DataConfig:
         """Raise ``UsageError`` when keys of this section conflict with each other or with ``preprocess.image_size``."""
 
 
+def root_of(data: DataConfig) -> str | None:
+    """The directory of the data; None where the source has no such key, because they are part of the program."""
+    root = getattr(data, "root", None)
+    return root if isinstance(root, str) else None
+
+
 @option(SOURCES, "trainer.data.sources.digits:DigitsSplit")
 @dataclasses.dataclass(frozen=True)
 class DigitsConfig(DataConfig):

@@ -26,14 +26,13 @@ from trainer.data.sources.packed_images import Image, PackedImages, composed, ra
 from trainer.data.sources.split_folders import (
     SPLITS,
     Layout,
-    few,
     layout_of,
     refuse_folder_between,
     refuse_same_inside,
     say_others,
 )
 from trainer.data.sources.tree_split import part_of_tree
-from trainer.errors import BadRecord, UsageError, one_line
+from trainer.errors import BadRecord, UsageError, few, one_line
 from trainer.storage.unreadable import unusable_record
 
 TRAIN_FOLDER = "train"

@@ -9,11 +9,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from trainer.errors import UsageError
+from trainer.errors import UsageError, few
 
 NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<after>.*)")
 MOST_SHARDS = 10**6  # a larger number is not a count of files
-NAMES_SHOWN = 5
 
 
 class _Shard(NamedTuple):
@@ -81,9 +80,7 @@ def _refuse_missing(shards: Sequence[_Shard], key: str, pattern: str) -> None:
     missing = [first.sibling(number) for number in range(begin, begin + count) if number not in numbers]
     wanted = [name for name in missing if fnmatch.fnmatchcase(name, Path(pattern).name)]
     if wanted:
-        more = f" and {len(wanted) - NAMES_SHOWN} more" if len(wanted) > NAMES_SHOWN else ""
         raise UsageError(
-            f"{len(wanted)} of {count} shards are missing in {first.path.parent}: "
-            f"{', '.join(wanted[:NAMES_SHOWN])}{more}\n"
+            f"{len(wanted)} of {count} shards are missing in {first.path.parent}: {few(wanted)}\n"
             f"bring them, or match only the files that are to be used with {key} (now {pattern})"
         )

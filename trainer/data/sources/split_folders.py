@@ -15,7 +15,7 @@ from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.sources.foreign import is_foreign
 from trainer.data.sources.packed_images import Image
-from trainer.errors import NoSuchSplit, UsageError
+from trainer.errors import NoSuchSplit, UsageError, few
 
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
 NAMES: dict[Split, tuple[str, ...]] = {
@@ -33,7 +33,6 @@ USUAL: dict[Split, str] = {"train": "train/", "validation": "val/ or validation/
 SHARED = 2  # names of folders in two "classes" that make them the real classes
 COMPARED = 50  # folders with one name in them; a thousand classes have half a million pairs
 DEEPEST = 8  # folders within each other that a message looks through; a link may lead in a circle
-NAMES_SHOWN = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,12 +260,6 @@ def folders_in(folder: Path) -> list[str]:
             return sorted(entry.name for entry in entries if not is_foreign(entry.name) and entry.is_dir())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
-
-
-def few(names: Sequence[str]) -> str:
-    """The first of ``names``, and how many more there are."""
-    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
-    return (", ".join(names[:NAMES_SHOWN]) or "none") + more
 
 
 def _has_files(folder: Path) -> bool:

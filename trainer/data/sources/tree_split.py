@@ -13,8 +13,7 @@ from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.sources import stratified
 from trainer.data.sources.image_groups import Grouping, grouped
 from trainer.data.sources.packed_images import PackedImages, rank
-from trainer.data.sources.split_folders import few
-from trainer.errors import NoSuchSplit, UsageError
+from trainer.errors import NoSuchSplit, UsageError, few
 
 
 def part_of_tree(

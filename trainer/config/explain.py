@@ -54,7 +54,7 @@ def _unknown_key(path: str, arguments: Sequence[str], places: Sequence[Path]) ->
 
 def _unknown_option(group: str, option: str, places: Sequence[Path]) -> str:
     if group in ("hydra/launcher", "hydra/sweeper"):
-        hint = ": pip install 'trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
+        hint = ": pip install 'resumable-trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
         return f"{group}={option} is not installed{hint}"
     options = _options(places, group)
     allowed = ", ".join(options) if options else "nothing: there is no such group"

@@ -68,6 +68,8 @@ def not_an_assignment(argument: str) -> str:
     bare = argument.lstrip("-")
     if bare != argument and ASSIGNMENT.fullmatch(bare):
         return f"{argument!r} is not key=value: leave out the dashes: {shlex.quote(bare)}"
+    if bare != argument:
+        return f"{argument!r} is not key=value: arguments have no dashes, {shlex.quote(f'{bare}=…')}"
     return (
         f"{argument!r} is not key=value\n"
         f"if it belongs to the value before it, put quotes around the whole: {shlex.quote('data.root=my images')}"

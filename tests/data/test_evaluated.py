@@ -126,9 +126,9 @@ def test_the_split_that_is_there_is_evaluated(tmp_path: Path) -> None:
     ("asked", "place", "overrides", "reason"),
     [
         (None, "test", ["data.validation_examples=5"],
-         r"it is about validation, and this is test, which is evaluated whole; evaluate split=validation or leave it out"),
-        (None, "test", ["data.train_examples=5"], r"about train, and this is test, which is evaluated whole; leave it out"),
-        (None, "splits", ["data.train_examples=5"], r"about train, and this is validation; set data.validation_examples"),
+         "about validation, and this is test, which is evaluated whole; evaluate split=validation or leave it out"),
+        (None, "test", ["data.train_examples=5"], "about train, and this is test, which is evaluated whole; leave"),
+        (None, "splits", ["data.train_examples=5"], "about train, and this is validation; set data.valid"),
         ("train", "splits", ["data.validation_examples=5"], r"about validation, and this is train; set data.train_ex"),
         (None, "test", ["data.validation_share=0.5"], "it parts validation from training, and every image of test is"),
         (None, "splits", ["data.split_by=path"], "it parts validation from training, and every image of validation is"),
@@ -160,7 +160,9 @@ def test_the_files_of_a_test_set_are_read_only_when_it_is_asked_for(tmp_path: Pa
     wanted = composed("data=tfrecord", f"data.root={root}", "data.num_classes=3").data
     trained = dataclasses.replace(digits(), class_names=("class_000", "class_001", "class_002"))
     found = open_evaluated(trained, wanted, "train")
-    with pytest.raises(UsageError, match=r"about test, and this is train; set data.train_pattern or evaluate split=test"):
+    with pytest.raises(
+        UsageError, match=r"about test, and this is train; set data.train_pattern or evaluate split=test"
+    ):
         refuse_without_effect(found, {"data.test_pattern": "other-*"})
     described = {f"data.{split}_pattern": "x-*" for split in ("train", "validation", "test")}
     refuse_without_effect(found, described)

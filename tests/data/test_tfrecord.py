@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import shutil
 import struct
 import tracemalloc
@@ -28,6 +29,7 @@ from image_data import (
 )
 
 from trainer.data.sources import cache, record_index, tfrecord
+from trainer.data.sources.source import Source
 from trainer.data.sources.tfrecord import index_records
 from trainer.errors import NoSuchSplit, UsageError
 from trainer.storage.checksums import masked_crc32c
@@ -178,11 +180,15 @@ def test_a_path_that_lies_in_the_data_is_refused_with_how_it_is_written(given: s
     write(root / "meta" / "names 1.txt", b"a\nb\nc\n")
     (tmp_path / "link").symlink_to(root)
     given = given.format(root=root, link=tmp_path / "link")
-    with pytest.raises(UsageError, match=r"data.labels_file=.* (is an absolute path|leads through \.\.); write") as refused:
+    with pytest.raises(
+        UsageError, match=r"data.labels_file=.* (is an absolute path|leads through \.\.); write"
+    ) as refused:
         named_source(root, given)
     (argument,) = shlex.split(str(refused.value).rpartition(": ")[2])
     assert named_source(root, argument.removeprefix("data.labels_file=")).class_names == ("a", "b", "c")
-    with pytest.raises(UsageError, match=r"data.test_pattern=/.* is an absolute path; write it .*: 'data.test_pattern=x-"):
+    with pytest.raises(
+        UsageError, match=r"data.test_pattern=/.* is an absolute path; write it .*: 'data.test_pattern=x-"
+    ):
         shard_source(root, "train", f"data.test_pattern={root}/x-*")
 
 

@@ -68,7 +68,9 @@ def test_a_tree_with_one_image_a_class_says_what_to_do_and_doing_it_works(
     (tmp_path / "train").rename(root / "train")
     (root / "train" / "cat" / "second.png").unlink()
     make_tree(root / "test", 1)
-    with pytest.raises(UsageError, match=rf"(?s)of {root}/train has a single .* for validation into {root}/val/CLASS/$"):
+    with pytest.raises(
+        UsageError, match=rf"(?s)of {root}/train has a single .* for validation into {root}/val/CLASS/$"
+    ):
         folder_source(root, "train")
     make_tree(root / "val", 1)
     assert folder_source(root, "validation").count == 3
@@ -76,7 +78,9 @@ def test_a_tree_with_one_image_a_class_says_what_to_do_and_doing_it_works(
 
 def test_groups_of_which_none_can_validate_are_named_as_the_cause(tmp_path: Path) -> None:
     root = make_tree(tmp_path, 5)
-    with pytest.raises(UsageError, match=r"data.group_pattern=\^\[a-z\]\+ can be spared .*: 3 groups have all 15 images of "):
+    with pytest.raises(
+        UsageError, match=r"data.group_pattern=\^\[a-z\]\+ can be spared .*: 3 groups have all 15 images of "
+    ):
         folder_source(root, "train", "data.group_pattern='^[a-z]+'")  # each class is one
     with pytest.raises(UsageError, match=r"can be spared for validation: 1 group has all 15 images of "):
         folder_source(root, "validation", r"data.group_pattern='\.'")

@@ -296,6 +296,7 @@ def sections() -> dict[str, list[Row]]:
             ),
             Row("palette, 1 to 8", turned_pngs(saved(PALETTE, "PNG"))),
             Row("interlaced, 1 to 8", turned_pngs(interlaced(RGB))),
+            Row("animated: the first frame", [saved(RGB, "PNG", **animated)]),
             Row(
                 "16 bits, grey and RGB, upright and turned",
                 [
@@ -340,14 +341,15 @@ def sections() -> dict[str, list[Row]]:
                 **composed,
             ),
             Row("the same, `preprocess.background=none`", turned_webps(with_alpha(RGB), exact=True), **dropped),
-            Row("animated, 1 to 8", turned_webps(RGB, lossless=True, **animated)),
+            Row("animated: the first frame, 1 to 8", turned_webps(RGB, lossless=True, **animated)),
         ],
         "GIF": [
             Row("still and interlaced", [GIF, saved(PALETTE, "GIF", interlace=1)]),
             Row("transparent colour", [saved(hole(PALETTE), "GIF", transparency=3)], **composed),
             Row("the same, `preprocess.background=none`", [saved(hole(PALETTE), "GIF", transparency=3)], **dropped),
             Row(
-                "animated", [saved(PALETTE, "GIF", save_all=True, append_images=[each.quantize(64) for each in OTHERS])]
+                "animated: the first frame",
+                [saved(PALETTE, "GIF", save_all=True, append_images=[each.quantize(64) for each in OTHERS])],
             ),
             Row("a first frame that does not fill the image", [small_frame(GIF)], but_served=REFUSED),
         ],
@@ -403,6 +405,11 @@ def sections() -> dict[str, list[Row]]:
                 [handmade.tiff(DEEP[..., :1] >> 4)],
                 **twelve,
                 but_served=REFUSED,
+            ),
+            Row(
+                "several pages: the first one",
+                [saved(RGB, "TIFF", **animated), saved(GREY, "TIFF", compression="tiff_lzw", **animated)],
+                **tiff_alone,
             ),
             Row(
                 "signed integers, floating-point numbers",

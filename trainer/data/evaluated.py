@@ -68,9 +68,7 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
     layout = layout_of(wanted)
     if not layout.is_tree:
         split = asked or _meant(layout)
-        return _evaluated(
-            trained, wanted, split, ImageFolderSplit(wanted, split), (), divided=layout.divided(split)
-        )
+        return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), (), divided=layout.divided(split))
     own = own or _is_copy(trained, wanted)
     if not own and asked in (None, "test"):
         whole = ImageFolderSplit(wanted, "test", undivided=True)

@@ -25,7 +25,6 @@ from trainer.run.restore import Restored, restore
 from trainer.training.evaluation import evaluate
 from trainer.training.step import make_prediction_step
 
-
 TOP = 5  # of so many classes or fewer, the right one is always among the five most probable
 
 

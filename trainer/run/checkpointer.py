@@ -358,7 +358,8 @@ def newest_good(newest: Path | None, validations: Mapping[int, Mapping[str, floa
         there = []
     earlier = [path for path in there if directory.step_of(path) < directory.step_of(newest)]
     good = [path for path in earlier if not _is_doubtful(path, validations)]
-    return f"the last checkpoint is {newest}, whose validation is not finite; the last good one is {(good or ['none'])[-1]}"
+    which = str(good[-1]) if good else "none"
+    return f"the last checkpoint is {newest}, whose validation is not finite; the last good one is {which}"
 
 
 def _is_doubtful(checkpoint: Path, validations: Mapping[int, Mapping[str, float]]) -> bool:

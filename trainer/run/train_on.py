@@ -153,8 +153,8 @@ def check_new(config: Config, total: int) -> list[str]:
 def check_continued(ahead: Ahead, changes: Sequence[Change], allow: Sequence[str], request: Request) -> list[str]:
     """Refuse to train on without a learning rate, or after the end of the schedule, when ``changes`` make the run do
     so. ``schedule`` in ``allow`` accepts the stored schedule. Of one that is asked for, which needs that name in any
-    case, it accepts the floor, but not a rate of 0. Returns warnings: a run that was begun so goes on, as if it had not been
-    interrupted.
+    case, it accepts the floor, but not a rate of 0. Returns warnings: a run that was begun so goes on, as if it had not
+    been interrupted.
 
     Raises:
         RestoreRefused: says what the rates would be, and has the commands that may be meant.

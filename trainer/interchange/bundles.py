@@ -14,9 +14,10 @@ from trainer.checkpoint.tensors import ATTRIBUTE, OBJECT_GRAPH
 from trainer.interchange import own_names
 from trainer.interchange.contents import Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
-from trainer.interchange.locate import TABLE_MAGIC, Shards, shards
+from trainer.interchange.locate import Shards, shards
 from trainer.interchange.mistaken import refuse_mistaken
 from trainer.interchange.values import not_plain, unreadable
+from trainer.run_directory.foreign import TABLE_MAGIC
 
 UNSUPPORTED = "Data type not supported"  # tensorflow/core/util/tensor_slice_reader.cc
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"

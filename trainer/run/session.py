@@ -87,8 +87,8 @@ def resume(
         if not process.is_chief:
             work(process)
             return None
-        if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
-            raise UsageError(f"run_dir={run_dir} does not exist")
+        if not is_directory(Path(checkpoint)):
+            which_checkpoint.refuse_missing(run_dir)
         which_checkpoint.refuse_foreign_run(run_dir)
         occupancy.refuse_foreign(run_dir, continued=not is_directory(Path(checkpoint)))
         with lock.writing(run_dir):

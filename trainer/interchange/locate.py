@@ -281,7 +281,9 @@ def _archive(path: Path) -> Located:
     if "model.weights.h5" in names:
         return Located(Kind.KERAS, path)
     title = f"{path} is a zip archive without model.weights.h5, so it is no .keras model: it holds {listed(names)}"
-    raise Unusable(Finding("unknown_format", MISMATCH, title))
+    below = any(name.endswith("/model.weights.h5") for name in names)
+    advice = ("the files of a model are in a folder of it: unpack it, and give the model.weights.h5 in that folder",)
+    raise Unusable(Finding("unknown_format", MISMATCH, title, advice if below else ()))
 
 
 def _pickle(path: Path, what: str) -> Finding:

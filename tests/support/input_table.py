@@ -266,6 +266,11 @@ NAMES = (".JPG", " a [b]=c.Png", " \u00e9.png", " e\u0301.png")
 ITXT = b"XML:com.adobe.xmp\0\0\0\0\0"
 
 
+def several() -> dict[str, Any]:
+    """Options that write further pages or frames; each is a new image, because Pillow keeps an encoder's settings."""
+    return {"save_all": True, "append_images": [each.copy() for each in OTHERS]}
+
+
 def sections() -> dict[str, list[Row]]:
     """By heading. "1 to 8" means that each orientation of EXIF was tried."""
     inks: dict[str, Any] = {"said": "as Pillow, ± 1", "tolerance": 1}
@@ -296,7 +301,7 @@ def sections() -> dict[str, list[Row]]:
             ),
             Row("palette, 1 to 8", turned_pngs(saved(PALETTE, "PNG"))),
             Row("interlaced, 1 to 8", turned_pngs(interlaced(RGB))),
-            Row("animated: the first frame", [saved(RGB, "PNG", **animated)]),
+            Row("animated: the first frame", [saved(RGB, "PNG", **several())]),
             Row(
                 "16 bits, grey and RGB, upright and turned",
                 [
@@ -408,7 +413,7 @@ def sections() -> dict[str, list[Row]]:
             ),
             Row(
                 "several pages: the first one",
-                [saved(RGB, "TIFF", **animated), saved(GREY, "TIFF", compression="tiff_lzw", **animated)],
+                [saved(RGB, "TIFF", **several()), saved(GREY, "TIFF", compression="tiff_lzw", **several())],
                 **tiff_alone,
             ),
             Row(

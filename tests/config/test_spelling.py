@@ -114,6 +114,7 @@ def test_a_second_time_changes_nothing() -> None:
     [
         ("images", "put quotes around the whole: 'data.root=my images'"),
         ("--run_dir=x", "leave out the dashes: run_dir=x"),
+        ("/usr/bin", "a path has its key in front, such as run_dir=/usr/bin"),
     ],
 )
 def test_what_is_no_argument_is_refused_with_the_likely_mistake(argument: str, message: str) -> None:

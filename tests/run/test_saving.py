@@ -20,11 +20,12 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import verify
-from trainer.errors import NotSaved, TrainingFailed
+from trainer.errors import NotSaved, NoValidCheckpoint, TrainingFailed
 from trainer.monitoring.terminal import Terminal
 from trainer.run.checkpointer import Checkpointer, Contents, Store, newest_good
 from trainer.run_directory.history import History
 from trainer.run_directory.metrics import Record, read_metrics
+from trainer.run_directory.which_checkpoint import named
 from trainer.storage import durable
 from trainer.training.state import Progress, Tree, flatten
 
@@ -230,6 +231,8 @@ def test_a_checkpoint_whose_validation_is_not_finite_is_not_called_good(start: C
     shutil.rmtree(good)
     shutil.rmtree(training.checkpoints / "step-00000001")
     assert training.checkpointer.last_good().endswith("; the last good one is none")
+    with pytest.raises(NoValidCheckpoint, match="has a validation with a finite loss, so none is the best"):
+        named(training.checkpoints.parent, "best", "full", print)
     assert training.checkpointer.way_on().startswith(f"the last checkpoint is {last}, whose validation is not finite")
     training.step()
     save_and_finish(training)

@@ -50,9 +50,12 @@ def named(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], No
     if checkpoint == "best":
         newest = newest_valid(parent, depth, warn)
         metric = stored.read(newest.path / stored.FILE_NAME).checkpoint.best_metric
-        best = ranked(described(parent, warn), read_validations(run_dir), metric)
+        described_here, validations = described(parent, warn), read_validations(run_dir)
+        best = ranked(described_here, validations, metric)
         if not best:
-            raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
+            evaluated = any(manifest.validation or manifest.step in validations for _, manifest in described_here)
+            reason = "has a validation with a finite loss" if evaluated else "was evaluated"
+            raise NoValidCheckpoint(f"no checkpoint in {parent} {reason}, so none is the best")
         return best[0]
     step = checkpoint.removeprefix("step-")
     # a path is the user's own, so it may lead through links; what lies in a run directory may not

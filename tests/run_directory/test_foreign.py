@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import keras
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -185,6 +186,19 @@ def test_other_files_in_place_of_a_run_are_no_run_and_a_file_of_a_checkpoint_nam
     for file in ("manifest.json", "state.index"):
         assert run(["verify", f"run_dir={tmp_path}", f"checkpoint={tmp_path}/step-00000003/{file}"]) == 4
         assert f"name its directory: checkpoint={tmp_path}/step-00000003\n" in capsys.readouterr().err
+
+
+def test_a_file_of_a_format_that_is_not_read_is_called_by_it(tmp_path: Path) -> None:
+    files("network.onnx", "graph.pb")(tmp_path)
+    np.savez(tmp_path / "arrays.npz", kernel=np.ones(3))
+    for name, what in (
+        ("network.onnx", "a model in ONNX"),
+        ("graph.pb", "a frozen graph"),
+        ("arrays.npz", "arrays of"),
+    ):
+        with pytest.raises(Unusable, match=f"{name} is {what}") as refused:
+            locate(tmp_path / name)
+        assert "write the weights as .safetensors" in refused.value.finding.details[0]
 
 
 @pytest.mark.parametrize("version", [tf.compat.v1.train.SaverDef.V1, tf.compat.v1.train.SaverDef.V2])

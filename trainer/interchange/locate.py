@@ -264,8 +264,15 @@ def _unknown(path: Path, head: bytes) -> Finding:
     if path.suffix in (".h5", ".hdf5", ".keras"):
         title = f"{path} does not begin as a {path.suffix} file does: it is empty, overwritten or something else"
         return Finding("damaged", DAMAGE, title)
+    if head and path.suffix in foreign.OTHERS:
+        return _other(path)
     title = f"{path} is no checkpoint format that is known: it begins with {head[:8].hex(' ') or 'nothing'}"
     return Finding("unknown_format", MISMATCH if head else DAMAGE, title)
+
+
+def _other(path: Path) -> Finding:
+    """A file of a known format that is not read."""
+    return Finding("unknown_format", MISMATCH, f"{path} is {foreign.OTHERS[path.suffix]}", (foreign.CONVERT,))
 
 
 def _archive(path: Path) -> Located:
@@ -280,6 +287,8 @@ def _archive(path: Path) -> Located:
         raise Unusable(_pickle(path, "a PyTorch archive, whose data.pkl is a pickle"))
     if "model.weights.h5" in names:
         return Located(Kind.KERAS, path)
+    if path.suffix in foreign.OTHERS:
+        raise Unusable(_other(path))
     title = f"{path} is a zip archive without model.weights.h5, so it is no .keras model: it holds {listed(names)}"
     below = any(name.endswith("/model.weights.h5") for name in names)
     advice = ("the files of a model are in a folder of it: unpack it, and give the model.weights.h5 in that folder",)

@@ -113,6 +113,7 @@ def test_a_second_time_changes_nothing() -> None:
     ("argument", "message"),
     [
         ("images", "put quotes around the whole: 'data.root=my images'"),
+        ("/usr/bin", "a path has its key in front, such as run_dir=/usr/bin"),
     ],
 )
 def test_what_is_no_argument_is_refused_with_the_likely_mistake(argument: str, message: str) -> None:

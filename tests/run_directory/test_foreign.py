@@ -189,7 +189,8 @@ def test_other_files_in_place_of_a_run_are_no_run_and_a_file_of_a_checkpoint_nam
 
 
 def test_a_file_of_a_format_that_is_not_read_is_called_by_it(tmp_path: Path) -> None:
-    files("network.onnx", "graph.pb")(tmp_path)
+    for name in ("network.onnx", "graph.pb"):
+        (tmp_path / name).write_bytes(b"\x08\x07\x12")
     np.savez(tmp_path / "arrays.npz", kernel=np.ones(3))
     for name, what in (
         ("network.onnx", "a model in ONNX"),

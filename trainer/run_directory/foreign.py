@@ -100,7 +100,8 @@ def _is_own(place: Path) -> bool:
 def _of_file(place: Path) -> Foreign | None:
     """What a file is, or the prefix of files that ``place`` may be."""
     names = _names(place.parent)
-    if _is_own(place.parent) or (place.name + ".index" not in names and not place.is_file()):
+    there = place.is_file() or f"{place.name}.index" in names
+    if not there or _is_own(place.parent):
         return None
     part = PART_OF_PREFIX.fullmatch(place.name)
     prefix = place.name if part is None else part[1]

@@ -50,7 +50,7 @@ def test_a_new_run_and_a_resume_name_the_key_that_is_meant(argument: str, key: s
         compose([argument])
     assert str(refused.value) == f"unknown key {argument}; did you mean {key}?"
     name, _, value = argument.partition("=")
-    if key not in ("run_dir",):  # no key of a stored configuration
+    if key not in ("run_dir", "data.root"):  # no keys of the stored configuration of a run on digits
         with pytest.raises(UsageError) as refused:
             override(compose([]), {name: value})
         assert str(refused.value) == f"unknown key {argument}; did you mean {key}?"

@@ -126,7 +126,7 @@ def test_what_is_no_argument_is_refused_with_the_likely_mistake(argument: str, m
 
 @pytest.mark.parametrize(
     ("argument", "message"),
-    [("--run_dir=x", "leave out the dashes: run_dir=x"), ("--epochs", "arguments have no dashes, epochs=…")],
+    [("--run_dir=x", "leave out the dashes: run_dir=x"), ("--epochs", "arguments have no dashes: epochs=…")],
 )
 def test_an_argument_with_dashes_is_refused_without_them(argument: str, message: str) -> None:
     with pytest.raises(UsageError) as refused:

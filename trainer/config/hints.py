@@ -29,7 +29,7 @@ SYNONYMS = {
     "evaluation.batch_size": ("val_batch_size", "eval_batch_size", "per_device_eval_batch_size"),
     "evaluation.every_epochs": ("eval_every", "val_every", "val_interval", "check_val_every_n_epoch"),
     "early_stopping.patience": ("patience",),
-    "ema.decay": ("ema", "model_ema", "ema_decay"),
+    "ema.decay": ("model_ema", "ema_decay"),
     "checkpoint.every_steps": ("save_every", "save_steps", "save_freq", "save_interval"),
     "checkpoint.keep_last": ("keep", "max_to_keep", "save_total_limit"),
     "on_existing": ("resume", "overwrite", "exist_ok", "resume_from_checkpoint"),

@@ -41,7 +41,7 @@ def test_no_two_packages_import_each_other_round_a_circle() -> None:
 
 
 def test_the_top_of_the_package_stays_small() -> None:
-    entries = [path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "conf")]
+    entries = [path.name for path in PACKAGE.iterdir() if path.name not in ("__pycache__", "conf", "py.typed")]
     assert len(entries) <= LARGEST_TOP, sorted(entries)
 
 
@@ -64,7 +64,7 @@ def test_the_folders_in_the_readme_are_those_on_the_disk() -> None:
     assert block is not None
     written = [name for line in block[1].splitlines() for name in re.findall(r"(?:^  |  )(\w+(?:/|\.py))(?= |$)", line)]
     there = [path.name + ("/" if path.is_dir() else "") for path in PACKAGE.iterdir() if path.name != "__pycache__"]
-    assert sorted(written) == sorted(name for name in there if name != "conf/")
+    assert sorted(written) == sorted(name for name in there if name not in ("conf/", "py.typed"))
 
 
 def test_no_test_imports_from_a_test() -> None:

@@ -20,7 +20,9 @@ from printed_commands import accepted, commands_in, executed
 
 from trainer import api, command_line
 from trainer.checkpoint import verification
+from trainer.command_line import argument as spelled
 from trainer.commands import verify
+from trainer.commands.consenting import offering
 from trainer.config import reproduction, stored
 from trainer.config.complete import complete
 from trainer.config.override import changes, override
@@ -69,6 +71,20 @@ def refused(run_dir: Path, **values: object) -> str:
     there = stored.read(run_dir / stored.FILE_NAME)
     found = changes(there, override(there, asked))
     return raised(lambda: judge(run_dir / STEP, found, [], [], Request(run_dir, asked, ())))
+
+
+def consented(command: str, *arguments: str) -> str:
+    """What a command says that was refused, and that names of ``allow`` would lift."""
+
+    def refuse() -> None:
+        with offering(command, arguments):
+            raise RestoreRefused("refused", ["behaviour"])
+
+    said = raised(refuse)
+    before = "step," if "allow=[step]" in arguments else ""
+    assert said.startswith("refused\n  python -m trainer "), said
+    assert said.endswith(f" 'allow=[{before}behaviour]'"), said
+    return said
 
 
 def next_of(run_dir: Path, *statuses: int, own: bool = False, overrides: tuple[str, ...] = ()) -> str:
@@ -144,6 +160,14 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
         Counter(command_line=1, with_variable=1),
         lambda r, p: [without_temporary(r, p)],
     ),
+    "commands.consenting._again": (
+        Counter(command_line=1),
+        lambda r, p: [
+            consented("evaluate", f"run_dir={r.name}", "split=validation", f"data.root={r.parent}", "allow=[step]"),
+            consented("evaluate", spelled("run_dir", str(r)), spelled("checkpoint", str(r / STEP)), "format=json"),
+            consented("export", f"run_dir={r.name}", "checkpoint=latest", "format=keras", "output=it's here.keras"),
+        ],
+    ),
     "config.reproduction.command": (
         Counter(command_line=1),
         lambda r, p: [reproduction.command(config_of(*each), r) for each in ((), NETWORK, ("schedule=constant",))],
@@ -176,7 +200,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
         lambda r, p: [next_of(r, own=True), next_of(r, MISMATCH, own=True), next_of(r, DAMAGE, own=True)],
     ),
     "diagnosis.prescription.look_command": (Counter(command_line=1), lambda r, p: [prescription.look_command(r)]),
-    "fingerprint.verdict._advice": (
+    "fingerprint.verdict.Request.command": (
         Counter(changing_command=1),
         lambda r, p: [
             refused(r, optimizer__learning_rate=1e-5, train__steps=9),

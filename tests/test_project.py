@@ -7,11 +7,12 @@ import re
 import shutil
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
 import pytest
 import yaml
+
+from trainer.runtime import distribution
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -61,16 +62,47 @@ def test_both_lock_files_agree_on_the_versions_they_share() -> None:
     assert {name: versions for name, versions in runtime.items() if development[name] != versions} == {}
 
 
-def test_an_installed_wheel_finds_its_configuration_and_data(tmp_path: Path) -> None:
-    """Unpacked is what an installed wheel is; the dependencies come from this environment."""
-    build = run(
-        sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--quiet", "-w", str(tmp_path), "."
+def build(tree: Path, into: Path) -> dict[str, Path]:
+    """The wheel and the source distribution of a tree, by the ends of their names."""
+    process = run(sys.executable, "-m", "hatchling", "build", "-d", str(into), cwd=tree)
+    assert process.returncode == 0, process.stderr
+    return {path.suffix: path for path in into.iterdir()}
+
+
+@pytest.fixture(scope="module")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return build(ROOT, tmp_path_factory.mktemp("dist"))
+
+
+@pytest.fixture(scope="module")
+def installed(distributions: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that the wheel is installed into; the dependencies come from this environment."""
+    place = tmp_path_factory.mktemp("installed")
+    process = run(
+        *(sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--no-compile"),
+        *("--target", str(place), str(distributions[".whl"])),
     )
-    assert build.returncode == 0, build.stderr
-    (wheel,) = tmp_path.glob("*.whl")
-    place = tmp_path / "installed"
-    with zipfile.ZipFile(wheel) as archive:
-        archive.extractall(place)
+    assert process.returncode == 0, process.stderr
+    return place
+
+
+def test_wheel_and_sdist_of_another_copy_of_the_tree_are_the_same_bytes(
+    distributions: dict[str, Path], tmp_path: Path
+) -> None:
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    for name in run("git", "ls-files", "-z", "--cached", "--others", "--exclude-standard").stdout.split("\0")[:-1]:
+        if (ROOT / name).is_file():
+            (copy / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, copy / name)  # with the time of the copy
+    again = build(copy, tmp_path / "dist")
+    assert {end: path.read_bytes() for end, path in again.items()} == {
+        end: path.read_bytes() for end, path in distributions.items()
+    }
+
+
+def test_an_installed_wheel_finds_its_configuration_and_data(installed: Path, tmp_path: Path) -> None:
+    place = installed
     program = (
         f"import sys; sys.path.insert(0, {str(place)!r})\n"
         "import trainer, trainer.__main__ as m; from pathlib import Path\n"
@@ -82,6 +114,67 @@ def test_an_installed_wheel_finds_its_configuration_and_data(tmp_path: Path) -> 
     process = run(sys.executable, "-c", program, cwd=tmp_path)
     assert process.returncode == 0, process.stderr
     assert "name: inception_v3" in process.stdout
+
+
+def test_the_wheel_brings_the_command_the_license_and_the_mark_of_types(installed: Path, tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": str(installed)}
+    process = subprocess.run(
+        [str(installed / "bin" / "trainer"), "--version"],
+        env=environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (process.returncode, process.stdout) == (0, f"{distribution.NAME} {distribution.VERSION}\n"), process.stderr
+    (information,) = installed.glob("*.dist-info")
+    assert information.name == f"{distribution.NAME.replace('-', '_')}-{distribution.VERSION}.dist-info"
+    assert (information / "licenses" / "LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    assert (installed / "trainer" / "py.typed").exists()
+    heading = re.search(r"^## (\S+)", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert heading is not None
+    assert heading[1].rstrip(",") == distribution.VERSION
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == distribution.VERSION
+
+
+def test_mypy_checks_programs_that_import_the_installed_package(installed: Path, tmp_path: Path) -> None:
+    """With this tree's settings and cache, which the style test has filled: its files are the same."""
+    right = tmp_path / "right.py"
+    right.write_text("from trainer import RunResult, train\n\nresult: RunResult = train(['train.steps=1'])\n")
+    wrong = tmp_path / "wrong.py"
+    wrong.write_text("from trainer import train\n\ntrain(1)\n")
+    settings = ("--config-file", str(ROOT / "pyproject.toml"), "--cache-dir", str(ROOT / ".mypy_cache"))
+    for file, status in ((right, 0), (wrong, 1)):
+        process = run(sys.executable, "-m", "mypy", *settings, str(file))
+        assert process.returncode == status, process.stdout + process.stderr
+    assert "wrong.py:3: error: Argument 1 to" in process.stdout
+
+
+def test_files_of_the_other_distribution_called_trainer_are_refused_with_the_way_out(
+    installed: Path, tmp_path: Path
+) -> None:
+    place = tmp_path / "mixed"
+    shutil.copytree(installed, place)
+    other = place / "trainer-0.0.36.dist-info"
+    other.mkdir()
+    command = ("-c", f"import sys; sys.path.insert(0, {str(place)!r}); from trainer import train")
+    (other / "RECORD").write_text("trainer_example/__init__.py,sha256=x,1\ntrainer-0.0.36.dist-info/RECORD,,\n")
+    assert run(sys.executable, *command, cwd=tmp_path).returncode == 0  # of that name, but with files elsewhere
+    (other / "RECORD").write_text("trainer/__init__.py,sha256=x,1\ntrainer-0.0.36.dist-info/RECORD,,\n")
+    process = run(sys.executable, *command, cwd=tmp_path)
+    assert process.returncode == 1
+    said = process.stderr.partition("ImportError: ")[2]
+    assert said.startswith(f"the distribution trainer-0.0.36 has put its files into {place / 'trainer'}, among")
+    assert said.endswith(f"pip uninstall --yes trainer {distribution.NAME}\n")
+    process = run(sys.executable, "-m", "trainer", "--help", cwd=place)
+    assert (process.returncode, process.stderr) == (2, f"error: {said}")
+
+
+def test_no_command_installs_the_other_distribution() -> None:
+    lines = run("git", "grep", "-h", "pip install", "--", ".", ":!tests/test_project.py").stdout.splitlines()
+    assert any(distribution.NAME in line for line in lines)
+    other = re.compile(r"pip install [^`]*(?<![-\w./])trainer(?![-\w/.])")
+    assert [line for line in lines if other.search(line)] == []
 
 
 def test_the_embedded_data_is_what_its_script_writes(tmp_path: Path) -> None:

@@ -7,10 +7,11 @@ import importlib
 import os
 import sys
 import traceback
+from pathlib import Path
 from typing import NoReturn
 
 from trainer.errors import TrainerError, UsageError, nearest, printable
-from trainer.runtime import streams
+from trainer.runtime import distribution, streams
 from trainer.runtime.shortage import shortage
 from trainer.runtime.signals import EXIT_INTERRUPTED
 
@@ -32,7 +33,7 @@ USAGE = """Train Inception V3 and resume it bit for bit.
 
 {commands}
 
-python -m trainer COMMAND --help says more.
+python -m trainer COMMAND --help says more, python -m trainer --version which program this is.
 
 Exit status: 0 done, 1 bug, failed training or a disk that cannot be written, 2 usage or configuration,
 3 refused because checkpoint and program do not match, 4 no valid checkpoint, 5 run directory in use or lost,
@@ -46,9 +47,15 @@ def usage() -> str:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
     try:
+        mixed = distribution.mixed_files(Path(__file__).parent)
+        if mixed is not None:
+            raise UsageError(mixed)
         if not arguments or arguments[0] in ("--help", "-h", "help"):
             print(usage())
             status = 0 if arguments else UsageError.exit_status
+        elif arguments[0] == "--version":
+            print(f"{distribution.NAME} {distribution.VERSION}")
+            status = 0
         else:
             status = _run(*arguments)
         sys.stdout.flush()
@@ -98,6 +105,11 @@ def main(arguments: list[str]) -> NoReturn:
         sys.stdout.flush()
     sys.stderr.flush()
     os._exit(status)
+
+
+def console() -> NoReturn:
+    """The command ``trainer``, which an installation adds: ``python -m trainer`` by another name."""
+    main(sys.argv[1:])
 
 
 if __name__ == "__main__":

@@ -57,9 +57,17 @@ class DataLost(UsageError):
 
 
 class RestoreRefused(TrainerError):
-    """A checkpoint and the program, the overrides or the data do not match."""
+    """A checkpoint and the program, the overrides or the data do not match.
+
+    ``consents`` are the names of ``allow`` with which the same command would go on. They are empty where no name helps,
+    and where the message has the command already.
+    """
 
     exit_status = 3
+
+    def __init__(self, message: str, consents: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.consents = tuple(consents)
 
 
 class NoValidCheckpoint(TrainerError):

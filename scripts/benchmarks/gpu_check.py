@@ -62,7 +62,7 @@ def main(arguments: list[str]) -> int:
     if device == "gpu" and not _gpus():
         print(
             "error: TensorFlow finds no GPU on this machine, so there is nothing to check\n"
-            "on a machine with a GPU: pip install 'trainer[gpu]', and nvidia-smi must show it\n"
+            "on a machine with a GPU: pip install 'resumable-trainer[gpu]', and nvidia-smi must show it\n"
             "to rehearse without a GPU: scripts/gpu_check device=cpu model.width=0.01 model.min_depth=4 …",
             file=sys.stderr,
         )

@@ -229,6 +229,8 @@ def test_the_keys_of_another_type_come_with_it() -> None:
         (["schedule=constant", "schedule.decay_steps=3"], UsageError, "decay_steps is not a key of schedule=constant"),
         (["optimizer.rho=0.3"], UsageError, "optimizer.rho is not a key of optimizer=adam; it is one of optimizer=rms"),
         (["train=3"], UsageError, "unknown key train=3"),
+        (["init_from=x.h5"], UsageError, "init_from=x.h5 belongs to train, which begins a run"),
+        (["on_existing=restart"], UsageError, "on_existing=restart belongs to train, which begins a run"),
     ],
 )
 def test_what_a_resume_cannot_choose_is_refused_for_its_own_reason(

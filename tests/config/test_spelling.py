@@ -113,7 +113,7 @@ def test_a_second_time_changes_nothing() -> None:
     ("argument", "message"),
     [
         ("images", "put quotes around the whole: 'data.root=my images'"),
-        ("--run_dir=x", "leave out the dashes: run_dir=x"),
+        ("/usr/bin", "a path has its key in front, such as run_dir=/usr/bin"),
     ],
 )
 def test_what_is_no_argument_is_refused_with_the_likely_mistake(argument: str, message: str) -> None:
@@ -122,6 +122,17 @@ def test_what_is_no_argument_is_refused_with_the_likely_mistake(argument: str, m
             refusing(["data.root=my", argument])
         assert f"{argument!r} is not key=value" in str(refused.value)
         assert message in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [("--run_dir=x", "leave out the dashes: run_dir=x"), ("--epochs", "arguments have no dashes: epochs=…")],
+)
+def test_an_argument_with_dashes_is_refused_without_them(argument: str, message: str) -> None:
+    with pytest.raises(UsageError) as refused:
+        parse_arguments(["data.root=my", argument])
+    assert f"{argument!r} is not key=value" in str(refused.value)
+    assert message in str(refused.value)
 
 
 def test_a_number_where_a_text_belongs_is_refused_with_the_text_s_spelling() -> None:

@@ -17,7 +17,7 @@ from trainer.config.contracts import Split, StoredSplit
 from trainer.config.keys import key
 from trainer.config.override import override
 from trainer.config.schema.sources import DataConfig, SourcePlugin
-from trainer.data.evaluated import Trained, open_evaluated
+from trainer.data.evaluated import Trained, open_evaluated, refuse_without_effect
 from trainer.data.sources.digits import DigitsSplit
 from trainer.data.sources.source import open_source
 from trainer.errors import NoSuchSplit, RestoreRefused, UsageError
@@ -120,6 +120,52 @@ def test_the_split_that_is_there_is_evaluated(tmp_path: Path) -> None:
     ):
         with pytest.raises(UsageError, match=message):
             open_evaluated(trained, data(tmp_path / place), asked)
+
+
+@pytest.mark.parametrize(
+    ("asked", "place", "overrides", "reason"),
+    [
+        (None, "test", ["data.validation_examples=5"],
+         "about validation, and this is test, which is evaluated whole; evaluate split=validation or leave it out"),
+        (None, "test", ["data.train_examples=5"], "about train, and this is test, which is evaluated whole; leave"),
+        (None, "splits", ["data.train_examples=5"], "about train, and this is validation; set data.valid"),
+        ("train", "splits", ["data.validation_examples=5"], r"about validation, and this is train; set data.train_ex"),
+        (None, "test", ["data.validation_share=0.5"], "it parts validation from training, and every image of test is"),
+        (None, "splits", ["data.split_by=path"], "it parts validation from training, and every image of validation is"),
+        (None, "test", ["data.class_weights=[1,2,1]"], "every example is evaluated once; leave it out"),
+        (None, "splits", ["data.validation_examples=5"], None),
+        (None, "splits", ["data.validation_examples=5", "data.train_examples=9"], None),
+        ("train", "splits", ["data.train_examples=5"], None),
+        (None, "test", ["data.validation_examples=null"], None),
+        ("validation", "test", ["data.validation_share=0.5"], None),
+        (None, "test", ["data.group_pattern=[0-9]+"], None),
+    ],
+)  # fmt: skip
+def test_a_key_that_chooses_none_of_the_images_that_are_evaluated_is_refused(
+    asked: Split | None, place: str, overrides: list[str], reason: str | None, tmp_path: Path
+) -> None:
+    make_splits(tmp_path / "splits")
+    held_out(tmp_path / "test", 4)
+    found = open_evaluated(digits(), data(tmp_path / place, *overrides), asked)
+    given = {"data": "image_folder", "data.root": str(tmp_path / place), **parse_arguments(overrides)}
+    if reason is None:
+        refuse_without_effect(found, given)
+        return
+    with pytest.raises(UsageError, match=rf"{re.escape(overrides[0])} has no effect on this evaluation: .*{reason}"):
+        refuse_without_effect(found, given)
+
+
+def test_the_files_of_a_test_set_are_read_only_when_it_is_asked_for(tmp_path: Path) -> None:
+    root = make_shards(tmp_path)
+    wanted = composed("data=tfrecord", f"data.root={root}", "data.num_classes=3").data
+    trained = dataclasses.replace(digits(), class_names=("class_000", "class_001", "class_002"))
+    found = open_evaluated(trained, wanted, "train")
+    with pytest.raises(
+        UsageError, match=r"about test, and this is train; set data.train_pattern or evaluate split=test"
+    ):
+        refuse_without_effect(found, {"data.test_pattern": "other-*"})
+    described = {f"data.{split}_pattern": "x-*" for split in ("train", "validation", "test")}
+    refuse_without_effect(found, described)
 
 
 def test_classes_are_matched_by_name_and_may_be_missing(tmp_path: Path) -> None:

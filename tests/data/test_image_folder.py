@@ -395,7 +395,7 @@ def test_a_split_without_an_image_or_with_too_few_is_refused(tmp_path: Path) -> 
     with pytest.raises(UsageError, match=r"data.train_examples is 99, but train has 3 records"):
         folder_source(root, "train", "data.train_examples=99")
     singles = make_tree(tmp_path / "singles", 1)
-    with pytest.raises(UsageError, match=r"data.validation_share=0.1 leaves no image of .* for validation"):
+    with pytest.raises(UsageError, match=r"every class of .*/singles has a single image, which is needed for training"):
         folder_source(singles, "validation")
 
 

@@ -115,5 +115,5 @@ def test_without_the_extra_the_command_that_installs_it_is_named(
     data_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorflow_datasets.core", None)
-    with pytest.raises(UsageError, match=r"pip install 'trainer\[tfds\]'"):
+    with pytest.raises(UsageError, match=r"pip install 'resumable-trainer\[tfds\]'"):
         tfds_source(data_dir)

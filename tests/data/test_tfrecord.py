@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import shlex
 import shutil
 import struct
 import tracemalloc
@@ -28,6 +29,7 @@ from image_data import (
 )
 
 from trainer.data.sources import cache, record_index, tfrecord
+from trainer.data.sources.source import Source
 from trainer.data.sources.tfrecord import index_records
 from trainer.errors import NoSuchSplit, UsageError
 from trainer.storage.checksums import masked_crc32c
@@ -153,9 +155,10 @@ def test_shards_that_cannot_be_indexed_are_refused(what: str, tmp_path: Path) ->
     [
         (("data.validation_pattern='*'",), "train-00000-of-00002 is in both splits"),
         (("data.train_pattern=/etc/*",), "data.train_pattern=/etc/* leads out of data.root"),
+        (("data.labels_file=../names.txt",), "data.labels_file=../names.txt leads out of data.root"),
         (("data.train_pattern=''",), "is not a pattern of files below data.root"),
         (("data.train_examples=13",), "data.train_examples is 13, but train has 12 records"),
-        (("data.labels_file=absent.txt",), "absent.txt cannot be read: No such file or directory"),
+        (("data.labels_file=absent.txt",), "absent.txt cannot be read: No such file or directory; it is relative to"),
         (("data.labels_file=gap.txt",), "gap.txt has no name in line 2"),
         (("data.labels_file=twice.txt",), "twice.txt has a in lines 1 and 3"),
         (("data.labels_file=one.txt",), "one.txt has 1 lines, but at least two classes are needed"),
@@ -169,6 +172,29 @@ def test_keys_that_do_not_fit_the_files_are_refused(overrides: tuple[str, ...], 
     with pytest.raises(UsageError) as refused:
         shard_source(root, "train", *overrides)
     assert message in str(refused.value)
+
+
+@pytest.mark.parametrize("given", ["{root}/meta/names 1.txt", "meta/../meta/names 1.txt", "{link}/meta/names 1.txt"])
+def test_a_path_that_lies_in_the_data_is_refused_with_how_it_is_written(given: str, tmp_path: Path) -> None:
+    root = make_shards(tmp_path / "data")
+    write(root / "meta" / "names 1.txt", b"a\nb\nc\n")
+    (tmp_path / "link").symlink_to(root)
+    given = given.format(root=root, link=tmp_path / "link")
+    with pytest.raises(
+        UsageError, match=r"data.labels_file=.* (is an absolute path|leads through \.\.); write"
+    ) as refused:
+        named_source(root, given)
+    (argument,) = shlex.split(str(refused.value).rpartition(": ")[2])
+    assert named_source(root, argument.removeprefix("data.labels_file=")).class_names == ("a", "b", "c")
+    with pytest.raises(
+        UsageError, match=r"data.test_pattern=/.* is an absolute path; write it .*: 'data.test_pattern=x-"
+    ):
+        shard_source(root, "train", f"data.test_pattern={root}/x-*")
+
+
+def named_source(root: Path, labels_file: str) -> Source:
+    keys = ("data.num_classes=null", f"data.labels_file={labels_file}")
+    return shard_source(root, "train", *keys)
 
 
 RECORDS: dict[str, tuple[bytes, str]] = {

@@ -48,6 +48,44 @@ def test_classes_without_an_image_for_validation_are_named(tmp_path: Path, capsy
     )
 
 
+def test_a_tree_with_one_image_a_class_says_what_to_do_and_doing_it_works(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = make_tree(tmp_path / "tree", 1)
+    for split in ("train", "validation"):
+        with pytest.raises(UsageError) as refused:
+            folder_source(root, split, "data.validation_share=0.5")
+        assert str(refused.value) == (
+            f"every class of {root} has a single image, which is needed for training, so none is left for validation\n"
+            f"add images, at least a second one to some classes, or put images for validation into {root}/val/CLASS/ "
+            f"and all others into {root}/train/CLASS/"
+        )
+    assert capsys.readouterr().out == "", "the error says it all"
+    write(root / "cat" / "second.png", png(9))
+    assert folder_source(root, "validation").count == 1
+    (tmp_path / "tree").rename(tmp_path / "train")
+    (tmp_path / "tree").mkdir()
+    (tmp_path / "train").rename(root / "train")
+    (root / "train" / "cat" / "second.png").unlink()
+    make_tree(root / "test", 1)
+    with pytest.raises(
+        UsageError, match=rf"(?s)of {root}/train has a single .* for validation into {root}/val/CLASS/$"
+    ):
+        folder_source(root, "train")
+    make_tree(root / "val", 1)
+    assert folder_source(root, "validation").count == 3
+
+
+def test_groups_of_which_none_can_validate_are_named_as_the_cause(tmp_path: Path) -> None:
+    root = make_tree(tmp_path, 5)
+    with pytest.raises(
+        UsageError, match=r"data.group_pattern=\^\[a-z\]\+ can be spared .*: 3 groups have all 15 images of "
+    ):
+        folder_source(root, "train", "data.group_pattern='^[a-z]+'")  # each class is one
+    with pytest.raises(UsageError, match=r"can be spared for validation: 1 group has all 15 images of "):
+        folder_source(root, "validation", r"data.group_pattern='\.'")
+
+
 def test_classes_that_are_not_chosen_are_no_matter(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     make_tree(tmp_path, 20, ["cat", "dog"])
     for name in ("elk/a", "elk/b", "yak/a", "yak/b"):

@@ -16,6 +16,7 @@ from stored_runs import keep_this_process, lively, store_run
 
 from trainer.__main__ import run
 from trainer.checkpoint import manifest as manifests
+from trainer.commands.evaluate import scores
 from trainer.config.complete import with_leaves
 from trainer.config.schema import Config
 from trainer.config.schema.sources import DigitsConfig
@@ -24,6 +25,8 @@ from trainer.data.images import transforms
 from trainer.data.sources.digits import DigitsSplit
 from trainer.data.sources.source import open_source
 from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.inference.classification_report import ClassificationReport
+from trainer.inference.evaluate import classification_report
 from trainer.run import assembly, restore
 from trainer.run_directory import layout, lock
 from trainer.training.state import TrainingState
@@ -127,6 +130,23 @@ def test_every_number_of_the_report_follows_from_the_mean_probabilities_of_an_im
     assert len(set(predicted)) > 1, "a network that says one thing proves nothing"
 
 
+@pytest.mark.parametrize(("classes", "expected"), [(2, None), (5, None), (6, 0.5)])
+def test_top_5_is_left_out_where_it_would_be_1_for_any_network(classes: int, expected: float | None) -> None:
+    batch = {"label": tf.constant([0, 1], tf.int64), "weight": tf.ones([2])}
+    predictions = {"predicted": [0, 0], "confidence": [0.9, 0.9], "in_top_5": [True, False], "finite": [True, True]}
+    told = {name: tf.constant(values) for name, values in predictions.items()}
+    sums = tf.constant([0.4, 1.0, 2.0, 0.0], tf.float64)
+    report = classification_report([batch], lambda batch: (sums, told), ("a", "b"), classes)
+    assert (report.top_5_accuracy, report.accuracy) == (expected, 0.5)
+    table = shown(report)
+    assert ("top 5" in table) == (expected is not None)
+
+
+def shown(report: ClassificationReport) -> str:
+    """The lines that ``evaluate`` prints first about a report."""
+    return "".join(f"{name}{text}" for name, text in scores(report, None).items())
+
+
 def write_records(root: Path, class_names: list[str], *, renumber: bool = False) -> tuple[str, ...]:
     """Some of the digits as TFRecord files with a list of class names; the arguments that mean them. With ``renumber``,
     the labels are places in that list.
@@ -210,6 +230,7 @@ def digits(count: int) -> tuple[list[bytes], np.ndarray]:
         ("flip=1", 2, "flip=1 does not exist; allowed: false, true"),
         ("checkpoint=step-7", 4, "checkpoint=step-7 does not exist; in"),
         ("data.rot=x", 2, "unknown key data.rot=x"),
+        ("data.train_examples=9", 2, "data.train_examples=9 has no effect on this evaluation: it is about train, and"),
     ],
 )
 def test_what_cannot_be_evaluated_is_said(

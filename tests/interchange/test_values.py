@@ -142,6 +142,26 @@ def test_doctor_calls_a_type_that_is_not_read_by_its_name_and_no_damage(tmp_path
     assert finding.title == "1 tensors are of type f8_e4m3, which is not read: a.kernel"
 
 
+@pytest.mark.parametrize("version", [1, 2])
+def test_a_variable_that_tensorflow_1_stored_in_slices_is_read_whole_or_refused_by_that_cause(
+    version: int, tmp_path: Path
+) -> None:
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        parts = tf.compat.v1.fixed_size_partitioner(2, axis=1)
+        name = {"initializer": tf.compat.v1.ones_initializer(), "partitioner": parts, "use_resource": False}
+        tf.compat.v1.get_variable("kernel", [2, 3], **name)
+        session.run(tf.compat.v1.global_variables_initializer())
+        saver = tf.compat.v1.train.Saver(write_version=version)
+        saver.save(session, str(tmp_path / "model.ckpt"), write_meta_graph=False)
+    if version == 2:
+        assert np.array_equal(kernel_of(tmp_path / "model.ckpt").arrays["unit/conv/kernel"], np.ones([2, 3]))
+        return
+    with pytest.raises(Unusable) as refused:
+        kernel_of(tmp_path / "model.ckpt")
+    assert refused.value.finding.status == MISMATCH, "the file is not damaged"
+    assert "are of type float32 in slices (a partitioned variable)" in refused.value.finding.details[0]
+
+
 def read(**values: np.ndarray) -> Values:
     tensors = {name.replace("__", "/"): Tensor(name, name, value.shape, "float32") for name, value in values.items()}
     contents = Contents(Kind.SAFETENSORS, Path("x"), tuple(tensors.values()), lambda tensor: values[tensor.key])

@@ -30,7 +30,7 @@ SEARCH = (
 
 
 def need(plugin: str) -> None:
-    pytest.importorskip(f"hydra_plugins.hydra_{plugin}", reason="needs the extra trainer[sweeps]")
+    pytest.importorskip(f"hydra_plugins.hydra_{plugin}", reason="needs the extra resumable-trainer[sweeps]")
 
 
 def children_of(process: Process) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +20,12 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.retention import Retention
 from trainer.checkpoint.tensors import StateFile
 from trainer.checkpoint.verification import verify
-from trainer.errors import NotSaved, TrainingFailed
+from trainer.errors import NotSaved, NoValidCheckpoint, TrainingFailed
 from trainer.monitoring.terminal import Terminal
-from trainer.run.checkpointer import Checkpointer, Contents, Store
+from trainer.run.checkpointer import Checkpointer, Contents, Store, newest_good
 from trainer.run_directory.history import History
 from trainer.run_directory.metrics import Record, read_metrics
+from trainer.run_directory.which_checkpoint import named
 from trainer.storage import durable
 from trainer.training.state import Progress, Tree, flatten
 
@@ -209,6 +212,33 @@ def test_a_save_that_succeeds_makes_the_failures_before_it_forgotten(
         refuse(monkeypatch, errno.EIO, DATA if number % 3 else "nothing")
         save_and_look(training)
     assert training.committed == [directory.name_of(step) for step in (1, 4, 7)]
+
+
+def test_a_checkpoint_whose_validation_is_not_finite_is_not_called_good(start: Callable[..., Training]) -> None:
+    training = start("run")
+    assert training.checkpointer.last_good() == "the last good checkpoint is none"
+    for loss in (0.5, None, math.nan, math.inf):
+        training.step()
+        number = int(training.progress.step.numpy())
+        if loss is not None:
+            values = {"loss": loss, "accuracy": 0.1, "skipped": 0}
+            training.history.add(Record(number, "val", values, {"closing": False}))
+        save_and_finish(training)
+    last, good = training.checkpoints / "step-00000004", training.checkpoints / "step-00000002"
+    assert training.checkpointer.last_good() == (
+        f"the last checkpoint is {last}, whose validation is not finite; the last good one is {good}"
+    )
+    shutil.rmtree(good)
+    shutil.rmtree(training.checkpoints / "step-00000001")
+    assert training.checkpointer.last_good().endswith("; the last good one is none")
+    with pytest.raises(NoValidCheckpoint, match="has a validation with a finite loss, so none is the best"):
+        named(training.checkpoints.parent, "best", "full", print)
+    assert training.checkpointer.way_on().startswith(f"the last checkpoint is {last}, whose validation is not finite")
+    training.step()
+    save_and_finish(training)
+    assert training.checkpointer.last_good() == f"the last good checkpoint is {training.checkpoints}/step-00000005"
+    outside = Path("/elsewhere/mine")
+    assert newest_good(outside, {}) == f"the last good checkpoint is {outside}"
 
 
 def test_with_on_error_stop_the_first_failure_ends_the_run(

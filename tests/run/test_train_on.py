@@ -128,6 +128,40 @@ def test_what_a_run_was_begun_with_goes_on_with_a_warning_after_an_interruption(
     assert continued(config, 8, "train.steps=30", "allow=[schedule]")[1] != [], "consent is possible, and is said"
 
 
+@pytest.mark.parametrize(
+    "asked",
+    [
+        ("schedule=cosine", "schedule.warmup_steps=0", "schedule.decay_steps=10"),
+        ("schedule=cosine", "schedule.warmup_steps=0", "schedule.decay_steps=30"),
+        ("schedule=exponential", "schedule.warmup_steps=0", "schedule.decay_steps=1", "schedule.decay_rate=1e-4"),
+        ("schedule.name=cosine", "schedule.decay_steps=20"),
+    ],
+)
+@pytest.mark.parametrize("stored", ["schedule=constant", "schedule=cosine"])
+def test_another_schedule_without_a_rate_is_refused_although_the_schedule_may_change(
+    stored: str, asked: tuple[str, ...]
+) -> None:
+    """``allow=[schedule]`` is needed for any other schedule, so it says nothing about a rate of 0."""
+    config = config_of(stored, "schedule.warmup_steps=1", "train.steps=20")
+    with pytest.raises(RestoreRefused, match=r"gives steps \d+ to 40 learning rate ") as refused:
+        continued(config, 20, *asked, "train.steps=40", "train.log_every_steps=7", "allow=[schedule]")
+    commands = printed(str(refused.value))
+    assert commands
+    for command in commands:
+        wanted, notes = continued(config, 20, *command)
+        ahead = Ahead(wanted, 20, total_steps(wanted, EPOCH))
+        assert (ahead.total, wanted.train.log_every_steps, notes) == (40, 7, [])
+        assert ahead.is_worthwhile(), command
+
+
+def test_a_floor_of_another_schedule_is_accepted_by_name() -> None:
+    config = config_of("schedule=constant", "train.steps=20")
+    asked = ("schedule=cosine", "schedule.warmup_steps=0", "schedule.decay_steps=10", "schedule.minimum_fraction=0.1")
+    with pytest.raises(RestoreRefused, match="would have its floor as learning rate"):
+        continued(config, 20, *asked, "train.steps=40")
+    assert continued(config, 20, *asked, "train.steps=40", "allow=[schedule]")[1] == []
+
+
 def test_a_new_run_without_a_learning_rate_is_refused_and_one_with_a_tail_without_is_warned_of() -> None:
     with pytest.raises(UsageError, match=r"no step of this run has a learning rate: optimizer\.learning_rate=1e-46 "):
         check_new(config_of("optimizer.learning_rate=1e-46", "train.steps=20"), 20)

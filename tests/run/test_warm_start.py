@@ -123,6 +123,65 @@ def test_names_below_any_wrapper_of_torch_are_understood(prefix: str, tmp_path: 
     assert_assigned(fine_state(), narrow_arrays())
 
 
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"])
+def test_wrappers_around_some_layers_are_no_part_of_a_name(wrapper: str, tmp_path: Path) -> None:
+    """As of a network whose blocks were compiled, sharded or recomputed one by one."""
+    arrays = {
+        name.replace(".", f".{wrapper}.", 1) if name.startswith("Mixed") else name: value
+        for name, value in torch(narrow_arrays()).items()
+    }
+    assert sum(wrapper in name for name in arrays) > 300
+    lines = load(save_safetensors(tmp_path / "model.safetensors", arrays), zeroed(), **TORCH)
+    assert f"{len(arrays)} of {len(arrays)} variables loaded" in lines[0]
+    assert_assigned(fine_state(), narrow_arrays())
+
+
+def test_the_weights_of_a_loss_are_no_head(tmp_path: Path) -> None:
+    """``CrossEntropyLoss(weight=…)`` in a Lightning module; only layers make ``fc`` a part of something larger."""
+    beside = {"criterion.weight": np.ones(10, np.float32), "train_accuracy.tp": np.ones(3, np.float32)}
+    path = save_safetensors(tmp_path / "model.safetensors", {**prefixed("model."), **beside})
+    lines = load(path, zeroed(), **TORCH)
+    assert_assigned(fine_state(), narrow_arrays())
+    unknown = "criterion.weight [10], train_accuracy.tp [3] (nothing in this network has such a name)"
+    assert lines[1:] == [f"  not taken from the file: {unknown}"]
+    above = {"head.weight": np.ones([4, 10], np.float32), "head.bias": np.ones(4, np.float32)}
+    path = save_safetensors(tmp_path / "model.safetensors", {**prefixed("model."), **beside, **above})
+    assert any("a head of its own with 2 dense layers" in line for line in load(path, zeroed(), **TORCH))
+
+
+PARTS = {
+    "pruning": lambda name: (f"{name}_orig", f"{name}_mask"),
+    "weight_norm": lambda name: (f"{name}_g", f"{name}_v"),
+    "parametrize": lambda name: tuple(name.replace("weight", f"parametrizations.weight.original{n}") for n in (0, 1)),
+    "LoRA": lambda name: tuple(name.replace("weight", part) for part in ("base_layer.weight", "lora_A.default.weight")),
+}
+
+
+@pytest.mark.parametrize("tool", PARTS)
+def test_weights_that_are_stored_in_parts_are_refused_by_that_cause(tool: str, tmp_path: Path) -> None:
+    arrays = dict(torch(narrow_arrays()))
+    for name in [name for name in arrays if name.endswith("conv.weight")][:40]:
+        value = arrays.pop(name)
+        arrays |= dict.fromkeys(PARTS[tool](name), value)
+    path = save_safetensors(tmp_path / "model.safetensors", arrays)
+    with pytest.raises(RestoreRefused) as refused:
+        load(path, zeroed(), **TORCH)
+    lines = str(refused.value).splitlines()
+    assert lines[1].startswith("  it does not hold the weights themselves, but 80 parts that make them: Conv2d_1a_3x3.")
+    assert "merge the parts where the model is loaded" in lines[3]
+    assert len(lines) == 5, "no consequence of it is called a cause"
+
+
+@pytest.mark.parametrize("scope", ["", "inception/", "tower_0/net/"])
+def test_names_of_slim_in_another_scope_than_its_own_are_understood(scope: str, tmp_path: Path) -> None:
+    arrays = {name.replace("InceptionV3/", scope): value for name, value in slim(narrow_arrays()).items()}
+    arrays |= {f"{name}/Momentum": value for name, value in arrays.items()}
+    lines = load(save_with_saver(tmp_path / "model.ckpt-5", arrays), zeroed())
+    assert "388 of 388 variables loaded" in lines[0]
+    assert "388 tensors of the optimizer's state of sgd" in lines[1]
+    assert_assigned(fine_state(), narrow_arrays())
+
+
 def test_averages_beside_the_weights_are_mentioned_and_a_second_network_is_refused(tmp_path: Path) -> None:
     shifted = {name: value + 1 for name, value in prefixed("state_dict_ema.module.").items()}
     path = save_safetensors(tmp_path / "both.safetensors", {**shifted, **prefixed("state_dict.")})

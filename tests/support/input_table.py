@@ -266,6 +266,11 @@ NAMES = (".JPG", " a [b]=c.Png", " \u00e9.png", " e\u0301.png")
 ITXT = b"XML:com.adobe.xmp\0\0\0\0\0"
 
 
+def several() -> dict[str, Any]:
+    """Options that write further pages or frames; each is a new image, because Pillow keeps an encoder's settings."""
+    return {"save_all": True, "append_images": [each.copy() for each in OTHERS]}
+
+
 def sections() -> dict[str, list[Row]]:
     """By heading. "1 to 8" means that each orientation of EXIF was tried."""
     inks: dict[str, Any] = {"said": "as Pillow, ± 1", "tolerance": 1}
@@ -296,6 +301,7 @@ def sections() -> dict[str, list[Row]]:
             ),
             Row("palette, 1 to 8", turned_pngs(saved(PALETTE, "PNG"))),
             Row("interlaced, 1 to 8", turned_pngs(interlaced(RGB))),
+            Row("animated: the first frame", [saved(RGB, "PNG", **several())]),
             Row(
                 "16 bits, grey and RGB, upright and turned",
                 [
@@ -340,14 +346,15 @@ def sections() -> dict[str, list[Row]]:
                 **composed,
             ),
             Row("the same, `preprocess.background=none`", turned_webps(with_alpha(RGB), exact=True), **dropped),
-            Row("animated, 1 to 8", turned_webps(RGB, lossless=True, **animated)),
+            Row("animated: the first frame, 1 to 8", turned_webps(RGB, lossless=True, **animated)),
         ],
         "GIF": [
             Row("still and interlaced", [GIF, saved(PALETTE, "GIF", interlace=1)]),
             Row("transparent colour", [saved(hole(PALETTE), "GIF", transparency=3)], **composed),
             Row("the same, `preprocess.background=none`", [saved(hole(PALETTE), "GIF", transparency=3)], **dropped),
             Row(
-                "animated", [saved(PALETTE, "GIF", save_all=True, append_images=[each.quantize(64) for each in OTHERS])]
+                "animated: the first frame",
+                [saved(PALETTE, "GIF", save_all=True, append_images=[each.quantize(64) for each in OTHERS])],
             ),
             Row("a first frame that does not fill the image", [small_frame(GIF)], but_served=REFUSED),
         ],
@@ -403,6 +410,11 @@ def sections() -> dict[str, list[Row]]:
                 [handmade.tiff(DEEP[..., :1] >> 4)],
                 **twelve,
                 but_served=REFUSED,
+            ),
+            Row(
+                "several pages: the first one",
+                [saved(RGB, "TIFF", **several()), saved(GREY, "TIFF", compression="tiff_lzw", **several())],
+                **tiff_alone,
             ),
             Row(
                 "signed integers, floating-point numbers",

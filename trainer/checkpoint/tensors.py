@@ -116,7 +116,7 @@ class StateFile:
             names = ", ".join(damaged_tensors(directory)[:SHOWN])
             raise NoValidCheckpoint(
                 f"{directory} is damaged ({names}): {error}\n"
-                "resume again with checkpoint.verify=full, which falls back to the newest good checkpoint"
+                "resume again with checkpoint.verify=full, which falls back to the newest valid checkpoint"
             ) from error
         status.assert_consumed()
         status.assert_existing_objects_matched()

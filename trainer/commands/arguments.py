@@ -11,9 +11,8 @@ from trainer.errors import UsageError, nearest
 def take_text(values: dict[str, object], name: str, command: str) -> str:
     """Remove and return a required text argument."""
     if name not in values:
-        given = ", ".join(values)
-        hint = f" (given: {given}{nearest(name, [])})" if given else ""
-        raise UsageError(f"{command} needs {name}=…{hint}")
+        given = f" (given: {', '.join(values)})" if values else ""
+        raise UsageError(f"{command} needs {name}=…{given}")
     return str(values.pop(name))
 
 

@@ -33,8 +33,9 @@ HELP = f"""Read and decode every record of all splits once, and report what the 
 The configuration is composed as train composes it. All records are read, whatever data.classes, data.train_examples
 and data.validation_examples say, and CRCs are compared. The output begins with identical images that have different
 labels, and with images that are in two splits. Then it lists the splits that were found, the records of each class in
-each split, image sizes and formats, images of a single colour, unusable records with the reason, and images that a
-split has more than once. Paths are relative to data.root. report=PATH gets the full lists. Exit status 0, or
+each split, image sizes and formats, images of a single colour, files with several pages or frames, unusable records
+with the reason, and images that a split has more than once. Paths are relative to data.root. report=PATH gets the
+full lists. Exit status 0, or
 {UsageError.exit_status} when a record cannot be used."""
 
 
@@ -139,6 +140,11 @@ def _lines(found: _Found, shown: int | None) -> list[str]:
     for each in audits:
         blank = [each.source.place(record) for record in each.blank]
         lines += _section(f"images of a single colour in {each.split}, from which nothing can be learned", blank, shown)
+    for each in audits:
+        files = [f"{each.source.place(record)}: {count}" for record, count in each.pixels.several]
+        lines += _section(
+            f"files with several pages or frames in {each.split}, of which only the first is read", files, shown
+        )
     for each in audits:
         if each.bad:
             lines.append(f"{len(each.bad)} of {each.source.count} records for {each.split} cannot be used")

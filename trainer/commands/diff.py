@@ -58,6 +58,8 @@ def _side(path: Path) -> Side:
     """The side at ``path``; a checkpoint is verified."""
     with readable(path):
         is_file, is_run = path.is_file(), (path / CHECKPOINTS).is_dir()
+    if is_file or not path.is_dir():
+        refuse_foreign(path, str(path))
     if is_file:
         return Side(path, stored.read(path), None)
     if not (is_run and directory.committed(path / CHECKPOINTS)):

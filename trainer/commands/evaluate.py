@@ -13,6 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trainer.commands.arguments import refuse_rest, take_choice, take_list, take_text
+from trainer.commands.consenting import offering
 from trainer.commands.newest import read_newest
 from trainer.config.arguments import parse_arguments
 from trainer.config.contracts import Split
@@ -23,6 +24,7 @@ from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.streams import json_text, on_stdout
 
 if TYPE_CHECKING:
+    from trainer.inference.classification_report import ClassificationReport
     from trainer.inference.evaluate import Evaluation
 
 FORMATS = ("table", "json")
@@ -34,7 +36,8 @@ HELP = f"""Evaluate a checkpoint exactly, over every example of a split once.
                              [weights=raw|ema] [flip=true] [data.root=… data=…] [evaluation.batch_size=N]
                              [format=table|json] [allow=[behaviour,step]]
 
-Shows loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class and the confusion matrix.
+Shows loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class and the confusion matrix;
+top-5 accuracy only where the network has more than five classes.
 Everything is rebuilt from the configuration in the checkpoint; data.* may point to other data, whose classes are
 matched by name. By default, the split is validation; of an image folder without splits that the run was not trained
 on, such as a test set, every image is evaluated. By default, weights are those that the run's validations use.
@@ -62,7 +65,8 @@ def main(arguments: Sequence[str]) -> int:
         from trainer.inference.evaluate import Request, evaluate_checkpoint  # imports TensorFlow, which is slow
 
     request = Request(run_dir, checkpoint, overrides, split, weights, flip, allow)
-    evaluation = read_newest(lambda: evaluate_checkpoint(request), run_dir)
+    with offering("evaluate", arguments):
+        evaluation = read_newest(lambda: evaluate_checkpoint(request), run_dir)
     if form == "json":
         print(json_text(_facts(evaluation, flip=flip)))
     else:
@@ -107,10 +111,7 @@ def _print(evaluation: Evaluation) -> None:
     lines = {
         "checkpoint": f"{restored.path} ({evaluation.weights} weights)",
         "data": f"{evaluation.config.data.name} {evaluation.data.split}: {_examples(evaluation)}",
-        "loss": f"{report.loss:.4f}{_beside(recorded, 'loss')}",
-        "accuracy": f"{report.accuracy:.4f}{_beside(recorded, 'accuracy')}",
-        "top 5": f"{report.top_5_accuracy:.4f}",
-        "calibration": f"{report.expected_calibration_error:.4f} expected error",
+        **scores(report, recorded),
     }
     if report.not_finite:
         affected = f"{report.not_finite} of {report.examples} examples"
@@ -128,6 +129,19 @@ def _print(evaluation: Evaluation) -> None:
         print("most frequent confusions")
         for count, true, predicted in confusions[:SHOWN_CONFUSIONS]:
             print(f"  {count:>6}  {report.class_names[true]} taken for {report.class_names[predicted]}")
+
+
+def scores(report: ClassificationReport, recorded: dict[str, float] | None) -> dict[str, str]:
+    """The numbers of a report that mean something for its network, as they are shown. ``recorded`` are those that
+    training found.
+    """
+    found = {
+        "loss": f"{report.loss:.4f}{_beside(recorded, 'loss')}",
+        "accuracy": f"{report.accuracy:.4f}{_beside(recorded, 'accuracy')}",
+    }
+    if report.top_5_accuracy is not None:
+        found["top 5"] = f"{report.top_5_accuracy:.4f}"
+    return found | {"calibration": f"{report.expected_calibration_error:.4f} expected error"}
 
 
 def _examples(evaluation: Evaluation) -> str:

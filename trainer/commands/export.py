@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import refuse_rest, take_choice, take_list, take_text
+from trainer.commands.consenting import offering
 from trainer.config.arguments import parse_arguments
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, warn
@@ -48,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
         from trainer.run.restore import restore
 
     check_output(form, output)
-    restored = restore(run_dir, checkpoint, allow)
+    with offering("export", arguments):
+        restored = restore(run_dir, checkpoint, allow)
     weights = restored.weights(asked)
     write(restored, weights, form, output)
     if restored.doubt is not None:

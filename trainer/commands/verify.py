@@ -24,7 +24,7 @@ from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
 from trainer.run_directory import which_checkpoint
 from trainer.run_directory.layout import CHECKPOINTS
 from trainer.runtime.importing import importing_tensorflow
-from trainer.storage.unreadable import Unreadable, is_directory
+from trainer.storage.unreadable import Unreadable
 
 SHOWN = 5
 KNOWN = ("run_dir", "checkpoint", "replay")
@@ -71,8 +71,7 @@ def main(arguments: Sequence[str]) -> int:
     refuse_rest(values, KNOWN, "verify")
     if not isinstance(replay, bool):
         raise UsageError(f"replay={replay} must be true or false")
-    if not is_directory(run_dir):
-        raise UsageError(f"run_dir={run_dir} does not exist")
+    which_checkpoint.refuse_missing(run_dir)
     parent = run_dir / CHECKPOINTS
     if chosen is None:
         which_checkpoint.refuse_foreign_run(run_dir)

@@ -24,7 +24,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from trainer.config import options, plugins, registry
 from trainer.config.check import OWN_TRANSFORMS, check
-from trainer.config.explain import explain
+from trainer.config.explain import explain, known_keys
+from trainer.config.hints import unknown_option, without_dashes
 from trainer.config.parse import parse
 from trainer.config.schema import Config, Invocation
 from trainer.config.spelling import respelled
@@ -110,6 +111,9 @@ def application(arguments: Sequence[str], job: Callable[[DictConfig], object]) -
     """Run ``job`` as a Hydra application with this command line; errors are Hydra's."""
     # Hydra prints its own errors and exits with 1 unless this is set; ours go through the contract's statuses.
     os.environ["HYDRA_FULL_ERROR"] = "1"
+    place = unknown_option(arguments)
+    if place is not None:
+        raise UsageError(without_dashes(arguments, place, known_keys(configuration_places())))
     sys.argv = ["python -m trainer train", *arguments]
     for argument in arguments:
         refuse_resolvers(argument, argument)

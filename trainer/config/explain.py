@@ -10,6 +10,7 @@ from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
 from trainer.config import plugins, registry
+from trainer.config.hints import hint
 from trainer.config.options import REGISTRIES, chosen
 from trainer.config.spelling import not_an_assignment
 from trainer.errors import nearest
@@ -33,7 +34,7 @@ def explain(error: Exception, arguments: Sequence[str], places: Sequence[Path]) 
         return _unknown_option(unknown_option[1], unknown_option[2], places)
     no_group = re.search(r"Could not override '?([^'\n]+)'?\.?\s+No match in the defaults list", text, re.IGNORECASE)
     if no_group:
-        return f"unknown group {no_group.group(1)}{nearest(no_group.group(1), _options(places, ''))}"
+        return f"unknown group {no_group.group(1)}{hint(no_group.group(1), known_keys(places))}"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     return "\n".join(lines[:3])
 
@@ -49,13 +50,19 @@ def _unknown_key(path: str, arguments: Sequence[str], places: Sequence[Path]) ->
         chosen = _chosen(path.partition(".")[0], arguments, places)
         return f"{path} is not a key of {chosen}; it is one of {', '.join(owners)}"
     given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
-    return f"unknown key {given}{nearest(path, _known_keys(places))}"
+    return f"unknown key {given}{hint(path, known_keys(places))}"
 
 
 def _unknown_option(group: str, option: str, places: Sequence[Path]) -> str:
     if group in ("hydra/launcher", "hydra/sweeper"):
-        hint = ": pip install 'trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
+        hint = ": pip install 'resumable-trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
         return f"{group}={option} is not installed{hint}"
+    root, _, folders = group.partition("/")
+    if folders and not _options(places, group) and _options(places, root):
+        allowed = ", ".join(_options(places, root))
+        return f"{root}={folders}/{option} is a path, and {root} is one of {allowed}" + (
+            f"\na folder of images: data=image_folder data.root={folders}/{option}" if root == "data" else ""
+        )
     options = _options(places, group)
     allowed = ", ".join(options) if options else "nothing: there is no such group"
     meant = _type_called(group, option, places) or nearest(option, options)
@@ -98,7 +105,7 @@ def _chosen(group: str, arguments: Sequence[str], places: Sequence[Path]) -> str
     return [*entries, *given][-1]
 
 
-def _known_keys(places: Sequence[Path]) -> list[str]:
+def known_keys(places: Sequence[Path]) -> list[str]:
     """Every key that a configuration file of the project or of a plug-in defines."""
 
     def keys(node: object, path: str) -> Iterator[str]:

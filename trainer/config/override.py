@@ -9,12 +9,14 @@ from typing import Any
 from trainer.config import options, plugins
 from trainer.config.check import check
 from trainer.config.complete import with_leaves
+from trainer.config.hints import hint
 from trainer.config.keys import ResumePolicy, facts
 from trainer.config.parse import leaves, parse
-from trainer.config.schema import Config
-from trainer.errors import RestoreRefused, UsageError, nearest
+from trainer.config.schema import Config, Invocation
+from trainer.errors import RestoreRefused, UsageError
 
 ABSENT = "(absent)"
+OF_TRAIN = frozenset(field.name for field in dataclasses.fields(Invocation)) - {"run_dir", "allow"}
 PREPROCESS = "preprocess"  # a group whose options have no type
 
 
@@ -156,7 +158,9 @@ def _unknown(path: str, value: object, known: Iterable[str], container: Mapping[
     owners = options.owners_of(group, key.partition(".")[0]) if group in options.GROUPS else []
     if owners:
         return f"{path} is not a key of {group}={container[group]['name']}; it is one of {', '.join(owners)}"
-    return f"unknown key {path}={value}{nearest(path, known)}"
+    if path in OF_TRAIN:
+        return f"{path}={value} belongs to train, which begins a run; a resume goes on with what the run has"
+    return f"unknown key {path}={value}{hint(path, {*known, *options.GROUPS})}"
 
 
 def _keys(container: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, Any]]:

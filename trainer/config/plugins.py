@@ -15,7 +15,7 @@ import functools
 import importlib.util
 import re
 import traceback
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 
@@ -149,16 +149,24 @@ def versions(named: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {f"{RECORDED}{group} {name}": _origin(_installed(group)[name]) for group, name in installed}
 
 
-def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path) -> list[str]:
+def refuse_others(
+    recorded: Mapping[str, str],
+    allow: Sequence[str],
+    place: Path,
+    again: Callable[[Sequence[str]], str | None] | None = None,
+) -> list[str]:
     """Refuse a checkpoint made with plug-ins that are not installed, or with other versions of them.
 
     ``recorded`` are the versions of the manifest at ``place``. A version is accepted when ``allow`` names the
-    distribution. Returns what was accepted.
+    distribution. ``again`` makes the command that does the same with more names to allow, if it can.
+    Returns what was accepted.
 
     Raises:
-        RestoreRefused: names each plug-in, and both versions.
+        RestoreRefused: names each plug-in, and both versions. It has the command, or without ``again`` its consents.
     """
     refused, accepted = [], []
+    others: dict[str, None] = {}
+    missing: dict[str, None] = {}
     for entry, before in recorded.items():
         if not entry.startswith(RECORDED):
             continue
@@ -171,11 +179,22 @@ def refuse_others(recorded: Mapping[str, str], allow: Sequence[str], place: Path
         if name in there and distribution in allow:
             accepted.append(f"plug-in {name}: {before} -> {now}")
         else:
-            hint = f", or accept the other one: {consent([distribution])}" if name in there else ""
-            refused.append(f"  plug-in {name} ({group}): {before} -> {now}\n    install that version{hint}")
-    if refused:
-        raise RestoreRefused("\n".join([f"{place} was made with other plug-ins; nothing was restored", *refused]))
-    return accepted
+            refused.append(f"  plug-in {name} ({group}): {before} -> {now}")
+            if name in there:
+                others[distribution] = None
+            else:
+                missing[before] = None
+    if not refused:
+        return accepted
+    lines = [f"{place} was made with other plug-ins; nothing was restored", *refused]
+    if missing:
+        lines.append(f"install {' and '.join(missing)}, and run the same command again")
+    if others:
+        lines.append(f"install the version that made it, or accept the other one: {consent(others)}")
+    names = [] if missing else list(others)
+    command = again(names) if again is not None and names else None
+    lines += [] if command is None else [f"  {command}"]
+    raise RestoreRefused("\n".join(lines), names if again is None else ())
 
 
 def other_names(allow: Sequence[str], recorded: Mapping[str, str]) -> list[str]:

@@ -68,6 +68,11 @@ def not_an_assignment(argument: str) -> str:
     bare = argument.lstrip("-")
     if bare != argument and ASSIGNMENT.fullmatch(bare):
         return f"{argument!r} is not key=value: leave out the dashes: {shlex.quote(bare)}"
+    if bare != argument:
+        return f"{argument!r} is not key=value: arguments have no dashes: {bare}=…"
+    if os.sep in argument and os.path.exists(argument):
+        meant = shlex.quote(spelled("run_dir", os.path.abspath(argument)))
+        return f"{argument!r} is not key=value: a path has its key in front, such as {meant}"
     return (
         f"{argument!r} is not key=value\n"
         f"if it belongs to the value before it, put quotes around the whole: {shlex.quote('data.root=my images')}"

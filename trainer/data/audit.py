@@ -57,13 +57,14 @@ class Occurrence:
 class PixelAudit:
     """What the pixels of a split have that a network may not see as a person does. Record numbers: ``transparent``,
     of these ``blank`` (one colour on the background), ``sixteen_bits`` with the smallest and the largest value;
-    ``warnings`` of decoders, with the place.
+    ``warnings`` of decoders, with the place; ``several`` with the number of pages or frames, of which one is read.
     """
 
     transparent: list[int] = dataclasses.field(default_factory=list)
     blank: list[int] = dataclasses.field(default_factory=list)
     sixteen_bits: list[tuple[int, int, int]] = dataclasses.field(default_factory=list)
     warnings: list[str] = dataclasses.field(default_factory=list)
+    several: list[tuple[int, int]] = dataclasses.field(default_factory=list)
 
     def add(self, number: int, found: Findings, place: str) -> None:
         if found.transparent:
@@ -72,6 +73,8 @@ class PixelAudit:
             self.blank.append(number)
         if found.values is not None:
             self.sixteen_bits.append((number, *found.values))
+        if found.pages > 1:
+            self.several.append((number, found.pages))
         self.warnings += [f"{place}: {text}" for text in found.warnings]
 
 

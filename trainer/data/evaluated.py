@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from trainer.command_line import argument
 from trainer.config.contracts import Split, StoredSplit
 from trainer.config.registry import builder_of
 from trainer.config.reproduction import spelled
@@ -17,16 +19,21 @@ from trainer.data.sources.source import Source
 from trainer.data.sources.split_folders import Layout, layout_of
 from trainer.errors import RestoreRefused, UsageError, few
 
-SPLITTING = ("layout", "validation_share", "split_by", "group_pattern")  # keys that decide what validates in a tree
+PARTING = ("validation_share", "split_by")  # keys that choose among the images of a folder
+SPLITTING = ("layout", *PARTING, "group_pattern")  # keys that decide what validates in a tree
+OF_A_SPLIT = re.compile(r"data\.(train|validation|test)_(examples|pattern|split)")  # keys that choose its records
 LISTED = 20  # classes that a command to copy names
 
 
 @dataclasses.dataclass(frozen=True)
 class Evaluated:
-    """``source`` has the labels of the checkpoint's classes. ``notes`` say what a reader of the numbers has to know."""
+    """``source`` has the labels of the checkpoint's classes. ``divided`` says whether its images are a part of a folder
+    that is split by the keys of ``PARTING``. ``notes`` say what a reader of the numbers has to know.
+    """
 
     source: Source
     split: Split
+    divided: bool
     notes: tuple[str, ...]
 
 
@@ -54,21 +61,55 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
     """
     if not isinstance(wanted, ImageFolderConfig):
         split = asked or "validation"
-        return _evaluated(trained, wanted, split, builder_of(wanted)(wanted, split), ())
+        return _evaluated(trained, wanted, split, builder_of(wanted)(wanted, split), (), divided=False)
     own = _is_own_root(trained.data, wanted)
     if not own and wanted.layout == "exact":
         wanted = dataclasses.replace(wanted, layout="auto")  # the names that stored runs knew are for their own data
     layout = layout_of(wanted)
     if not layout.is_tree:
         split = asked or _meant(layout)
-        return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), ())
+        return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), (), divided=layout.divided(split))
     own = own or _is_copy(trained, wanted)
     if not own and asked in (None, "test"):
         whole = ImageFolderSplit(wanted, "test", undivided=True)
-        return _evaluated(trained, wanted, "test", whole, _also_trained_on(trained.data, whole))
+        return _evaluated(trained, wanted, "test", whole, _also_trained_on(trained.data, whole), divided=False)
     split = asked or "validation"
     notes = _training_images(trained.data, wanted) if own else ()
-    return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), notes)
+    return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), notes, divided=True)
+
+
+def refuse_without_effect(found: Evaluated, given: Mapping[str, object]) -> None:
+    """Refuse keys that the user has ``given`` (dotted key → value) and that choose none of the images evaluated: the
+    numbers would not be those that the user asked for.
+
+    Raises:
+        UsageError: names the first such key, and what is meant instead.
+    """
+    for key, value in given.items():
+        reason = None if value is None else _without_effect(key, found, given)
+        if reason is not None:
+            raise UsageError(f"{argument(key, value)} has no effect on this evaluation: {reason}")
+
+
+def _without_effect(key: str, found: Evaluated, given: Mapping[str, object]) -> str | None:
+    split = found.split
+    if key == "data.class_weights":
+        return "every example is evaluated once; leave it out"
+    if key in (f"data.{name}" for name in PARTING) and not found.divided:
+        return f"it parts validation from training, and every image of {split} is evaluated; leave it out"
+    of_split = OF_A_SPLIT.fullmatch(key)
+    if of_split is None:
+        return None
+    other, what = of_split.groups()
+    own = f"data.{split}_{what}"
+    if own in given:  # the data were described as a whole
+        return None
+    whole = split == "test" and what == "examples"
+    meant = [] if whole else [f"set {own}"]
+    if other != "train":  # nobody tests on what was trained on by mistake
+        meant.append(f"evaluate split={other}")
+    also = ", which is evaluated whole" if whole else ""
+    return f"it is about {other}, and this is {split}{also}; {' or '.join([*meant, 'leave it out'])}"
 
 
 def _meant(layout: Layout) -> Split:
@@ -78,7 +119,13 @@ def _meant(layout: Layout) -> Split:
 
 
 def _evaluated(
-    trained: Trained, wanted: DataConfig, split: Split, stored: StoredSplit, notes: tuple[str, ...]
+    trained: Trained,
+    wanted: DataConfig,
+    split: Split,
+    stored: StoredSplit,
+    notes: tuple[str, ...],
+    *,
+    divided: bool,
 ) -> Evaluated:
     _refuse_unknown(trained, wanted.classes, stored.class_names)
     source = Source(stored, dataclasses.replace(wanted, class_weights=None), split, trained.class_names)
@@ -88,7 +135,7 @@ def _evaluated(
     in_order = [name for name in trained.class_names if name in found]
     if in_order != [name for name in (wanted.classes or found) if name in in_order]:
         notes += ("the data has its classes in another order than the checkpoint; they were matched by name",)
-    return Evaluated(source, split, notes)
+    return Evaluated(source, split, divided, notes)
 
 
 def _refuse_unknown(trained: Trained, chosen: Sequence[str] | None, found: Sequence[str]) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 from trainer.diagnosis.expected import Expected
 from trainer.diagnosis.widths import SHARE, Width, infer
@@ -20,6 +20,8 @@ from trainer.models.inception_v3_units import AUX, AUX_KERNEL_UNIT, BODY, HEADS,
 
 BACKGROUND = 1001  # a class for "none of them", then ImageNet's 1000 classes, as TF-Slim numbers them
 KERNEL = "conv/kernel"
+# torch.nn.utils.prune, weight_norm and parametrize, and PEFT
+IN_PARTS = re.compile(r"\.weight_(?:orig|mask|g|v)$|\.parametrizations\.|\.base_layer\.|\.lora_[A-Za-z]")
 NAMELESS = re.compile(r"/vars/\d+$")  # the variables of a layer in a Keras 3 file without the layer's name
 SMALLEST_IMAGE, PUBLISHED_IMAGE = 75, 299  # pixels
 
@@ -60,6 +62,9 @@ def differing(translation: Translation, expected: Expected, known: Width | None 
     """Why the file's variables are not the model's; empty when they are. ``known`` is the file's own width."""
     found = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
     sides = Sides(found, expected.model, expected, known, translation.own_head)
+    parts = [label for label in translation.unknown if IN_PARTS.search(label)]
+    if parts and any(name.endswith("kernel") and name not in found for name in expected.model):
+        return [_in_parts(parts)]
     if len(translation.units) < len(BODY) / 2:
         return [_not_inception_v3(translation)]
     open_names = {
@@ -85,6 +90,19 @@ def differing(translation: Translation, expected: Expected, known: Width | None 
             findings.append(cause.finding)
             open_names -= set(cause.accounts_for)
     return findings
+
+
+def _in_parts(labels: Sequence[str]) -> Finding:
+    return Finding(
+        "weights_in_parts",
+        MISMATCH,
+        f"it does not hold the weights themselves, but {len(labels)} parts that make them: {listed(labels)}",
+        (
+            "pruning, weight normalisation, torch's parametrizations and LoRA store weights in that way",
+            "merge the parts where the model is loaded (prune.remove, parametrize.remove_parametrizations, "
+            "merge_and_unload), and write the file again",
+        ),
+    )
 
 
 def _not_inception_v3(translation: Translation) -> Finding:

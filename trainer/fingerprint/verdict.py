@@ -52,6 +52,10 @@ class Request:
     values: Mapping[str, Any]
     checkpoint: Sequence[str]
 
+    def command(self, allow: Sequence[str]) -> str:
+        """The same resume with these names allowed."""
+        return changing_command(self.run_dir, self.values, dict.fromkeys(allow), *self.checkpoint)
+
 
 def judge_stored(
     checkpoint: Path,
@@ -110,7 +114,8 @@ def judge(
     _check_allow(checkpoint, allow, changes, differences, request, something_refused=bool(refused or refused_kinds))
     if refused or refused_kinds:
         advice = _advice(checkpoint, refused, refused_kinds, allow, request)
-        raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences, advice))
+        read_only = refused_kinds if request is None and set(refused_kinds) <= set(ALLOWABLE_KINDS) else ()
+        raise RestoreRefused(_report(checkpoint, refused, refused_kinds, unexplained, differences, advice), read_only)
     accepted = [str(change) for change in changes]
     accepted += [f"{kind}: {next(d for d in unexplained if d.fact.kind == kind)}" for kind in kinds]
     return tuple(accepted)
@@ -233,9 +238,7 @@ def _advice(
     elif names:
         lines.append(f"leave it as it was, or accept that the run is no longer the same: {consent(names)}")
         if request is not None:
-            consents = dict.fromkeys([*allow, *names])
-            command = changing_command(request.run_dir, request.values, consents, *request.checkpoint)
-            lines.append(f"  {command}")
+            lines.append(f"  {request.command([*allow, *names])}")
     return lines
 
 

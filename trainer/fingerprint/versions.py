@@ -19,9 +19,10 @@ from trainer.config.schema.optimization import OptimizerPlugin, SchedulePlugin
 from trainer.config.schema.sources import SourcePlugin
 from trainer.distributed.replicas import Replicas
 from trainer.fingerprint import surroundings
+from trainer.runtime import distribution
 from trainer.runtime.devices import physical_gpus
 
-REPORTED_PACKAGES = ("trainer", "tensorflow", "keras", "numpy", "hydra-core", "omegaconf")
+REPORTED_PACKAGES = ("tensorflow", "keras", "numpy", "hydra-core", "omegaconf")
 
 
 @functools.cache
@@ -29,7 +30,7 @@ def versions() -> dict[str, str]:
     """Versions of Python and of the packages that matter, and the kind of device (``cpu`` or the GPU's name)."""
     gpus = physical_gpus()
     device = tf.config.experimental.get_device_details(gpus[0])["device_name"] if gpus else "cpu"
-    packages = {name: metadata.version(name) for name in REPORTED_PACKAGES}
+    packages = {"trainer": distribution.VERSION, **{name: metadata.version(name) for name in REPORTED_PACKAGES}}
     return {"python": platform.python_version(), **packages, "device": device}
 
 

@@ -18,9 +18,10 @@ class ClassificationReport:
     """Results over ``examples`` examples.
 
     ``loss`` is the mean cross-entropy (nats, no smoothing). ``accuracy`` is the share of examples whose most probable
-    class is right, ``top_5_accuracy`` the share with the right class among the five most probable. ``class_examples``
-    has the number of examples of each class. ``confusion`` counts examples by true and predicted class; it holds the
-    pairs that occur, so its size follows the examples, not the square of the classes.
+    class is right, ``top_5_accuracy`` the share with the right class among the five most probable; None for a network
+    of five classes or fewer, where that is every example. ``class_examples`` has the number of examples of each class.
+    ``confusion`` counts examples by true and predicted class; it holds the pairs that occur, so its size follows the
+    examples, not the square of the classes.
 
     ``not_finite`` examples have a loss that is not finite. They are wrong, and are left out of the confusion and of the
     calibration error, because they have no predicted class.
@@ -31,7 +32,7 @@ class ClassificationReport:
     not_finite: int
     loss: float
     accuracy: float
-    top_5_accuracy: float
+    top_5_accuracy: float | None
     expected_calibration_error: float
     class_examples: tuple[int, ...]
     confusion: Confusion

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import tensorflow as tf
 
+from trainer.config.arguments import parse_arguments
 from trainer.config.contracts import Split
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.data.batch import Batch
 from trainer.data.batches import evaluation_batches, is_ready
-from trainer.data.evaluated import Evaluated, Trained, open_evaluated
+from trainer.data.evaluated import Evaluated, Trained, open_evaluated, refuse_without_effect
 from trainer.data.images.libjpeg import listening
 from trainer.data.sixteen_bits import check_range
 from trainer.diagnosis.wanted import wanted_config
@@ -23,6 +24,8 @@ from trainer.inference.classification_report import ClassificationReport, Tally
 from trainer.run.restore import Restored, restore
 from trainer.training.evaluation import evaluate
 from trainer.training.step import make_prediction_step
+
+TOP = 5  # of so many classes or fewer, the right one is always among the five most probable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +64,7 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     """Evaluate a checkpoint over a whole split.
 
     Raises:
-        UsageError: an override is wrong, or the data cannot be read.
+        UsageError: an override is wrong or has no effect, or the data cannot be read.
         NoValidCheckpoint: the checkpoint does not exist or is damaged.
         RestoreRefused: program and checkpoint do not match, or the data has classes that the checkpoint does not know.
     """
@@ -69,6 +72,7 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     weights = restored.weights(request.weights)
     config = wanted_config(restored.config, request.overrides)
     data = open_evaluated(_trained(restored), config.data, request.split)
+    refuse_without_effect(data, parse_arguments(request.overrides))
     if not is_ready(config):
         for text in check_range(data.source, config.preprocess, new=False):
             print(f"warning: {text}", file=sys.stderr)
@@ -132,7 +136,7 @@ def classification_report(
         not_finite=tally.not_finite,
         loss=means["loss"],
         accuracy=means["accuracy"],
-        top_5_accuracy=tally.top_5_accuracy,
+        top_5_accuracy=tally.top_5_accuracy if classes > TOP else None,
         expected_calibration_error=tally.expected_calibration_error,
         class_examples=tuple(tally.class_examples.tolist()),
         confusion=tally.confusion,

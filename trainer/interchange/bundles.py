@@ -14,10 +14,12 @@ from trainer.checkpoint.tensors import ATTRIBUTE, OBJECT_GRAPH
 from trainer.interchange import own_names
 from trainer.interchange.contents import Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
-from trainer.interchange.locate import TABLE_MAGIC, Shards, shards
+from trainer.interchange.locate import Shards, shards
 from trainer.interchange.mistaken import refuse_mistaken
 from trainer.interchange.values import not_plain, unreadable
+from trainer.run_directory.foreign import TABLE_MAGIC
 
+SLICED = "Sliced checkpoints are not supported"  # tensorflow/core/util/tensor_slice_reader.cc
 UNSUPPORTED = "Data type not supported"  # tensorflow/core/util/tensor_slice_reader.cc
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
 
@@ -46,6 +48,9 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
         try:
             return reader.get(tensor.key)
         except BundleError as error:
+            if SLICED in str(error):
+                known = f"{tensor.dtype} in slices (a partitioned variable), which TensorFlow cannot read of a V1 file"
+                raise Unusable(not_plain(known)) from error
             if UNSUPPORTED in str(error):
                 known = f"{tensor.dtype}, which TensorFlow writes into a V1 file and cannot read there"
                 raise Unusable(not_plain(known)) from error

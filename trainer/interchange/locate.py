@@ -19,11 +19,11 @@ from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusab
 from trainer.interchange.mistaken import refuse_mistaken
 from trainer.interchange.safetensors_files import INDEX
 from trainer.run_directory import foreign
+from trainer.run_directory.foreign import TABLE_MAGIC
 from trainer.run_directory.layout import CHECKPOINTS
 
 STATE_FILE = "checkpoint"  # the file in which tf.train.Saver and CheckpointManager name the newest checkpoint
 SHARD = re.compile(r"(.+)\.data-(\d{5})-of-(\d{5})")
-TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # end of a leveldb table: .index files and V1 checkpoints
 HDF5_MAGIC = b"\x89HDF\r\n\x1a\n"
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_SUFFIXES = (".pt", ".pth", ".pkl", ".pickle", ".bin", ".ckpt")
@@ -172,6 +172,10 @@ def _state_file(path: Path) -> Located:
         return Located(Kind.BUNDLE, here[-1], (Finding("state_file", MISMATCH, title),))
     pointed = Path(match.group(1))
     target, moved = path.parent / pointed, path.parent / pointed.name  # an absolute path stays as it is
+    single = next((each for each in (target, moved) if foreign.is_table(each)), None)
+    if single is not None:
+        title = f"{path} names {pointed.name}, a V1 checkpoint, which is one file"
+        return Located(Kind.V1, single, (Finding("state_file", NOTE, title),))
     exists = Path(f"{target}.index").is_file()
     if exists and target.parent.samefile(path.parent):
         return Located(Kind.BUNDLE, moved, (_directory_for_prefix(path.parent, [moved]),))
@@ -207,7 +211,20 @@ def _file(path: Path) -> Located:
         return Located(Kind.OWN, path.parent, (Finding("file_for_directory", MISMATCH, title),))
     if path.name == STATE_FILE and not head.startswith((HDF5_MAGIC, ZIP_MAGIC)):
         return _state_file(path)
-    return _single_file(path, head, tail)
+    return _graph(path) or _single_file(path, head, tail)
+
+
+def _graph(path: Path) -> Located | None:
+    """The values that belong to a file with a graph alone; None for other files."""
+    if path.name == foreign.SAVED_MODEL:
+        return _directory(path.parent)
+    values = path.with_name(path.name.removesuffix(".meta"))
+    if path.suffix != ".meta" or not (foreign.is_table(values) or values in prefixes(path.parent)):
+        return None
+    finding = Finding(
+        "file_for_prefix", MISMATCH, f"{path.name} is a graph of TensorFlow 1; its values are in {values}"
+    )
+    return _prefix(values, finding) if values in prefixes(path.parent) else Located(Kind.V1, values, (finding,))
 
 
 def _single_file(path: Path, head: bytes, tail: bytes) -> Located:
@@ -247,8 +264,15 @@ def _unknown(path: Path, head: bytes) -> Finding:
     if path.suffix in (".h5", ".hdf5", ".keras"):
         title = f"{path} does not begin as a {path.suffix} file does: it is empty, overwritten or something else"
         return Finding("damaged", DAMAGE, title)
+    if head and path.suffix in foreign.OTHERS:
+        return _other(path)
     title = f"{path} is no checkpoint format that is known: it begins with {head[:8].hex(' ') or 'nothing'}"
     return Finding("unknown_format", MISMATCH if head else DAMAGE, title)
+
+
+def _other(path: Path) -> Finding:
+    """A file of a known format that is not read."""
+    return Finding("unknown_format", MISMATCH, f"{path} is {foreign.OTHERS[path.suffix]}", (foreign.CONVERT,))
 
 
 def _archive(path: Path) -> Located:
@@ -263,8 +287,12 @@ def _archive(path: Path) -> Located:
         raise Unusable(_pickle(path, "a PyTorch archive, whose data.pkl is a pickle"))
     if "model.weights.h5" in names:
         return Located(Kind.KERAS, path)
+    if path.suffix in foreign.OTHERS:
+        raise Unusable(_other(path))
     title = f"{path} is a zip archive without model.weights.h5, so it is no .keras model: it holds {listed(names)}"
-    raise Unusable(Finding("unknown_format", MISMATCH, title))
+    below = any(name.endswith("/model.weights.h5") for name in names)
+    advice = ("the files of a model are in a folder of it: unpack it, and give the model.weights.h5 in that folder",)
+    raise Unusable(Finding("unknown_format", MISMATCH, title, advice if below else ()))
 
 
 def _pickle(path: Path, what: str) -> Finding:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Literal, Protocol
 
 
@@ -31,5 +31,7 @@ class NamingScheme(Protocol):
     def OPTIMIZERS(self) -> Mapping[frozenset[str], str]:  # noqa: N802
         """The slots of an optimizer, in this scheme's names → its name in ``conf/optimizer``."""
 
-    def meanings(self, labels: Iterable[str]) -> dict[str, Meaning]:
-        """The meaning of each label that has one. Pass all labels, because some schemes number relatively."""
+    def meanings(self, labels: Mapping[str, tuple[int, ...]]) -> dict[str, Meaning]:
+        """The meaning of each label that has one. Pass all labels with the shapes of their tensors, because some
+        schemes number relatively.
+        """

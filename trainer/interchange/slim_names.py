@@ -41,16 +41,26 @@ LEAVES = {"weights": "kernel", "biases": "bias"}
 
 
 def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
-    found = {label: _meaning(label) for label in labels}
+    """Names below ``InceptionV3/``. Where no label has that scope, the network was built in another one, or in none."""
+    labels = list(labels)
+    scoped = any(SCOPE in label for label in labels)
+    found = {label: _meaning(label, scoped=scoped) for label in labels}
     return {label: meaning for label, meaning in found.items() if meaning is not None}
 
 
-def _meaning(label: str) -> Meaning | None:
+def _meaning(label: str, *, scoped: bool) -> Meaning | None:
     if label in COUNTERS:
         return Meaning("counter", label)
-    _, scope, rest = label.partition(SCOPE)  # clones and towers put scopes in front
-    if not scope:
-        return None
+    if scoped:
+        _, scope, rest = label.partition(SCOPE)  # clones and towers put scopes in front
+        return _below(rest) if scope else None
+    parts = label.split("/")
+    found = (_below("/".join(parts[start:])) for start in range(len(parts)))
+    return next((meaning for meaning in found if meaning is not None), None)
+
+
+def _below(rest: str) -> Meaning | None:
+    """The meaning of what follows the network's scope."""
     stem, _, last = rest.rpartition("/")
     if last == SHADOW or last in SLOTS:
         name = _variable(stem)

@@ -6,7 +6,7 @@ Names: pytorch/vision torchvision/models/inception.py.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 from trainer.interchange.meanings import Meaning
 from trainer.models.inception_v3_units import AUX_KERNEL_UNIT, is_variable
@@ -21,6 +21,8 @@ LEAVES = {
     "bn.running_mean": "batch_norm/moving_mean",
     "bn.running_var": "batch_norm/moving_variance",
 }
+# torch.compile, FullyShardedDataParallel, checkpoint_wrapper, DataParallel: around the network or around layers of it
+WRAPPERS = frozenset({"_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "module"})
 AVERAGE = re.compile(r"(?:^|[._])(?:ema|swa|averaged?)(?:$|[._])", re.IGNORECASE)  # state_dict_ema, model_ema.module
 HEADS = {"fc": "logits/logits", "AuxLogits.fc": "aux_logits/logits"}
 AUX = {"AuxLogits.conv0": "aux_logits/conv2d_1b_1x1", "AuxLogits.conv1": AUX_KERNEL_UNIT}
@@ -77,9 +79,10 @@ BRANCHES = {
 }
 
 
-def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
-    """Names below the prefix that most of the network's tensors have: wrappers put ``module.``, ``_orig_mod.``,
-    ``model.``, ``state_dict.`` and others in front. A prefix that speaks of an average holds moving averages.
+def meanings(labels: Mapping[str, tuple[int, ...]]) -> dict[str, Meaning]:
+    """Names below the prefix that most of the network's tensors have: programs put ``model.``, ``state_dict.`` and
+    others in front. A prefix that speaks of an average holds moving averages. Wrappers are no part of a name, wherever
+    they are in it.
     """
     found: dict[str, Meaning] = {}
     prefixes: dict[str, dict[str, Meaning]] = {}
@@ -97,15 +100,16 @@ def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
         for group in groups:
             if len(group) == largest:  # two of one size are two networks, and what reads this refuses that
                 found |= group
-    if any(label not in found and label.endswith(".weight") for label in labels):
-        # with layers of another program below it, fc is not the network's classifier
+    if any(label not in found and label.endswith(".weight") and len(shape) > 1 for label, shape in labels.items()):
+        # With layers of another program below it, fc is not the network's classifier. One dimension is no layer: a loss
+        # with a weight for each class is stored as ``criterion.weight``.
         found = {label: meaning for label, meaning in found.items() if not meaning.name.startswith(f"{HEADS['fc']}/")}
     return found
 
 
 def _split(label: str) -> tuple[str, str]:
     """The prefix of a label, and our variable of what follows it; empty when no end of the label is a name."""
-    parts = label.split(".")
+    parts = [part for part in label.split(".") if part not in WRAPPERS]
     for start in range(len(parts)):
         name = _variable(".".join(parts[start:]))
         if name is not None:

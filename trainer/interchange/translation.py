@@ -60,7 +60,7 @@ class Translation:
 
 def translate(contents: Contents) -> Translation:
     """Read the names with the scheme that understands most of them."""
-    labels = [tensor.label for tensor in contents.tensors]
+    labels = {tensor.label: tensor.shape for tensor in contents.tensors}
     candidates = [(scheme, scheme.meanings(labels)) for scheme in SCHEMES]
     scheme, meanings = max(candidates, key=lambda candidate: _weight(candidate[1]))
     by_role: dict[str, dict[str, Tensor]] = {"variable": {}, "shadow": {}}

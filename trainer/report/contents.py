@@ -12,13 +12,12 @@ from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.retention import described, ranked
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.errors import UsageError
-from trainer.run_directory import validation_predictions
+from trainer.run_directory import validation_predictions, which_checkpoint
 from trainer.run_directory.layout import CHECKPOINTS, METRICS
 from trainer.run_directory.metrics import best_step, read_metrics, read_validations
 from trainer.run_directory.validation_predictions import Predictions
 from trainer.storage.unacceptable import Unacceptable
-from trainer.storage.unreadable import Unreadable, is_directory
+from trainer.storage.unreadable import Unreadable
 
 POINTS = 2000  # of a curve; a screen cannot show more
 
@@ -64,8 +63,7 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
         UsageError: the directory does not exist.
         NoValidCheckpoint: it holds no configuration of this version.
     """
-    if not is_directory(run_dir):
-        raise UsageError(f"run_dir={run_dir} does not exist")
+    which_checkpoint.refuse_missing(run_dir)
     config = stored.read(run_dir / stored.FILE_NAME)
     checkpoints = _checkpoints(run_dir / CHECKPOINTS, warn)
     validations = _validations(run_dir, warn)

@@ -25,6 +25,7 @@ from trainer.checkpoint.retention import Retention, retire
 from trainer.checkpoint.tensors import Snapshot, StateFile
 from trainer.command_line import resume_command
 from trainer.config import stored
+from trainer.config.metrics import counts
 from trainer.config.schema import Config
 from trainer.errors import NotSaved, RunDirectoryLost, TrainingFailed
 from trainer.fingerprint import facts
@@ -276,7 +277,7 @@ class Checkpointer:
         return f"{self._last()}\nthen continue with: {resume_command(run_dir)}"
 
     def _last(self) -> str:
-        return f"the last good checkpoint is {self._last_good or 'none'}"
+        return newest_good(self._last_good, self._history.validations)
 
     def _print_notices(self) -> None:
         for notices in (
@@ -343,6 +344,30 @@ class Checkpointer:
             files=digests,
             sizes=sizes,
         )
+
+
+def newest_good(newest: Path | None, validations: Mapping[int, Mapping[str, float]]) -> str:
+    """Text that names ``newest``, the newest whole checkpoint; or, where its validation was not finite, an earlier one
+    without that fault, as far as ``validations`` (step → values) say.
+    """
+    if newest is None or not _is_doubtful(newest, validations):
+        return f"the last good checkpoint is {newest or 'none'}"
+    try:
+        there = directory.committed(newest.parent)
+    except Unreadable:
+        there = []
+    earlier = [path for path in there if directory.step_of(path) < directory.step_of(newest)]
+    good = [path for path in earlier if not _is_doubtful(path, validations)]
+    which = str(good[-1]) if good else "none"
+    return f"the last checkpoint is {newest}, whose validation is not finite; the last good one is {which}"
+
+
+def _is_doubtful(checkpoint: Path, validations: Mapping[int, Mapping[str, float]]) -> bool:
+    """Whether a checkpoint is whole, but predicts nothing. One that was not validated is not doubted."""
+    if not directory.NAME.fullmatch(checkpoint.name):  # continued from a path of the user's own
+        return False
+    values = validations.get(directory.step_of(checkpoint))
+    return values is not None and not counts(values)
 
 
 def _reason(error: OSError) -> str:

@@ -73,8 +73,8 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         RestoreRefused: this program builds another network, or evaluates images differently, than the program that
             wrote it.
     """
-    if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
-        raise UsageError(f"run_dir={run_dir} does not exist")
+    if not is_directory(Path(checkpoint)):
+        which_checkpoint.refuse_missing(run_dir)
     found = which_checkpoint.find(run_dir, checkpoint, "full", warn)
     path = found.path
     with reading(path):

@@ -17,13 +17,14 @@ from trainer.checkpoint import directory
 from trainer.checkpoint.verification import Depth, Found, newest_valid, verify
 from trainer.command_line import resume_command
 from trainer.config import override, plugins, stored
+from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
 from trainer.distributed.membership import Process, joined
 from trainer.errors import NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts
 from trainer.run import overlaps, warm_start
 from trainer.run.preparation import prepare
-from trainer.run.starting_point import FromCheckpoint, FromNothing, StartingPoint
+from trainer.run.starting_point import FromCheckpoint, FromNothing, StartingPoint, request_of
 from trainer.run.warm_start import WarmStart
 from trainer.run.wiring import Announcement, wire
 from trainer.run.worker import work
@@ -86,8 +87,8 @@ def resume(
         if not process.is_chief:
             work(process)
             return None
-        if not is_directory(run_dir) and not is_directory(Path(checkpoint)):
-            raise UsageError(f"run_dir={run_dir} does not exist")
+        if not is_directory(Path(checkpoint)):
+            which_checkpoint.refuse_missing(run_dir)
         which_checkpoint.refuse_foreign_run(run_dir)
         occupancy.refuse_foreign(run_dir, continued=not is_directory(Path(checkpoint)))
         with lock.writing(run_dir):
@@ -152,7 +153,18 @@ def _continue(
     the user has ``asked`` key by key, or as a whole. With ``repeats``, this training was done before, and is not judged
     for what it is good for.
     """
-    other_plugins = plugins.refuse_others(found.manifest.versions, allow, found.path)
+
+    def again(names: Sequence[str]) -> str | None:
+        changed: Sequence[Change] = ()
+        if asked is None:
+            try:
+                there = stored.read(found.path / stored.FILE_NAME)
+            except NoValidCheckpoint:  # the other version of a plug-in has other keys
+                return None
+            changed = override.changes(there, want(there))
+        return request_of(run_dir, found.path, found.damaged, changed, asked).command([*allow, *names])
+
+    other_plugins = plugins.refuse_others(found.manifest.versions, allow, found.path, None if repeats else again)
     there = stored.read(found.path / stored.FILE_NAME)
     wanted = want(there)
     changes = override.changes(there, wanted)

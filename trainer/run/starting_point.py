@@ -124,6 +124,23 @@ class FromNothing:
         return f"training in {run_dir}: {total_steps} steps, {images} training images"
 
 
+def request_of(
+    run_dir: Path,
+    checkpoint: Path,
+    damaged: Sequence[Damage],
+    changes: Sequence[Change],
+    asked: Mapping[str, object] | None,
+) -> Request:
+    """The resume of ``run_dir`` from ``checkpoint`` that was asked for key by key, or else as a whole, which is all of
+    ``changes``. ``damaged`` are the newer checkpoints that do not count.
+    """
+    given = {change.path.removesuffix(".name"): change.wanted for change in changes}
+    passed_over = [damage.path for damage in damaged]
+    valid = [path for path in directory.committed(run_dir / CHECKPOINTS) if path not in passed_over]
+    chosen = [] if valid and valid[-1] == checkpoint else [argument("checkpoint", checkpoint)]
+    return Request(run_dir, given if asked is None else asked, chosen)
+
+
 @dataclasses.dataclass(frozen=True)
 class FromCheckpoint:
     """A run that continues from ``checkpoint``, with the newer damaged checkpoints and the requested changes."""
@@ -156,18 +173,11 @@ class FromCheckpoint:
         return train_on.check_continued(ahead, self.changes, self.allow, self._request(run_dir))
 
     def _request(self, run_dir: Path) -> Request:
-        given = {change.path.removesuffix(".name"): change.wanted for change in self.changes}
-        return Request(run_dir, given if self.asked is None else self.asked, self._chosen(run_dir))
-
-    def _chosen(self, run_dir: Path) -> list[str]:
-        """The argument that chooses this checkpoint, where it is not the newest of the run."""
-        damaged = [damage.path for damage in self.damaged]
-        valid = [path for path in directory.committed(run_dir / CHECKPOINTS) if path not in damaged]
-        return [] if valid and valid[-1] == self.checkpoint else [argument("checkpoint", self.checkpoint)]
+        return request_of(run_dir, self.checkpoint, self.damaged, self.changes, self.asked)
 
     def judge(self, run_dir: Path, fingerprint: Sequence[Fact], current: Mapping[str, str]) -> tuple[str, ...]:
         compared = (self.checkpoint, self.manifest, fingerprint, current, self.changes, self.allow)
-        accepted = judge_stored(*compared, request=self._request(run_dir))
+        accepted = judge_stored(*compared, request=None if self.repeats else self._request(run_dir))
         return (*self.other_plugins, *accepted)
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:

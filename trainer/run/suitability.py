@@ -6,6 +6,7 @@ from trainer.config.complete import total_steps
 from trainer.config.schema import Config
 from trainer.data.blank import blank_note
 from trainer.data.opened import Sources
+from trainer.data.several_pages import pages_note
 from trainer.errors import UsageError
 
 OUTPUTS_SHOWN = 5
@@ -36,6 +37,7 @@ def warnings(config: Config, data: Sources, *, new: bool) -> list[str]:
     if new:
         found.append(_nameless_outputs(config, len(data.training.class_names)))
         found.append(blank_note(data.training, config.preprocess))
+        found.append(pages_note(data.training))
     return [line for line in found if line is not None]
 
 

@@ -152,7 +152,8 @@ def check_new(config: Config, total: int) -> list[str]:
 
 def check_continued(ahead: Ahead, changes: Sequence[Change], allow: Sequence[str], request: Request) -> list[str]:
     """Refuse to train on without a learning rate, or after the end of the schedule, when ``changes`` make the run do
-    so and ``allow`` does not have ``schedule``. Returns warnings: a run that was begun so goes on, as if it had not
+    so. ``schedule`` in ``allow`` accepts the stored schedule. Of one that is asked for, which needs that name in any
+    case, it accepts the floor, but not a rate of 0. Returns warnings: a run that was begun so goes on, as if it had not
     been interrupted.
 
     Raises:
@@ -161,7 +162,10 @@ def check_continued(ahead: Ahead, changes: Sequence[Change], allow: Sequence[str
     idle, ended = ahead.without_rate(), ahead.has_ended()
     if idle == ahead.total and not ended:
         return []
-    if not any(_decides_rates(change.path) for change in changes) or set(allow) & set(CONSENTS):
+    asked = [*request.values, *(change.path for change in changes)]
+    names_one = any(key == "schedule" or key.startswith("schedule.") for key in asked)
+    accepted = bool(set(allow) & set(CONSENTS)) and not (names_one and idle < ahead.total)
+    if accepted or not any(_decides_rates(change.path) for change in changes):
         return [_idle_steps(ahead, idle)] if idle < ahead.total else []
     given = {key: value for key, value in request.values.items() if not _is_length(key)}
     given["train.steps"] = ahead.total

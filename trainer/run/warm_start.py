@@ -86,6 +86,9 @@ def find(path: Path) -> Contents:
         raise refusal(f"init_from={path}: {error.finding.title}{details}") from error
 
 
+TOLD_WHOLE = ("not_inception_v3", "weights_in_parts")  # causes whose details say what to do
+
+
 @dataclasses.dataclass(frozen=True)
 class WarmStart:
     """The file that a new run starts from, and how the run may differ from it.
@@ -176,7 +179,7 @@ def _check_body(
 
 
 def _holding(finding: Finding) -> list[str]:
-    return [f"  {detail}" for detail in finding.details] if finding.cause == "not_inception_v3" else []
+    return [f"  {detail}" for detail in finding.details] if finding.cause in TOLD_WHOLE else []
 
 
 def _fitting(finding: Finding) -> list[str]:

@@ -43,7 +43,7 @@ class _Saves:
         self._peers.hear()
 
     def last_good(self) -> str:
-        return "the chief names the last good checkpoint"
+        return "the chief names the last checkpoint"
 
     def way_on(self) -> str:
         return "the chief names the checkpoint and the command that continues the run"

@@ -1,6 +1,6 @@
-"""Directories in which other programs keep their checkpoints: what such a directory is, and what can be done with it.
+"""Directories and files in which other programs keep networks: what such a place is, and what can be done with it.
 
-A directory is recognised by the names in it. Nothing in it is opened.
+They are recognised by names. Of files whose names two programs use (``.ckpt``), the last bytes are read.
 """
 
 from __future__ import annotations
@@ -21,11 +21,33 @@ from trainer.storage.unreadable import Unreadable
 KERAS_WEIGHTS, KERAS_METADATA, KERAS_CHIEF = "latest.weights.h5", "training_metadata.json", "chief"
 # the files that mark a checkpoint of Orbax: its "Checkpoint Format Guide", for both versions of its interface
 ORBAX = ("orbax.checkpoint", "_CHECKPOINT_METADATA", "_METADATA", "manifest.ocdbt", "commit_success.txt")
+SAVED_MODEL, SAVED_MODEL_TEXT, TFJS_MODEL = "saved_model.pb", "saved_model.pbtxt", "model.json"
 WEIGHTS = (".weights.h5", ".keras", ".h5", ".hdf5", ".safetensors")
-PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".distcp")
+KERAS_SHARDS = ".weights.json"
+PICKLES = (".ckpt", ".pt", ".pth", ".pth.tar", ".pt.tar", ".bin", ".distcp", ".pkl", ".pickle")
+# endings of files that hold a network in a format that is not read
+OTHERS = {
+    ".onnx": "a model in ONNX",
+    ".tflite": "a model for LiteRT (TensorFlow Lite)",
+    ".mlmodel": "a model for Core ML",
+    ".mlpackage": "a model for Core ML",
+    ".engine": "an engine of TensorRT",
+    ".msgpack": "weights of Flax",
+    ".npz": "arrays of NumPy",
+    ".pb": "a frozen graph of TensorFlow 1",
+    ".pdparams": "weights of PaddlePaddle",
+    ".caffemodel": "weights of Caffe",
+    ".params": "weights of MXNet",
+}
+TABLE_MAGIC = bytes.fromhex("57fb808b247547db")  # end of a leveldb table: .index files and V1 checkpoints
+PART_OF_PREFIX = re.compile(r"(.+)\.(?:index|meta|data-\d{5}-of-\d{5})")
 INDEX = re.compile(r"(.+)\.index")
 BELOW = ("", KERAS_CHIEF, "backup", "checkpoints", "lightning_logs", "default", "ckpt")
-NUMBERED = re.compile(r"(?:version|step|epoch|checkpoint|ckpt)?[-_]?\d+")
+NUMBERED = re.compile(r"(?:version|global_step|step|epoch|checkpoint|ckpt)?[-_]?\d+")
+CONVERT = (
+    "its format is not read here: write the weights as .safetensors with the names of torchvision or Keras, and give "
+    "that file to doctor"
+)
 LEVELS = 3
 
 
@@ -42,8 +64,8 @@ class Foreign:
     def lines(self) -> list[str]:
         """What it is and what to do, for a command that needs a run of this program."""
         said = [
-            f"it is {self.description}, written by another program: it has no configuration and no position in the "
-            "data that could be resumed, and no digests that could be verified"
+            f"it is {self.description}: it has no position in the data from which training could be resumed, and no "
+            "digests that could be verified"
         ]
         if self.weights is None:
             return [*said, self.advice]
@@ -55,10 +77,13 @@ class Foreign:
 
 
 def of(place: Path) -> Foreign | None:
-    """What another program has left in a directory, or up to three levels below where such programs put it; None for
-    a run or a checkpoint of this program, and for anything unknown.
+    """What another program has left in a directory, or up to three levels below where such programs put it; or what a
+    file of it is, or the prefix of its files. None for a run or a checkpoint of this program, and for what is unknown.
     """
-    found = (foreign for directory in _directories(place, LEVELS) for foreign in _recognized(directory))
+    if not place.is_dir():
+        return _of_file(place)
+    directories = _directories(place, LEVELS)
+    found = (foreign for directory in directories for foreign in _recognized(directory, _names(directory)))
     return next(found, None) if not _is_own(place) else None
 
 
@@ -70,6 +95,23 @@ def _is_own(place: Path) -> bool:
     except (NoValidCheckpoint, Unreadable):
         return False
     return True
+
+
+def _of_file(place: Path) -> Foreign | None:
+    """What a file is, or the prefix of files that ``place`` may be."""
+    names = _names(place.parent)
+    there = place.is_file() or f"{place.name}.index" in names
+    if not there or _is_own(place.parent):
+        return None
+    part = PART_OF_PREFIX.fullmatch(place.name)
+    prefix = place.name if part is None else part[1]
+    if f"{prefix}.index" in names:
+        return _tensorflow(place.parent, [f"{prefix}.index"])
+    if place.name in (SAVED_MODEL, SAVED_MODEL_TEXT):
+        return _saved_model(place.parent, [place.name])
+    if place.name.endswith(WEIGHTS):
+        return Foreign("a file of weights", place)
+    return next(_recognized(place.parent, [place.name]), None)
 
 
 def _directories(place: Path, levels: int) -> Iterator[Path]:
@@ -97,10 +139,9 @@ def _names(place: Path) -> list[str]:
         return []
 
 
-def _recognized(place: Path) -> Iterator[Foreign]:
-    names = _names(place)
-    kinds: tuple[Callable[[Path, list[str]], Foreign | None], ...] = (_keras, _orbax, _tensorflow, _weights, _pickles)
-    for kind in kinds:
+def _recognized(place: Path, names: list[str]) -> Iterator[Foreign]:
+    """What the files ``names`` in ``place`` are."""
+    for kind in KINDS:
         found = kind(place, names)
         if found is not None:
             yield found
@@ -135,6 +176,57 @@ def _tensorflow(place: Path, names: list[str]) -> Foreign | None:
     return Foreign(f"a TensorFlow checkpoint ({newest}.index)", newest)
 
 
+def _saved_model(place: Path, names: list[str]) -> Foreign | None:
+    if SAVED_MODEL in names:
+        return Foreign(f"a SavedModel ({place / SAVED_MODEL}), a network for inference", place)
+    if SAVED_MODEL_TEXT not in names:
+        return None
+    advice = "its form with text is not read here: load it in TensorFlow and save it again, which writes saved_model.pb"
+    return Foreign(f"a SavedModel as text ({place / SAVED_MODEL_TEXT})", None, advice)
+
+
+def _keras_shards(place: Path, names: list[str]) -> Foreign | None:
+    files = [name for name in names if name.endswith(KERAS_SHARDS)]
+    if not files:
+        return None
+    advice = "write one file where Keras reads it: model.save_weights('model.weights.h5'), and give that file to doctor"
+    return Foreign(f"Keras's index of weights in several files ({place / files[-1]})", None, advice)
+
+
+def _table(place: Path, names: list[str]) -> Foreign | None:
+    """A V1 checkpoint, whose name is often the same as that of Lightning's pickles, or has no ending."""
+    likely = [name for name in names if name.endswith(".ckpt") or ".ckpt-" in name or name.startswith("model-")]
+    tables = [place / name for name in likely if is_table(place / name)]
+    if not tables:
+        return None
+    newest = max(tables, key=lambda path: _age(path.name))
+    return Foreign(f"a TensorFlow V1 checkpoint ({newest})", newest)
+
+
+def is_table(path: Path) -> bool:
+    """Whether a file ends as a V1 checkpoint of TensorFlow and an ``.index`` do."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - len(TABLE_MAGIC)))
+            return file.read() == TABLE_MAGIC
+    except OSError:
+        return False
+
+
+def _tensorflow_js(place: Path, names: list[str]) -> Foreign | None:
+    if TFJS_MODEL not in names or not any(name.endswith(".bin") for name in names):
+        return None
+    return Foreign(f"a model for TensorFlow.js ({place / TFJS_MODEL})", None, CONVERT)
+
+
+def _others(place: Path, names: list[str]) -> Foreign | None:
+    found = [name for name in names if any(name.endswith(ending) for ending in OTHERS)]
+    if not found:
+        return None
+    what = next(what for ending, what in OTHERS.items() if found[-1].endswith(ending))
+    return Foreign(f"{what} ({place / found[-1]})", None, CONVERT)
+
+
 def _weights(place: Path, names: list[str]) -> Foreign | None:
     files = [name for name in names if name.endswith(WEIGHTS)]
     if not files:
@@ -154,3 +246,18 @@ def _pickles(place: Path, names: list[str]) -> Foreign | None:
         "file to doctor"
     )
     return Foreign(f"a checkpoint of {program} ({place / files[-1]})", None, advice)
+
+
+# the first that recognizes a place says what it is
+KINDS: tuple[Callable[[Path, list[str]], Foreign | None], ...] = (
+    _keras,
+    _saved_model,
+    _orbax,
+    _tensorflow,
+    _keras_shards,
+    _weights,
+    _table,
+    _tensorflow_js,
+    _pickles,
+    _others,
+)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
 from trainer.checkpoint import directory
+from trainer.checkpoint.manifest import FILE_NAME
 from trainer.checkpoint.retention import described, ranked
 from trainer.checkpoint.verification import Depth, Found, foreign_note, newest_valid, verify
+from trainer.command_line import argument
 from trainer.config import stored
-from trainer.errors import NoValidCheckpoint
+from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.run_directory import foreign, layout, places
 from trainer.run_directory.metrics import read_validations
 from trainer.storage.unreadable import is_directory
@@ -47,14 +50,23 @@ def named(run_dir: Path, checkpoint: str, depth: Depth, warn: Callable[[str], No
     if checkpoint == "best":
         newest = newest_valid(parent, depth, warn)
         metric = stored.read(newest.path / stored.FILE_NAME).checkpoint.best_metric
-        best = ranked(described(parent, warn), read_validations(run_dir), metric)
+        described_here, validations = described(parent, warn), read_validations(run_dir)
+        best = ranked(described_here, validations, metric)
         if not best:
-            raise NoValidCheckpoint(f"no checkpoint in {parent} was evaluated, so none is the best")
+            evaluated = any(manifest.validation or manifest.step in validations for _, manifest in described_here)
+            reason = "has a validation with a finite loss" if evaluated else "was evaluated"
+            raise NoValidCheckpoint(f"no checkpoint in {parent} {reason}, so none is the best")
         return best[0]
     step = checkpoint.removeprefix("step-")
     # a path is the user's own, so it may lead through links; what lies in a run directory may not
     path = parent / directory.name_of(int(step)) if step.isdecimal() else Path(checkpoint).resolve()
     if not is_directory(path):
+        refuse_foreign(path, f"checkpoint={checkpoint}")
+        if path.is_file() and is_directory(path.parent) and (path.parent / FILE_NAME).is_file():
+            raise NoValidCheckpoint(
+                f"checkpoint={checkpoint} is one file of a checkpoint; name its directory: "
+                f"{shlex.quote(argument('checkpoint', path.parent))}"
+            )
         names = ", ".join(found.name for found in directory.committed(parent))
         raise NoValidCheckpoint(f"checkpoint={checkpoint} does not exist; in {parent}: {names or 'none'}")
     return path
@@ -81,7 +93,25 @@ def refuse_foreign(place: Path, given: str) -> None:
     """
     found = foreign.of(place)
     if found is not None:
-        raise NoValidCheckpoint("\n".join([f"{given} is not of this program", *found.lines()]))
+        raise NoValidCheckpoint("\n".join([f"{given} is no run or checkpoint of this program", *found.lines()]))
+
+
+def refuse_missing(run_dir: Path) -> None:
+    """Refuse a run directory that does not exist.
+
+    Raises:
+        NoValidCheckpoint: as ``refuse_foreign``: it is a file of another program.
+        UsageError: it is not there, or another file.
+    """
+    if is_directory(run_dir):
+        return
+    refuse_foreign(run_dir, f"run_dir={run_dir}")
+    if run_dir.is_file():
+        raise UsageError(
+            f"run_dir={run_dir} is a file; name the directory of a run, which has {stored.FILE_NAME} and "
+            f"{layout.CHECKPOINTS}/"
+        )
+    raise UsageError(f"run_dir={run_dir} does not exist")
 
 
 def _verified(path: Path, depth: Depth, warn: Callable[[str], None]) -> Found:

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import os
 import re
+import shlex
 from typing import TYPE_CHECKING, ClassVar, Literal
 
+from trainer.command_line import argument
 from trainer.config.keys import key
 from trainer.config.plugins import SOURCES
 from trainer.config.registry import option, plugin_base
@@ -134,8 +137,8 @@ class TFRecordConfig(DataConfig):
             ("validation_pattern", self.validation_pattern),
             ("test_pattern", self.test_pattern),
         ):
-            if path is not None and (path.startswith("/") or ".." in path.split("/")):
-                raise UsageError(f"data.{name}={path} leads out of data.root; it is relative to data.root, without ..")
+            if path is not None:
+                _check_below(self.root, f"data.{name}", path)
         if self.labels_file is None and self.num_classes is None:
             raise UsageError(
                 "TFRecord files do not say how many classes there are: set data.num_classes=N, or "
@@ -146,6 +149,28 @@ class TFRecordConfig(DataConfig):
                 f"data.labels_file={self.labels_file} and data.num_classes={self.num_classes} both say how many "
                 "classes there are; leave data.num_classes null"
             )
+
+
+def _check_below(root: str, key: str, path: str) -> None:
+    """Refuse a path that is not relative to ``root``: the data may move, and the path moves with them.
+
+    Raises:
+        UsageError: says what to write where the place itself is right.
+    """
+    if not os.path.isabs(path) and ".." not in path.split("/"):
+        return
+    place = os.path.normpath(os.path.join(os.path.abspath(root), path))
+    resolved = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
+    both = (os.path.relpath(place, os.path.abspath(root)), os.path.relpath(resolved, os.path.realpath(root)))
+    meant = next((each for each in both if each.split("/")[0] != ".."), None)
+    given = f"{key}={path}"
+    if meant is not None:
+        kind = "is an absolute path" if os.path.isabs(path) else "leads through .."
+        raise UsageError(f"{given} {kind}; write it relative to data.root={root}: {shlex.quote(argument(key, meant))}")
+    raise UsageError(
+        f"{given} leads out of data.root={root}; it is relative to data.root, so that it moves with the data\n"
+        "put a copy or a link of the file below data.root"
+    )
 
 
 @option(SOURCES, "trainer.data.sources.tfds:TFDSSplit")

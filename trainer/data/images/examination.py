@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.headers import Header, read_header
+from trainer.data.images.pages import pages
 from trainer.data.images.pillow import PILLOW_FAULTS, opened
 from trainer.data.images.pixels import PNG_DEPTH, png_has_alpha
 from trainer.data.images.tiff import TiffFault, read_directory, sixteen_bit_samples
@@ -21,23 +22,26 @@ ASIDE = 1 / 1000
 @dataclasses.dataclass(frozen=True)
 class Findings:
     """``transparent``: a pixel at least is not opaque. ``blank``: it is transparent, and one colour on the background
-    of the configuration. ``values`` are those of ``sixteen_bit_values``. ``warnings`` are Pillow's.
+    of the configuration. ``values`` are those of ``sixteen_bit_values``. ``warnings`` are Pillow's. ``pages`` is the
+    number of pages or frames in the file, of which the first is read.
     """
 
     transparent: bool
     blank: bool
     values: tuple[int, int] | None
     warnings: tuple[str, ...]
+    pages: int
 
 
 def examine(data: bytes, pixels: npt.NDArray[np.uint8], config: PreprocessConfig) -> Findings:
     """Look at an image that was decoded to ``pixels``, uint8 ``[height, width, 3]``, as ``config`` says."""
     header = read_header(data, config.orientation)
     if header.format == "JPEG" or (header.format == "WebP" and header.native):
-        return Findings(transparent=False, blank=False, values=None, warnings=())
+        return Findings(transparent=False, blank=False, values=None, warnings=(), pages=1)
     opacity, warnings = _opacity(data, header)
     transparent = opacity is not None and opacity < 1.0
-    return Findings(transparent, transparent and is_blank(pixels), sixteen_bit_values(data), tuple(warnings))
+    blank = transparent and is_blank(pixels)
+    return Findings(transparent, blank, sixteen_bit_values(data), tuple(warnings), pages(data))
 
 
 def is_blank(pixels: npt.NDArray[np.uint8]) -> bool:

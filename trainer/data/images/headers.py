@@ -144,7 +144,7 @@ def _png_orientation(data: bytes) -> int:
     hexadecimal digits, as ImageMagick writes it.
     """
     exif = profile = xmp = None
-    for kind, begin, end in _chunks(data):
+    for kind, begin, end in png_chunks(data):
         if kind == b"eXIf":
             exif = data[begin:end]
         elif kind in PNG_TEXTS:
@@ -161,7 +161,7 @@ def _png_orientation(data: bytes) -> int:
     return orientation(exif, xmp)
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def png_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Kind, first byte of the content and the byte after it, of every whole chunk of a PNG."""
     position = 8
     while position + 12 <= len(data):

@@ -57,7 +57,8 @@ def _text(path: Path, given: str) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise UsageError(f"{given} cannot be read: {error.strerror}") from error
+        hint = "; it is relative to data.root" if isinstance(error, FileNotFoundError) else ""
+        raise UsageError(f"{given} cannot be read: {error.strerror}{hint}") from error
     if data.startswith(UTF_16_MARKS) or b"\0" in data:
         raise UsageError(
             f"{given} is not UTF-8, but UTF-16 or UTF-32 (a byte order mark, zero bytes); save it as UTF-8"

@@ -24,7 +24,7 @@ from trainer.errors import BadRecord, NoSuchSplit, UsageError, nearest
 
 Numbers = npt.NDArray[np.int64]
 
-INSTALL = "pip install 'trainer[tfds]'"
+INSTALL = "pip install 'resumable-trainer[tfds]'"
 FORMAT = "array_record"
 
 

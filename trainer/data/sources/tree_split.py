@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -45,12 +46,9 @@ def part_of_tree(
             validating = ranks < share
         else:
             validating = stratified.validating(labels, ranks, len(classes), share)
+    if not validating.any() or validating.all():
+        raise UsageError(_one_sided(config, folder, labels, grouping, "training" if validating.any() else "validation"))
     part = images.only(validating == (split == "validation"))
-    if not len(part):
-        raise UsageError(
-            f"data.validation_share={share} leaves no image of {folder} for {split}; "
-            "change it, or put the images into train/ and val/"
-        )
     if split == "train":
         if grouping is not None:
             groups, apart = len(grouping.names), len(np.unique(grouping.of_images[validating]))
@@ -59,6 +57,34 @@ def part_of_tree(
         _refuse_untrained(part.labels, classes, used, folder, share)
         _warn(labels, validating, classes, used, share, grouping, say)
     return part
+
+
+def _one_sided(
+    config: ImageFolderConfig,
+    folder: Path,
+    labels: npt.NDArray[np.int32],
+    grouping: Grouping | None,
+    without: Literal["training", "validation"],
+) -> str:
+    """Why all images of a tree are in one split, and what gives the other one some."""
+    root = Path(config.root)
+    others = f" and all others into {root / 'train'}/CLASS/" if folder == root else ""
+    beside = f"or put images for validation into {root / 'val'}/CLASS/{others}"
+    if config.split_by == "path":
+        return (
+            f"data.validation_share={config.validation_share} leaves no image of {folder} for {without}, because the "
+            f"hash of each path alone decides; set data.split_by=class, {beside}"
+        )
+    if grouping is not None:
+        return (
+            f"no group of data.group_pattern={config.group_pattern} can be spared for {without}: {len(grouping.names)} "
+            f"{'group has' if len(grouping.names) == 1 else 'groups have'} all {len(labels)} images of {folder}\n"
+            f"add images of other groups, {beside}; or set data.group_pattern=null to divide the groups"
+        )
+    return (
+        f"every class of {folder} has a single image, which is needed for training, so none is left for validation\n"
+        f"add images, at least a second one to some classes, {beside}"
+    )
 
 
 def _refuse_untrained(

@@ -40,7 +40,7 @@ from trainer.sweeps import plan, trial
 
 ROOT = Path(__file__).parents[1]
 MAKERS = ("command_line", "resume_command", "changing_command", "with_variable", "tensorboard_command", "list_command")
-MAKERS += ("move_command", "copy_command")
+MAKERS += ("move_command", "copy_command", "array_command")
 DIFFICULT = 'it\'s a=b [c], {d} $e `f` "g" é'
 STEP = "checkpoints/step-00000004"
 
@@ -143,6 +143,13 @@ def changed_trial(run_dir: Path) -> str:
 def searching(run_dir: Path) -> str:
     search = plan.Search(("optimizer.learning_rate=0.1", "experiment=digits"), False, ())
     return plan.search_command(run_dir, search)
+
+
+def planned(run_dir: Path) -> str:
+    trials = tuple(
+        plan.Trial(number, str(number), (), None, (), stored.to_text(config_of()), None) for number in (0, 1)
+    )
+    return plan.ways_to_run(run_dir, plan.Sweep(plan.FORMAT_VERSION, trials, None))
 
 
 def existing(run_dir: Path) -> str:
@@ -270,6 +277,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
         lambda r, p: [places._continuing(r / STEP), places._continuing(r / "superseded" / "step-00000001")],
     ),
     "sweeps.plan.resume_command": (Counter(command_line=1), lambda r, p: [plan.resume_command(r)]),
+    "sweeps.plan.ways_to_run": (Counter(array_command=1), lambda r, p: [planned(r)]),
     "sweeps.plan.search_command": (Counter(command_line=1), lambda r, p: [searching(r)]),
     "sweeps.trial.refuse_changed": (Counter(command_line=1), lambda r, p: [changed_trial(r)]),
 }

@@ -69,7 +69,8 @@ def test_every_script_that_is_named_exists(document: str, words: list[str]) -> N
     if words[0] == "scripts/bench" and len(words) > 1:
         assert (ROOT / "scripts" / "benchmarks" / f"bench_{words[1]}.py").exists()
     if words[0] in ("scripts/train", "scripts/slurm/train.sbatch"):
-        compose([word for word in words[1:] if word.split("=")[0] not in Invocation.__annotations__])
+        given = [word.replace("$SLURM_ARRAY_TASK_ID", "1") for word in words[1:]]
+        compose([word for word in given if word.split("=")[0] not in (*Invocation.__annotations__, "sweep_dir")])
 
 
 def prose(text: str) -> str:
@@ -136,6 +137,35 @@ def test_every_link_of_a_document_leads_somewhere(document: Path) -> None:
 def slug(heading: str) -> str:
     """The anchor of a heading, as hosts of Markdown make it."""
     return re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-")
+
+
+CLUSTER = ROOT / "docs" / "cluster.md"
+MARK = re.compile(r"<!-- (?:no promise|(\w+)::(\w+)) -->")
+
+
+def parts(text: str) -> list[str]:
+    """The paragraphs, items of lists and rows of tables of a document, with their comments."""
+    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^\|.*\n\|[-|]+\|\n", "", text, flags=re.MULTILINE)  # the heads of tables
+    found = re.split(r"\n\s*\n|\n(?=\s*- |\|)", text)
+    return [part for part in found if part.strip() and not part.lstrip().startswith("#")]
+
+
+def test_the_document_of_clusters_names_a_test_beside_everything_it_promises() -> None:
+    text = CLUSTER.read_text()
+    first, *found = parts(text)
+    assert "Beside each promise, the test that proves it" in first
+    assert len(found) > 60
+    assert [part for part in found if not MARK.search(part) and not part.endswith(":")] == []
+    assert text.count("<!--") == len(MARK.findall(text)) + 1, "a comment in another form"
+
+
+@pytest.mark.parametrize(
+    ("file", "name"), sorted({(file, name) for file, name in MARK.findall(CLUSTER.read_text()) if file})
+)
+def test_every_test_that_the_document_of_clusters_names_exists(file: str, name: str) -> None:
+    (path,) = (ROOT / "tests").glob(f"*/test_{file}.py")
+    assert re.search(rf"^def test_{name}\(", path.read_text(), re.MULTILINE)
 
 
 @pytest.mark.long

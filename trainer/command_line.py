@@ -17,6 +17,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Quote, QuotedString
 from hydra.errors import OverrideParseException
 
+JOB_SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "slurm" / "train.sbatch"  # absent from a wheel
+
 
 def command_line(command: str, *arguments: str) -> str:
     """``python -m trainer COMMAND …``, quoted for the shell. ``arguments`` use Hydra's grammar: see ``argument``."""
@@ -49,6 +51,12 @@ def consent(names: Iterable[str]) -> str:
 def with_variable(name: str, value: Path, command: str) -> str:
     """``command`` with a variable of the environment set for it."""
     return f"{name}={shlex.quote(os.path.abspath(value))} {command}"
+
+
+def array_command(sweep_dir: Path, trials: int) -> str:
+    """The command that has Slurm run each trial of a sweep as a task of a job array, by the script of this project."""
+    # the script reads the directory, so it is not in Hydra's quotes
+    return shlex.join(["sbatch", f"--array=0-{trials - 1}", str(JOB_SCRIPT), f"sweep_dir={os.path.abspath(sweep_dir)}"])
 
 
 def tensorboard_command(logs: Path) -> str:

@@ -24,7 +24,7 @@ from trainer.config.schema import Config
 from trainer.data.batch import Batch
 from trainer.data.batches import training_batches
 from trainer.data.sources.source import open_source
-from trainer.distributed.replicas import replicas_for
+from trainer.distributed.replicas import replicas_here
 from trainer.fingerprint import versions
 from trainer.runtime import execution
 from trainer.training.state import TrainingState, build_state
@@ -41,7 +41,7 @@ def main(overrides: list[str]) -> None:
     execution.configure(runtime_ready.runtime)
     source = open_source(composed.data, "train")
     config = complete(composed, source.count, len(source.class_names))
-    replicas = replicas_for(config, None)
+    replicas = replicas_here(config)
     state = build_state(config, replicas)
     step = make_train_step(state, config)
     batches = iter(training_batches(source, config, 0, state.dropout_features, device=replicas.input_device))

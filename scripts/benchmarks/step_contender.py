@@ -31,7 +31,7 @@ from trainer.config.compose import compose
 from trainer.config.schema import Config
 from trainer.data.batch import Batch
 from trainer.data.sources.source import open_source
-from trainer.distributed.replicas import replicas_for
+from trainer.distributed.replicas import replicas_here
 from trainer.distributed.stop_vote import StopVote
 from trainer.monitoring.tensorboard import TensorBoard
 from trainer.monitoring.views import Views
@@ -131,7 +131,7 @@ def _loop(turns: Turns, place: Path, *overrides: str) -> None:
     """The loop of ``python -m trainer train`` with its log, metrics, progress bar and checkpoints."""
     config = _config(*overrides)
     execution.configure(config.runtime)
-    state = build_state(config, replicas_for(config, None))
+    state = build_state(config, replicas_here(config))
     batch = _batch(state, config)
     with _running(place, config, state, (batch for _ in turns.steps(WARM_STEPS, BLOCK_STEPS))) as run:
         train(run)

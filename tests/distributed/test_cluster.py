@@ -14,6 +14,7 @@ import yaml
 
 from trainer.distributed.cluster import Cluster, discover
 from trainer.errors import UsageError
+from trainer.runtime.signals import EXIT_STOPPED
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -267,10 +268,45 @@ def test_what_does_not_add_up_in_tf_config_is_refused(environ: dict[str, str], n
         discover(environ)
 
 
-def test_the_manifest_in_the_documentation_makes_a_tf_config_that_is_understood() -> None:
+def manifest() -> Any:
+    """The Indexed Job of the documentation."""
     text = (ROOT / "docs" / "cluster.md").read_text()
     (block,) = re.findall("```yaml\n(.*?)```", text, re.DOTALL)
     _, job = yaml.safe_load_all(block)
+    return job
+
+
+def action(rules: list[dict[str, Any]], status: int | None, conditions: set[str]) -> str:
+    """What Kubernetes does with a pod that has failed: the action of the first rule that matches, else ``Count``
+    (documentation of Jobs, pod failure policy).
+    """
+    for rule in rules:
+        if any(pattern["type"] in conditions for pattern in rule.get("onPodConditions", [])):
+            return str(rule["action"])
+        codes = rule.get("onExitCodes")
+        if codes is not None and (status in codes["values"]) == (codes["operator"] == "In"):
+            return str(rule["action"])
+    return "Count"
+
+
+def test_by_the_manifest_only_failures_of_a_pod_itself_count_and_what_cannot_succeed_ends_the_job() -> None:
+    spec = manifest()["spec"]
+    rules = spec["podFailurePolicy"]["rules"]
+    assert action(rules, 137, {"DisruptionTarget"}) == "Ignore"
+    assert action(rules, EXIT_STOPPED, {"DisruptionTarget"}) == "Ignore"
+    assert action(rules, EXIT_STOPPED, set()) == "Ignore", "of a pod whose peer was disrupted, any number of times"
+    assert {action(rules, status, set()) for status in (1, 2, 3, 4)} == {"FailJob"}
+    assert {action(rules, status, set()) for status in (5, 137, 139)} == {"Count"}
+    # the others would be started for ever beside an index that has used up its attempts
+    assert spec["backoffLimitPerIndex"] > 0
+    assert spec["maxFailedIndexes"] == 0
+    (container,) = spec["template"]["spec"]["containers"]
+    names = {rule["onExitCodes"]["containerName"] for rule in rules if "onExitCodes" in rule}
+    assert names == {container["name"]}
+
+
+def test_the_manifest_in_the_documentation_makes_a_tf_config_that_is_understood() -> None:
+    job = manifest()
     (command,) = job["spec"]["template"]["spec"]["containers"][0]["args"]
     seen = re.sub("exec python .*", "printenv TF_CONFIG", command)
     for index in range(job["spec"]["completions"]):

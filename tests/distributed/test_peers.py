@@ -20,7 +20,7 @@ from trainer.distributed import meeting
 from trainer.distributed import peers as module
 from trainer.distributed.cluster import Cluster
 from trainer.distributed.meeting import connect
-from trainer.distributed.membership import Process, build_replicas
+from trainer.distributed.membership import Process, build_replicas, shares
 from trainer.distributed.peers import Peers
 from trainer.errors import PeerLost, UsageError
 from trainer.runtime.signals import StopRequest
@@ -292,10 +292,10 @@ def test_what_is_no_message_ends_the_connection(three: list[Peers]) -> None:
 def test_processes_that_were_started_together_do_not_share_a_run_that_is_stored_for_one(three: list[Peers]) -> None:
     config = compose(*NARROW, "runtime.strategy=one")
     with pytest.raises(UsageError, match=r"runtime\.strategy=one, but 3 processes were started together"):
-        build_replicas(config, Process(StopRequest(), three[0]))
+        shares(config, Process(StopRequest(), three[0]))
 
 
 def test_a_process_alone_does_not_go_on_with_a_run_that_is_stored_for_several() -> None:
     config = compose(*NARROW, "runtime.strategy=multi_worker")
     with pytest.raises(UsageError, match=r"multi_worker, but this process is alone.*\n.*add runtime\.strategy=auto"):
-        build_replicas(config, Process(StopRequest(), None))
+        build_replicas(config, Process(StopRequest(), None), None)

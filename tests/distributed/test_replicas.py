@@ -12,7 +12,7 @@ import pythons
 from composing import compose
 from processes import NARROW, SMOOTH, Trainer, assert_same_run, metrics
 
-from trainer.config.check import check_shares
+from trainer.config.check import unequal_shares
 from trainer.data.batches import Part
 from trainer.errors import UsageError
 
@@ -82,13 +82,12 @@ def test_rows_of_all_parts_are_the_whole_batch_and_every_block_is_shared_by_all(
         (("evaluation.batch_size=9",), 8, "evaluation.batch_size=9 cannot be divided equally among 8 replicas"),
     ],
 )
-def test_a_batch_that_cannot_be_shared_out_is_refused_with_the_nearest_that_can(
+def test_why_a_batch_cannot_be_shared_out_names_the_nearest_that_can(
     overrides: tuple[str, ...], replicas: int, message: str
 ) -> None:
-    config = compose(*NARROW, *overrides)
-    with pytest.raises(UsageError) as refused:
-        check_shares(config, replicas)
-    assert message in str(refused.value)
+    reason = unequal_shares(compose(*NARROW, *overrides), replicas)
+    assert reason is not None
+    assert message in reason
 
 
 def test_a_batch_that_cannot_be_divided_into_groups_is_refused_on_one_device_too() -> None:

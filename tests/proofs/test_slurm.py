@@ -9,23 +9,30 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
+import re
+import shlex
+import shutil
 import signal
+import statistics
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from subprocess import Popen
 
 import pytest
 from elsewhere import build_elsewhere
 from made_once import made_once
 from processes import NARROW, SMOOTH, Trainer, assert_same_run, checkpoint_names
-from slurm import Slurm, missing
-from small_plugin import SMALL, install, paced
+from slurm import ENDED, Slurm, missing
+from small_plugin import SMALL, SMALL_SMOOTH, install, paced
 from worker_processes import assert_one_curve, finish
 from worker_processes import start as start_workers
 
 from trainer.distributed.cluster import discover
+from trainer.sweeps import plan
 
 pytestmark = [pytest.mark.slurm, pytest.mark.usefixtures("small")]
 
@@ -146,6 +153,12 @@ class Submitted:
                 continue
             if words[0] == sys.executable and wanted in words:
                 found.append(int(path.parent.name))
+        return found
+
+    def task(self, rank: int) -> int:
+        """The process of this rank."""
+        wanted = f"SLURM_PROCID={rank}".encode()
+        (found,) = [each for each in self.tasks() if wanted in Path(f"/proc/{each}/environ").read_bytes().split(b"\0")]
         return found
 
     @contextmanager
@@ -349,6 +362,277 @@ def test_the_script_requeues_what_may_help_and_nothing_else(cluster: Slurm, tmp_
     assert cluster.job(waits).state == "CANCELLED", "still, after the others were requeued twice"
 
 
+def test_a_job_of_two_nodes_that_uses_no_srun_is_noticed_and_a_task_of_srun_is_not(
+    cluster: Slurm, tmp_path: Path
+) -> None:
+    program = "import os; from trainer.distributed.unshared import unshared; print(unshared(os.environ))"
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)}"
+    steps = f"{command}; echo ----; srun --nodes=1 --ntasks=1 {command}"
+    job = cluster.submit("--nodes=2", f"--output={tmp_path}/log", f"--wrap={steps}", cwd=tmp_path)
+    assert cluster.wait_for_end(job).state == "COMPLETED"
+    alone, task = (tmp_path / "log").read_text().split("----\n")
+    assert "the job has 2 nodes (SLURM_JOB_NUM_NODES=2), and this process uses one of them" in alone
+    assert task == "None\n"
+
+
+class Stubs:
+    """Jobs of the script with a program in the trainer's place: what the script does needs no training."""
+
+    def __init__(self, cluster: Slurm, place: Path, program: str) -> None:
+        self._cluster = cluster
+        self._place = place
+        self._python = place / "program"
+        self._python.write_text(f"#!/bin/bash\n{program}\n")
+        self._python.chmod(0o755)
+
+    def submit(self, *words: str, options: Sequence[str] = (), **environment: str) -> int:
+        variables = {"RUN_DIR": str(self._place / "run"), "PYTHON": str(self._python), **environment}
+        given = {name: value for name, value in variables.items() if value}
+        log = f"--output={self._place}/%A-%a.log"
+        return self._cluster.submit(log, *options, str(SCRIPT), *words, cwd=self._place, environment=given)
+
+    def output(self, number: int, task: int = 4294967294) -> str:
+        path = self._place / f"{number}-{task}.log"
+        return path.read_text() if path.exists() else ""
+
+    def wait_for_output(self, number: int, text: str) -> None:
+        self._cluster.wait(lambda: text in self.output(number), f"{text!r} of job {number}")
+
+    def ends(self, number: int, state: str, status: int, restarts: int) -> str:
+        """Wait for the end, which must be as given; returns the output."""
+        job = self._cluster.wait_for_end(number)
+        assert (job.state, job.exit_status, job.restarts) == (state, status, restarts), self.output(number)
+        return self.output(number)
+
+
+def test_a_task_that_hangs_does_not_keep_the_job(cluster: Slurm, tmp_path: Path) -> None:
+    """The other task has noticed it and ended with 75. Stopped, in a read that blocks, and before it has done anything
+    at all, the one that hangs is ended, and the job starts again.
+    """
+    os.mkfifo(tmp_path / "never")
+    stubs = Stubs(
+        cluster,
+        tmp_path,
+        f"""\
+[ "${{SLURM_RESTART_COUNT:-0}}" -eq 0 ] || exit 0
+[ "$SLURM_PROCID" -eq 1 ] || exit 75
+case ${{!#}} in
+    stopped) kill -STOP $$ ;;
+    read) read -r line <{tmp_path}/never ;;
+    deaf) trap '' TERM INT USR1; while :; do sleep 1; done ;;
+esac""",
+    )
+    hanging = [
+        stubs.submit(kind, options=["--nodes=2"], RUN_DIR=str(tmp_path / kind), WAIT_FOR_TASKS="1")
+        for kind in ("stopped", "read", "deaf")
+    ]
+    for job in hanging:
+        output = stubs.ends(job, "COMPLETED", 0, restarts=1)
+        assert "srun ended with 137" in output
+        assert output.count("train.sbatch: requeued") == 1
+
+
+def test_a_task_of_an_array_is_requeued_alone_and_has_arguments_and_a_directory_of_its_own(
+    cluster: Slurm, tmp_path: Path
+) -> None:
+    """The last task has the array's own number. It is requeued when the others have ended, and they stay ended."""
+    stubs = Stubs(
+        cluster,
+        tmp_path,
+        f"""\
+echo "$@" >>{tmp_path}/started-$SLURM_ARRAY_TASK_ID
+[ "$SLURM_ARRAY_TASK_ID" -eq 2 ] && [ "${{SLURM_RESTART_COUNT:-0}}" -eq 0 ] || exit 0
+while [ -n "$(squeue --noheader --jobs=${{SLURM_ARRAY_JOB_ID}}_1 --states=RUNNING 2>/dev/null)" ]; do sleep 0.2; done
+exit 137""",
+    )
+    sweep = tmp_path / "sweep"
+    directories = ("0", "lr=0.1,it's", "a/b: c")
+    trials = [plan.Trial(number, name, (), None, (), None, "none") for number, name in enumerate(directories)]
+    plan.begin(sweep, plan.Sweep(plan.FORMAT_VERSION, tuple(trials), None), "fail")
+    array = stubs.submit("seed=$SLURM_ARRAY_TASK_ID", "data.root=a/${SLURM_ARRAY_TASK_ID}/b", options=["--array=1-2"])
+    for task in (1, 2):
+        cluster.wait(lambda task=task: "srun ended with 0" in stubs.output(array, task), f"the end of task {task}")  # type: ignore[misc]
+    for task in (1, 2):
+        expected = f"-m trainer train on_existing=resume run_dir={tmp_path}/run/{task} seed={task} data.root=a/{task}/b"
+        assert (tmp_path / f"started-{task}").read_text().splitlines() == [expected] * task
+        assert f" Restarts={task - 1} " in cluster.client("scontrol", "--oneliner", "show", "job", f"{array}_{task}")
+    assert "all tasks of this array have the same arguments" not in stubs.output(array, 1)
+    trials_of = stubs.submit(f"sweep_dir={sweep}", options=["--array=0-2"], RUN_DIR="")
+    for task in (0, 1, 2):
+        cluster.wait(
+            lambda task=task: "srun ended with 0" in stubs.output(trials_of, task),  # type: ignore[misc]
+            f"the end of trial {task}",
+        )
+        last = (tmp_path / f"started-{task}").read_text().splitlines()[-1]
+        assert last == f"-m trainer resume sweep_dir={sweep} trial={task}"
+    records = {str(path.relative_to(sweep)) for path in sweep.rglob("*.restarts")}
+    assert records == {f"{name}.restarts" for name in directories}
+
+
+def test_what_an_array_cannot_give_is_refused(cluster: Slurm, tmp_path: Path) -> None:
+    stubs = Stubs(cluster, tmp_path, "exit 0")
+    (tmp_path / "sweep.yaml").write_text("trials:\n- number: 0\n  directory: '0'\n  overrides: []\n")
+    refused = {
+        stubs.submit("seed=$SLURM_ARRAY_TASK_ID"): "this job is not an array; add --array=1-5",
+        stubs.submit(f"sweep_dir={tmp_path}", RUN_DIR=""): "add --array=0-3 to sbatch, or trial=0",
+        stubs.submit(f"sweep_dir={tmp_path}", "trial=1", RUN_DIR=""): f"{tmp_path} has no trial 1",
+        stubs.submit(f"sweep_dir={tmp_path}/x", "trial=0", RUN_DIR=""): f"{tmp_path}/x has no sweep",
+        stubs.submit(f"sweep_dir={tmp_path}", "trial=0"): f"RUN_DIR={tmp_path}/run has no meaning",
+    }
+    for job, reason in refused.items():
+        assert reason in stubs.ends(job, "FAILED", 2, restarts=0)
+    same = stubs.submit("seed=1", options=["--array=1-2"])
+    cluster.wait(lambda: "srun ended with 0" in stubs.output(same, 2), "the end of the array")
+    assert "all tasks of this array have the same arguments" in stubs.output(same, 2)
+
+
+def test_signals_that_reach_only_the_script_stop_the_tasks_and_the_job_is_requeued(
+    cluster: Slurm, tmp_path: Path
+) -> None:
+    """As with sbatch --signal=B:USR1@120. Slurm's own SIGTERM, which also ends a job, ends no scontrol. After SIGINT,
+    a person's, the job does not come back.
+    """
+    stubs = Stubs(
+        cluster,
+        tmp_path,
+        """\
+[ "${SLURM_RESTART_COUNT:-0}" -eq 0 ] || exit 0
+[ "${!#}" = wait ] || exit 75
+trap 'exit 75' USR1
+trap 'exit 130' INT
+echo waiting
+sleep 600 >/dev/null 2>&1 &
+wait""",
+    )
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    scontrol = shutil.which("scontrol")
+    slow = tools / "scontrol"  # its answer comes after Slurm has begun to end the job, or it comes after Slurm
+    slow.write_text(f"""\
+#!/bin/bash
+{scontrol} "$@"
+status=$?
+sleep 2
+[ "${{SECOND:-no}}" = no ] || exec {scontrol} "$@"
+exit $status
+""")
+    slow.chmod(0o755)
+    path = f"{tools}{os.pathsep}{os.environ['PATH']}"
+    signalled = {
+        name: stubs.submit("wait", options=["--time=5"], RUN_DIR=str(tmp_path / name))
+        for name in ("USR1", "TERM", "INT")
+    }
+    requeued = stubs.submit("now", RUN_DIR=str(tmp_path / "now"), PATH=path)
+    late = stubs.submit("now", RUN_DIR=str(tmp_path / "late"), PATH=path, SECOND="yes")
+    for name, job in signalled.items():
+        stubs.wait_for_output(job, "waiting")
+        cluster.client("scancel", "--batch", f"--signal={name}", str(job))
+    stubs.ends(signalled.pop("INT"), "FAILED", 130, restarts=0)
+    for job in (*signalled.values(), requeued):
+        output = stubs.ends(job, "COMPLETED", 0, restarts=1)
+        assert "train.sbatch: srun ended with 75\n" in output
+        assert "train.sbatch: requeued\n" in output
+        assert "could not be requeued" not in output
+    output = stubs.ends(late, "COMPLETED", 0, restarts=1)
+    assert "train.sbatch: srun ended with 75\n" in output
+    assert "train.sbatch: ended by Slurm\n" in output
+    assert "could not be requeued" not in output
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("rank", [1, 0], ids=["worker", "chief"])
+def test_a_job_whose_task_is_stopped_goes_on_as_if_nothing_had_happened(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path, rank: int
+) -> None:
+    """With the waits that the script has by itself."""
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", 2, arguments=SHARED)
+    job.wait("committed_step", 10)
+    times = Times(job, f"two nodes: rank {rank} stopped", starts=1)
+    os.kill(job.task(rank), signal.SIGSTOP)
+    times.follow()
+    assert "has given no sign of life for 20 seconds" in job.output
+    assert "train.sbatch: srun ended with 137" in job.output
+    job.end()
+    assert_same_run(undisturbed_pair, job.run_dir)
+
+
+@pytest.mark.long
+def test_a_job_whose_task_blocks_in_a_read_before_the_exchange_goes_on(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    """It never comes: the other gives up after five minutes, and the job starts again."""
+    need_machines(cluster)
+    os.mkfifo(tmp_path / "never")
+    python = tmp_path / "python"
+    blocks = '[ "$SLURM_PROCID" -eq 1 ] && [ "${SLURM_RESTART_COUNT:-0}" -eq 0 ]'
+    python.write_text(f'#!/bin/bash\n{blocks} && read -r line <{tmp_path}/never\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    job = Submitted(cluster, tmp_path / "run", 2, arguments=SHARED, PYTHON=str(python))
+    began = time.time()
+    cluster.wait(lambda: cluster.job(job.number).restarts == 1, "the requeue", seconds=500)
+    print(f"two nodes: one blocked before the exchange: requeued after {time.time() - began:.1f} s")
+    assert "the chief waited in vain for worker 1" in job.output
+    job.end()
+    assert_same_run(undisturbed_pair, job.run_dir)
+
+
+@pytest.mark.long
+def test_a_job_on_three_nodes_that_two_can_share_loses_one_and_ends_as_if_on_two_from_the_start(
+    cluster: Slurm, undisturbed_pair: Path, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", "1-3", "--exclusive", arguments=SHARED)
+    job.wait("committed_step", 10)
+    assert len(cluster.nodes_of(job.number)) == 3
+    assert "2 replicas in 2 processes" in job.output
+    assert "worker 2 idles, and ends with the run" in job.output
+    assert "numbers of processes of which none idles: 1, 2, 4" in job.output
+    _, lost, _ = cluster.nodes_of(job.number)
+    times = Times(job, "three nodes: one of two that compute powered off", starts=1)
+    cluster.power_off(lost)
+    times.follow()
+    assert len(cluster.nodes_of(job.number)) == 2
+    job.end()
+    cluster.power_on(lost)
+    assert job.output.count("2 replicas in 2 processes") == 2
+    assert "bit-exactness is not promised" not in job.output
+    assert_same_run(undisturbed_pair, job.run_dir)
+
+
+@pytest.mark.long
+def test_ctrl_c_twice_in_a_plain_srun_kills_and_scancel_commits(
+    cluster: Slurm, undisturbed: Path, tmp_path: Path
+) -> None:
+    run_dir, log = tmp_path / "run", tmp_path / "log"
+    command = ("srun", sys.executable, "-m", "trainer", "train", "on_existing=resume", f"run_dir={run_dir}", *ARGUMENTS)
+
+    def started() -> Popen[bytes]:
+        process = cluster.spawn(*command, cwd=tmp_path, log=log)
+        cluster.wait(lambda: "\nstep " in log.read_text(), "a step")
+        return process
+
+    process = started()
+    cluster.wait((run_dir / "checkpoints" / "step-00000010").is_dir, "the checkpoint of step 10")
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert process.wait(60) == 137
+    assert "forcing job termination" in log.read_text()
+    assert int(checkpoint_names(run_dir)[-1][5:]) % 10 == 0, "what is committed stands, the steps since are lost"
+    assert "stopped: " not in log.read_text()
+
+    process = started()
+    before = int(checkpoint_names(run_dir)[-1][5:])
+    cluster.client("scancel", "--signal=INT", cluster.client("squeue", "--noheader", "--format=%A"))
+    assert process.wait(60) == 130
+    assert f"stopped: SIGINT at step {int(checkpoint_names(run_dir)[-1][5:])}" in log.read_text()
+    assert int(checkpoint_names(run_dir)[-1][5:]) > before
+
+    assert cluster.spawn(*command, cwd=tmp_path, log=log).wait(SECONDS_FOR_A_SWEEP) == 0
+    assert_same_run(undisturbed, run_dir)
+
+
 @pytest.mark.long
 def test_a_node_that_was_cut_off_and_comes_back_does_not_write(
     cluster: Slurm, undisturbed: Path, tmp_path: Path, no_locks: Path
@@ -406,6 +690,137 @@ def test_host_names_are_those_that_scontrol_prints(cluster: Slurm) -> None:
     found = discover(environ)
     assert found is not None
     assert [worker.rpartition(":")[0] for worker in found.workers] == expected
+
+
+# A month
+
+ROUNDS = 2  # how often the month has each of its seven events; a restart takes 10 to 90 s on two shared cores
+MONTH_SEED = 19
+MONTH_STEPS = 1400 * ROUNDS
+MONTH = (
+    *SMALL,
+    *SMALL_SMOOTH,
+    "model.batch_norm.synchronized=false",
+    f"train.steps={MONTH_STEPS}",
+    "train.log_every_steps=5",
+    f"evaluation.every_steps={MONTH_STEPS}",
+    "checkpoint.every_steps=10",
+    "checkpoint.keep_last=3",
+)
+PACE = 0.1  # seconds a step, as of a larger network; each of two processes reads half of a batch
+
+
+@pytest.mark.long
+def test_a_month_of_events_at_random_changes_nothing(
+    cluster: Slurm, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Pre-emption, power-off, hang, drain, time limit, requeue, a killed task: the job is a task of an array on two
+    nodes, and nobody looks after it.
+    """
+    need_machines(cluster)
+    draw = random.Random(MONTH_SEED)
+    run_dir = tmp_path / "7"
+    arguments = (*MONTH, "data=paced", f"data.seconds={PACE / 16}")
+    job = Submitted(
+        cluster, run_dir, 2, "--array=7", "--time=600", arguments=arguments, RUN_DIR=str(tmp_path), WAIT_FOR_TASKS="30"
+    )
+    cluster.wait(lambda: "\nstep " in job.output, f"a step\n{job.output}")
+    began = time.time()
+    seconds: dict[str, list[float]] = {}
+    lost: dict[str, list[int]] = {}
+    events = sorted(MONTHLY) * ROUNDS
+    draw.shuffle(events)
+    for number, event in enumerate(events, 1):
+        time.sleep(draw.uniform(0, 5))
+        last = newest_step(run_dir)
+        assert last < MONTH_STEPS, f"complete after {number - 1} events"
+        happened = time.time()
+        undo = MONTHLY[event](cluster, job, draw)
+        job.wait_for_start(number + 1)
+        undo()
+        cluster.wait(lambda: "\nstep " in job.output.rpartition("train.sbatch: job ")[2], f"a step\n{job.output}", 400)
+        seconds.setdefault(event, []).append(time.time() - happened)
+        resumed = re.findall(r"resuming .* at step (\d+) of", job.output)[-1]
+        lost.setdefault(event, []).append(max(0, last - int(resumed)))
+        print(f"{time.time() - began:5.0f} s: {event} at {last}, resumed at {resumed}", flush=True)
+    cluster.wait(lambda: cluster.job(job.number).state in ENDED, "the end of the month", MONTH_STEPS * PACE + 400)
+    job.end()
+    wall = time.time() - began
+    assert "could not be requeued" not in job.output
+    undisturbed = Trainer(tmp_path_factory.mktemp("undisturbed-month"))
+    install(undisturbed.cwd)
+    try:
+        finish(start_workers(undisturbed, "train", *MONTH, "run_dir=run"))
+    finally:
+        undisturbed.close()
+    for event, found in sorted(seconds.items()):
+        print(
+            f"{event}: {len(found)} times, a new step after {min(found):.0f} to {max(found):.0f} s, "
+            f"median {statistics.median(found):.0f}; at most {max(lost[event])} steps made again"
+        )
+    print(f"{len(events)} events in {wall:.0f} s, goodput {MONTH_STEPS * PACE / wall:.2f}")
+    assert_same_run(undisturbed.cwd / "run", run_dir)
+
+
+def _pre_empted(cluster: Slurm, job: Submitted, draw: random.Random) -> Callable[[], None]:
+    everything = ("--partition=high", "--exclusive", f"--nodes={len(cluster.nodes)}", "--output=/dev/null")
+    cluster.submit(*everything, "--wrap=sleep 1", cwd=job.run_dir.parent)
+    return lambda: None
+
+
+def _powered_off(cluster: Slurm, job: Submitted, draw: random.Random) -> Callable[[], None]:
+    lost = draw.choice(cluster.nodes_of(job.number))
+    cluster.power_off(lost)
+
+    def undo() -> None:
+        cluster.power_on(lost)
+        cluster.wait(lambda: lost in cluster.idle, f"{lost} to be back")
+
+    return undo
+
+
+def _stopped(cluster: Slurm, job: Submitted, draw: random.Random) -> Callable[[], None]:
+    os.kill(draw.choice(job.tasks()), signal.SIGSTOP)
+    return lambda: None
+
+
+def _killed(cluster: Slurm, job: Submitted, draw: random.Random) -> Callable[[], None]:
+    os.kill(draw.choice(job.tasks()), signal.SIGKILL)
+    return lambda: None
+
+
+def _drained(cluster: Slurm, job: Submitted, draw: random.Random) -> Callable[[], None]:
+    """A node is taken for maintenance: its job is moved to the others."""
+    node = draw.choice(cluster.nodes_of(job.number))
+    cluster.client("scontrol", "update", f"NodeName={node}", "State=DRAIN", "Reason=test")
+    cluster.client("scontrol", "requeue", f"{job.number}_7")
+
+    def undo() -> None:
+        assert node not in cluster.nodes_of(job.number)
+        cluster.client("scontrol", "update", f"NodeName={node}", "State=RESUME")
+
+    return undo
+
+
+def _out_of_time(cluster: Slurm, job: Submitted, draw: random.Random) -> Callable[[], None]:
+    cluster.limit_time(job.number, minutes_left=2)
+    return lambda: cluster.limit_time(job.number, minutes_left=600)
+
+
+def _requeued(cluster: Slurm, job: Submitted, draw: random.Random) -> Callable[[], None]:
+    cluster.client("scontrol", "requeue", f"{job.number}_7")
+    return lambda: None
+
+
+MONTHLY: dict[str, Callable[[Slurm, Submitted, random.Random], Callable[[], None]]] = {
+    "pre-empted": _pre_empted,
+    "powered off": _powered_off,
+    "stopped": _stopped,
+    "killed": _killed,
+    "drained": _drained,
+    "out of time": _out_of_time,
+    "requeued": _requeued,
+}
 
 
 # Sweeps whose trials are jobs

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import re
 import signal
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from sweep_runs import KILL_AT, STEPS, TRIAL, files, outcomes, starts
 from writing import describe
 
 from trainer.checkpoint import directory
+from trainer.command_line import JOB_SCRIPT
 from trainer.config import stored
 from trainer.config.complete import with_leaves
 from trainer.config.compose import compose_run
@@ -93,16 +93,21 @@ def test_six_trials_killed_in_the_middle_are_finished_as_if_undisturbed(trainer:
 
 @pytest.fixture(scope="module")
 def stored_sweep(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A sweep of three trials that was stopped before the first: its directory holds sweep.yaml."""
+    """A sweep of three trials that was only planned: its directory holds sweep.yaml. What was said lies beside it."""
     trainer = Trainer(tmp_path_factory.mktemp("stored"))
     sweep = trainer.cwd / "sweep"
-    process = trainer.start("train", "--multirun", "seed=1,2,-3", "model.width=0.5", f"hydra.sweep.dir={sweep}")
-    while process.running and not (sweep / plan.FILE_NAME).exists():
-        time.sleep(0.01)
-    process.signal_group(signal.SIGKILL)
-    process.wait()
+    arguments = ("hydra/launcher=none", "seed=1,2,-3", "model.width=0.5", f"hydra.sweep.dir={sweep}")
+    (trainer.cwd / "said").write_text(trainer.run("train", "--multirun", *arguments))
     yield sweep
     trainer.close()
+
+
+def test_a_sweep_that_is_only_planned_starts_nothing_and_prints_what_runs_it(stored_sweep: Path) -> None:
+    said = (stored_sweep.parent / "said").read_text()
+    assert said == f"{plan.ways_to_run(stored_sweep, plan.read(stored_sweep))}\n"
+    assert f"sbatch --array=0-2 {JOB_SCRIPT} sweep_dir={stored_sweep}\n" in said
+    assert JOB_SCRIPT.is_file()
+    assert [path for path in stored_sweep.rglob("*") if path.is_file() and path.suffix != ".yaml"] == []
 
 
 def test_a_sweep_stores_every_configuration_before_its_first_trial(stored_sweep: Path) -> None:

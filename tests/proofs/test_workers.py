@@ -87,6 +87,41 @@ def test_a_signal_to_any_process_stops_all_at_one_step_and_the_resumed_run_equal
     assert_one_curve(undisturbed, trainer.cwd / "elsewhere")
 
 
+def test_a_process_too_many_idles_and_the_run_is_that_of_the_others(undisturbed: Path, trainer: Trainer) -> None:
+    """Three processes, and a batch of 32. A signal to the idle one stops all, and the other two go on exactly."""
+    command = ("train", *DISTURBED, "run_dir=run", "on_existing=resume")
+    run_dir = trainer.cwd / "run"
+    processes = start(trainer, *command, count=3)
+    wait_for(run_dir, 2, processes)
+    processes[2].signal(signal.SIGTERM)
+    chief, _, idle = finish(processes, 75)
+    reason = "train.global_batch_size=32 cannot be divided equally among 3 replicas x groups of model.batch_norm."
+    assert "2 replicas in 2 processes" in chief
+    assert f"idles: {reason}" in chief
+    assert "worker 2 at 127.0.0.1:" in chief
+    assert "numbers of processes of which none idles: 1, 2, 4\n" in chief
+    assert f"warning: worker 2 idles, and ends with the run: {reason}" in idle
+    assert idle.splitlines()[-1] == chief.splitlines()[-1]
+    assert f"checkpoint {checkpoint_names(run_dir)[-1]} is committed" in idle
+
+    chief, _ = finish(start(trainer, *command))
+    assert "bit-exactness is not promised" not in chief
+    assert_same_run(undisturbed, run_dir)
+
+
+def test_the_loss_of_an_idle_process_loses_no_step(trainer: Trainer) -> None:
+    """Two processes cannot share a batch of 9 at all, so the chief computes alone."""
+    run = (*DISTURBED, "train.global_batch_size=9", "evaluation.batch_size=9", "model.batch_norm.group_size=3")
+    chief, idle = start(trainer, "train", *run, "checkpoint.every_steps=100", "run_dir=run")
+    wait_for(trainer.cwd / "run", 2, [chief, idle])
+    idle.signal(signal.SIGKILL)
+    (output,) = finish([chief], 75)
+    assert "replicas in" not in output
+    assert "worker 1 at 127.0.0.1:" in output
+    assert "was lost: its connection ended; all processes stop" in output
+    assert f"checkpoint {checkpoint_names(trainer.cwd / 'run')[-1]} is committed" in output
+
+
 # from its seventh batch on, this process cannot read the data
 WITHOUT_DATA = """
 import sys

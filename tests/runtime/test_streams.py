@@ -61,6 +61,24 @@ sys.stdout.flush()
 """
 
 
+def test_a_program_that_is_to_buffer_nothing_shows_each_line_at_once() -> None:
+    """Under PYTHONUNBUFFERED, which images of containers set, Python's own streams have no buffer of lines to copy."""
+    program = (
+        "import os, sys; from trainer.runtime import streams; streams.guard(tolerant=True)\n"
+        "print('out'); print('err', file=sys.stderr); os._exit(0)"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONUNBUFFERED": "1"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_ALLOWED,
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == ("out\n", "err\n")
+
+
 def test_what_a_full_disk_refuses_is_lost_with_one_warning() -> None:
     ended = run("-c", PRINTING, redirected=">/dev/full")
     assert ended.returncode == 0

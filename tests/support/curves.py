@@ -19,7 +19,7 @@ from trainer.config.complete import complete
 from trainer.config.schema import Config
 from trainer.data.batches import evaluation_batches, training_batches
 from trainer.data.sources.source import open_source
-from trainer.distributed.replicas import Replicas, replicas_for
+from trainer.distributed.replicas import Replicas, replicas_here
 from trainer.runtime import execution
 from trainer.training.evaluation import evaluate
 from trainer.training.state import build_state, flatten
@@ -59,7 +59,7 @@ def curve(config: Config, replicas: Replicas, steps: int) -> dict[str, object]:
 def main(steps: int, count: int, overrides: list[str]) -> None:
     config = complete(compose(*NARROW, *SMOOTH, *overrides), 320, 10)
     execution.configure(dataclasses.replace(config.runtime, virtual_devices=count))
-    print(json.dumps(curve(config, replicas_for(config, None), steps)))
+    print(json.dumps(curve(config, replicas_here(config), steps)))
 
 
 if __name__ == "__main__":

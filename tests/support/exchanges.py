@@ -21,7 +21,7 @@ from trainer.config.complete import complete
 from trainer.config.schema import Config
 from trainer.data.batches import training_batches
 from trainer.data.sources.source import open_source
-from trainer.distributed.replicas import replicas_for
+from trainer.distributed.replicas import replicas_here
 from trainer.runtime import execution
 from trainer.training.state import build_state
 from trainer.training.step import make_train_step
@@ -32,7 +32,7 @@ REDUCTIONS = ("CollectiveReduce", "CollectiveReduceV2", "CollectiveReduceV3", "N
 def main(overrides: list[str]) -> None:
     config = complete(compose(*overrides), 40, 10)
     execution.configure(dataclasses.replace(config.runtime, virtual_devices=2))
-    state = build_state(config, replicas_for(config, None))
+    state = build_state(config, replicas_here(config))
     graph = make_train_step(state, config).get_concrete_function(batch_of(state, 8)).graph
     found: dict[str, list[int]] = {"float32": [], "int64": []}
     for operation in graph.get_operations():

@@ -16,7 +16,7 @@ from trainer.config.compose import compose_run
 from trainer.config.override import override
 from trainer.diagnosis.wanted import wanted_config
 
-BEGINNING = re.compile(r"(?:[A-Z_]+=\S+ )?python -m trainer .*|(?:cp|mv|ls|tensorboard) -{1,2}.*", re.MULTILINE)
+BEGINNING = re.compile(r"(?:[A-Z_]+=\S+ )?python -m trainer .*|(?:cp|mv|ls|tensorboard|sbatch) -{1,2}.*", re.MULTILINE)
 PLACES = ("run_dir", "sweep_dir", "checkpoint", "init_from", "left", "right", "output", "hydra.sweep.dir")
 NOT_KEYS = ("run_dir", "sweep_dir", "checkpoint", "allow", "trial", "into")
 assert "report=PATH" in CHECK_HELP
@@ -37,7 +37,9 @@ def accepted(command: str) -> list[str]:
         assert words[0].partition("=")[2].startswith("/"), command
         words = words[1:]
     if words[:3] != ["python", "-m", "trainer"]:
-        assert all(word.startswith(("-", "/")) for word in words[1:]), f"depends on the directory: {command}"
+        assert all(word.startswith(("-", "/", "sweep_dir=/")) for word in words[1:]), (
+            f"depends on the directory: {command}"
+        )
         return words
     name, arguments = words[3], words[4:]
     assert name in COMMANDS, command

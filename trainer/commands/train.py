@@ -7,7 +7,16 @@ from pathlib import Path
 
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import run_with_hydra
-from trainer.config.multirun import STOCK, Job, check_launcher, is_multirun, jobs_of, plugin, without_launcher
+from trainer.config.multirun import (
+    NO_LAUNCHER,
+    STOCK,
+    Job,
+    check_launcher,
+    is_multirun,
+    jobs_of,
+    plugin,
+    without_launcher,
+)
 from trainer.config.schema import Config, Invocation
 from trainer.config.spelling import respelled
 from trainer.errors import UsageError
@@ -40,7 +49,8 @@ def main(arguments: Sequence[str]) -> int:
                 f"hydra/sweeper={sweeper} with hydra/launcher={launcher}: a search chooses each trial by the results "
                 "of the trials before, so they run one after another; leave the launcher out"
             )
-        check_launcher(arguments)
+        if launcher != NO_LAUNCHER:
+            check_launcher(arguments)
     if sweeper != STOCK:
         return searching.run(arguments, stop)
     jobs = jobs_of(arguments if launcher == STOCK else without_launcher(arguments))
@@ -58,6 +68,9 @@ def _sweep(jobs: Sequence[Job], arguments: Sequence[str], launcher: str, stop: S
     sweep, sweep_dir = plan.plan(jobs), jobs[0].sweep_dir
     on_existing = next(job.invocation.on_existing for job in jobs if job.invocation is not None)
     plan.begin(sweep_dir, sweep, on_existing)
+    if launcher == NO_LAUNCHER:
+        print(plan.ways_to_run(sweep_dir, sweep))
+        return 0
     if launcher == STOCK:
         return running.run(sweep_dir, sweep, stop)
     overrides = tuple(trial.overrides for trial in sweep.trials)

@@ -32,7 +32,9 @@ def check(config: Config) -> None:
             f"{train.global_batch_size} with train.accumulate_steps={train.accumulate_steps} makes parts of {part}; "
             f"make it {(part + 1) * train.accumulate_steps}, or set mixing=none"
         )
-    check_shares(config, 1)
+    unequal = unequal_shares(config, 1)
+    if unequal is not None:
+        raise UsageError(unequal)
     _check_model(config)
     erasing = config.preprocess.random_erasing
     if erasing.min_area > erasing.max_area:
@@ -77,8 +79,8 @@ def _check_transforms(preprocess: PreprocessConfig) -> None:
             )
 
 
-def check_shares(config: Config, replicas: int) -> None:
-    """Raise ``UsageError`` when a batch cannot be divided among ``replicas`` replicas without splitting a group."""
+def unequal_shares(config: Config, replicas: int) -> str | None:
+    """Why a batch cannot be divided among ``replicas`` replicas without splitting a group; None when it can."""
     train, norm = config.train, config.model.batch_norm
     devices = f"{replicas} replica{'s' if replicas > 1 else ''}"
     pair = 1 if config.mixing.name == "none" else 2
@@ -98,10 +100,8 @@ def check_shares(config: Config, replicas: int) -> None:
         if size % divisor:
             below, above = size // divisor * divisor, -(-size // divisor) * divisor
             nearest = f"{below} and {above}" if below else str(above)
-            raise UsageError(
-                f"{key}={size} cannot be divided equally among {why}; the nearest that work: {nearest}\n"
-                "or use other devices (runtime.strategy=one, CUDA_VISIBLE_DEVICES, fewer nodes)"
-            )
+            return f"{key}={size} cannot be divided equally among {why}; the nearest that work: {nearest}"
+    return None
 
 
 def check_url(name: str, url: str) -> None:

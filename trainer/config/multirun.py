@@ -21,6 +21,7 @@ from trainer.config.schema import Config, Invocation
 from trainer.errors import LaunchFailed, TrainerError, UsageError
 
 STOCK = "basic"  # Hydra's own launcher and sweeper
+NO_LAUNCHER = "none"  # of this program: the sweep is only planned
 CONCERNS = {kind: re.compile(rf"[+~]*hydra[/.]{kind}([./=]|$)") for kind in ("launcher", "sweeper")}
 MESSAGE_SHOWN = 2000  # characters of a launcher's message
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -16,8 +17,11 @@ from trainer.config.schema import Config
 from trainer.distributed.cluster import Cluster, discover
 from trainer.distributed.meeting import connect
 from trainer.distributed.peers import SILENCE, Message, Peers
-from trainer.distributed.replicas import Replicas, replicas_for
-from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable
+from trainer.distributed.replicas import Replicas, devices_here, replicas_here, replicas_of
+from trainer.distributed.sharing import Sharing, share_out
+from trainer.distributed.unshared import unshared
+from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable, warn
+from trainer.runtime import execution
 from trainer.runtime.shortage import shortage
 from trainer.runtime.signals import StopRequest
 
@@ -79,13 +83,18 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
     """
     cluster = cluster_of(strategy, os.environ)
     if cluster is None:
+        alone = unshared(os.environ) if strategy in SHARING else None
+        if alone is not None:
+            warn(alone)
         yield Process(stop, None)
         return
     peers = connect(cluster, lambda: stop.signal is not None)
     peers.watch(_end_soon)
     try:
         yield Process(stop, peers)
-    except (Stopped, DataLost):
+    except (Stopped, DataLost) as error:
+        if peers.is_chief:
+            peers.tell(ended(error.exit_status, str(error)))
         peers.leave(0, "all stop together")
         raise
     except TrainerError as error:
@@ -101,32 +110,72 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
             raise lack from error
         peers.leave(1, type(error).__name__)
         raise
+    if peers.is_chief:
+        peers.tell(ended(0, "done"))
     peers.leave(0, "done")
 
 
-def build_replicas(config: Config, process: Process) -> Replicas:
-    """``replicas_for`` the run; waits for the other processes to do the same.
+def ended(status: int, reason: str) -> Message:
+    """The chief's last message, for those that compute nothing and so do not learn how the run ended."""
+    return {"ended": status, "reason": reason}
+
+
+def shares(config: Config, process: Process) -> Sharing | None:
+    """Which processes of the run compute. The chief decides and the others hear of it; every process must call this
+    after the chief has sent the configuration. None when this process works alone.
 
     Raises:
-        UsageError: there are other processes, but the configuration is for one that works alone; or the reverse.
+        UsageError: there are other processes, but the configuration is for one that works alone.
+        PeerLost: the chief is gone.
+    """
+    peers = process.peers
+    if peers is None:
+        return None
+    strategy = config.runtime.strategy
+    if strategy not in SHARING:
+        raise UsageError(
+            f"the run is stored with runtime.strategy={strategy}, but {len(peers.cluster.workers)} processes were "
+            f"started together\nadd runtime.strategy=auto to let them share the run, or resume it with one process"
+        )
+    if not peers.is_chief:
+        return Sharing.of(peers.hear())
+    execution.configure(config.runtime)
+    shared = share_out(config, len(peers.cluster.workers), devices_here())
+    peers.tell(dataclasses.asdict(shared))
+    peers.tolerate(range(shared.processes, len(peers.cluster.workers)), lambda reason: _stop_all(process.stop, reason))
+    return shared
+
+
+def _stop_all(stop: StopRequest, reason: str | None) -> None:
+    """Stop the run at its next step, because a process that computes nothing was asked to, or is gone: a scheduler that
+    has lost one process of a job ends the others soon.
+    """
+    if reason is not None:
+        warn(f"{reason}; all processes stop")
+    if stop.signal is None:
+        stop.signal = signal.SIGTERM
+
+
+def build_replicas(config: Config, process: Process, shared: Sharing | None) -> Replicas:
+    """The replicas of this process, which computes; ``shared`` is what ``shares`` returned. Waits for the other
+    processes that compute to do the same.
+
+    Raises:
+        UsageError: this process is alone, but the configuration is for several; or as ``replicas_of``.
     """
     strategy, peers = config.runtime.strategy, process.peers
-    if peers is None:
+    if peers is None or shared is None:
         if strategy == "multi_worker":
             raise UsageError(
                 "the run is stored with runtime.strategy=multi_worker, but this process is alone: TF_CONFIG is not set "
                 "and srun has not started several tasks\n"
                 "start one process on each node, or add runtime.strategy=auto to continue with this one"
             )
-        return replicas_for(config, None)
-    if strategy not in SHARING:
-        raise UsageError(
-            f"the run is stored with runtime.strategy={strategy}, but {len(peers.cluster.workers)} processes were "
-            f"started together\nadd runtime.strategy=auto to let them share the run, or resume it with one process"
-        )
-    replicas = replicas_for(config, peers.cluster)
-    process.stop.install()  # TensorFlow has replaced the handler by its own
-    peers.watch(_give_up)
+        return replicas_here(config)
+    replicas = replicas_of(config, peers.cluster, shared)
+    if shared.processes > 1:
+        process.stop.install()  # TensorFlow has replaced the handler by its own
+        peers.watch(_give_up)
     return replicas
 
 

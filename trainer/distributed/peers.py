@@ -17,7 +17,7 @@ import queue
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from trainer.distributed.cluster import Cluster
@@ -33,6 +33,7 @@ LINE_LIMIT = 16 << 20  # bytes; the largest message is a configuration with the 
 Message = dict[str, Any]
 
 ALIVE: Message = {"kind": "alive"}
+STOP: Message = {"kind": "stop"}
 
 
 class Peers:
@@ -46,6 +47,8 @@ class Peers:
         self._sending = threading.Lock()
         self._leaving = False
         self._gone: set[int] = set()  # ranks that said farewell
+        self._idle: frozenset[int] = frozenset()  # ranks that compute nothing
+        self._stop_all: Callable[[str | None], None] | None = None
         self._watcher: Callable[[PeerLost], None] | None = None
         self._watching = threading.Lock()
         self.lost: PeerLost | None = None
@@ -82,6 +85,17 @@ class Peers:
             lost = self.lost
         if lost is not None:
             on_loss(lost)
+
+    def tolerate(self, idle: Iterable[int], stop_all: Callable[[str | None], None]) -> None:
+        """Let the chief call ``stop_all``, in another thread, when one of the ``idle`` ranks, which compute nothing,
+        asks for a stop (None) or is gone (the reason). Nothing that is computed is lost with them.
+        """
+        self._stop_all = stop_all
+        self._idle = frozenset(idle)
+
+    def ask_to_stop(self) -> None:
+        """Ask the chief, as a process that computes nothing, to stop all."""
+        self._send(STOP)
 
     def wait_for_loss(self, seconds: float) -> bool:
         """Whether a process is lost, or will be within ``seconds``."""
@@ -131,6 +145,8 @@ class Peers:
                 pass
             case {"kind": "told", "message": dict(told)}:
                 self._told.put(told)
+            case {"kind": "stop"} if rank in self._idle and self._stop_all is not None:
+                self._stop_all(None)
             case {"kind": "leave", "rank": int(who), "status": int(status), "reason": str(reason)}:
                 self._gone.add(rank)
                 if status != 0:
@@ -141,6 +157,10 @@ class Peers:
                 raise Unacceptable(f"it sent {shown(message)}")
 
     def _lose(self, lost: PeerLost, rank: int) -> None:
+        if rank in self._idle and self._stop_all is not None:
+            if self.lost is None:  # or it leaves because of that loss
+                self._stop_all(str(lost))
+            return
         with self._watching:
             if self.lost is not None or self._leaving:
                 return

@@ -13,9 +13,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from trainer.config.check import check_shares
 from trainer.config.schema import Config
+from trainer.distributed import sharing
 from trainer.distributed.cluster import Cluster
+from trainer.distributed.sharing import Sharing
 from trainer.errors import UsageError
 from trainer.runtime.devices import physical_gpus
 
@@ -25,14 +26,19 @@ Share = Callable[[Rows, int], dict[str, tf.Tensor]]
 
 class Replicas:
     """``count`` copies of the model's variables, ``here`` of them on the devices of this process, which is number
-    ``process`` of ``processes``.
+    ``process`` of ``processes``. ``notes`` say which other processes and devices idle, and why.
 
     ``input_device`` holds batches ahead of their use. None means the host's memory: from there each of several replicas
     receives its own rows.
     """
 
     def __init__(
-        self, strategy: tf.distribute.Strategy, here: int, process: int = 0, input_device: str | None = None
+        self,
+        strategy: tf.distribute.Strategy,
+        here: int,
+        process: int = 0,
+        input_device: str | None = None,
+        notes: tuple[str, ...] = (),
     ) -> None:
         self._strategy = strategy
         self.count = int(strategy.num_replicas_in_sync)
@@ -40,6 +46,7 @@ class Replicas:
         self.process = process
         self.processes = self.count // here
         self.input_device = input_device
+        self.notes = notes
         self._sum = tf.function(self._sum_of_firsts, autograph=False)
 
     @property
@@ -152,33 +159,59 @@ def assign_sub(variable: tf.Variable, change: tf.Tensor) -> None:
 _mirrored: list[int] = []  # the strategy that this process has made, by its number of replicas
 
 
-def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
-    """The replicas that ``runtime.strategy`` asks for, over the devices there are; in a cluster, over all processes,
-    for which this waits. Every process of a cluster has as many devices as the others.
+def devices_here() -> int:
+    """How many devices this process has for a run that several processes share."""
+    # logical ones exist when TensorFlow runs, too late for a cluster; on a CPU, TensorFlow's strategy for several
+    # processes knows one device in each
+    return len(physical_gpus()) or 1
+
+
+def replicas_of(config: Config, cluster: Cluster, shared: Sharing) -> Replicas:
+    """The replicas of a run that several processes share, in one of those that compute; waits for the others of them.
 
     Raises:
-        UsageError: the batch cannot be divided among them, XLA cannot compile what they exchange, or this process has
-            computed on several replicas before.
+        UsageError: this process has fewer devices than the others compute on, or XLA cannot compile what they exchange.
     """
-    if cluster is not None:
-        gpus = physical_gpus()  # logical ones exist when TensorFlow runs, too late for a cluster
-        here = len(gpus) or 1  # CPU: TensorFlow's strategy for several processes knows one device in each
-        _refuse_unless_possible(config, here * len(cluster.workers))
-        resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
-            tf.train.ClusterSpec({"worker": list(cluster.workers)}),
-            task_type="worker",
-            task_id=cluster.rank,
-            num_accelerators={"GPU": len(gpus)},
-            rpc_layer="grpc",
+    notes = sharing.notes(config, cluster.workers, devices_here(), shared)
+    if shared.processes == 1:
+        return replicas_here(config, notes)
+    gpus = physical_gpus()
+    if devices_here() < shared.devices:
+        raise UsageError(
+            f"worker {cluster.rank} at {cluster.workers[cluster.rank]} has {devices_here()} GPUs, and the chief "
+            f"computes on {shared.devices}: give every process as many"
         )
-        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
-        return Replicas(strategy, here, cluster.rank)
+    _refuse_xla(config, shared.processes * shared.devices)
+    resolver = tf.distribute.cluster_resolver.SimpleClusterResolver(
+        tf.train.ClusterSpec({"worker": list(cluster.workers[: shared.processes])}),
+        task_type="worker",
+        task_id=cluster.rank,
+        num_accelerators={"GPU": shared.devices if gpus else 0},
+        rpc_layer="grpc",
+    )
+    strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=resolver)
+    return Replicas(strategy, shared.devices, cluster.rank, notes=notes)
+
+
+def replicas_here(config: Config, notes: tuple[str, ...] = ()) -> Replicas:
+    """The replicas that ``runtime.strategy`` asks for over the devices of this process, which computes alone: as many
+    as can take equal shares.
+
+    Raises:
+        UsageError: XLA cannot compile what they exchange, or this process has computed on several replicas before.
+    """
     gpus = tf.config.list_logical_devices("GPU")
     devices = gpus or tf.config.list_logical_devices("CPU")
-    count = 1 if config.runtime.strategy == "one" else len(devices)
-    _refuse_unless_possible(config, count)
+    there = 1 if config.runtime.strategy == "one" else len(devices)
+    shared = sharing.share_out(config, 1, there)
+    count = shared.devices
+    if count < there:
+        notes = (f"{there - count} of {there} devices idle: {shared.reason}", *notes)
+    _refuse_xla(config, count)
     if count == 1:
-        return Replicas(tf.distribute.get_strategy(), here=1, input_device=gpus[0].name) if gpus else ONE_DEVICE
+        if not gpus and not notes:
+            return ONE_DEVICE
+        return Replicas(tf.distribute.get_strategy(), 1, input_device=gpus[0].name if gpus else None, notes=notes)
     if _mirrored:
         raise UsageError(
             f"this process has run over {_mirrored[0]} replicas already, and TensorFlow numbers what replicas exchange "
@@ -186,11 +219,11 @@ def replicas_for(config: Config, cluster: Cluster | None) -> Replicas:
             "runtime.strategy=one"
         )
     _mirrored.append(count)
-    return Replicas(tf.distribute.MirroredStrategy([device.name for device in devices]), count)
+    strategy = tf.distribute.MirroredStrategy([device.name for device in devices[:count]])
+    return Replicas(strategy, count, notes=notes)
 
 
-def _refuse_unless_possible(config: Config, count: int) -> None:
-    check_shares(config, count)
+def _refuse_xla(config: Config, count: int) -> None:
     if count > 1 and config.runtime.xla and config.model.batch_norm.synchronized:
         raise UsageError(
             f"runtime.xla=true cannot compile a batch norm that is synchronised over {count} replicas; set "

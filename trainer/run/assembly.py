@@ -9,6 +9,7 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.tensors import StateFile
 from trainer.config.schema import Config
 from trainer.distributed.membership import Process, build_replicas
+from trainer.distributed.sharing import Sharing
 from trainer.errors import NoValidCheckpoint
 from trainer.models import size
 from trainer.runtime import execution
@@ -39,12 +40,12 @@ class Assembly:
             raise NoValidCheckpoint(f"{checkpoint} says step {manifest.step}, but its tensors have step {self.step}")
 
 
-def assemble(config: Config, process: Process | None, *, drawn: bool) -> Assembly:
+def assemble(config: Config, process: Process | None, shared: Sharing | None, *, drawn: bool) -> Assembly:
     """Build what ``config`` describes. ``config`` must be complete.
 
-    ``process`` is one of those that train the run. All of them must call this. With None, the state is built for
-    reading, on one device. With ``drawn``, the variables get the initial values of a new run. Without it, they get
-    their values later.
+    ``process`` is one of those that compute the run, which ``shared`` names where there are several. All of them must
+    call this. With None, the state is built for reading, on one device. With ``drawn``, the variables get the initial
+    values of a new run. Without it, they get their values later.
 
     Raises:
         UsageError: the configuration does not fit the machine or the processes.
@@ -56,6 +57,6 @@ def assemble(config: Config, process: Process | None, *, drawn: bool) -> Assembl
         state = build_state(config, drawn=drawn)
     else:
         execution.configure(config.runtime)
-        state = build_state(config, build_replicas(config, process), drawn=drawn)
+        state = build_state(config, build_replicas(config, process, shared), drawn=drawn)
     tree = state.tree()
     return Assembly(config, state, StateFile(tree, flatten(tree)))

@@ -13,7 +13,7 @@ from trainer.config.schema import Config
 from trainer.data.batches import is_ready
 from trainer.data.opened import Sources, open_sources
 from trainer.data.sixteen_bits import check_range
-from trainer.distributed.membership import Process
+from trainer.distributed.membership import Process, shares
 from trainer.errors import UsageError
 from trainer.fingerprint import versions
 from trainer.fingerprint.collect import fingerprint_of
@@ -69,7 +69,8 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
         print(f"to train on: {train_on.longer(run_dir, config, done, total, examples, waited)}")
         return None
     process.tell({"config": stored.to_text(config)})
-    assembly = assemble(config, process, drawn=start.draws_weights)
+    shared = shares(config, process)
+    assembly = assemble(config, process, shared, drawn=start.draws_weights)
     fingerprint = fingerprint_of(config, assembly.state, data)
     current = versions.of_run(config, assembly.state.replicas)
     accepted = start.judge(run_dir, fingerprint, current)

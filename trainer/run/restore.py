@@ -81,7 +81,7 @@ def restore(run_dir: Path, checkpoint: str, allow: Sequence[str]) -> Restored:
         digest = durable.stored_digest(path / manifests.FILE_NAME)
         plugins.refuse_others(found.manifest.versions, allow, path)
         config = stored.read(path / stored.FILE_NAME)
-        assembly = assemble(config, None, drawn=False)
+        assembly = assemble(config, None, None, drawn=False)
         state = assembly.state
         # network, preprocessing and evaluation must be those of the checkpoint; nothing else matters for reading
         here = [*model_facts(state.model), *preprocessing_facts(config), *evaluation_facts(config)]

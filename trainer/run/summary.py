@@ -53,6 +53,7 @@ def opening(run_dir: Path, run: Prepared) -> list[str]:
     """The first lines of a run in this process."""
     replicas = run.assembly.state.replicas
     shared = [f"{replicas.count} replicas in {replicas.processes} processes"] if replicas.count > 1 else []
+    shared += replicas.notes
     changed = [f"changed on resume: {change}" for change in run.accepted]
     first = run.start.opening(run_dir, run.assembly.step, run.total_steps, run.data.training.count)
     return [first, *shared, *changed]

@@ -13,15 +13,17 @@ import tensorflow as tf
 from trainer.config import stored
 from trainer.data.batch import Batch
 from trainer.data.opened import open_sources
-from trainer.distributed.membership import Process
+from trainer.distributed.membership import Process, shares
 from trainer.distributed.peers import Peers
-from trainer.errors import UsageError, warn
+from trainer.distributed.sharing import Sharing
+from trainer.errors import Stopped, UsageError, warn
 from trainer.fingerprint import facts, versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.verdict import worker_warnings
 from trainer.run.assembly import assemble
 from trainer.run.wiring import Announcement, wire
 from trainer.run_directory.metrics import VALIDATION, Record
+from trainer.runtime.signals import StopRequest
 from trainer.training.loop import train as run_loop
 
 
@@ -94,7 +96,8 @@ class _Views:
 
 
 def work(process: Process) -> None:
-    """Work for the chief until the run ends.
+    """Work for the chief until the run ends, or wait for its end where the others can share the batches only without
+    this process.
 
     Raises:
         PeerLost: the chief or another process is gone.
@@ -107,8 +110,13 @@ def work(process: Process) -> None:
     if plan["config"] is None:
         return
     config = stored.from_text(plan["config"])
+    shared = shares(config, process)
+    assert shared is not None
+    if peers.cluster.rank >= shared.processes:
+        _idle(process.stop, peers, shared)
+        return
     data = open_sources(config)
-    assembly = assemble(config, process, drawn=False)
+    assembly = assemble(config, process, shared, drawn=False)
     state = assembly.state
     announced = Announcement.of(peers.hear())
     for line in worker_warnings(peers.cluster.rank, announced.versions, versions.of_run(config, state.replicas)):
@@ -122,3 +130,15 @@ def work(process: Process) -> None:
         )
     records = _Records(announced.validations)
     run_loop(wire(announced, config, state, data, process.stop, _Saves(peers), records, _Display(), _Views()))
+
+
+def _idle(stop: StopRequest, peers: Peers, shared: Sharing) -> None:
+    """Wait until the run ends, and end as it does. A launcher that misses one process ends the others, so this one
+    stays; and a signal to it is one to the run.
+    """
+    warn(f"worker {peers.cluster.rank} idles, and ends with the run: {shared.reason}")
+    with stop.answered_by(peers.ask_to_stop):
+        while "ended" not in (message := peers.hear()):
+            pass
+    if message["ended"] != 0:
+        raise Stopped(message["reason"], message["ended"])

@@ -89,7 +89,8 @@ def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
         io.BufferedWriter(typing.cast(io.RawIOBase, raw)),
         encoding=stream.encoding,
         errors=SPELLED,
-        line_buffering=stream.line_buffering,
+        # Python's own stream has no buffer then (PYTHONUNBUFFERED), and this one has
+        line_buffering=stream.line_buffering or stream.write_through,
         write_through=stream.write_through,
     )
 

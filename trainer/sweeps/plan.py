@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath
 
 import yaml
 
-from trainer.command_line import argument, command_line
+from trainer.command_line import JOB_SCRIPT, argument, array_command, command_line
 from trainer.config import override, stored
 from trainer.config.multirun import Job
 from trainer.config.schema import Config
@@ -282,6 +282,16 @@ def label(sweep: Sweep, trial: Trial) -> str:
 
 def resume_command(sweep_dir: Path) -> str:
     return command_line("resume", argument("sweep_dir", sweep_dir))
+
+
+def ways_to_run(sweep_dir: Path, sweep: Sweep) -> str:
+    """What can be done with a sweep that was only planned, for a person."""
+    trials = len(sweep.trials)
+    lines = [f"{sweep_dir} has the plan of {trials} trial{'s' if trials > 1 else ''}; this command starts none"]
+    if JOB_SCRIPT.is_file():
+        lines += ["to run each as a task of a Slurm job array:", f"  {array_command(sweep_dir, trials)}"]
+    lines += ["to run one after another, here:", f"  {resume_command(sweep_dir)}"]
+    return "\n".join(lines)
 
 
 def search_command(sweep_dir: Path, search: Search) -> str:

@@ -1,7 +1,7 @@
 """Several processes that train one run together: real processes, on this machine, with TF_CONFIG.
 
-The network is a small one, because nothing here depends on it: that the sum over processes is exact for Inception V3
-too is proven on nodes of a Slurm, in test_slurm.py, and for replicas in tests/distributed/test_replicas.py.
+The network is a small one, because nothing depends on it but one claim, which has a test of its own: that the sum over
+processes is exact for Inception V3 too. For replicas see tests/distributed/test_replicas.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import Process, Trainer, assert_same_run, checkpoint_names
+from processes import NARROW, SMOOTH, Process, Trainer, assert_same_run, checkpoint_names
 from small_plugin import SMALL, SMALL_SMOOTH, install, paced
 from worker_processes import assert_one_curve, finish, free_ports, start
 
@@ -85,6 +85,24 @@ def test_a_signal_to_any_process_stops_all_at_one_step_and_the_resumed_run_equal
     # the same checkpoint on another layout: one process with one device
     trainer.run("resume", "run_dir=elsewhere")
     assert_one_curve(undisturbed, trainer.cwd / "elsewhere")
+
+
+def test_inception_v3_on_two_processes_that_were_signalled_and_resumed_equals_one_that_never_stopped(
+    trainer: Trainer,
+) -> None:
+    command = (
+        *("train", *NARROW, *SMOOTH, "model.aux_logits=false", "model.batch_norm.synchronized=false"),
+        *("train.steps=8", "train.log_every_steps=1", "evaluation.every_steps=8", "checkpoint.every_steps=4"),
+    )
+    finish(start(trainer, *command, "run_dir=straight"))
+    disturbed = (*command, *paced(0.05), "run_dir=run", "on_existing=resume")
+    processes = start(trainer, *disturbed)
+    wait_for(trainer.cwd / "run", 2, processes)
+    processes[1].signal(signal.SIGTERM)
+    finish(processes, 75)
+    assert 2 <= int(checkpoint_names(trainer.cwd / "run")[-1].removeprefix("step-")) < 8
+    finish(start(trainer, *disturbed))
+    assert_same_run(trainer.cwd / "straight", trainer.cwd / "run")
 
 
 # from its seventh batch on, this process cannot read the data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         return "slurm" not in item.keywords, not is_together(item.path), not starts
 
     items.sort(key=place)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays, so no collection of garbage need look at all of it again."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -8,6 +8,7 @@ to the point where training would begin.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import step_edits
+import step_facts_once
 import tensorflow as tf
 from diagnosing import forge
 from processes import NARROW, Trainer, metrics
@@ -40,7 +42,7 @@ from trainer.models import inception_v3
 from trainer.run import assembly, restore, session
 from trainer.runtime.signals import StopRequest
 from trainer.storage.durable import digest
-from trainer.training import schedules
+from trainer.training import schedules, state
 from trainer.training.state import TrainingState, build_state
 
 STEPS = 4
@@ -71,9 +73,17 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
 def shared_builds(monkeypatch: pytest.MonkeyPatch) -> None:
     """Build a network once for all cases that want the same one. Not for cases that edit the code that builds it."""
     monkeypatch.setattr(assembly, "build_state", built_once)
+    monkeypatch.setattr(state, "build_model", MODEL)
+
+
+@pytest.fixture
+def shared_facts(shared_builds: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run a step of the probe once for all cases whose steps do the same. Not for cases that edit a step's code."""
+    step_facts_once.install(monkeypatch)
 
 
 BUILT: dict[object, TrainingState] = {}
+MODEL = functools.cache(state.build_model)
 
 
 def built_once(config: Config, replicas: Replicas, *, drawn: bool) -> TrainingState:
@@ -210,7 +220,7 @@ KEYS = {
 }
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize("argument", KEYS)
 def test_a_changed_key_is_refused_with_its_consequence(argument: str, original: Path) -> None:
     message = refusal(original, argument)
@@ -220,7 +230,7 @@ def test_a_changed_key_is_refused_with_its_consequence(argument: str, original: 
     assert "the same configuration" not in message, "the key is what differs, not the code"
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize("argument", ["optimizer=sgd", "optimizer.name=sgd"])
 def test_another_optimizer_is_named_however_it_is_asked_for(argument: str, original: Path) -> None:
     message = refusal(original, argument)
@@ -228,7 +238,7 @@ def test_another_optimizer_is_named_however_it_is_asked_for(argument: str, origi
     assert "optimizer=sgd" in message.rpartition("start a new run")[2]
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 def test_another_schedule_brings_its_keys_and_needs_consent(
     original: Path, tmp_path: Path, no_training: list[Any]
 ) -> None:
@@ -240,6 +250,7 @@ def test_another_schedule_brings_its_keys_and_needs_consent(
     assert no_training[0].config.schedule.warmup_steps == 0
 
 
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize(
     ("name", "first"),
     [
@@ -263,7 +274,7 @@ def test_another_optimizer_is_one_finding_that_names_its_slots(name: str, first:
     assert f"init_from={original}/checkpoints/step-{STEPS:08} " in message
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 def test_mixing_that_is_switched_on_is_one_finding_with_its_consequence(original: Path) -> None:
     from composing import compose
 
@@ -390,10 +401,22 @@ RULE, RATE = structure.rule_for, structure.learning_rate_at
 DECODE_WINDOW = decoding.decode_window
 
 
+# edits of the code that builds the network, and of the draws, which a step has too
+OF_NETWORK_OR_STEP = (
+    "two equal-shaped branches swapped",
+    "another kind of pooling",
+    "aux head pooled with another stride",
+    "another layer class",
+    "another stream of random numbers",
+)
+
+
 @pytest.mark.parametrize("edit", EDITS)
 def test_a_change_that_the_configuration_does_not_see_is_refused(
-    edit: str, original: Path, monkeypatch: pytest.MonkeyPatch
+    edit: str, original: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
+    if edit not in OF_NETWORK_OR_STEP:
+        request.getfixturevalue("shared_facts")
     make, expected = EDITS[edit]
     make(monkeypatch)
     message = refusal(original)
@@ -452,7 +475,7 @@ def edited_fingerprint(run_dir: Path, change: Callable[[list[Fact]], list[Fact]]
     manifests.write(other, checkpoint / manifests.FILE_NAME)
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 def test_a_checkpoint_that_does_not_tell_what_a_step_does_resumes_with_one_note(
     original: Path, tmp_path: Path, no_training: list[Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -465,7 +488,7 @@ def test_a_checkpoint_that_does_not_tell_what_a_step_does_resumes_with_one_note(
     assert len(no_training) == 1
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 def test_rounding_of_another_processor_is_no_finding(original: Path, tmp_path: Path, no_training: list[Any]) -> None:
     run_dir = tmp_path / "run"
     shutil.copytree(original, run_dir)
@@ -512,7 +535,7 @@ FREE = {
 }
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize("argument", FREE)
 def test_a_free_key_is_accepted_and_shown(
     argument: str, original: Path, tmp_path: Path, no_training: list[Any], capsys: pytest.CaptureFixture[str]
@@ -529,7 +552,7 @@ def test_a_free_key_is_accepted_and_shown(
     assert text == parse_arguments([argument])[name]
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 def test_the_same_command_may_be_run_again_when_what_it_allows_was_accepted_before(
     original: Path, tmp_path: Path, no_training: list[Any]
 ) -> None:
@@ -539,7 +562,7 @@ def test_the_same_command_may_be_run_again_when_what_it_allows_was_accepted_befo
     assert len(no_training) == 1
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize(("checkpoint", "step"), [("latest", 4), ("step-2", 2), ("step-00000002", 2), ("best", 4)])
 def test_a_checkpoint_is_found_by_name(
     checkpoint: str, step: int, original: Path, tmp_path: Path, no_training: list[Any]
@@ -554,7 +577,7 @@ def test_a_checkpoint_is_found_by_name(
         session.resume(original, "step-3", {}, (), StopRequest())
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize("other", [False, True])
 def test_a_checkpoint_from_elsewhere_is_the_one_here_only_if_it_holds_the_same(
     other: bool, original: Path, tmp_path: Path, no_training: list[Any]
@@ -569,6 +592,7 @@ def test_a_checkpoint_from_elsewhere_is_the_one_here_only_if_it_holds_the_same(
     assert (run_dir / "checkpoints" / "superseded" / name).is_dir() == other
 
 
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize(
     ("arguments", "allow", "edit"),
     [
@@ -600,6 +624,7 @@ def test_a_change_that_is_allowed_by_name_is_accepted_and_recorded(
     assert edit is None or any(change.startswith(f"{allow[0]}: ") for change in path), path
 
 
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize(
     ("arguments", "allow", "message"),
     [
@@ -618,7 +643,7 @@ def test_consent_that_cannot_be_given_is_a_usage_error(
     assert content(original) == before
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 @pytest.mark.parametrize(
     ("package", "version"), [("tensorflow", "2.20.0"), ("keras", "3.0"), ("device", "NVIDIA H100")]
 )
@@ -635,7 +660,7 @@ def test_another_library_or_device_is_a_warning_about_exactness(
     assert len(no_training) == 1
 
 
-@pytest.mark.usefixtures("shared_builds")
+@pytest.mark.usefixtures("shared_facts")
 def test_surroundings_that_decide_the_last_bits_are_a_warning_with_the_variable_to_set(
     original: Path, tmp_path: Path, no_training: list[Any], capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

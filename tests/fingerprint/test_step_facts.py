@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import step_facts_once
 import tensorflow as tf
 from composing import compose
 from step_edits import AVERAGE, EDITS, GROUPS, HALF, MEAN, MIXED, PARTS, RMSPROP, SMOOTHED, SUM, WARM_AVERAGE, edit
@@ -129,6 +130,16 @@ def test_what_only_sizes_or_executes_a_run_changes_no_fact() -> None:
         runtime=dataclasses.replace(config.runtime, xla=True, deterministic=False, virtual_devices=4),
     )
     assert facts_of(others) == unedited(())
+
+
+@pytest.mark.parametrize("arguments", [(), (*RMSPROP, *AVERAGE, *GROUPS, *PARTS, *MIXED)])
+def test_what_other_tests_find_once_is_what_each_would_find(arguments: tuple[str, ...]) -> None:
+    """They share facts over configurations that differ in what no step reads: here it is not there at all."""
+    config = configuration(*arguments)
+    of_step = step_facts_once.step_facts_once(config, True)
+    assert [*of_step, *step_facts_once.evaluation_facts_once(config)] == unedited(arguments)
+    other = configuration(*arguments, "seed=1")
+    assert step_facts_once.step_facts_once(other, True) != of_step, "what a step reads tells configurations apart"
 
 
 def test_numbers_agree_but_for_rounding_and_nothing_else_does() -> None:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import step_facts_once
 import tensorflow as tf
 from processes import NARROW
 from stored_runs import built_once
@@ -66,6 +67,7 @@ def no_training(monkeypatch: pytest.MonkeyPatch) -> list[Run]:
     monkeypatch.setattr(assembly.execution, "configure", lambda config: None)
     monkeypatch.setattr(session, "run_loop", reached.append)
     monkeypatch.setattr(assembly, "build_state", built_once)  # the cases that get so far all want the same
+    step_facts_once.install(monkeypatch)
     return reached
 
 

@@ -18,6 +18,8 @@ from made_once import made_once
 from processes import NARROW, Trainer, assert_same_run, checkpoint_names, metrics, wait_for_step
 from small_plugin import SMALL, install, paced
 
+from trainer.checkpoint import manifest
+
 STEPS = 12  # 2.4 epochs
 EVERYTHING = (
     "schedule.decay_steps=12",
@@ -39,13 +41,16 @@ VARIANTS = {
 }
 
 
-# For what the command does around a run, which no network changes. At a pace, so that a signal still finds it there.
+# For what happens to a run from outside, which no network changes: a small one with the state and the steps of "adam".
+# At a pace, so that a signal still finds it there.
 SMALL_RUN = "small"
 
 
 def train_arguments(run_dir: Path, variant: str, *more: str) -> tuple[str, ...]:
-    network = (*SMALL, *paced(0.1)) if variant == SMALL_RUN else (*NARROW, *VARIANTS[variant][0])
-    return ("train", f"run_dir={run_dir}", *network, *EVERYTHING, *more)
+    of_variant = (
+        (*SMALL, *VARIANTS["adam"][0], *paced(0.1)) if variant == SMALL_RUN else (*NARROW, *VARIANTS[variant][0])
+    )
+    return ("train", f"run_dir={run_dir}", *of_variant, *EVERYTHING, *more)
 
 
 @pytest.fixture(scope="session")  # not of the module, whose tests would all go to one worker
@@ -106,7 +111,6 @@ def test_resume_after_a_signal_equals_uninterrupted_run(
 
 def test_every_example_came_exactly_once(references: dict[str, Path]) -> None:
     """The ledger of a run, in records and manifest, is the one that its configuration alone implies."""
-    from trainer.checkpoint import manifest
     from trainer.data.order.ledger import expected_ledger
     from trainer.data.order.permutation import records_at
 
@@ -121,19 +125,20 @@ def test_every_example_came_exactly_once(references: dict[str, Path]) -> None:
     assert all(record["ledger"] == expected[record["examples"]] for record in records)
 
 
+@pytest.mark.usefixtures("small")
 def test_a_signal_before_the_first_step_commits_step_zero_and_resumes_exactly(
     references: dict[str, Path], trainer: Trainer
 ) -> None:
     run_dir = trainer.cwd / "run"
-    process = trainer.start(*train_arguments(run_dir, "rmsprop", f"train.steps={STEPS}"))
+    process = trainer.start(*train_arguments(run_dir, SMALL_RUN, f"train.steps={STEPS}"))
     deadline = time.monotonic() + 240
     while process.running and not (run_dir / ".lock").exists() and time.monotonic() < deadline:
         time.sleep(0.01)
     process.signal(signal.SIGTERM)
     assert process.wait() == 75, process.output
     assert checkpoint_names(run_dir) == ["step-00000000"]
-    trainer.run(*train_arguments(run_dir, "rmsprop", f"train.steps={STEPS}", "on_existing=resume"))
-    assert_same_run(references["rmsprop"], run_dir)
+    trainer.run(*train_arguments(run_dir, SMALL_RUN, f"train.steps={STEPS}", "on_existing=resume"))
+    assert_same_run(references[SMALL_RUN], run_dir)
 
 
 def kill_until_done(
@@ -154,29 +159,48 @@ def kill_until_done(
     return landed
 
 
-def lifetime(trainer: Trainer, optimizer: str) -> float:
+def kill_in_training(trainer: Trainer, run_dir: Path, command: tuple[str, ...], seed: int) -> int:
+    """Kill a run at random moments after its first checkpoints, until it has half of its steps; the kills."""
+    moments = random.Random(seed)
+    kills = newest = 0
+    while newest < STEPS // 2:
+        process = trainer.start(*command)
+        wait_for_step(process, run_dir, newest + 4)
+        time.sleep(moments.uniform(0.0, 0.3))
+        process.signal(signal.SIGKILL)
+        assert process.wait() == -signal.SIGKILL, process.output
+        newest = int(checkpoint_names(run_dir)[-1].removeprefix("step-")) if (run_dir / "checkpoints").exists() else 0
+        kills += 1
+    return kills
+
+
+def lifetime(trainer: Trainer, variant: str) -> float:
     """Seconds that a process takes, here and now, from its start to the end of the whole run."""
     began = time.monotonic()
-    trainer.run(*train_arguments(trainer.cwd / "measured", optimizer, f"train.steps={STEPS}"))
+    trainer.run(*train_arguments(trainer.cwd / "measured", variant, f"train.steps={STEPS}"))
     return time.monotonic() - began
 
 
 @pytest.mark.parametrize(
-    ("optimizer", "seed"), [("adam", 1), pytest.param("sgd", 2, marks=[pytest.mark.long, pytest.mark.fresh])]
+    ("variant", "seed"), [(SMALL_RUN, 1), pytest.param("sgd", 2, marks=[pytest.mark.long, pytest.mark.fresh])]
 )
+@pytest.mark.usefixtures("small")
 def test_resume_after_sigkill_at_random_moments_equals_uninterrupted_run(
-    optimizer: str, seed: int, references: dict[str, Path], trainer: Trainer
+    variant: str, seed: int, references: dict[str, Path], trainer: Trainer
 ) -> None:
-    reference = references[optimizer]
-    longest, landed = lifetime(trainer, optimizer), 0
+    reference = references[variant]
+    longest, landed = lifetime(trainer, variant), 0
     for attempt in range(3):  # a machine that was busy while the lifetime was measured may be idle now
         run_dir = trainer.cwd / f"run-{attempt}"
-        command = train_arguments(run_dir, optimizer, f"train.steps={STEPS}", "on_existing=resume")
-        landed = kill_until_done(trainer, run_dir, command, kills=8, seed=seed, longest=longest / 2**attempt)
+        command = train_arguments(run_dir, variant, f"train.steps={STEPS}", "on_existing=resume")
+        landed = kill_in_training(trainer, run_dir, command, seed)
+        landed += kill_until_done(trainer, run_dir, command, kills=6, seed=seed, longest=longest / 2**attempt)
         if landed >= 4:
             break
     assert landed >= 4, "most of the kills came after the run was done"
     assert_same_run(reference, run_dir)
+    lineage = manifest.read(run_dir / "checkpoints" / checkpoint_names(run_dir)[-1] / manifest.FILE_NAME).lineage
+    assert lineage[-1].from_step > 0, "no kill came after a checkpoint"
     leftovers = [path.name for path in (run_dir / "checkpoints").iterdir() if path.name.startswith(".")]
     assert leftovers == []
 
@@ -193,16 +217,17 @@ def test_resume_after_many_sigkills_equals_uninterrupted_run(
     assert_same_run(references[optimizer], run_dir)
 
 
+@pytest.mark.usefixtures("small")
 def test_a_copied_checkpoint_directory_resumes_elsewhere(references: dict[str, Path], trainer: Trainer) -> None:
     copied = trainer.cwd / "elsewhere" / "step-00000006"
-    shutil.copytree(references["adamw"] / "checkpoints" / "step-00000006", copied)
+    shutil.copytree(references[SMALL_RUN] / "checkpoints" / "step-00000006", copied)
     run_dir = trainer.cwd / "new"
     trainer.run("resume", f"run_dir={run_dir}", f"checkpoint={copied}")
     from trainer.checkpoint.differences import differing_tensors
 
     last = f"checkpoints/step-{STEPS:08d}"
-    assert differing_tensors(references["adamw"] / last, run_dir / last) == []
-    expected = [record for record in metrics(references["adamw"]) if record["step"] > 6]
+    assert differing_tensors(references[SMALL_RUN] / last, run_dir / last) == []
+    expected = [record for record in metrics(references[SMALL_RUN]) if record["step"] > 6]
     assert metrics(run_dir) == expected
 
 
@@ -215,8 +240,9 @@ def test_a_copied_run_directory_resumes_and_reports_completion(references: dict[
     assert_same_run(references[SMALL_RUN], run_dir)
 
 
+@pytest.mark.usefixtures("small")
 def test_diff_exits_0_exactly_for_equal_states(references: dict[str, Path], trainer: Trainer) -> None:
-    left = references["adamw"]
+    left = references[SMALL_RUN]
     same = trainer.run("diff", f"left={left}", f"right={left / 'checkpoints' / 'step-00000012'}")
     assert "bitwise equal" in same
     other = trainer.run("diff", f"left={left}", f"right={left / 'checkpoints' / 'step-00000009'}", status=3)
@@ -245,21 +271,22 @@ def test_a_damaged_checkpoint_is_skipped_loudly_and_the_result_is_the_same(
     assert "is damaged" in evidence.with_name("step-00000012.reason.txt").read_text()
 
 
+@pytest.mark.usefixtures("small")
 def test_replaying_a_stretch_finds_the_one_tensor_that_was_changed_together_with_its_digests(
     references: dict[str, Path], trainer: Trainer
 ) -> None:
     """That one alone differs: so training again reproduces every other, bit for bit."""
     run_dir = trainer.cwd / "run"
-    shutil.copytree(references["sgd"], run_dir)
+    shutil.copytree(references[SMALL_RUN], run_dir)
     before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
     from diagnosing import forge
 
     newest = run_dir / "checkpoints" / f"step-{STEPS:08d}"
-    forge(newest, "model/conv2d_1a_3x3/conv/kernel")
+    forge(newest, "model/conv_0/kernel")
     before |= {path: path.stat().st_mtime_ns for path in (newest, *newest.iterdir())}
     output = trainer.run("verify", f"run_dir={run_dir}", "replay=true", status=3)
     assert "does not end in step-00000012: 1 tensors differ" in output
-    assert "  model/conv2d_1a_3x3/conv/kernel: 1 of 108 values differ, first at [0, 0, 0, 0]" in output
+    assert "  model/conv_0/kernel: 1 of 108 values differ, first at [0, 0, 0, 0]" in output
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 

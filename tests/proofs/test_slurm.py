@@ -25,7 +25,7 @@ from subprocess import Popen
 import pytest
 from elsewhere import build_elsewhere
 from made_once import made_once
-from processes import NARROW, SMOOTH, Trainer, assert_same_run, checkpoint_names
+from processes import Trainer, assert_same_run, checkpoint_names
 from slurm import ENDED, Slurm, missing
 from small_plugin import SMALL, SMALL_SMOOTH, install, paced
 from worker_processes import assert_one_curve, finish
@@ -46,11 +46,12 @@ CADENCE = (
     f"evaluation.every_steps={STEPS}",
     "checkpoint.every_steps=10",
 )
-# on one node: what a scheduler does to a process does not depend on the network
+# what a scheduler does to a process does not depend on the network
 UNDISTURBED = (*SMALL, *CADENCE)
 ARGUMENTS = (*UNDISTURBED, *paced(0.1))
 # on several nodes: larger batches to share out, and a network that does not magnify the order of a sum
-SHARED = (*NARROW, "model.aux_logits=false", *CADENCE, *SMOOTH, "model.batch_norm.synchronized=false")
+UNDISTURBED_PAIR = (*SMALL, *CADENCE, *SMALL_SMOOTH, "model.batch_norm.synchronized=false")
+SHARED = (*UNDISTURBED_PAIR, *paced(0.1))
 
 
 @pytest.fixture(scope="session")
@@ -286,7 +287,8 @@ def undisturbed_pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of two processes that nothing happens to."""
 
     def make(trainer: Trainer) -> None:
-        finish(start_workers(trainer, "train", *SHARED, "run_dir=run"))
+        install(trainer.cwd)
+        finish(start_workers(trainer, "train", *UNDISTURBED_PAIR, "run_dir=run"))
 
     return made_once(tmp_path_factory, "undisturbed-pair", make) / "run"
 

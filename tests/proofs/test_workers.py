@@ -1,7 +1,7 @@
 """Several processes that train one run together: real processes, on this machine, with TF_CONFIG.
 
-The network is a small one, because nothing here depends on it: that the sum over processes is exact for Inception V3
-too is proven on nodes of a Slurm, in test_slurm.py, and for replicas in tests/distributed/test_replicas.py.
+The network is a small one, because nothing depends on it but one claim, which has a test of its own: that the sum over
+processes is exact for Inception V3 too. For replicas see tests/distributed/test_replicas.py.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from processes import Process, Trainer, assert_same_run, checkpoint_names
+from processes import NARROW, SMOOTH, Process, Trainer, assert_same_run, checkpoint_names
 from small_plugin import SMALL, SMALL_SMOOTH, install, paced
 from worker_processes import assert_one_curve, finish, free_ports, start
 
@@ -120,6 +120,19 @@ def test_the_loss_of_an_idle_process_loses_no_step(trainer: Trainer) -> None:
     assert "worker 1 at 127.0.0.1:" in output
     assert "was lost: its connection ended; all processes stop" in output
     assert f"checkpoint {checkpoint_names(trainer.cwd / 'run')[-1]} is committed" in output
+
+
+def test_inception_v3_on_two_processes_goes_on_from_a_checkpoint_as_if_it_had_never_stopped(trainer: Trainer) -> None:
+    command = (
+        *("train", *NARROW, *SMOOTH, "model.aux_logits=false", "model.batch_norm.synchronized=false"),
+        *("train.steps=6", "train.log_every_steps=1", "evaluation.every_steps=6", "checkpoint.every_steps=3"),
+    )
+    straight, run = trainer.cwd / "straight", trainer.cwd / "run"
+    finish(start(trainer, *command, "run_dir=straight"))
+    shutil.copytree(straight, run)
+    chief, _ = finish(start(trainer, "resume", "run_dir=run", "checkpoint=step-3"))
+    assert "step 4/" in chief
+    assert_same_run(straight, run)
 
 
 # from its seventh batch on, this process cannot read the data

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from composing import compose
 from image_data import folder_source, make_splits
-from processes import NARROW, Trainer
+from processes import Trainer
 
 from trainer.config.complete import complete, with_leaves
 from trainer.config.compose import compose_run
@@ -81,8 +81,10 @@ def test_a_new_run_is_refused_before_anything_is_written(tmp_path: Path) -> None
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
-def test_a_new_run_says_what_does_not_fit_and_a_resumed_one_only_what_still_happens(trainer: Trainer) -> None:
-    arguments = (*NARROW, "data.train_examples=12", "data.validation_examples=6", "train.global_batch_size=16")
+def test_a_new_run_says_what_does_not_fit_and_a_resumed_one_only_what_still_happens(
+    small: tuple[str, ...], trainer: Trainer
+) -> None:
+    arguments = (*small, "data.train_examples=12", "data.validation_examples=6", "train.global_batch_size=16")
     output = trainer.run_in_one_process(
         ("train", *arguments, "schedule=constant", "model.num_classes=12", "train.steps=1", "run_dir=run"),
         ("resume", "run_dir=run", "train.steps=2"),

@@ -11,6 +11,7 @@ import pytest
 from composing import compose
 from printed_commands import accepted, commands_in
 from processes import NARROW
+from small_plugin import SMALL, install, installed_here
 from stored_runs import keep_this_process
 
 from trainer.__main__ import run
@@ -183,12 +184,14 @@ def test_a_schedule_of_any_length_that_ends_at_zero_is_no_mistake(monkeypatch: p
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run that early stopping has ended, in a directory with a difficult name."""
-    place = tmp_path_factory.mktemp("finished") / RUN.name
+    base = tmp_path_factory.mktemp("finished")
+    install(base)
+    place = base / RUN.name
     arguments = ("train.steps=40", "evaluation.every_steps=1", "early_stopping.patience=1", "schedule.warmup_steps=0")
-    with pytest.MonkeyPatch.context() as patch:
+    with installed_here(base), pytest.MonkeyPatch.context() as patch:
         keep_this_process(patch)
         settings = (*arguments, "early_stopping.min_change=0.9")
-        assert run(["train", argument("run_dir", place), *NARROW, *settings]) == 0
+        assert run(["train", argument("run_dir", place), *SMALL, *settings]) == 0
         yield place
 
 

@@ -691,6 +691,7 @@ def test_resume_gives_the_command_that_begins_again(run_dir: Path, capsys: pytes
 @pytest.fixture
 def steps_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """All of ``train`` but its steps: the state it begins with is committed as of step ``[0]``; at 0, nothing is."""
+    import step_facts_once
     from stored_runs import built_once
 
     from trainer.run import assembly, session
@@ -706,6 +707,7 @@ def steps_made(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     monkeypatch.setattr(assembly.execution, "configure", lambda config: None)
     monkeypatch.setattr(session, "run_loop", loop)
     monkeypatch.setattr(assembly, "build_state", built_once)
+    step_facts_once.install(monkeypatch)
     return steps
 
 

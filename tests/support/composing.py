@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
+
 from trainer.config.compose import run_with_hydra
 from trainer.config.schema import Config
 
 
+@functools.cache  # Hydra takes a sixth of a second, and most tests ask for one of a few configurations
 def compose(*arguments: str) -> Config:
     composed = []
     run_with_hydra(arguments, lambda invocation, config: composed.append(config))

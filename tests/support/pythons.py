@@ -48,6 +48,9 @@ def without_tensorflow(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+# whoever keeps Python from storing bytecode would have each of hundreds of processes compile the program anew
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 ENVIRONMENT = without_tensorflow(os.environ)  # before any test
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import step_facts_once
 import tensorflow as tf
 from composing import compose
 from processes import NARROW
@@ -22,9 +23,12 @@ from trainer.training.state import TrainingState, build_state
 
 
 def keep_this_process(patch: pytest.MonkeyPatch) -> None:
-    """TensorFlow runs here already, so its threads stay as they are, and networks are built once for all tests."""
+    """TensorFlow runs here already, so its threads stay as they are. Networks are built, and the facts of a step found,
+    once for all tests.
+    """
     patch.setattr(execution, "configure", lambda config: None)
     patch.setattr(assembly, "build_state", built_for_reading_once)
+    step_facts_once.install(patch)
 
 
 def built_once(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:

@@ -62,6 +62,12 @@ class RestoreRefused(TrainerError):
     exit_status = 3
 
 
+class ProcessesDiffer(TrainerError):
+    """The processes of a run have different code, configurations, versions, environments or data."""
+
+    exit_status = 3
+
+
 class NoValidCheckpoint(TrainerError):
     """There is no checkpoint to continue from, or it is damaged and no other can replace it."""
 

@@ -7,12 +7,14 @@ import dataclasses
 import os
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 from tensorflow.python.eager import context  # not public; tf.distribute's own health check aborts collectives with it
 
 from trainer.config.schema import Config
+from trainer.distributed.agreement import Facts
+from trainer.distributed.attendance import SHARING
 from trainer.distributed.cluster import Cluster, discover
 from trainer.distributed.meeting import connect
 from trainer.distributed.peers import SILENCE, Message, Peers
@@ -21,7 +23,6 @@ from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError
 from trainer.runtime.shortage import shortage
 from trainer.runtime.signals import StopRequest
 
-SHARING = ("auto", "multi_worker")  # strategies under which processes share a run
 GRACE_SECONDS = 25.0  # for the save in flight to end after a loss; detection and this stay below a minute
 
 
@@ -66,8 +67,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
-    """This process, connected to the others of the run while the block runs.
+def joined(strategy: str, stop: StopRequest, facts: Callable[[], Facts]) -> Iterator[Process]:
+    """This process, connected to the others of the run while the block runs. ``facts`` are those in which all must
+    agree; they are asked for where there are others.
 
     When one of them is lost, this process gives up what it computes together with it. So the block ends with an error,
     which becomes the PeerLost that names the lost process. If the block does not end within ``GRACE_SECONDS``, this
@@ -75,13 +77,14 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
 
     Raises:
         PeerLost: another process is gone, or did not come.
+        ProcessesDiffer: one has other facts.
         UsageError: as ``cluster_of``.
     """
     cluster = cluster_of(strategy, os.environ)
     if cluster is None:
         yield Process(stop, None)
         return
-    peers = connect(cluster, lambda: stop.signal is not None)
+    peers = connect(cluster, lambda: stop.signal is not None, facts())
     peers.watch(_end_soon)
     try:
         yield Process(stop, peers)

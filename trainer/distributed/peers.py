@@ -50,7 +50,8 @@ class Peers:
         self._watching = threading.Lock()
         self.lost: PeerLost | None = None
         self._losing = threading.Event()
-        for rank in connections:
+        for rank, connection in connections.items():
+            connection.settimeout(SILENCE)
             threading.Thread(target=self._listen, args=(rank,), name=f"peer {rank}", daemon=True).start()
         threading.Thread(target=self._say_alive, name="alive", daemon=True).start()
 
@@ -119,8 +120,14 @@ class Peers:
             how = "its connection ended"
         except TimeoutError:
             how = f"it has given no sign of life for {SILENCE:.0f} seconds"
-        except (OSError, Unacceptable, UnicodeDecodeError) as error:
+        except OSError as error:
+            how = error.strerror or str(error)
+        except Unacceptable as error:
             how = str(error)
+        except UnicodeDecodeError:
+            how = (
+                "what came from there is no message of this program: another program, or another process, has its place"
+            )
         if rank not in self._gone and not self._leaving:
             name = self._name(rank)
             self._lose(PeerLost(f"{name} was lost: {how}"), rank)

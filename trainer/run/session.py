@@ -20,7 +20,7 @@ from trainer.config import override, plugins, stored
 from trainer.config.schema import Config, Invocation
 from trainer.distributed.membership import Process, joined
 from trainer.errors import NoValidCheckpoint, UsageError, warn
-from trainer.fingerprint import facts
+from trainer.fingerprint import facts, program
 from trainer.run import overlaps, warm_start
 from trainer.run.preparation import prepare
 from trainer.run.starting_point import FromCheckpoint, FromNothing, StartingPoint
@@ -49,7 +49,8 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> Ending |
         NoValidCheckpoint: ``run_dir`` held a run, and its checkpoints are gone.
         RestoreRefused: ``config`` differs from the existing run in a key that changes the result.
     """
-    with joined(config.runtime.strategy, stop) as process:
+    asked = program.asked_to_train(invocation, config)
+    with joined(config.runtime.strategy, stop, lambda: program.of_process(asked)) as process:
         if not process.is_chief:
             work(process)
             return None
@@ -82,7 +83,8 @@ def resume(
         NoValidCheckpoint: the checkpoint does not exist or is damaged.
         RestoreRefused: a resume may not make one of the changes, or code or data differ from those of the checkpoint.
     """
-    with joined(override.strategy_asked(values), stop) as process:
+    asked = program.asked_to_resume(values, allow)
+    with joined(override.strategy_asked(values), stop, lambda: program.of_process(asked)) as process:
         if not process.is_chief:
             work(process)
             return None

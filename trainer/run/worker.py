@@ -6,6 +6,8 @@ of every variable, and everything else that decides the next steps come from the
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
@@ -15,10 +17,10 @@ from trainer.data.batch import Batch
 from trainer.data.opened import open_sources
 from trainer.distributed.membership import Process
 from trainer.distributed.peers import Peers
-from trainer.errors import UsageError, warn
-from trainer.fingerprint import facts, versions
+from trainer.errors import ProcessesDiffer, warn
+from trainer.fingerprint import facts, program, versions
 from trainer.fingerprint.collect import fingerprint_of
-from trainer.fingerprint.verdict import worker_warnings
+from trainer.fingerprint.verdict import worker_differences, worker_warnings
 from trainer.run.assembly import assemble
 from trainer.run.wiring import Announcement, wire
 from trainer.run_directory.metrics import VALIDATION, Record
@@ -93,12 +95,16 @@ class _Views:
         pass
 
 
+def _this(peers: Peers) -> str:
+    return f"worker {peers.cluster.rank}, process {os.getpid()} on {socket.gethostname()},"
+
+
 def work(process: Process) -> None:
     """Work for the chief until the run ends.
 
     Raises:
         PeerLost: the chief or another process is gone.
-        UsageError: this process has other data or code than the chief.
+        ProcessesDiffer: this process has other data or code than the chief.
         Stopped, TrainingFailed: as in the chief.
     """
     peers = process.peers
@@ -107,16 +113,24 @@ def work(process: Process) -> None:
     if plan["config"] is None:
         return
     config = stored.from_text(plan["config"])
+    program.refuse_other_code(plan["code"], program.plugin_code(config), peers.cluster.rank)
     data = open_sources(config)
     assembly = assemble(config, process, drawn=False)
     state = assembly.state
     announced = Announcement.of(peers.hear())
-    for line in worker_warnings(peers.cluster.rank, announced.versions, versions.of_run(config, state.replicas)):
+    own = versions.of_run(config, state.replicas)
+    others = worker_differences(announced.versions, own)
+    if others:
+        raise ProcessesDiffer(
+            f"{_this(peers)} has {others[0]} ({len(others) - 1} more differences)\n"
+            "give all processes the same packages and environment"
+        )
+    for line in worker_warnings(peers.cluster.rank, announced.versions, own):
         warn(line)
     found = facts.differences(facts.from_text(announced.fingerprint), fingerprint_of(config, state, data))
     if found:
-        raise UsageError(
-            f"worker {peers.cluster.rank} computes something else than the chief: {found[0]} "
+        raise ProcessesDiffer(
+            f"{_this(peers)} computes something else than the chief: {found[0]} "
             f"({len(found) - 1} more differences)\n"
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )

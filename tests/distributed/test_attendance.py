@@ -77,9 +77,13 @@ def test_the_status_that_decides_for_all_becomes_that_of_this_process(declined: 
 
 
 def test_after_it_has_arrived_an_error_is_told_by_those_who_met(declined: list[int]) -> None:
-    with pytest.raises(UsageError), expected([], StopRequest()) as arrive:
-        arrive()
-        no_value()
+    def begin() -> None:
+        with expected([], StopRequest()) as arrive:
+            arrive()
+            no_value()
+
+    with pytest.raises(UsageError):
+        begin()
     assert declined == []
 
 

@@ -33,6 +33,10 @@ class StopVote:
         """Whether there are other processes. They must know the reason one poll before they stop."""
         return self._replicas.processes > 1
 
+    def is_asked(self) -> bool:
+        """Whether this process knows of a request to stop, whatever the others know."""
+        return self._stop.signal is not None
+
     def data_failed(self, error: UsageError) -> None:
         """This process cannot read a batch that it is going to need."""
         self._error = error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -13,8 +14,9 @@ import tensorflow as tf
 
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
+from trainer.data.supply import Supply, WaitEnded
 from trainer.distributed.stop_vote import WithoutData
-from trainer.errors import DataLost, Stopped, TrainingFailed, UsageError
+from trainer.errors import DataLost, PeerLost, Stopped, TrainingFailed, UsageError
 from trainer.run_directory.metrics import TRAIN, Record
 from trainer.runtime.signals import exit_status
 from trainer.training.due import Cadence, Standing, due
@@ -36,17 +38,23 @@ def train(run: Run) -> None:
         Stopped: a signal asked for it; the current step is committed.
         DataLost: the data cannot be read any more; the current step is committed.
         UsageError: the data cannot be read at the start; nothing is committed.
+        PeerLost: a signal came, the data did not, and other processes wait in a step; nothing is committed.
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
         NotSaved: the disk refused a save and the policy is to stop, or it refused the last save.
     """
+    with contextlib.closing(Supply(_iterate(run), run.stop.is_asked, run.terminal.warn)) as supply:
+        batches = Ahead(supply, 2 if run.stop.is_shared else 0, run.stop.data_failed)
+        if run.stop.is_shared:
+            batches.look()
+        _train(run, batches)
+
+
+def _train(run: Run, batches: Iterator[Batch]) -> None:
     config = run.config
     train_step = make_train_step(run.state, config)
     evaluation_step = make_evaluation_step(run.state, config)
     cadence = _cadence(run)
     standing = _standing(run)
-    batches = Ahead(_iterate(run), 2 if run.stop.is_shared else 0, run.stop.data_failed)
-    if run.stop.is_shared:
-        batches.look()
     stretch = _Stretch()
     while True:
         run.checkpointer.check()
@@ -67,8 +75,13 @@ def train(run: Run) -> None:
             raise _stopped(run, stopping, standing.step)
         if now.finish:
             return
-        with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed and continue
-            batch = stretch.next(batches)
+        try:
+            with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed and continue
+                batch = stretch.next(batches)
+        except WaitEnded:  # a request to stop does not wait for data
+            if run.stop.is_shared:
+                raise _without_batch(run, standing.step) from None
+            continue
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
         stretch.add(train_step(batch))
@@ -136,6 +149,14 @@ def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int)
     if isinstance(stopping, WithoutData):
         return _data_lost(run, stopping.reason)
     return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
+
+
+def _without_batch(run: Run, step: int) -> PeerLost:
+    """The end of a process that cannot make the steps in which all would agree to stop: it had no batch left."""
+    return PeerLost(
+        f"a signal came at step {step} while this process waited for data and had read none ahead, so the others could "
+        f"not agree to stop at one step; {run.checkpointer.last_good()}"
+    )
 
 
 def _show_step(run: Run, step: int, stretch: _Stretch) -> None:

@@ -68,7 +68,9 @@ class _Display:
     def step(self, step: int) -> None:
         pass
 
-    def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
+    def training(
+        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float | None
+    ) -> None:
         pass
 
     def line(self, text: str) -> None:

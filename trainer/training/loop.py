@@ -22,6 +22,7 @@ from trainer.runtime.signals import exit_status
 from trainer.training.due import Cadence, Standing, due
 from trainer.training.interfaces import Run
 from trainer.training.loss_scale import MINIMUM
+from trainer.training.pace import Pace
 from trainer.training.schedules import learning_rate_at
 from trainer.training.state import Progress
 from trainer.training.step import Told, make_evaluation_step, make_train_step
@@ -187,14 +188,13 @@ def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
         raise TrainingFailed(_not_finite(run, step, stretch.told))
     rate = learning_rate_at(progress.step - 1, config.optimizer.learning_rate, config.schedule)
     told = stretch.told
-    images_per_second, input_wait = stretch.end(config.train.global_batch_size)
+    measured = stretch.end(config.train.global_batch_size)
     scalars = {
         "loss": loss,
         "accuracy": int(progress.correct.numpy()) / seen,
         "learning_rate": float(rate.numpy()),
         "weight_norm": float(tf.linalg.global_norm(list(run.state.trainable.values())).numpy()),
-        "images_per_second": images_per_second,
-        "input_wait": input_wait,
+        **measured,
         "substituted": int(progress.substituted.numpy()),
     }
     closing = step % config.train.log_every_steps != 0
@@ -206,7 +206,7 @@ def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
     examples = int(progress.examples.numpy())
     facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": progress.ledger_text(), "closing": closing}
     run.history.add(Record(step, TRAIN, scalars, facts))
-    left = (run.total_steps - step) * config.train.global_batch_size / scalars["images_per_second"]
+    left = stretch.seconds_for(run.total_steps - step)
     run.terminal.training(step, run.total_steps, run.epoch(examples), scalars, left)
     if not closing:
         for variable in (progress.loss_sum, progress.correct, progress.seen, progress.steps_summed):
@@ -238,14 +238,20 @@ def _check_loss_scale(progress: Progress, step: int) -> None:
 class _Stretch:
     """The steps that this process made since the last training record: what they reported, and the time they took.
 
-    Evaluation and saving are left out of the time.
+    Evaluation and saving are left out of the time, and so is the first step of the process, which is traced.
     """
 
     def __init__(self) -> None:
+        self._traced = False
+        self._pace = Pace()
         self._begin()
 
     def _begin(self) -> None:
         self.told: list[Told] = []
+        self._timed = 0  # steps
+        self._restart()
+
+    def _restart(self) -> None:
         self._start = time.monotonic()
         self._waited = 0.0
 
@@ -265,10 +271,23 @@ class _Stretch:
     def add(self, told: Told) -> None:
         """A step was made."""
         self.told.append(told)
+        if self._traced:
+            self._timed += 1
+        else:
+            self._traced = True
+            self._restart()
 
-    def end(self, batch_size: int) -> tuple[float, float]:
-        """Images per second and the share of the time that was spent waiting for batches; the next stretch begins."""
-        elapsed = time.monotonic() - self._start
-        rates = len(self.told) * batch_size / elapsed, self._waited / elapsed
+    def end(self, batch_size: int) -> dict[str, float]:
+        """``images_per_second``, and the share of the time that was spent waiting for batches, ``input_wait``. Empty
+        when the only step was the first of the process. The next stretch begins.
+        """
+        elapsed, steps, waited = time.monotonic() - self._start, self._timed, self._waited
         self._begin()
-        return rates
+        if not steps:
+            return {}
+        self._pace.add(steps, elapsed)
+        return {"images_per_second": steps * batch_size / elapsed, "input_wait": waited / elapsed}
+
+    def seconds_for(self, steps: int) -> float | None:
+        """How long so many steps will take; None as long as too few are known."""
+        return self._pace.seconds_for(steps)

@@ -151,7 +151,7 @@ def printable(message: str) -> str:
 
 def warn(text: str) -> None:
     """Print a warning to stderr, for events before a run has a log."""
-    print(printable(f"warning: {text}"), file=sys.stderr)
+    print(printable(f"warning: {text}"), file=sys.stderr, flush=True)
 
 
 def few(names: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ too is proven on nodes of a Slurm, in test_slurm.py, and for replicas in tests/d
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -20,7 +19,7 @@ import numpy as np
 import pytest
 from processes import Process, Trainer, assert_same_run, checkpoint_names
 from small_plugin import SMALL, SMALL_SMOOTH, install, paced
-from worker_processes import assert_one_curve, finish, free_ports, start
+from worker_processes import assert_one_curve, cluster_of_two, finish, start
 
 import trainer as trainer_package
 from trainer.config.compose import configuration_directory
@@ -49,15 +48,6 @@ def wait_for(run_dir: Path, step: int, processes: Sequence[Process]) -> None:
         assert all(process.running for process in processes), "\n====\n".join(each.output for each in processes)
         time.sleep(0.03)
     raise AssertionError(f"step {step} was not reached")
-
-
-def cluster_of_two(host: str = "127.0.0.1") -> tuple[str, str]:
-    """TF_CONFIG of a chief and a worker, at free ports."""
-    workers = [f"{host}:{port}" for port in free_ports(2)]
-    first, second = (
-        json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}) for rank in range(2)
-    )
-    return first, second
 
 
 @pytest.fixture(scope="module")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import signal
+import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
@@ -21,7 +23,7 @@ from trainer.distributed.peers import SILENCE, Message, Peers
 from trainer.distributed.replicas import Replicas, replicas_for
 from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable
 from trainer.runtime.shortage import shortage
-from trainer.runtime.signals import StopRequest
+from trainer.runtime.signals import STOP_SIGNALS, StopRequest
 
 GRACE_SECONDS = 25.0  # for the save in flight to end after a loss; detection and this stay below a minute
 
@@ -55,6 +57,10 @@ class Process:
         """Whether this process decides what is done, and writes; the others compute their share."""
         return self.peers is None or self.peers.is_chief
 
+    def is_asked_elsewhere(self) -> bool:
+        """Whether another process of the run was asked to stop."""
+        return self.peers is not None and self.peers.stop_asked
+
     def tell(self, message: Message) -> None:
         """Tell the other processes, as their chief."""
         if self.peers is not None:
@@ -87,7 +93,8 @@ def joined(strategy: str, stop: StopRequest, facts: Callable[[], Facts]) -> Iter
     peers = connect(cluster, lambda: stop.signal is not None, facts())
     peers.watch(_end_soon)
     try:
-        yield Process(stop, peers)
+        with _passing_signals_on(peers):
+            yield Process(stop, peers)
     except (Stopped, DataLost):
         peers.leave(0, "all stop together")
         raise
@@ -105,6 +112,28 @@ def joined(strategy: str, stop: StopRequest, facts: Callable[[], Facts]) -> Iter
         peers.leave(1, type(error).__name__)
         raise
     peers.leave(0, "done")
+
+
+@contextlib.contextmanager
+def _passing_signals_on(peers: Peers) -> Iterator[None]:
+    """While the block runs, the others learn at once of a request to stop. This process may be in a step that waits for
+    one of them, where Python handles no signal; that one may wait for data.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def pass_on() -> None:
+        while arrived := reader.recv(1):
+            if arrived[0] in STOP_SIGNALS:
+                peers.ask_to_stop()
+
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
 
 
 def build_replicas(config: Config, process: Process) -> Replicas:

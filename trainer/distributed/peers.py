@@ -50,6 +50,7 @@ class Peers:
         self._watching = threading.Lock()
         self.lost: PeerLost | None = None
         self._losing = threading.Event()
+        self.stop_asked = False  # of another process of the run
         for rank, connection in connections.items():
             connection.settimeout(SILENCE)
             threading.Thread(target=self._listen, args=(rank,), name=f"peer {rank}", daemon=True).start()
@@ -87,6 +88,12 @@ class Peers:
     def wait_for_loss(self, seconds: float) -> bool:
         """Whether a process is lost, or will be within ``seconds``."""
         return self._losing.wait(seconds)
+
+    def ask_to_stop(self) -> None:
+        """Tell the others that this process was asked to stop. One that waits for data need not wait any longer; where
+        all stop is agreed upon elsewhere (``stop_vote``).
+        """
+        self._send({"kind": "stop"})
 
     def leave(self, status: int, reason: str) -> None:
         """Say farewell: this process ends with ``status``. If it is not 0, the others end with it too."""
@@ -136,6 +143,10 @@ class Peers:
         match message:
             case {"kind": "alive"}:
                 pass
+            case {"kind": "stop"}:
+                self.stop_asked = True
+                if self.is_chief:
+                    self._send({"kind": "stop"}, leaving_out=rank)
             case {"kind": "told", "message": dict(told)}:
                 self._told.put(told)
             case {"kind": "leave", "rank": int(who), "status": int(status), "reason": str(reason)}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -22,8 +23,9 @@ class WithoutData:
 class StopVote:
     """Every process polls equally often, at the same places."""
 
-    def __init__(self, stop: StopRequest, replicas: Replicas) -> None:
+    def __init__(self, stop: StopRequest, replicas: Replicas, is_asked_elsewhere: Callable[[], bool]) -> None:
         self._stop = stop
+        self._is_asked_elsewhere = is_asked_elsewhere
         self._replicas = replicas
         self._asked: tf.Tensor | None = None
         self._error: UsageError | None = None
@@ -34,8 +36,8 @@ class StopVote:
         return self._replicas.processes > 1
 
     def is_asked(self) -> bool:
-        """Whether this process knows of a request to stop, whatever the others know."""
-        return self._stop.signal is not None
+        """Whether this process knows of a request to stop, to whichever process, on which all have yet to agree."""
+        return self._stop.signal is not None or self._is_asked_elsewhere()
 
     def data_failed(self, error: UsageError) -> None:
         """This process cannot read a batch that it is going to need."""

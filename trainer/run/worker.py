@@ -137,4 +137,4 @@ def work(process: Process) -> None:
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )
     records = _Records(announced.validations)
-    run_loop(wire(announced, config, state, data, process.stop, _Saves(peers), records, _Display(), _Views()))
+    run_loop(wire(announced, config, state, data, process, _Saves(peers), records, _Display(), _Views()))

@@ -23,6 +23,8 @@ from worker_processes import assert_one_curve, cluster_of_two, finish, start
 
 import trainer as trainer_package
 from trainer.config.compose import configuration_directory
+from trainer.report import contents as report_contents
+from trainer.report import page
 from trainer.training import losses
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -250,6 +252,34 @@ def test_processes_at_ipv6_addresses_train_the_same_run(undisturbed: Path, train
     places = cluster_of_two("[::1]")
     finish([trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=place) for place in places])
     assert_same_run(undisturbed, trainer.cwd / "run")
+
+
+# a process, the second of which reads its data slowly; what takes a hundred steps takes ten
+UNEVEN = """
+import json, os, sys, time
+from trainer.__main__ import main
+from trainer.data.sources.digits import DigitsSplit
+from trainer.distributed import stragglers
+stragglers.STEPS = 10
+if json.loads(os.environ["TF_CONFIG"])["task"]["index"] == 1:
+    read = DigitsSplit.read
+    def slowly(self, records):
+        time.sleep(0.5)
+        return read(self, records)
+    DigitsSplit.read = slowly
+main(sys.argv[1:])
+"""
+
+
+def test_a_process_whose_own_work_is_slow_is_named_in_the_log_and_in_the_report(trainer: Trainer) -> None:
+    command = ("-c", UNEVEN, "train", *RUN, "run_dir=run", "train.steps=24")
+    chief, other = finish([trainer.start_python(*command, TF_CONFIG=place) for place in cluster_of_two()])
+    line = re.search(r"^warning: (worker 1 at 127\.0\.0\.1:\d+) is slow: its own work takes .* s a step", chief, re.M)
+    assert line is not None, chief
+    assert line[0] in (trainer.cwd / "run" / "train.log").read_text()
+    assert "is slow" not in other, "the chief tells it for all"
+    contents = report_contents.read(trainer.cwd / "run", "run", print)
+    assert page._facts(contents)["Slow process"].startswith(f"{line[1]}: its own work took ")
 
 
 @pytest.mark.long

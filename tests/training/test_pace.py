@@ -32,7 +32,7 @@ def test_the_latest_ten_steps_decide_whatever_number_each_record_covers() -> Non
 def test_the_first_step_of_a_process_is_in_no_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    told = Told(tf.constant(0.0), tf.constant(0.0))
+    told = Told(tf.constant(0.0), tf.constant(0.0), ())
     stretch = loop._Stretch()
     now[0] += 500.0  # tracing
     stretch.add(told)
@@ -49,7 +49,7 @@ def test_a_record_that_covers_the_first_step_and_others_has_the_rate_of_the_othe
 ) -> None:
     now = [0.0]
     monkeypatch.setattr(loop.time, "monotonic", lambda: now[0])
-    told = Told(tf.constant(0.0), tf.constant(0.0))
+    told = Told(tf.constant(0.0), tf.constant(0.0), ())
     stretch = loop._Stretch()
     for seconds in (500.0, 2.0, 2.0):
         now[0] += seconds

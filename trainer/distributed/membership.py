@@ -61,6 +61,12 @@ class Process:
         """Whether another process of the run was asked to stop."""
         return self.peers is not None and self.peers.stop_asked
 
+    def names(self) -> list[str]:
+        """The processes of the run by rank, for messages; empty when it works alone."""
+        if self.peers is None:
+            return []
+        return [self.peers.name(rank) for rank in range(len(self.peers.cluster.workers))]
+
     def tell(self, message: Message) -> None:
         """Tell the other processes, as their chief."""
         if self.peers is not None:

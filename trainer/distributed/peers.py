@@ -103,7 +103,8 @@ class Peers:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
 
-    def _name(self, rank: int) -> str:
+    def name(self, rank: int) -> str:
+        """A process of the run, for messages."""
         return f"{'the chief, ' if rank == CHIEF else ''}worker {rank} at {self.cluster.workers[rank]}"
 
     def _send(self, message: Message, *, leaving_out: int | None = None) -> None:
@@ -136,7 +137,7 @@ class Peers:
                 "what came from there is no message of this program: another program, or another process, has its place"
             )
         if rank not in self._gone and not self._leaving:
-            name = self._name(rank)
+            name = self.name(rank)
             self._lose(PeerLost(f"{name} was lost: {how}"), rank)
 
     def _take(self, rank: int, message: Any) -> None:
@@ -152,7 +153,7 @@ class Peers:
             case {"kind": "leave", "rank": int(who), "status": int(status), "reason": str(reason)}:
                 self._gone.add(rank)
                 if status != 0:
-                    self._lose(PeerLost(f"{self._name(who)} ended with status {status}: {reason}", status), rank)
+                    self._lose(PeerLost(f"{self.name(who)} ended with status {status}: {reason}", status), rank)
             case {"kind": "lost", "reason": str(reason), "status": int(status)}:
                 self._lose(PeerLost(reason, status), rank)
             case _:

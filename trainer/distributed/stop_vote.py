@@ -28,6 +28,8 @@ class StopVote:
         self._is_asked_elsewhere = is_asked_elsewhere
         self._replicas = replicas
         self._asked: tf.Tensor | None = None
+        self._own_seconds = 0.0
+        self._seconds: list[float] = []
         self._error: UsageError | None = None
 
     @property
@@ -43,6 +45,18 @@ class StopVote:
         """This process cannot read a batch that it is going to need."""
         self._error = error
 
+    def note(self, own_seconds: float) -> None:
+        """How long the own work of this process took in a step; the next poll tells it to the others."""
+        self._own_seconds = own_seconds
+
+    def work_seconds(self) -> list[float]:
+        """What the processes have noted, by rank, as the last poll has told; empty when there are no others."""
+        return self._seconds
+
+    @property
+    def is_chief(self) -> bool:
+        return self._replicas.process == 0
+
     def poll(self) -> signal.Signals | WithoutData | None:
         """The signal that stops the run, or, with several processes, the data that do; None if nothing does.
 
@@ -57,10 +71,13 @@ class StopVote:
             float(rank == self._replicas.process and self._error is not None)
             for rank in range(self._replicas.processes)
         ]
-        self._asked = self._replicas.sum_over_processes(tf.constant([*votes, *without_data]))
+        seconds = [self._own_seconds * (rank == self._replicas.process) for rank in range(self._replicas.processes)]
+        self._own_seconds = 0.0
+        self._asked = self._replicas.sum_over_processes(tf.constant([*votes, *without_data, *seconds]))
         if before is None:
             return None
-        asked, failed = before.numpy()[: len(STOP_SIGNALS)], before.numpy()[len(STOP_SIGNALS) :]
+        asked, told = before.numpy()[: len(STOP_SIGNALS)], before.numpy()[len(STOP_SIGNALS) :]
+        failed, self._seconds = told[: self._replicas.processes], told[self._replicas.processes :].tolist()
         stopping = next((each for each, count in zip(STOP_SIGNALS, asked, strict=True) if count), None)
         if stopping is not None or not failed.any():
             return stopping

@@ -11,6 +11,7 @@ from trainer.data.opened import Sources
 from trainer.distributed.membership import Process
 from trainer.distributed.peers import Message
 from trainer.distributed.stop_vote import StopVote
+from trainer.distributed.stragglers import Stragglers
 from trainer.training.interfaces import Display, Records, Run, Saves, Views
 from trainer.training.state import TrainingState, flatten
 
@@ -68,4 +69,5 @@ def wire(
         terminal=terminal,
         views=views,
         stop=StopVote(process.stop, replicas, process.is_asked_elsewhere),
+        stragglers=Stragglers(process.names()),
     )

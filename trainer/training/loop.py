@@ -16,6 +16,7 @@ from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
 from trainer.data.supply import Supply, WaitEnded
 from trainer.distributed.stop_vote import WithoutData
+from trainer.distributed.stragglers import OwnWork
 from trainer.errors import DataLost, PeerLost, Stopped, TrainingFailed, UsageError
 from trainer.run_directory.metrics import TRAIN, Record
 from trainer.runtime.signals import exit_status
@@ -56,10 +57,12 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
     evaluation_step = make_evaluation_step(run.state, config)
     cadence = _cadence(run)
     standing = _standing(run)
-    stretch = _Stretch()
+    stretch, own_work = _Stretch(), OwnWork()
     while True:
         run.checkpointer.check()
+        run.stop.note(own_work.seconds())
         stopping = run.stop.poll()
+        _tell_stragglers(run)
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.validate:
             with stretch.paused(), _keeping_steps(run, standing, unless=False):
@@ -85,7 +88,9 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
             continue
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
-        stretch.add(train_step(batch))
+        told = train_step(batch)
+        own_work.add(told.marks)
+        stretch.add(told)
         _show_step(run, standing.step, stretch)
 
 
@@ -152,6 +157,13 @@ def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int)
     return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
 
 
+def _tell_stragglers(run: Run) -> None:
+    """Name a process that has become slow; the chief tells it for all."""
+    if run.stop.is_chief:
+        for line in run.stragglers.add(run.stop.work_seconds()):
+            run.terminal.warn(line)
+
+
 def _without_batch(run: Run, step: int) -> PeerLost:
     """The end of a process that cannot make the steps in which all would agree to stop: it had no batch left."""
     return PeerLost(
@@ -205,6 +217,7 @@ def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
         scalars["loss_scale"] = float(progress.loss_scale.numpy())
     examples = int(progress.examples.numpy())
     facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": progress.ledger_text(), "closing": closing}
+    facts.update(run.stragglers.facts())
     run.history.add(Record(step, TRAIN, scalars, facts))
     left = stretch.seconds_for(run.total_steps - step)
     run.terminal.training(step, run.total_steps, run.epoch(examples), scalars, left)

@@ -5,9 +5,11 @@ time that each needs for its own work, from one exchange of gradients to the nex
 from __future__ import annotations
 
 import statistics
+import time
 from collections import deque
 from collections.abc import Sequence
 
+import numpy as np
 import tensorflow as tf
 
 STEPS = 100  # whose medians are compared
@@ -17,7 +19,8 @@ Marks = tuple[tf.Tensor, ...]  # seconds, float64 []: begin and end of the excha
 
 
 def moment(computed: Sequence[tf.Tensor]) -> tf.Tensor:
-    """The time, seconds, float64 ``[]``, when all of these have been computed, inside a ``tf.function``.
+    """The time, seconds of this process's clock, float64 ``[]``, when all of these have been computed, inside a
+    ``tf.function``. (TensorFlow refuses its own ``tf.timestamp`` where operations are deterministic.)
 
     An exchange and this both count as effects, which happen in the order in which they are written. On an accelerator,
     an operation counts as done when it is queued. So a number is copied to the host first.
@@ -25,11 +28,8 @@ def moment(computed: Sequence[tf.Tensor]) -> tf.Tensor:
     with tf.control_dependencies(computed):
         number = tf.reshape(computed[0], [-1])[0]
     with tf.device("/device:CPU:0"):
-        there = tf.cast(tf.identity(number), tf.float64)
-        with tf.control_dependencies([there]):
-            now = tf.timestamp()
-        # keeps the copy from being optimised away; the number itself may be anything
-        return tf.where(tf.equal(there, there), now, now)
+        now = tf.numpy_function(lambda _: np.float64(time.monotonic()), [number], tf.float64)
+    return tf.ensure_shape(now, [])
 
 
 class OwnWork:

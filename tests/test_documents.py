@@ -145,7 +145,7 @@ MARK = re.compile(r"<!-- (?:no promise|(\w+)::(\w+)) -->")
 
 def parts(text: str) -> list[str]:
     """The paragraphs, items of lists and rows of tables of a document, with their comments."""
-    text = re.sub(r"^```.*?^```$", "", text, flags=re.MULTILINE | re.DOTALL)
+    text = re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL)
     text = re.sub(r"^\|.*\n\|[-|]+\|\n", "", text, flags=re.MULTILINE)  # the heads of tables
     found = re.split(r"\n\s*\n|\n(?=\s*- |\|)", text)
     return [part for part in found if part.strip() and not part.lstrip().startswith("#")]

@@ -36,8 +36,9 @@ USAGE = """Train Inception V3 and resume it bit for bit.
 python -m trainer COMMAND --help says more, python -m trainer --version which program this is.
 
 Exit status: 0 done, 1 bug, failed training or a disk that cannot be written, 2 usage or configuration,
-3 refused because checkpoint and program do not match, 4 no valid checkpoint, 5 run directory in use or lost,
-75 stopped by a signal after a checkpoint was committed (run the same command again), 130 interrupted."""
+3 refused because checkpoint and program, or the processes of a run, do not match, 4 no valid checkpoint,
+5 run directory in use or lost, 75 stopped by a signal after a checkpoint was committed (run the same command again),
+130 interrupted."""
 
 
 def usage() -> str:

@@ -44,7 +44,8 @@ class RunResult:
 
     ``status`` is ``finished`` when the run has reached its length, ``stopped_early`` when validation no longer
     improved, ``complete`` when nothing was left to do. ``training`` has the values of the last training record (loss:
-    the whole objective in nats; accuracy: a share; learning_rate; images_per_second). ``validation`` has those of the
+    the whole objective in nats; accuracy: a share; learning_rate; images_per_second, unless it covers only the step
+    that the process traced). ``validation`` has those of the
     last validation (loss: cross-entropy in nats; accuracy: a share; skipped: examples). Each is None without a record.
     """
 
@@ -216,6 +217,6 @@ def _result(run_dir: Path, ending: Ending) -> RunResult:
         run_dir=run_dir,
         step=directory.step_of(directory.committed(run_dir / CHECKPOINTS)[-1]),
         status=ending,
-        training={name: training[name] for name in TRAINING_VALUES} if training else None,
+        training={name: training[name] for name in TRAINING_VALUES if name in training} if training else None,
         validation=validations[max(validations)] if validations else None,
     )

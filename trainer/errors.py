@@ -70,6 +70,12 @@ class RestoreRefused(TrainerError):
         self.consents = tuple(consents)
 
 
+class ProcessesDiffer(TrainerError):
+    """The processes of a run have different code, configurations, versions, environments or data."""
+
+    exit_status = 3
+
+
 class NoValidCheckpoint(TrainerError):
     """There is no checkpoint to continue from, or it is damaged and no other can replace it."""
 
@@ -153,7 +159,7 @@ def printable(message: str) -> str:
 
 def warn(text: str) -> None:
     """Print a warning to stderr, for events before a run has a log."""
-    print(printable(f"warning: {text}"), file=sys.stderr)
+    print(printable(f"warning: {text}"), file=sys.stderr, flush=True)
 
 
 def few(names: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from trainer.distributed.cluster import Cluster, discover
+from trainer.distributed.cluster import Cluster, discover, split_address
 from trainer.errors import UsageError
 from trainer.runtime.signals import EXIT_STOPPED
 
@@ -172,6 +172,8 @@ def test_ports_that_srun_reserved_are_used() -> None:
         ({"SLURM_DISTRIBUTION": "plane"}, ["SLURM_DISTRIBUTION=plane"]),
         ({"SLURM_STEP_RESV_PORTS": "12001-12002"}, ["SLURM_STEP_RESV_PORTS=12001-12002", "--resv-ports=3"]),
         ({"SLURM_STEP_RESV_PORTS": "(null)"}, ["SLURM_STEP_RESV_PORTS=(null)"]),
+        ({"SLURM_STEP_RESV_PORTS": "0-2"}, ["SLURM_STEP_RESV_PORTS=0-2"]),
+        ({"SLURM_STEP_RESV_PORTS": "65534-65537"}, ["SLURM_STEP_RESV_PORTS=65534-65537"]),
     ],
 )
 def test_what_does_not_add_up_under_slurm_is_refused_with_variables_and_values(
@@ -218,6 +220,13 @@ def test_tf_config_without_a_chief_begins_with_worker_0() -> None:
     assert discover(environ) == Cluster(("a:1", "b:1"), 1)
 
 
+def test_tf_config_takes_ipv6_addresses_in_brackets() -> None:
+    workers = ("[::1]:2222", "[2001:db8::7]:2222", "[fe80::1%eth0]:2222")
+    environ = tf_config({"worker": workers}, type="worker", index=1)
+    assert discover(environ) == Cluster(workers, 1)
+    assert [split_address(each)[0] for each in workers] == ["::1", "2001:db8::7", "fe80::1%eth0"]
+
+
 def test_a_tf_config_of_one_task_works_alone() -> None:
     assert discover(tf_config({"worker": ["a:1"]}, type="worker", index=0)) is None
 
@@ -260,6 +269,15 @@ TWO: dict[str, Any] = {"worker": ["a:1", "b:1"]}
         (tf_config({**TWO, "chief": ["c:1", "d:1"]}, type="worker", index=0), "names 2 chiefs"),
         (tf_config({"worker": ["a:1", "a:1"]}, type="worker", index=0), "has the address a:1 twice"),
         (tf_config({"worker": ["a:1", "b"]}, type="worker", index=0), "cluster.worker must be a list of addresses"),
+        (tf_config({"worker": ["a:1", "b:0"]}, type="worker", index=0), "'b:0': a port is a number from 1 to 65535"),
+        (tf_config({"worker": ["a:1", "b:99999"]}, type="worker", index=0), "'b:99999': a port is a number from 1"),
+        (tf_config({"worker": ["http://a:1", "b:1"]}, type="worker", index=0), "'http://a:1': leave out the scheme"),
+        (tf_config({"worker": ["a/x:1", "b:1"]}, type="worker", index=0), "'a/x:1': it is not host:port"),
+        (tf_config({"worker": ["a..b:1", "b:1"]}, type="worker", index=0), "no host can have this name"),
+        (tf_config({"worker": [f"{'a' * 64}:1", "b:1"]}, type="worker", index=0), "no host can have this name"),
+        (tf_config({"worker": ["::1:2222", "b:1"]}, type="worker", index=0), "write an IPv6 address in brackets"),
+        (tf_config({"worker": ["[::x]:2222", "b:1"]}, type="worker", index=0), "is not an IPv6 address"),
+        (tf_config(TWO, type="worker", index="1"), "task.index must be a number, such as 0, without quotes"),
         (tf_config({"worker": {"0": "a:1"}}, type="worker", index=0), "cluster.worker must be a list of addresses"),
     ],
 )

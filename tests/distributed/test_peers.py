@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import socket
@@ -10,19 +11,20 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 from composing import compose
 from processes import NARROW
 from worker_processes import free_ports
 
-from trainer.distributed import meeting
+from trainer.distributed import gathering, meeting
 from trainer.distributed import peers as module
 from trainer.distributed.cluster import Cluster
-from trainer.distributed.meeting import connect
+from trainer.distributed.meeting import connect, decline
 from trainer.distributed.membership import Process, build_replicas, shares
 from trainer.distributed.peers import Peers
-from trainer.errors import PeerLost, UsageError
+from trainer.errors import PeerLost, ProcessesDiffer, UsageError
 from trainer.runtime.signals import StopRequest
 
 
@@ -210,7 +212,7 @@ def test_a_second_chief_does_not_end_the_run_of_the_first(
 def test_a_worker_whose_port_is_taken_ends_all_with_the_cause(
     workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meeting, "UNABLE_SECONDS", 0.5)
+    monkeypatch.setattr(gathering, "UNABLE_SECONDS", 0.5)
     with stranger(workers[1], b""), ThreadPoolExecutor() as pool:
         chief, two = (pool.submit(connect, Cluster(workers, rank), lambda: False) for rank in (0, 2))
         wait_until_listening(workers[0])
@@ -237,12 +239,12 @@ def wait_until_listening(address: str) -> None:
 def test_a_worker_that_is_started_twice_is_told_who_is_there_and_the_run_goes_on(
     workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(meeting, "UNABLE_SECONDS", 0.5)
+    monkeypatch.setattr(gathering, "UNABLE_SECONDS", 0.5)
     with ThreadPoolExecutor() as pool:
         chief = pool.submit(connect, Cluster(workers, 0), lambda: False)
         one = connect(Cluster(workers, 1), lambda: False)
         with monkeypatch.context() as elsewhere, socket.create_server(("", 0)) as port:  # as on another host
-            elsewhere.setattr(meeting, "_listener", lambda cluster: port)
+            elsewhere.setattr(meeting, "own_listener", lambda cluster: port)
             there = f"worker 1 is there already, from process {os.getpid()} on {socket.gethostname()}"
             with pytest.raises(UsageError, match=there):
                 connect(Cluster(workers, 1), lambda: False)
@@ -287,6 +289,135 @@ def test_what_is_no_message_ends_the_connection(three: list[Peers]) -> None:
     assert three[0].wait_for_loss(20)
     assert "worker 1" in str(three[0].lost)
     assert "it sent" in str(three[0].lost)
+
+
+def test_processes_with_other_facts_end_with_3_and_the_odd_one_is_named(workers: tuple[str, ...]) -> None:
+    def come(rank: int) -> Peers:
+        facts = {"seed": "2" if rank == 1 else "0", "numpy": "2.0"}
+        return connect(Cluster(workers, rank), lambda: False, facts)
+
+    with ThreadPoolExecutor() as pool:
+        coming = [pool.submit(come, rank) for rank in range(3)]
+        with pytest.raises(ProcessesDiffer) as refused:
+            coming[0].result(60)
+        odd = f"worker 1, process {os.getpid()} on {socket.gethostname()}"
+        assert f"odd: {odd}\n  {odd} has seed: 2; the others have: 0" in str(refused.value)
+        assert refused.value.exit_status == 3
+        for each in coming[1:]:
+            other = each.result(60)
+            assert other.wait_for_loss(20)
+            assert other.lost is not None
+            assert other.lost.exit_status == 3
+            assert "has seed: 2" in str(other.lost)
+
+
+def test_a_worker_that_cannot_come_ends_all_with_its_status_those_that_come_later_too(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gathering, "UNABLE_SECONDS", 0.5)
+    with ThreadPoolExecutor() as pool:
+        chief = pool.submit(connect, Cluster(workers, 0), lambda: False)
+        assert decline(Cluster(workers, 1), 2, "model.width=x is no number", lambda: False) == 2
+        late = connect(Cluster(workers, 2), lambda: False)  # the chief has decided, and waits for it
+        with pytest.raises(PeerLost, match=r"worker 1 cannot take part: model\.width=x is no number") as lost:
+            chief.result(60)
+        assert lost.value.exit_status == 2
+        assert late.wait_for_loss(20)
+        assert late.lost is not None
+        assert late.lost.exit_status == 2
+
+
+def test_a_chief_that_cannot_come_ends_all_with_its_status(workers: tuple[str, ...]) -> None:
+    with ThreadPoolExecutor() as pool:
+        joining = [pool.submit(connect, Cluster(workers, rank), lambda: False) for rank in (1, 2)]
+        assert decline(Cluster(workers, 0), 4, "there is no checkpoint", lambda: False) == 4
+        for each in joining:
+            other = each.result(60)
+            assert other.wait_for_loss(20)
+            assert other.lost is not None
+            assert other.lost.exit_status == 4
+            assert "there is no checkpoint" in str(other.lost)
+
+
+@pytest.mark.parametrize(("chief", "one", "all_end_with"), [(75, 2, 2), (3, 2, 2), (2, 75, 2), (75, 130, 130)])
+def test_of_several_that_cannot_come_the_smallest_status_that_is_not_to_be_tried_again_wins(
+    chief: int, one: int, all_end_with: int, workers: tuple[str, ...]
+) -> None:
+    two = workers[:2]
+    with ThreadPoolExecutor() as pool:
+        statuses = [
+            pool.submit(decline, Cluster(two, rank), status, "why", lambda: False)
+            for rank, status in enumerate((chief, one))
+        ]
+        assert [each.result(60) for each in statuses] == [all_end_with] * 2
+
+
+def test_who_cannot_come_does_not_wait_after_a_signal(workers: tuple[str, ...]) -> None:
+    assert decline(Cluster(workers, 0), 2, "why", lambda: True) == 2
+    assert decline(Cluster(workers, 1), 2, "why", lambda: True) == 2
+
+
+def test_a_place_that_is_taken_twice_while_another_stays_empty_is_a_wrong_configuration(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(meeting, "COMING_SECONDS", 4.0)
+    with ThreadPoolExecutor() as pool:
+        chief = pool.submit(connect, Cluster(workers, 0), lambda: False)
+        one = connect(Cluster(workers, 1), lambda: False)
+        with pytest.raises(UsageError, match="worker 1 is there already"):
+            connect(Cluster(workers, 1), lambda: False)
+        with pytest.raises(UsageError, match=r"in vain for worker 2 at .*\n.*taken twice, by worker 1, process"):
+            chief.result(60)
+        assert one.wait_for_loss(20)
+        assert one.lost is not None
+        assert one.lost.exit_status == 2
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+@pytest.mark.parametrize("hosts", [("[::1]", "[::1]"), ("[::1]", "127.0.0.1"), ("127.0.0.1", "[::1]")])
+def test_processes_meet_over_ipv6_and_over_both(hosts: tuple[str, str]) -> None:
+    addresses = tuple(f"{host}:{port}" for host, port in zip(hosts, free_ports(2), strict=True))
+    chief, other = together(addresses)
+    chief.tell({"over": "both"})
+    assert other.hear() == {"over": "both"}
+
+
+def test_a_chief_without_ipv6_listens_with_ipv4(workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    create = socket.create_server
+
+    def without_ipv6(*arguments: Any, family: int = socket.AF_INET, **options: Any) -> socket.socket:
+        if family == socket.AF_INET6:
+            raise OSError(errno.EADDRNOTAVAIL, "Cannot assign requested address")
+        return create(*arguments, family=family, **options)
+
+    monkeypatch.setattr(socket, "create_server", without_ipv6)
+    chief, *_ = together(workers)
+    assert chief.lost is None
+
+
+def test_slurms_name_of_the_chief_that_a_node_does_not_know_is_not_to_be_tried_again(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unknown(*arguments: object, **options: object) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
+    monkeypatch.setattr(socket, "create_connection", unknown)
+    monkeypatch.setattr(meeting, "UNKNOWN_SECONDS", 0.5)
+    monkeypatch.setattr(meeting, "COMING_SECONDS", 3.0)
+    monkeypatch.delenv("TF_CONFIG", raising=False)
+    with pytest.raises(UsageError, match=r"does not know the name 127\.0\.0\.1\n.*getent hosts 127\.0\.0\.1"):
+        connect(Cluster(workers, 1), lambda: False)
+    monkeypatch.setenv("TF_CONFIG", "of pods, whose names come with them")
+    with pytest.raises(PeerLost, match="Name or service not known"):
+        connect(Cluster(workers, 1), lambda: False)
+
+
+def test_bytes_that_are_no_text_end_the_connection_with_words(three: list[Peers]) -> None:
+    (connection,) = three[1]._connections.values()
+    connection.sendall(b"\x00\x00\x18\x04\xff\xfe\n")
+    assert three[0].wait_for_loss(20)
+    assert "is no message of this program" in str(three[0].lost)
+    assert "codec" not in str(three[0].lost)
 
 
 def test_processes_that_were_started_together_do_not_share_a_run_that_is_stored_for_one(three: list[Peers]) -> None:

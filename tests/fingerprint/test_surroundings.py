@@ -12,7 +12,7 @@ import pytest
 
 from trainer.fingerprint import surroundings
 from trainer.fingerprint.surroundings import differences, of_process
-from trainer.fingerprint.verdict import version_warnings, worker_warnings
+from trainer.fingerprint.verdict import version_warnings, worker_differences, worker_warnings
 
 SERVER = "avx avx2 fma avx512f avx512bw avx512vl avx512dq avx512_vnni avx512_bf16 avx_vnni sse4_1"
 
@@ -130,7 +130,6 @@ def test_a_worker_on_another_processor_says_so_once_and_a_worker_like_the_chief_
         "instruction set is AVX2 in worker 1 and AVX512_CORE_BF16 in the chief: with another placement of the "
         "processes the last bits differ"
     ]
-    assert worker_warnings(1, chief, {**chief, "keras": "3.0"})[0].startswith("keras is 3.0 in worker 1 and 3.15.1 in")
 
 
 def test_this_machine_has_an_instruction_set() -> None:
@@ -154,3 +153,13 @@ def test_the_version_of_cudnn_is_that_of_the_library_that_is_loaded(tmp_path: Pa
     assert subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout == (
         "None 91002\n"
     )
+
+
+def test_a_process_with_another_library_for_its_gpu_or_another_plug_in_differs_from_its_chief() -> None:
+    chief = {"device": "cpu", "plug-in trainer.models small": "small 1.0"}
+    gpu = {**chief, "device": "Example", "cuDNN": "91002", "TensorFloat-32": "on"}
+    assert worker_differences(chief, gpu) == [], "a chief needs no GPU"
+    assert worker_differences(gpu, {**gpu, "cuDNN": "90100"}) == ["cuDNN: 90100; the chief has: 91002"]
+    assert worker_differences(gpu, {**gpu, "TensorFloat-32": "off"}) == ["TensorFloat-32: off; the chief has: on"]
+    other = {**chief, "plug-in trainer.models small": "small 1.1"}
+    assert worker_differences(chief, other) == ["plug-in trainer.models small: small 1.1; the chief has: small 1.0"]

@@ -6,10 +6,11 @@ processes is exact for Inception V3 too. For replicas see tests/distributed/test
 
 from __future__ import annotations
 
-import json
 import os
+import re
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,10 +19,12 @@ import numpy as np
 import pytest
 from processes import NARROW, SMOOTH, Process, Trainer, assert_same_run, checkpoint_names
 from small_plugin import SMALL, SMALL_SMOOTH, install, paced
-from worker_processes import assert_one_curve, finish, free_ports, start
+from worker_processes import assert_one_curve, cluster_of_two, finish, start
 
 import trainer as trainer_package
 from trainer.config.compose import configuration_directory
+from trainer.report import contents as report_contents
+from trainer.report import page
 from trainer.training import losses
 
 pytestmark = pytest.mark.usefixtures("small")
@@ -156,12 +159,9 @@ def test_when_one_process_loses_its_data_all_stop_at_one_step_that_is_committed(
     undisturbed: Path, trainer: Trainer
 ) -> None:
     command = ("train", *RUN, "run_dir=run", "on_existing=resume", "checkpoint.every_steps=100")
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    cluster = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
-    chief = trainer.start(*command, TF_CONFIG=json.dumps(cluster[0]))
-    other = trainer.start_python(
-        "-c", WITHOUT_DATA, *command, TF_CONFIG=json.dumps(cluster[1]), TF_CPP_MIN_LOG_LEVEL="3"
-    )
+    first, second = cluster_of_two()
+    chief = trainer.start(*command, TF_CONFIG=first)
+    other = trainer.start_python("-c", WITHOUT_DATA, *command, TF_CONFIG=second, TF_CPP_MIN_LOG_LEVEL="3")
     outputs = finish([chief, other], 2)
     (name,) = checkpoint_names(trainer.cwd / "run")
     assert 1 <= int(name.removeprefix("step-")) <= 6
@@ -228,29 +228,101 @@ def test_what_the_chief_refuses_ends_all_with_its_status_and_reason(undisturbed:
     assert "is complete at step 12" in finish(start(trainer, "resume", "run_dir=run"))[0]
 
 
-def test_a_process_with_another_program_is_refused_before_it_computes_anything(trainer: Trainer) -> None:
-    """As when one node has an older installation, whose loss is another, and an older processor."""
+def test_a_process_with_another_program_command_and_environment_is_refused_when_the_processes_meet(
+    trainer: Trainer,
+) -> None:
+    """As when one node has an older installation. Without smoothing, the edit changes no fact about a step."""
     other = trainer.cwd / "other" / "trainer"
     program = Path(trainer_package.__file__).parent
     shutil.copytree(program, other)
     file = other / Path(losses.__file__).relative_to(program)
     before = "config.train.label_smoothing)"
     assert before in file.read_text()
-    file.write_text(file.read_text().replace(before, "config.train.label_smoothing * 1.01)"))
+    file.write_text(file.read_text().replace(before, "config.train.label_smoothing * 2)"))
     shutil.copytree(configuration_directory(), other.with_name("conf"))
-    workers = [f"127.0.0.1:{port}" for port in free_ports(2)]
-    cluster = [{"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}} for rank in range(2)]
-    chief = trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=json.dumps(cluster[0]))
     path = f"{other.parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    first, second = cluster_of_two()
+    command = ("train", *RUN, "train.label_smoothing=0")
+    chief = trainer.start(*command, "run_dir=run", TF_CONFIG=first)
     refused = trainer.start(
-        "train", *RUN, "run_dir=run", TF_CONFIG=json.dumps(cluster[1]), PYTHONPATH=path, ONEDNN_MAX_CPU_ISA="SSE41"
+        *(*command, "run_dir=elsewhere", "seed=2"), TF_CONFIG=second, PYTHONPATH=path, ONEDNN_MAX_CPU_ISA="SSE41"
     )
-    for output in finish([chief, refused], 2):
-        assert "worker 1 computes something else than the chief" in output
-        assert "step objective: loss [" in output
-        assert f"look at trainer/{file.relative_to(other)}" in output
-    assert "warning: instruction set is SSE41 in worker 1 and " in refused.output
+    for output in finish([chief, refused], 3):
+        assert "the processes of this run were not started alike" in output
+        odd = re.search(rf"odd: (worker 1, process \d+ on {re.escape(socket.gethostname())})$", output, re.MULTILINE)
+        assert odd is not None, output
+        assert f"{odd[1]} has seed: 2; the others have: 0" in output
+        assert f"{odd[1]} has ONEDNN_MAX_CPU_ISA: SSE41; the others have: not set" in output
+        assert f"{odd[1]} has code of trainer/{file.relative_to(other)}: " in output
+        assert "run_dir" not in output, "places may differ"
+    assert not (trainer.cwd / "run").exists()
+
+
+# other pixels, in this process alone
+OTHER_DATA = """
+import sys
+from trainer.__main__ import main
+from trainer.data.sources.digits import DigitsSplit
+read = DigitsSplit.read
+DigitsSplit.read = lambda self, records: (read(self, records)[0], 9 - read(self, records)[1])
+main(sys.argv[1:])
+"""
+
+
+def test_a_process_that_sees_other_data_is_refused_before_it_computes_anything(trainer: Trainer) -> None:
+    first, second = cluster_of_two()
+    chief = trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=first)
+    other = trainer.start_python("-c", OTHER_DATA, "train", *RUN, TF_CONFIG=second)
+    for output in finish([chief, other], 3):
+        assert f"on {socket.gethostname()}, computes something else than the chief" in output
+        assert "look at the data; give all processes the same program, environment and data" in output
     assert "step 1/" not in chief.output
+
+
+@pytest.mark.parametrize("odd", [0, 1])
+def test_a_wrong_configuration_of_one_process_ends_all_with_2(odd: int, trainer: Trainer) -> None:
+    begun = time.monotonic()
+    commands = [
+        ("train", *RUN, "run_dir=run", "train.steps=none") if rank == odd else ("train", *RUN) for rank in (0, 1)
+    ]
+    processes = [
+        trainer.start(*command, TF_CONFIG=place) for command, place in zip(commands, cluster_of_two(), strict=True)
+    ]
+    outputs = finish(processes, 2)
+    assert time.monotonic() - begun < 200, "nobody waits as long as for one that boots"
+    for output in outputs:
+        assert "train.steps" in output
+    assert f"worker {odd}" in outputs[1 - odd]
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="this system has no IPv6")
+def test_processes_at_ipv6_addresses_train_the_same_run(undisturbed: Path, trainer: Trainer) -> None:
+    places = cluster_of_two("[::1]")
+    finish([trainer.start("train", *RUN, "run_dir=run", TF_CONFIG=place) for place in places])
+    assert_same_run(undisturbed, trainer.cwd / "run")
+
+
+# the second process does something else for a third of a second in each step; ten steps stand for a hundred
+UNEVEN = """
+import sys, time
+from trainer.__main__ import main
+from trainer.distributed import stragglers
+from trainer.run import worker
+stragglers.STEPS = 10
+worker._Views.before = lambda self, step, batch: time.sleep(0.3)
+main(sys.argv[1:])
+"""
+
+
+def test_a_process_whose_own_work_is_slow_is_named_in_the_log_and_in_the_report(trainer: Trainer) -> None:
+    command = ("-c", UNEVEN, "train", *RUN, "run_dir=run", "train.steps=24", "evaluation.every_steps=24")
+    chief, other = finish([trainer.start_python(*command, TF_CONFIG=place) for place in cluster_of_two()])
+    line = re.search(r"^warning: (worker 1 at 127\.0\.0\.1:\d+) is slow: its own work takes .* s a step", chief, re.M)
+    assert line is not None, chief
+    assert line[0] in (trainer.cwd / "run" / "train.log").read_text()
+    assert "is slow" not in other, "the chief tells it for all"
+    contents = report_contents.read(trainer.cwd / "run", "run", print)
+    assert page._facts(contents)["Slow process"].startswith(f"{line[1]}: its own work took ")
 
 
 @pytest.mark.long

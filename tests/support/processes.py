@@ -48,7 +48,7 @@ for command in first:
     assert status == 0, (command, status)
 main(last)
 """
-MEASURED = ("images_per_second", "input_wait")
+MEASURED = ("images_per_second", "input_wait", "straggler", "straggler_ratio")
 
 
 class Process:

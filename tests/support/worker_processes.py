@@ -19,6 +19,15 @@ def free_ports(count: int) -> list[int]:
     return ports
 
 
+def cluster_of_two(host: str = "127.0.0.1") -> tuple[str, str]:
+    """TF_CONFIG of a chief and a worker, at free ports."""
+    workers = [f"{host}:{port}" for port in free_ports(2)]
+    first, second = (
+        json.dumps({"cluster": {"worker": workers}, "task": {"type": "worker", "index": rank}}) for rank in range(2)
+    )
+    return first, second
+
+
 def start(trainer: Trainer, *arguments: str, count: int = 2) -> list[Process]:
     """The processes of one job; the first is the chief."""
     workers = [f"127.0.0.1:{port}" for port in free_ports(count)]

@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.commands.arguments import refuse_rest, take_list, take_text
 from trainer.config.arguments import parse_arguments
 from trainer.config.check import check_url
+from trainer.distributed.attendance import expected
 from trainer.errors import UsageError, warn
 from trainer.run_directory import occupancy, places
 from trainer.run_directory.lock import writing
@@ -38,22 +39,28 @@ def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
         print(HELP)
         return 0
-    values = parse_arguments(arguments)
-    if "sweep_dir" in values:
-        return _resume_sweep(values)
-    run_dir = take_text(values, "run_dir", "resume")
-    checkpoint = str(values.pop("checkpoint", "latest"))
-    allowed = take_list(values, "allow")
-    if is_url(run_dir):
-        run_dir = _fetched(run_dir, values)
-    refuse_small_limit()
+    if any(argument.startswith("sweep_dir=") for argument in arguments):
+        return _resume_sweep(parse_arguments(arguments))
     stop = StopRequest()
     stop.install()
-    with importing_tensorflow():
-        from trainer.run import session  # imports TensorFlow, which takes seconds
-
-    session.resume(Path(run_dir), checkpoint, values, allowed, stop)
+    _resume(arguments, stop)
     return 0
+
+
+def _resume(arguments: Sequence[str], stop: StopRequest) -> None:
+    with expected(arguments, stop) as arrive:
+        values = parse_arguments(arguments)
+        run_dir = take_text(values, "run_dir", "resume")
+        checkpoint = str(values.pop("checkpoint", "latest"))
+        allowed = take_list(values, "allow")
+        if is_url(run_dir):
+            run_dir = _fetched(run_dir, values)
+        refuse_small_limit()
+        with importing_tensorflow():
+            from trainer.run import session  # imports TensorFlow, which takes seconds
+
+        arrive()
+        session.resume(Path(run_dir), checkpoint, values, allowed, stop)
 
 
 def _resume_sweep(values: dict[str, object]) -> int:

@@ -19,6 +19,7 @@ from trainer.config.multirun import (
 )
 from trainer.config.schema import Config, Invocation
 from trainer.config.spelling import respelled
+from trainer.distributed.attendance import expected
 from trainer.errors import UsageError
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.shortage import refuse_small_limit
@@ -30,15 +31,8 @@ def main(arguments: Sequence[str]) -> int:
     stop = StopRequest()
     stop.install()
 
-    def start(invocation: Invocation, config: Config) -> None:
-        refuse_small_limit()
-        with importing_tensorflow():
-            from trainer.run import session  # imports TensorFlow, which a wrong configuration must not wait for
-
-        session.train(invocation, config, stop)
-
     if not is_multirun(arguments):
-        run_with_hydra(arguments, start)
+        _train(arguments, stop)
         return 0
     arguments = respelled(arguments, sweeps=True)
     plan.refuse_place(_sweep_place(arguments))  # Hydra writes into it before it calls any job
@@ -55,6 +49,20 @@ def main(arguments: Sequence[str]) -> int:
         return searching.run(arguments, stop)
     jobs = jobs_of(arguments if launcher == STOCK else without_launcher(arguments))
     return _sweep(jobs, arguments, launcher, stop) if jobs else 0
+
+
+def _train(arguments: Sequence[str], stop: StopRequest) -> None:
+    with expected(arguments, stop) as arrive:
+
+        def start(invocation: Invocation, config: Config) -> None:
+            refuse_small_limit()
+            with importing_tensorflow():
+                from trainer.run import session  # imports TensorFlow, which a wrong configuration must not wait for
+
+            arrive()
+            session.train(invocation, config, stop)
+
+        run_with_hydra(arguments, start)
 
 
 def _sweep_place(arguments: Sequence[str]) -> Path:

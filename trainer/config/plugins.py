@@ -100,6 +100,20 @@ def configuration_directories() -> list[Path]:
     return [Path(place) / "conf" for place in places if (Path(place) / "conf").is_dir()]
 
 
+def packages(named: Iterable[tuple[str, str]]) -> dict[str, Path]:
+    """The packages of the plug-ins, ``(group, name)``, by name: their directories, or their files. The program's own
+    options are left out, and nothing is imported.
+    """
+    points = [_installed(group)[name] for group, name in named if name in _installed(group)]
+    found = {}
+    for package in sorted({point.module.partition(".")[0] for point in points}):
+        spec = importlib.util.find_spec(package)
+        assert spec is not None, "it is imported"
+        places = [*(spec.submodule_search_locations or ()), *([spec.origin] if spec.origin is not None else [])]
+        found[package] = Path(places[0])
+    return found
+
+
 def transforms_with_values() -> list[str]:
     """The installed transforms whose values are in their packages; nothing of them is imported."""
     places = [directory / TRANSFORM_VALUES for directory in configuration_directories()]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 
 from trainer.data.batch import Batch
+from trainer.data.supply import WaitEnded
 from trainer.errors import UsageError
 
 
@@ -23,11 +25,21 @@ class Ahead(Iterator[Batch]):
         self._ended = False
 
     def look(self) -> None:
-        """Read the first ones."""
-        self._read_up_to(self._depth)
+        """Read the first ones, unless that wait is ended: see ``trainer.data.supply``."""
+        with contextlib.suppress(WaitEnded):
+            self._read_up_to(self._depth)
 
     def __next__(self) -> Batch:
-        self._read_up_to(self._depth + 1)
+        """
+        Raises:
+            WaitEnded: nothing that was read is left, and more is not waited for.
+            UsageError: the batch cannot be read.
+        """
+        try:
+            self._read_up_to(self._depth + 1)
+        except WaitEnded:
+            if not self._read:
+                raise
         if self._read:
             return self._read.popleft()
         if self._error is not None:

@@ -16,6 +16,7 @@ from trainer.data.bad_records import BadRecords
 from trainer.data.images.decoding import LAYOUT_FIELDS, fault, readable
 from trainer.data.images.headers import ImageFault
 from trainer.data.order.ledger import entries
+from trainer.data.reads import reading
 from trainer.data.sources.source import Source
 from trainer.errors import BadRecord, UsageError
 
@@ -134,11 +135,17 @@ class Batches:
 
     def _read(self, first: np.int64) -> list[npt.NDArray[Any]]:
         try:
-            columns = _read(self._chosen(int(first)), self._plan)
+            with reading(lambda: self._place(int(first))):
+                columns = _read(self._chosen(int(first)), self._plan)
         except UsageError as error:
             self._failures[int(first)] = error
             raise
         return [columns[name] for name in COLUMNS]
+
+    def _place(self, first: int) -> str:
+        """Where the batch lies that begins at ``first``, for messages."""
+        records = self._chosen(first).records
+        return f"a batch of {len(records)} records from {self._plan.source.place(int(records[0]))}"
 
     def _chosen(self, first: int) -> Choice:
         return self._plan.choose(first + self._plan.rows, self._bad)

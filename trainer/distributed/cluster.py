@@ -11,6 +11,7 @@ The lists of hosts are read here: the library for them, python-hostlist, is unde
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -31,6 +32,11 @@ JOBS_APART = 156
 COUNTS = re.compile(r"(\d+)(?:\(x(\d+)\))?")  # 2(x3): two on each of three nodes
 HOST = re.compile(r"(?:[^][,]|\[[^][]*\])+")  # rack[1-2]node[08-10]: text and ranges, up to a comma between them
 RANGE = re.compile(r"(\d+)(?:-(\d+))?")
+
+# host:port; a name or an IPv4 address, or an IPv6 address in brackets, which has colons itself
+ADDRESS = re.compile(r"(?:[\w.-]+|\[([^][/@\s]+)\]):(\d{1,5})", re.ASCII)
+LABEL_LENGTH = 63  # of each part of a host's name (RFC 1035); longer ones cannot be looked up
+HIGHEST_PORT = 65535
 
 ADVICE = "start all tasks with one srun; unset SLURM_STEP_ID for a process that trains alone"
 
@@ -90,8 +96,9 @@ def _from_tf_config(text: str) -> Cluster | None:
         wrong(f"has the job {others[0]}, but this program has the jobs chief and worker only")
     by_job = {job: cluster[job] if job in cluster else [] for job in JOBS}
     for job, addresses in by_job.items():
-        if not isinstance(addresses, list) or not all(_is_address(address) for address in addresses):
-            wrong(f"cluster.{job} must be a list of addresses host:port, and is {shown(addresses)}")
+        fault = _fault_of_list(addresses)
+        if fault is not None:
+            wrong(f"cluster.{job} must be a list of addresses host:port, and {fault}")
     if len(by_job["chief"]) > 1:
         wrong(f"names {len(by_job['chief'])} chiefs")
     workers = tuple(itertools.chain.from_iterable(by_job.values()))
@@ -103,7 +110,9 @@ def _from_tf_config(text: str) -> Cluster | None:
     job, index = task["type"], task["index"]
     if job not in JOBS:
         wrong(f"says that this task is {shown(job)}, but this program has the jobs chief and worker only")
-    if type(index) is not int or not 0 <= index < len(by_job[job]):
+    if type(index) is not int:
+        wrong(f"says that this task is {job} {shown(index)}; task.index must be a number, such as 0, without quotes")
+    if not 0 <= index < len(by_job[job]):
         wrong(f"says that this task is {job} {shown(index)}, and lists {len(by_job[job])} of these")
     rank = index + (len(by_job["chief"]) if job == "worker" else 0)
     return Cluster(workers, rank) if len(workers) > 1 else None
@@ -114,8 +123,42 @@ def _section(config: Any, name: str) -> dict[str, Any] | None:
     return found if isinstance(found, dict) else None
 
 
-def _is_address(address: Any) -> bool:
-    return isinstance(address, str) and re.fullmatch(r"\S+:\d{1,5}", address) is not None
+def split_address(address: str) -> tuple[str, int]:
+    """Host and port of an address of a cluster; the host without brackets."""
+    host, _, port = address.rpartition(":")
+    return host.removeprefix("[").removesuffix("]"), int(port)
+
+
+def _fault_of_list(addresses: Any) -> str | None:
+    if not isinstance(addresses, list):
+        return f"is {shown(addresses)}"
+    faults = ((address, _fault_of(address)) for address in addresses)
+    return next((f"has {shown(address)}: {fault}" for address, fault in faults if fault is not None), None)
+
+
+def _fault_of(address: Any) -> str | None:
+    """Why nothing can be reached at an address, None when there is no such reason."""
+    if not isinstance(address, str):
+        return "it is no text"
+    match = ADDRESS.fullmatch(address)
+    if match is None:
+        if "://" in address:
+            return "leave out the scheme and what follows the port"
+        return "write an IPv6 address in brackets, [::1]:2222" if address.count(":") > 1 else "it is not host:port"
+    if not 1 <= int(match[2]) <= HIGHEST_PORT:
+        return f"a port is a number from 1 to {HIGHEST_PORT}"
+    if match[1] is not None:
+        return None if _is_ipv6(match[1]) else "what is in brackets is not an IPv6 address"
+    labels = address.rpartition(":")[0].removesuffix(".").split(".")
+    return None if all(0 < len(label) <= LABEL_LENGTH for label in labels) else "no host can have this name"
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _from_slurm(environ: Mapping[str, str]) -> Cluster | None:
@@ -198,6 +241,8 @@ def _ports(environ: Mapping[str, str], most: int) -> list[int]:
     reserved = "SLURM_STEP_RESV_PORTS"
     if reserved in environ:
         ports = [int(port) for port in _range(environ, reserved, environ[reserved])]
+        if not all(1 <= port <= HIGHEST_PORT for port in ports):
+            raise _unreadable(environ, reserved)
         if len(ports) < most:
             raise UsageError(
                 f"{reserved}={environ[reserved]} are {len(ports)} ports, but a node has {most} tasks: "

@@ -1,8 +1,9 @@
 """How the processes of a run meet: all connect to the chief, which listens at its address of the cluster.
 
-A process that connects sends its rank and host. The chief welcomes it or says why not; what answers without a welcome
-is not the chief. A process that waits for the chief listens at its own address meanwhile. This shows that its port is
-free before TensorFlow needs it, and a chief whose own port is taken can report that there.
+A process that connects sends its rank, host, and the facts in which all must agree (``agreement``). The chief welcomes
+it or says why not; what answers without a welcome is not the chief. A process that waits for the chief listens at its
+own address meanwhile. This shows that its port is free before TensorFlow needs it, and a chief whose own port is taken
+can report that there. A process that cannot come connects all the same, and says so.
 """
 
 from __future__ import annotations
@@ -14,127 +15,91 @@ import socket
 import time
 from collections.abc import Callable
 
-from trainer.distributed.cluster import Cluster, source
+from trainer.distributed.agreement import Facts
+from trainer.distributed.cluster import Cluster, source, split_address
+from trainer.distributed.gathering import (
+    RETRY_SECONDS,
+    UNABLE_SECONDS,
+    WELCOME,
+    Gathering,
+    Unable,
+    deciding,
+    own_listener,
+)
 from trainer.distributed.peers import ALIVE, CHIEF, SILENCE, Message, Peers, farewell, first_line, line_of, send
 from trainer.errors import PeerLost, TrainerError, UsageError, warn
-from trainer.storage.documents import parse_json, shown
+from trainer.storage.documents import parse_json
 from trainer.storage.unacceptable import Unacceptable
 
 COMING_SECONDS = 300.0  # for all processes of a job to start: nodes boot and containers are pulled
-RETRY_SECONDS = 0.5
 ANNOUNCED_SECONDS = 20.0  # how long a chief without a port tries to reach the others: they start with it
-UNABLE_SECONDS = 3.0  # how long a worker reported unable may still connect: another process may have reported it
+UNKNOWN_SECONDS = 60.0  # how long a node may not know the name of another
 STRANGER_SECONDS = 30.0  # how long an answer in the chief's place may come from an earlier job that is ending
 
-WELCOME: Message = {"kind": "welcome"}
 
-
-def connect(cluster: Cluster, interrupted: Callable[[], bool]) -> Peers:
-    """Wait for all processes of the cluster.
+def connect(cluster: Cluster, interrupted: Callable[[], bool], facts: Facts | None = None) -> Peers:
+    """Wait for all processes of the cluster, which must have the same ``facts``.
 
     Raises:
         PeerLost: one did not connect in time or cannot, or ``interrupted`` became true; names it.
+        ProcessesDiffer: one has other facts; names it.
         UsageError: this process cannot listen at its address, the clusters of two processes differ, or a process of
             this rank has already connected.
     """
     deadline = time.monotonic() + COMING_SECONDS
     if cluster.rank == CHIEF:
-        return _gather(cluster, deadline, interrupted)
-    return _join(cluster, deadline, interrupted)
+        return _gather(cluster, deadline, interrupted, facts or {})
+    return _join(cluster, deadline, interrupted, facts or {})
 
 
-def _listener(cluster: Cluster) -> socket.socket:
-    """A socket that listens at the address of this process."""
-    rank, address = cluster.rank, cluster.workers[cluster.rank]
-    who = "the chief" if rank == CHIEF else f"worker {rank}"
-    port = int(address.rpartition(":")[2])
-    try:
-        return socket.create_server(("", port), backlog=len(cluster.workers))
-    except (OSError, OverflowError) as error:
-        reason = error.strerror if isinstance(error, OSError) else str(error)
-        raise UsageError(
-            f"{who} cannot listen at its address {address}: {reason}\n"
-            f"another process on {socket.gethostname()} has port {port}, which {source(os.environ)} names: a job that "
-            f"was here before, another program, or {who} started a second time\n"
-            f"end that process (find it with: ss -ltnp 'sport = :{port}') or give the tasks other ports"
-        ) from error
-
-
-def _gather(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) -> Peers:
-    connections: dict[int, socket.socket] = {}
-    there: dict[int, str] = {}  # rank -> host and process
-    unable: dict[int, tuple[float, PeerLost]] = {}  # rank -> since when, and why, it cannot connect
-    try:
-        with _listener(cluster) as listener:
-            while len(connections) < len(cluster.workers) - 1:
-                for rank in [rank for rank, connection in connections.items() if _has_ended(connection)]:
-                    connections.pop(rank).close()  # its process may be started again
-                    del there[rank]
-                missing = [rank for rank in range(1, len(cluster.workers)) if rank not in connections]
-                if interrupted() or time.monotonic() > deadline:
-                    names = ", ".join(f"worker {rank} at {cluster.workers[rank]}" for rank in missing)
-                    raise PeerLost(f"the chief waited in vain for {names}")
-                for rank, (since, lost) in unable.items():
-                    if rank in missing and time.monotonic() - since > UNABLE_SECONDS:
-                        raise lost
-                for connection in connections.values():
-                    send(connection, ALIVE)
-                if not select.select([listener], [], [], RETRY_SECONDS)[0]:
-                    continue
-                connection, _ = listener.accept()
-                connection.settimeout(SILENCE)
-                come = _greeted(connection, cluster, there, unable)
-                if come is None:
-                    connection.close()
-                else:
-                    connections[come] = connection
-    except TrainerError as error:
-        message = farewell(CHIEF, error.exit_status, str(error))
-        for connection in connections.values():
-            send(connection, message)
-        if isinstance(error, UsageError):  # nobody could connect
-            warn(f"{str(error).splitlines()[0]}; telling the other processes")
-            _announce(cluster, message, interrupted)
-        raise
-    return Peers(cluster, connections)
-
-
-def _greeted(
-    connection: socket.socket, cluster: Cluster, there: dict[int, str], unable: dict[int, tuple[float, PeerLost]]
-) -> int | None:
-    """The rank of the process that connected, if it is welcome. None if the chief does not wait for it, which it is
-    then told. ``there`` are the processes that have connected, ``unable`` those that report that they cannot.
+def decline(cluster: Cluster, status: int, reason: str, interrupted: Callable[[], bool]) -> int:
+    """Tell the others, which wait or will wait for this process, that it cannot come, and why. Returns the exit status
+    that decides for all, as far as this process learns of it: its own ``status``, or that of another that cannot come.
     """
+    deadline = time.monotonic() + COMING_SECONDS
+    if cluster.rank != CHIEF:
+        return _tell_chief(cluster, status, reason, deadline, interrupted)
     try:
-        hello = parse_json(first_line(connection).decode())
-    except (OSError, Unacceptable, UnicodeDecodeError):
-        return None
-    match hello:
-        case {"rank": int(rank), "workers": list(workers), "host": str(host), "process": int(process)}:
-            if tuple(workers) != cluster.workers or not 0 < rank < len(workers):
-                missing = [rank for rank in range(1, len(cluster.workers)) if rank not in there]
-                reason = f"the chief waits for workers {missing} of {list(cluster.workers)}, not for {shown(hello)}"
-            elif rank in there:
-                reason = (
-                    f"worker {rank} is there already, from {there[rank]}; this one, process {process} on {host}, was "
-                    f"started with the same place in {source(os.environ)}\ngive every process its own"
-                )
-            else:
-                there[rank] = f"process {process} on {host}"
-                send(connection, WELCOME)
-                return rank
-            send(connection, farewell(CHIEF, UsageError.exit_status, reason))
-        case {"kind": "leave", "rank": int(rank), "status": int(status), "reason": str(reason), "workers": workers}:
-            if workers == list(cluster.workers):
-                unable[rank] = time.monotonic(), PeerLost(f"worker {rank} cannot take part: {reason}", status)
-    return None
+        gathering = Gathering(cluster, {})
+    except UsageError:  # another process has this one's place, or its port
+        return status
+    with gathering:
+        gathering.unable[CHIEF] = Unable(time.monotonic(), PeerLost(reason, status))
+        while not gathering.is_decided() and not interrupted():
+            gathering.wait()
+        verdict = gathering.verdict()
+        assert verdict is not None, "this process cannot come"
+        gathering.tell_all(verdict, deadline, interrupted)
+    return verdict.exit_status
 
 
-def _has_ended(connection: socket.socket) -> bool:
-    """Whether the other end was closed, even if some of what it sent is unread."""
-    poll = select.poll()
-    poll.register(connection, select.POLLRDHUP | select.POLLHUP | select.POLLERR)
-    return bool(poll.poll(0))
+def _gather(cluster: Cluster, deadline: float, interrupted: Callable[[], bool], facts: Facts) -> Peers:
+    try:
+        gathering = Gathering(cluster, facts)
+    except UsageError as error:  # nobody can connect
+        warn(f"{str(error).splitlines()[0]}; telling the other processes")
+        _announce(cluster, farewell(CHIEF, error.exit_status, str(error)), interrupted)
+        raise
+    with gathering:
+        while not gathering.is_decided():
+            if interrupted() or time.monotonic() > deadline:
+                lost = _in_vain(gathering, interrupted)
+                gathering.tell(lost, {CHIEF})
+                raise lost
+            gathering.wait()
+        verdict = gathering.verdict()
+        if verdict is None:
+            return Peers(cluster, gathering.connections)
+        gathering.tell_all(verdict, deadline, interrupted)
+    raise verdict
+
+
+def _in_vain(gathering: Gathering, interrupted: Callable[[], bool]) -> TrainerError:
+    reason = f"the chief waited in vain for {gathering.names(gathering.missing())}"
+    if not gathering.turned_away or interrupted():
+        return PeerLost(reason)
+    twice = "; ".join(gathering.turned_away)
+    return UsageError(f"{reason}\nanother place was taken twice, by {twice}: give every process its own")
 
 
 def _announce(cluster: Cluster, message: Message, interrupted: Callable[[], bool]) -> None:
@@ -158,27 +123,29 @@ def _announce(cluster: Cluster, message: Message, interrupted: Callable[[], bool
 
 
 def _called(address: str, seconds: float) -> socket.socket:
-    host, _, port = address.rpartition(":")
-    return socket.create_connection((host, int(port)), timeout=seconds)
+    return socket.create_connection(split_address(address), timeout=seconds)
 
 
-def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) -> Peers:
+def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool], facts: Facts) -> Peers:
     chief = cluster.workers[CHIEF]
     try:
-        listener = _listener(cluster)
+        listener = own_listener(cluster)
     except UsageError as error:
-        warn(f"{str(error).splitlines()[0]}; telling the chief")
-        _tell_chief(cluster, farewell(cluster.rank, UsageError.exit_status, str(error)), interrupted)
+        announced = time.monotonic() + ANNOUNCED_SECONDS
+        error.exit_status = _tell_chief(cluster, error.exit_status, str(error), announced, interrupted)
         raise
-    reason, refused, strange_since = "no answer", None, None
+    reason, refused, strange_since, unknown_since = "no answer", None, None, None
     with listener:
         while time.monotonic() < deadline and not interrupted():
             try:
                 connection = _called(chief, SILENCE)
             except OSError as error:
                 reason, strange_since = error.strerror or str(error), None
+                unknown_since = _unknown_since(error, unknown_since)
+                if unknown_since is not None and time.monotonic() - unknown_since > UNKNOWN_SECONDS:
+                    raise _unknown(cluster) from error
             else:
-                send(connection, _hello(cluster))
+                send(connection, {**_hello(cluster), "facts": facts})
                 patience = SILENCE if refused is None else UNABLE_SECONDS
                 ready = select.select([connection, listener], [], [], patience)[0]
                 if ready == [listener]:  # perhaps a second chief that has no port: the first answers soon
@@ -198,14 +165,49 @@ def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool]) ->
     raise PeerLost(f"worker {cluster.rank} waited in vain for the chief at {chief}: {reason}")
 
 
-def _tell_chief(cluster: Cluster, message: Message, interrupted: Callable[[], bool]) -> None:
-    """Tell the chief, which may start later, that this process cannot connect."""
-    deadline = time.monotonic() + ANNOUNCED_SECONDS
+def _unknown_since(error: OSError, before: float | None) -> float | None:
+    """Since when the chief's name is unknown here, None if it is not. Slurm's nodes have their names from the start;
+    elsewhere, the name may come with the chief.
+    """
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and "TF_CONFIG" not in os.environ:
+        return before or time.monotonic()
+    return None
+
+
+def _unknown(cluster: Cluster) -> UsageError:
+    host, _ = split_address(cluster.workers[CHIEF])
+    return UsageError(
+        f"worker {cluster.rank} cannot join the chief: {socket.gethostname()} does not know the name {host}\n"
+        f"it must resolve on every node; try: getent hosts {host}"
+    )
+
+
+def _tell_chief(cluster: Cluster, status: int, reason: str, deadline: float, interrupted: Callable[[], bool]) -> int:
+    """Tell the chief, which may start later, that this process cannot connect. Returns the status that decides for all,
+    as ``decline``.
+    """
+    message = {**farewell(cluster.rank, status, reason), "workers": cluster.workers}
+    warn(f"{reason.splitlines()[0]}; telling the chief")
     while time.monotonic() < deadline and not interrupted():
         with contextlib.suppress(OSError), _called(cluster.workers[CHIEF], SILENCE) as connection:
-            send(connection, {**message, "workers": cluster.workers})
-            return
+            if connection.getsockname() != connection.getpeername():  # as in _is_welcome
+                send(connection, message)
+                return min(status, _verdict_of_chief(connection) or status, key=deciding)
         time.sleep(RETRY_SECONDS)
+    return status
+
+
+def _verdict_of_chief(connection: socket.socket) -> int | None:
+    """The exit status that the chief answers; None if it does not."""
+    connection.settimeout(2 * UNABLE_SECONDS)
+    try:
+        verdict = parse_json(first_line(connection).decode())
+    except (OSError, Unacceptable, UnicodeDecodeError):
+        return None
+    match verdict:
+        case {"kind": "leave", "status": int(status)}:
+            return status
+    return None
 
 
 def _hello(cluster: Cluster) -> Message:

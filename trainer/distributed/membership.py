@@ -6,14 +6,17 @@ import contextlib
 import dataclasses
 import os
 import signal
+import socket
 import sys
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import tensorflow as tf
 from tensorflow.python.eager import context  # not public; tf.distribute's own health check aborts collectives with it
 
 from trainer.config.schema import Config
+from trainer.distributed.agreement import Facts
+from trainer.distributed.attendance import SHARING
 from trainer.distributed.cluster import Cluster, discover
 from trainer.distributed.meeting import connect
 from trainer.distributed.peers import SILENCE, Message, Peers
@@ -23,9 +26,8 @@ from trainer.distributed.unshared import unshared
 from trainer.errors import DataLost, PeerLost, Stopped, TrainerError, UsageError, printable, warn
 from trainer.runtime import execution
 from trainer.runtime.shortage import shortage
-from trainer.runtime.signals import StopRequest
+from trainer.runtime.signals import STOP_SIGNALS, StopRequest
 
-SHARING = ("auto", "multi_worker")  # strategies under which processes share a run
 GRACE_SECONDS = 25.0  # for the save in flight to end after a loss; detection and this stay below a minute
 
 
@@ -58,6 +60,16 @@ class Process:
         """Whether this process decides what is done, and writes; the others compute their share."""
         return self.peers is None or self.peers.is_chief
 
+    def is_asked_elsewhere(self) -> bool:
+        """Whether another process of the run was asked to stop."""
+        return self.peers is not None and self.peers.stop_asked
+
+    def names(self) -> list[str]:
+        """The processes of the run by rank, for messages; empty when it works alone."""
+        if self.peers is None:
+            return []
+        return [self.peers.name(rank) for rank in range(len(self.peers.cluster.workers))]
+
     def tell(self, message: Message) -> None:
         """Tell the other processes, as their chief."""
         if self.peers is not None:
@@ -70,8 +82,9 @@ class Process:
 
 
 @contextlib.contextmanager
-def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
-    """This process, connected to the others of the run while the block runs.
+def joined(strategy: str, stop: StopRequest, facts: Callable[[], Facts]) -> Iterator[Process]:
+    """This process, connected to the others of the run while the block runs. ``facts`` are those in which all must
+    agree; they are asked for where there are others.
 
     When one of them is lost, this process gives up what it computes together with it. So the block ends with an error,
     which becomes the PeerLost that names the lost process. If the block does not end within ``GRACE_SECONDS``, this
@@ -79,6 +92,7 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
 
     Raises:
         PeerLost: another process is gone, or did not come.
+        ProcessesDiffer: one has other facts.
         UsageError: as ``cluster_of``.
     """
     cluster = cluster_of(strategy, os.environ)
@@ -88,10 +102,11 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
             warn(alone)
         yield Process(stop, None)
         return
-    peers = connect(cluster, lambda: stop.signal is not None)
+    peers = connect(cluster, lambda: stop.signal is not None, facts())
     peers.watch(_end_soon)
     try:
-        yield Process(stop, peers)
+        with _passing_signals_on(peers):
+            yield Process(stop, peers)
     except (Stopped, DataLost) as error:
         if peers.is_chief:
             peers.tell(ended(error.exit_status, str(error)))
@@ -113,6 +128,28 @@ def joined(strategy: str, stop: StopRequest) -> Iterator[Process]:
     if peers.is_chief:
         peers.tell(ended(0, "done"))
     peers.leave(0, "done")
+
+
+@contextlib.contextmanager
+def _passing_signals_on(peers: Peers) -> Iterator[None]:
+    """While the block runs, the others learn at once of a request to stop. This process may be in a step that waits for
+    one of them, where Python handles no signal; that one may wait for data.
+    """
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def pass_on() -> None:
+        while arrived := reader.recv(1):
+            if arrived[0] in STOP_SIGNALS:
+                peers.ask_to_stop()
+
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()
+    before = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    try:
+        yield
+    finally:
+        signal.set_wakeup_fd(before)
+        writer.close()
 
 
 def ended(status: int, reason: str) -> Message:

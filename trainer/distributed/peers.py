@@ -53,7 +53,9 @@ class Peers:
         self._watching = threading.Lock()
         self.lost: PeerLost | None = None
         self._losing = threading.Event()
-        for rank in connections:
+        self.stop_asked = False  # of another process of the run
+        for rank, connection in connections.items():
+            connection.settimeout(SILENCE)
             threading.Thread(target=self._listen, args=(rank,), name=f"peer {rank}", daemon=True).start()
         threading.Thread(target=self._say_alive, name="alive", daemon=True).start()
 
@@ -93,13 +95,16 @@ class Peers:
         self._stop_all = stop_all
         self._idle = frozenset(idle)
 
-    def ask_to_stop(self) -> None:
-        """Ask the chief, as a process that computes nothing, to stop all."""
-        self._send(STOP)
-
     def wait_for_loss(self, seconds: float) -> bool:
         """Whether a process is lost, or will be within ``seconds``."""
         return self._losing.wait(seconds)
+
+    def ask_to_stop(self) -> None:
+        """Tell the others that this process was asked to stop. One that waits for data need not wait any longer; where
+        all stop is agreed upon elsewhere (``stop_vote``). For a process that computes nothing, and so has no vote, the
+        chief stops all.
+        """
+        self._send(STOP)
 
     def leave(self, status: int, reason: str) -> None:
         """Say farewell: this process ends with ``status``. If it is not 0, the others end with it too."""
@@ -109,7 +114,8 @@ class Peers:
             with contextlib.suppress(OSError):
                 connection.shutdown(socket.SHUT_WR)
 
-    def _name(self, rank: int) -> str:
+    def name(self, rank: int) -> str:
+        """A process of the run, for messages."""
         return f"{'the chief, ' if rank == CHIEF else ''}worker {rank} at {self.cluster.workers[rank]}"
 
     def _send(self, message: Message, *, leaving_out: int | None = None) -> None:
@@ -133,24 +139,34 @@ class Peers:
             how = "its connection ended"
         except TimeoutError:
             how = f"it has given no sign of life for {SILENCE:.0f} seconds"
-        except (OSError, Unacceptable, UnicodeDecodeError) as error:
+        except OSError as error:
+            how = error.strerror or str(error)
+        except Unacceptable as error:
             how = str(error)
+        except UnicodeDecodeError:
+            how = (
+                "what came from there is no message of this program: another program, or another process, has its place"
+            )
         if rank not in self._gone and not self._leaving:
-            name = self._name(rank)
+            name = self.name(rank)
             self._lose(PeerLost(f"{name} was lost: {how}"), rank)
 
     def _take(self, rank: int, message: Any) -> None:
         match message:
             case {"kind": "alive"}:
                 pass
+            case {"kind": "stop"}:
+                self.stop_asked = True
+                if self.is_chief:
+                    self._send(STOP, leaving_out=rank)
+                if rank in self._idle and self._stop_all is not None:
+                    self._stop_all(None)
             case {"kind": "told", "message": dict(told)}:
                 self._told.put(told)
-            case {"kind": "stop"} if rank in self._idle and self._stop_all is not None:
-                self._stop_all(None)
             case {"kind": "leave", "rank": int(who), "status": int(status), "reason": str(reason)}:
                 self._gone.add(rank)
                 if status != 0:
-                    self._lose(PeerLost(f"{self._name(who)} ended with status {status}: {reason}", status), rank)
+                    self._lose(PeerLost(f"{self.name(who)} ended with status {status}: {reason}", status), rank)
             case {"kind": "lost", "reason": str(reason), "status": int(status)}:
                 self._lose(PeerLost(reason, status), rank)
             case _:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import signal
+from collections.abc import Callable
 
 import tensorflow as tf
 
@@ -22,10 +23,13 @@ class WithoutData:
 class StopVote:
     """Every process polls equally often, at the same places."""
 
-    def __init__(self, stop: StopRequest, replicas: Replicas) -> None:
+    def __init__(self, stop: StopRequest, replicas: Replicas, is_asked_elsewhere: Callable[[], bool]) -> None:
         self._stop = stop
+        self._is_asked_elsewhere = is_asked_elsewhere
         self._replicas = replicas
         self._asked: tf.Tensor | None = None
+        self._own_seconds = 0.0
+        self._seconds: list[float] = []
         self._error: UsageError | None = None
 
     @property
@@ -33,9 +37,25 @@ class StopVote:
         """Whether there are other processes. They must know the reason one poll before they stop."""
         return self._replicas.processes > 1
 
+    def is_asked(self) -> bool:
+        """Whether this process knows of a request to stop, to whichever process, on which all have yet to agree."""
+        return self._stop.signal is not None or self._is_asked_elsewhere()
+
     def data_failed(self, error: UsageError) -> None:
         """This process cannot read a batch that it is going to need."""
         self._error = error
+
+    def note(self, own_seconds: float) -> None:
+        """How long the own work of this process took in a step; the next poll tells it to the others."""
+        self._own_seconds = own_seconds
+
+    def work_seconds(self) -> list[float]:
+        """What the processes have noted, by rank, as the last poll has told; empty when there are no others."""
+        return self._seconds
+
+    @property
+    def is_chief(self) -> bool:
+        return self._replicas.process == 0
 
     def poll(self) -> signal.Signals | WithoutData | None:
         """The signal that stops the run, or, with several processes, the data that do; None if nothing does.
@@ -51,10 +71,13 @@ class StopVote:
             float(rank == self._replicas.process and self._error is not None)
             for rank in range(self._replicas.processes)
         ]
-        self._asked = self._replicas.sum_over_processes(tf.constant([*votes, *without_data]))
+        seconds = [self._own_seconds * (rank == self._replicas.process) for rank in range(self._replicas.processes)]
+        self._own_seconds = 0.0
+        self._asked = self._replicas.sum_over_processes(tf.constant([*votes, *without_data, *seconds]))
         if before is None:
             return None
-        asked, failed = before.numpy()[: len(STOP_SIGNALS)], before.numpy()[len(STOP_SIGNALS) :]
+        asked, told = before.numpy()[: len(STOP_SIGNALS)], before.numpy()[len(STOP_SIGNALS) :]
+        failed, self._seconds = told[: self._replicas.processes], told[self._replicas.processes :].tolist()
         stopping = next((each for each, count in zip(STOP_SIGNALS, asked, strict=True) if count), None)
         if stopping is not None or not failed.any():
             return stopping

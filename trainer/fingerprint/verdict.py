@@ -26,7 +26,8 @@ SHOWN_CHANGES = 6
 # Differences that may be accepted although no configuration key explains them. Another network structure never may.
 ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
-DEVICES = ("device", "replicas", "cuDNN", "TensorFloat-32")
+LIBRARIES_OF_GPUS = ("cuDNN", "TensorFloat-32")
+DEVICES = ("device", "replicas", *LIBRARIES_OF_GPUS)
 IMAGE_SIZE = "preprocess.image_size"
 AUX_LOGITS = "model.aux_logits"
 AUX_LAYERS = "layer aux_logits."  # how the places of facts about the auxiliary head begin
@@ -292,10 +293,26 @@ def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> l
     return lines
 
 
+def worker_differences(chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
+    """In which libraries and plug-ins a process differs from its chief, besides what they compared when they met:
+    these are known once both have computed on their devices.
+    """
+    plugged = [name for name in chief if name.startswith(plugins.RECORDED)]
+    return [
+        f"{name}: {own[name]}; the chief has: {chief[name]}"
+        for name in (*plugged, *LIBRARIES_OF_GPUS)
+        if name in chief and name in own and chief[name] != own[name]
+    ]
+
+
 def worker_warnings(rank: int, chief: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
     """What differs between process ``rank`` of a run and its chief. The manifest records the chief's values only."""
-    found = [(name, chief[name], own[name]) for name in (*EXACTNESS_PACKAGES, "device") if chief[name] != own[name]]
-    found += [(name, there, here) for name, there, here, _ in surroundings.differences(chief, own)]
+    found = [("device", chief["device"], own["device"])] if chief["device"] != own["device"] else []
+    found += [
+        (name, there, here)
+        for name, there, here, _ in surroundings.differences(chief, own)
+        if name in (surroundings.PROCESSOR, surroundings.INSTRUCTION_SET)  # other variables are refused
+    ]
     return [
         f"{name} is {here} in worker {rank} and {there} in the chief: with another placement of the processes the last "
         "bits differ"

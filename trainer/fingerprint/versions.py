@@ -37,7 +37,13 @@ def versions() -> dict[str, str]:
 def of_run(config: Config, replicas: Replicas) -> dict[str, str]:
     """``versions`` and what else decides the last bits of a run: replicas, surroundings and the plug-ins it uses."""
     around = surroundings.of_process(os.environ, surroundings.cpuinfo())
-    return {**versions(), "replicas": replicas.layout, **around, **_of_gpus(), **_plugin_versions(config)}
+    return {
+        **versions(),
+        "replicas": replicas.layout,
+        **around,
+        **_of_gpus(),
+        **plugins.versions(chosen_plugins(config)),
+    }
 
 
 def _of_gpus() -> dict[str, str]:
@@ -48,8 +54,8 @@ def _of_gpus() -> dict[str, str]:
     return {"cuDNN": surroundings.cudnn() or "not loaded", "TensorFloat-32": "on" if rounded else "off"}
 
 
-def _plugin_versions(config: Config) -> dict[str, str]:
-    """Distribution and version of the plug-ins that a configuration names."""
+def chosen_plugins(config: Config) -> list[tuple[str, str]]:
+    """Group and name of what a configuration names and a plug-in may have brought."""
     brought = ModelPlugin | OptimizerPlugin | SchedulePlugin | SourcePlugin
     chosen = (
         (plugins.MODELS, config.model),
@@ -58,7 +64,7 @@ def _plugin_versions(config: Config) -> dict[str, str]:
         (plugins.SOURCES, config.data),
     )
     named = [(group, section.name) for group, section in chosen if isinstance(section, brought)]
-    return plugins.versions([*named, *((plugins.TRANSFORMS, name) for name in config.preprocess.plugins)])
+    return [*named, *((plugins.TRANSFORMS, name) for name in config.preprocess.plugins)]
 
 
 @functools.cache

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
 from trainer.errors import SPELLED
@@ -19,6 +19,7 @@ from trainer.storage import holding
 from trainer.storage.holding import named
 
 PLAIN_INTERVAL_SECONDS = 10.0
+UNKNOWN = "-:--:--"  # instead of a time
 
 
 class Terminal:
@@ -37,12 +38,12 @@ class Terminal:
                 MofNCompleteColumn(),
                 BarColumn(bar_width=None),
                 TextColumn("ETA"),
-                TimeRemainingColumn(),
+                TextColumn("{task.fields[eta]}"),
                 TextColumn("{task.fields[checkpoint]}"),
                 console=self._console,
                 expand=True,
             )
-            self._task = self._progress.add_task("train", total=total, completed=step, checkpoint="")
+            self._task = self._progress.add_task("train", total=total, completed=step, checkpoint="", eta=UNKNOWN)
             self._live = Live(self._shown(""), console=self._console, refresh_per_second=10)
             self._live.start()
 
@@ -56,15 +57,21 @@ class Terminal:
         if self._progress is not None:
             self._progress.update(self._task, completed=step)
 
-    def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
-        """Report a new training record."""
+    def training(
+        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float | None
+    ) -> None:
+        """Report a new training record. Rate and time left are not known at the start of a process."""
         status = (
             f"epoch {epoch:.2f}  loss {values['loss']:.4f}  accuracy {values['accuracy']:.3f}  "
-            f"learning rate {values['learning_rate']:.3g}  {values['images_per_second']:.0f} images/s"
+            f"learning rate {values['learning_rate']:.3g}"
         )
-        line = f"step {step}/{total}  {status}  ETA {_duration(seconds_left)}"
+        if "images_per_second" in values:
+            status += f"  {values['images_per_second']:.0f} images/s"
+        eta = UNKNOWN if seconds_left is None else _duration(seconds_left)
+        line = f"step {step}/{total}  {status}" + (f"  ETA {eta}" if seconds_left is not None else "")
         self.log(line)
         if self._progress is not None:
+            self._progress.update(self._task, eta=eta)
             self._live.update(self._shown(status))
         elif time.monotonic() - self._last_line >= PLAIN_INTERVAL_SECONDS:
             self._last_line = time.monotonic()

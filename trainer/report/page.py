@@ -14,6 +14,7 @@ import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import plotly.offline
@@ -155,7 +156,19 @@ def _facts(run: Contents) -> dict[str, str]:
     rates = sorted(float(record["images_per_second"]) for record in run.records if _has_rate(record))
     if rates:
         found["Images per second"] = f"{rates[len(rates) // 2]:.1f} (median)"
+    found.update(_slow_process(run.records))
     return found
+
+
+def _slow_process(records: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The process that was slow last, if any was."""
+    slow = [record for record in records if isinstance(record.get("straggler"), str)]
+    if not slow:
+        return {}
+    name, ratio = slow[-1]["straggler"], slow[-1].get("straggler_ratio")
+    steps = [record["step"] for record in slow if record["straggler"] == name]
+    text = f"{name}: its own work took {ratio} times that of most, steps {min(steps)} to {max(steps)}"
+    return {"Slow process": text}
 
 
 def _has_rate(record: Mapping[str, object]) -> bool:

@@ -15,7 +15,7 @@ from trainer.data.opened import Sources, open_sources
 from trainer.data.sixteen_bits import check_range
 from trainer.distributed.membership import Process, shares
 from trainer.errors import UsageError
-from trainer.fingerprint import versions
+from trainer.fingerprint import program, versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.facts import Fact
 from trainer.models.layers import slowest_momentum
@@ -68,7 +68,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
         examples, waited = data.sampling.examples_per_epoch, start.patience_used()
         print(f"to train on: {train_on.longer(run_dir, config, done, total, examples, waited)}")
         return None
-    process.tell({"config": stored.to_text(config)})
+    process.tell({"config": stored.to_text(config), "code": dict(program.plugin_code(config))})
     shared = shares(config, process)
     assembly = assemble(config, process, shared, drawn=start.draws_weights)
     fingerprint = fingerprint_of(config, assembly.state, data)

@@ -21,7 +21,7 @@ from trainer.config.override import Change
 from trainer.config.schema import Config, Invocation
 from trainer.distributed.membership import Process, joined
 from trainer.errors import NoValidCheckpoint, UsageError, warn
-from trainer.fingerprint import facts
+from trainer.fingerprint import facts, program
 from trainer.run import overlaps, warm_start
 from trainer.run.preparation import prepare
 from trainer.run.starting_point import FromCheckpoint, FromNothing, StartingPoint, request_of
@@ -50,7 +50,8 @@ def train(invocation: Invocation, config: Config, stop: StopRequest) -> Ending |
         NoValidCheckpoint: ``run_dir`` held a run, and its checkpoints are gone.
         RestoreRefused: ``config`` differs from the existing run in a key that changes the result.
     """
-    with joined(config.runtime.strategy, stop) as process:
+    asked = program.asked_to_train(invocation, config)
+    with joined(config.runtime.strategy, stop, lambda: program.of_process(asked)) as process:
         if not process.is_chief:
             work(process)
             return None
@@ -83,7 +84,8 @@ def resume(
         NoValidCheckpoint: the checkpoint does not exist or is damaged.
         RestoreRefused: a resume may not make one of the changes, or code or data differ from those of the checkpoint.
     """
-    with joined(override.strategy_asked(values), stop) as process:
+    asked = program.asked_to_resume(values, allow)
+    with joined(override.strategy_asked(values), stop, lambda: program.of_process(asked)) as process:
         if not process.is_chief:
             work(process)
             return None
@@ -125,7 +127,7 @@ def _run(run_dir: Path, config: Config, start: StartingPoint, process: Process) 
         )
         process.tell(announced.message())
         where = (outputs.checkpointer, outputs.history, outputs.terminal, outputs.views)
-        run_loop(wire(announced, run.config, run.assembly.state, run.data, process.stop, *where))
+        run_loop(wire(announced, run.config, run.assembly.state, run.data, process, *where))
     return "finished" if run.assembly.step >= run.total_steps else "stopped_early"
 
 

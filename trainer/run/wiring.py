@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from trainer.config.schema import Config
 from trainer.data.batches import Part, evaluation_batches, training_batches
 from trainer.data.opened import Sources
+from trainer.distributed.membership import Process
 from trainer.distributed.peers import Message
 from trainer.distributed.stop_vote import StopVote
-from trainer.runtime.signals import StopRequest
+from trainer.distributed.stragglers import Stragglers
 from trainer.training.interfaces import Display, Records, Run, Saves, Views
 from trainer.training.state import TrainingState, flatten
 
@@ -40,7 +41,7 @@ def wire(
     config: Config,
     state: TrainingState,
     sources: Sources,
-    stop: StopRequest,
+    process: Process,
     checkpointer: Saves,
     history: Records,
     terminal: Display,
@@ -67,5 +68,6 @@ def wire(
         history=history,
         terminal=terminal,
         views=views,
-        stop=StopVote(stop, replicas),
+        stop=StopVote(process.stop, replicas, process.is_asked_elsewhere),
+        stragglers=Stragglers(process.names()),
     )

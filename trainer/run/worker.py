@@ -6,6 +6,8 @@ of every variable, and everything else that decides the next steps come from the
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Callable, Mapping, Sequence
 
 import tensorflow as tf
@@ -16,10 +18,10 @@ from trainer.data.opened import open_sources
 from trainer.distributed.membership import Process, shares
 from trainer.distributed.peers import Peers
 from trainer.distributed.sharing import Sharing
-from trainer.errors import Stopped, UsageError, warn
-from trainer.fingerprint import facts, versions
+from trainer.errors import ProcessesDiffer, Stopped, warn
+from trainer.fingerprint import facts, program, versions
 from trainer.fingerprint.collect import fingerprint_of
-from trainer.fingerprint.verdict import worker_warnings
+from trainer.fingerprint.verdict import worker_differences, worker_warnings
 from trainer.run.assembly import assemble
 from trainer.run.wiring import Announcement, wire
 from trainer.run_directory.metrics import VALIDATION, Record
@@ -68,7 +70,9 @@ class _Display:
     def step(self, step: int) -> None:
         pass
 
-    def training(self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float) -> None:
+    def training(
+        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float | None
+    ) -> None:
         pass
 
     def line(self, text: str) -> None:
@@ -95,13 +99,17 @@ class _Views:
         pass
 
 
+def _this(peers: Peers) -> str:
+    return f"worker {peers.cluster.rank}, process {os.getpid()} on {socket.gethostname()},"
+
+
 def work(process: Process) -> None:
     """Work for the chief until the run ends, or wait for its end where the others can share the batches only without
     this process.
 
     Raises:
         PeerLost: the chief or another process is gone.
-        UsageError: this process has other data or code than the chief.
+        ProcessesDiffer: this process has other data or code than the chief.
         Stopped, TrainingFailed: as in the chief.
     """
     peers = process.peers
@@ -110,6 +118,7 @@ def work(process: Process) -> None:
     if plan["config"] is None:
         return
     config = stored.from_text(plan["config"])
+    program.refuse_other_code(plan["code"], program.plugin_code(config), peers.cluster.rank)
     shared = shares(config, process)
     assert shared is not None
     if peers.cluster.rank >= shared.processes:
@@ -119,17 +128,24 @@ def work(process: Process) -> None:
     assembly = assemble(config, process, shared, drawn=False)
     state = assembly.state
     announced = Announcement.of(peers.hear())
-    for line in worker_warnings(peers.cluster.rank, announced.versions, versions.of_run(config, state.replicas)):
+    own = versions.of_run(config, state.replicas)
+    others = worker_differences(announced.versions, own)
+    if others:
+        raise ProcessesDiffer(
+            f"{_this(peers)} has {others[0]} ({len(others) - 1} more differences)\n"
+            "give all processes the same packages and environment"
+        )
+    for line in worker_warnings(peers.cluster.rank, announced.versions, own):
         warn(line)
     found = facts.differences(facts.from_text(announced.fingerprint), fingerprint_of(config, state, data))
     if found:
-        raise UsageError(
-            f"worker {peers.cluster.rank} computes something else than the chief: {found[0]} "
+        raise ProcessesDiffer(
+            f"{_this(peers)} computes something else than the chief: {found[0]} "
             f"({len(found) - 1} more differences)\n"
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )
     records = _Records(announced.validations)
-    run_loop(wire(announced, config, state, data, process.stop, _Saves(peers), records, _Display(), _Views()))
+    run_loop(wire(announced, config, state, data, process, _Saves(peers), records, _Display(), _Views()))
 
 
 def _idle(stop: StopRequest, peers: Peers, shared: Sharing) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 import tensorflow as tf
 
 from trainer.data.batch import Batch
+from trainer.data.supply import WaitEnded
 from trainer.errors import UsageError
 
 
@@ -19,12 +20,13 @@ def evaluate(
 
     Raises:
         UsageError: no example could be used, or a batch cannot be read.
+        WaitEnded: a batch was not waited for, and the processes of the run have not agreed to end here.
     """
     totals, supply = tf.zeros([4], tf.float64), iter(batches)
     while True:
         try:
             batch = next(supply, None)
-        except UsageError:
+        except (UsageError, WaitEnded):
             if interrupted():  # all processes of the run have agreed to end here
                 return None
             raise

@@ -11,6 +11,7 @@ import tensorflow as tf
 from trainer.config.schema import Config
 from trainer.data.batch import Batch
 from trainer.distributed.stop_vote import StopVote
+from trainer.distributed.stragglers import Stragglers
 from trainer.run_directory.metrics import Record
 from trainer.training.state import TrainingState
 
@@ -38,7 +39,7 @@ class Display(Protocol):
 
     def step(self, step: int) -> None: ...
     def training(
-        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float
+        self, step: int, total: int, epoch: float, values: Mapping[str, float], seconds_left: float | None
     ) -> None: ...
     def line(self, text: str) -> None: ...
     def warn(self, text: str) -> None: ...
@@ -69,6 +70,7 @@ class Run:
     terminal: Display
     views: Views
     stop: StopVote
+    stragglers: Stragglers
 
     def epoch(self, examples: int) -> float:
         return examples / self.examples_per_epoch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import signal
@@ -13,13 +14,16 @@ import tensorflow as tf
 
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
+from trainer.data.supply import Supply, WaitEnded
 from trainer.distributed.stop_vote import WithoutData
-from trainer.errors import DataLost, Stopped, TrainingFailed, UsageError
+from trainer.distributed.stragglers import OwnWork
+from trainer.errors import DataLost, PeerLost, Stopped, TrainingFailed, UsageError
 from trainer.run_directory.metrics import TRAIN, Record
 from trainer.runtime.signals import exit_status
 from trainer.training.due import Cadence, Standing, due
 from trainer.training.interfaces import Run
 from trainer.training.loss_scale import MINIMUM
+from trainer.training.pace import Pace
 from trainer.training.schedules import learning_rate_at
 from trainer.training.state import Progress
 from trainer.training.step import Told, make_evaluation_step, make_train_step
@@ -36,21 +40,29 @@ def train(run: Run) -> None:
         Stopped: a signal asked for it; the current step is committed.
         DataLost: the data cannot be read any more; the current step is committed.
         UsageError: the data cannot be read at the start; nothing is committed.
+        PeerLost: a signal came, the data did not, and other processes wait in a step; nothing is committed.
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
         NotSaved: the disk refused a save and the policy is to stop, or it refused the last save.
     """
+    with contextlib.closing(Supply(_iterate(run), run.stop.is_asked, run.terminal.warn)) as supply:
+        batches = Ahead(supply, 2 if run.stop.is_shared else 0, run.stop.data_failed)
+        if run.stop.is_shared:
+            batches.look()
+        _train(run, batches)
+
+
+def _train(run: Run, batches: Iterator[Batch]) -> None:
     config = run.config
     train_step = make_train_step(run.state, config)
     evaluation_step = make_evaluation_step(run.state, config)
     cadence = _cadence(run)
     standing = _standing(run)
-    batches = Ahead(_iterate(run), 2 if run.stop.is_shared else 0, run.stop.data_failed)
-    if run.stop.is_shared:
-        batches.look()
-    stretch = _Stretch()
+    stretch, own_work = _Stretch(), OwnWork()
     while True:
         run.checkpointer.check()
+        run.stop.note(own_work.seconds())
         stopping = run.stop.poll()
+        _tell_stragglers(run)
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.validate:
             with stretch.paused(), _keeping_steps(run, standing, unless=False):
@@ -67,11 +79,18 @@ def train(run: Run) -> None:
             raise _stopped(run, stopping, standing.step)
         if now.finish:
             return
-        with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed and continue
-            batch = stretch.next(batches)
+        try:
+            with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed and continue
+                batch = stretch.next(batches)
+        except WaitEnded:  # a request to stop does not wait for data
+            if run.stop.is_shared:
+                raise _without_batch(run, standing.step) from None
+            continue
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
-        stretch.add(train_step(batch))
+        told = train_step(batch)
+        own_work.add(told.marks)
+        stretch.add(told)
         _show_step(run, standing.step, stretch)
 
 
@@ -138,6 +157,21 @@ def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int)
     return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
 
 
+def _tell_stragglers(run: Run) -> None:
+    """Name a process that has become slow; the chief tells it for all."""
+    if run.stop.is_chief:
+        for line in run.stragglers.add(run.stop.work_seconds()):
+            run.terminal.warn(line)
+
+
+def _without_batch(run: Run, step: int) -> PeerLost:
+    """The end of a process that cannot make the steps in which all would agree to stop: it had no batch left."""
+    return PeerLost(
+        f"a signal came at step {step} while this process waited for data and had read none ahead, so the others could "
+        f"not agree to stop at one step; {run.checkpointer.last_good()}"
+    )
+
+
 def _show_step(run: Run, step: int, stretch: _Stretch) -> None:
     run.terminal.step(step)
     if step % run.config.train.log_every_steps == 0 or step == run.total_steps:
@@ -166,14 +200,13 @@ def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
         raise TrainingFailed(_not_finite(run, step, stretch.told))
     rate = learning_rate_at(progress.step - 1, config.optimizer.learning_rate, config.schedule)
     told = stretch.told
-    images_per_second, input_wait = stretch.end(config.train.global_batch_size)
+    measured = stretch.end(config.train.global_batch_size)
     scalars = {
         "loss": loss,
         "accuracy": int(progress.correct.numpy()) / seen,
         "learning_rate": float(rate.numpy()),
         "weight_norm": float(tf.linalg.global_norm(list(run.state.trainable.values())).numpy()),
-        "images_per_second": images_per_second,
-        "input_wait": input_wait,
+        **measured,
         "substituted": int(progress.substituted.numpy()),
     }
     closing = step % config.train.log_every_steps != 0
@@ -184,8 +217,9 @@ def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
         scalars["loss_scale"] = float(progress.loss_scale.numpy())
     examples = int(progress.examples.numpy())
     facts = {"epoch": run.epoch(examples), "examples": examples, "ledger": progress.ledger_text(), "closing": closing}
+    facts.update(run.stragglers.facts())
     run.history.add(Record(step, TRAIN, scalars, facts))
-    left = (run.total_steps - step) * config.train.global_batch_size / scalars["images_per_second"]
+    left = stretch.seconds_for(run.total_steps - step)
     run.terminal.training(step, run.total_steps, run.epoch(examples), scalars, left)
     if not closing:
         for variable in (progress.loss_sum, progress.correct, progress.seen, progress.steps_summed):
@@ -217,14 +251,20 @@ def _check_loss_scale(progress: Progress, step: int) -> None:
 class _Stretch:
     """The steps that this process made since the last training record: what they reported, and the time they took.
 
-    Evaluation and saving are left out of the time.
+    Evaluation and saving are left out of the time, and so is the first step of the process, which is traced.
     """
 
     def __init__(self) -> None:
+        self._traced = False
+        self._pace = Pace()
         self._begin()
 
     def _begin(self) -> None:
         self.told: list[Told] = []
+        self._timed = 0  # steps
+        self._restart()
+
+    def _restart(self) -> None:
         self._start = time.monotonic()
         self._waited = 0.0
 
@@ -244,10 +284,23 @@ class _Stretch:
     def add(self, told: Told) -> None:
         """A step was made."""
         self.told.append(told)
+        if self._traced:
+            self._timed += 1
+        else:
+            self._traced = True
+            self._restart()
 
-    def end(self, batch_size: int) -> tuple[float, float]:
-        """Images per second and the share of the time that was spent waiting for batches; the next stretch begins."""
-        elapsed = time.monotonic() - self._start
-        rates = len(self.told) * batch_size / elapsed, self._waited / elapsed
+    def end(self, batch_size: int) -> dict[str, float]:
+        """``images_per_second``, and the share of the time that was spent waiting for batches, ``input_wait``. Empty
+        when the only step was the first of the process. The next stretch begins.
+        """
+        elapsed, steps, waited = time.monotonic() - self._start, self._timed, self._waited
         self._begin()
-        return rates
+        if not steps:
+            return {}
+        self._pace.add(steps, elapsed)
+        return {"images_per_second": steps * batch_size / elapsed, "input_wait": waited / elapsed}
+
+    def seconds_for(self, steps: int) -> float | None:
+        """How long so many steps will take; None as long as too few are known."""
+        return self._pace.seconds_for(steps)

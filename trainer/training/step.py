@@ -12,6 +12,7 @@ from trainer.config.schema.training import WeightsName
 from trainer.data.batch import Batch
 from trainer.data.order.ledger import CHAIN_FACTOR
 from trainer.distributed.replicas import assign, assign_sub, gathered, total
+from trainer.distributed.stragglers import Marks, moment
 from trainer.models.inception_v3_units import HEADS, unit_of
 from trainer.training.gradients import is_scaled, make_gradients
 from trainer.training.loss_scale import all_finite, update_loss_scale
@@ -28,6 +29,7 @@ class Told(NamedTuple):
 
     loss: tf.Tensor  # float32 [], the objective of this step alone
     gradient_norm: tf.Tensor  # float32 [], before clipping; zero at steps without a training record
+    marks: Marks  # of the exchange with other processes; empty when there are none
 
 
 class Made(NamedTuple):
@@ -39,6 +41,7 @@ class Made(NamedTuple):
     gradient_norm: tf.Tensor  # float32 [], see Told
     ledger: tf.Tensor  # int64 [], sum of the examples' entries
     substituted: tf.Tensor  # int64 []
+    marks: Marks
 
 
 Update = Callable[[list[tf.Tensor], list[tf.Tensor], tf.Tensor], tf.Tensor]
@@ -118,18 +121,28 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], T
     diverged = statistics if replicas.count > 1 and not config.model.batch_norm.synchronized else []
     update = _make_update(state, config, statistics)
 
+    # Synchronised batch norm waits for the others at each layer. So all look slow from the first one on.
+    measured = replicas.processes > 1
+    waits_early = config.model.batch_norm.synchronized
+
     def on_replica(examples: Batch) -> Made:
+        marks = [moment([examples["image"]])] if measured and waits_early else []
         before = [tf.identity(variable) for variable in statistics] if may_put_back else []
         gradients, loss, hits = gradients_of({name: examples[name] for name in examples if name not in COUNTED})
         own = [tf.convert_to_tensor(variable) for variable in diverged]
-        loss, hits, *sums = total([loss, hits, *gradients, *own])
+        exchanged = [loss, hits, *gradients, *own]
+        if measured and not waits_early:
+            marks.append(moment(exchanged))
+        loss, hits, *sums = total(exchanged)
+        if measured:
+            marks.append(moment([loss, hits, *sums]))
         gradients, moved = sums[: len(gradients)], sums[len(gradients) :]
         for variable, value in zip(diverged, moved, strict=True):
             assign(variable, value / replicas.count)
         norm = norm_if_recorded(gradients)
         finite = update(before, gradients, loss)
         ledger, substituted = total([tf.reduce_sum(examples[name]) for name in COUNTED])
-        return Made(loss, hits, finite, norm, ledger, substituted)
+        return Made(loss, hits, finite, norm, ledger, substituted, tuple(marks))
 
     def norm_if_recorded(gradients: list[tf.Tensor]) -> tf.Tensor:
         recorded = tf.equal((progress.step + 1) % config.train.log_every_steps, 0)
@@ -150,7 +163,7 @@ def make_train_step(state: TrainingState, config: Config) -> Callable[[Batch], T
         progress.examples.assign_add(config.train.global_batch_size)
         progress.ledger.assign(progress.ledger * CHAIN_FACTOR + made.ledger)
         progress.substituted.assign_add(made.substituted)
-        return Told(made.loss, made.gradient_norm)
+        return Told(made.loss, made.gradient_norm, made.marks)
 
     return train_step
 

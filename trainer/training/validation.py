@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -12,6 +13,7 @@ from trainer.config.metrics import counts, is_better
 from trainer.config.schema import Config
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
+from trainer.data.supply import Supply
 from trainer.run_directory.metrics import VALIDATION, Record, best_step
 from trainer.training.due import Standing
 from trainer.training.evaluation import evaluate
@@ -39,11 +41,12 @@ def validate(
         seen.append(examples)
         return sums
 
-    batches = Ahead(run.evaluation_batches, 1 if run.stop.is_shared else 0, run.stop.data_failed)
-    if run.stop.is_shared:
-        batches.look()
-        run.stop.poll()  # so that the answer is there before the first batch is needed
-    validation = evaluate(batches, watched, lambda: run.stop.poll() is not None)
+    with contextlib.closing(Supply(run.evaluation_batches, run.stop.is_asked, run.terminal.warn)) as supply:
+        batches = Ahead(supply, 1 if run.stop.is_shared else 0, run.stop.data_failed)
+        if run.stop.is_shared:
+            batches.look()
+            run.stop.poll()  # so that the answer is there before the first batch is needed
+        validation = evaluate(batches, watched, lambda: run.stop.poll() is not None)
     if validation is None:
         return standing
     improved = _record_validation(run, standing.step, validation, seen, closing)

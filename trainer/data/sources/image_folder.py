@@ -19,6 +19,7 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
+from trainer.data.reads import reading
 from trainer.data.sources.foreign import is_foreign
 from trainer.data.sources.image_groups import grouped
 from trainer.data.sources.left_out import left_out
@@ -128,7 +129,8 @@ class ImageFolderSplit:
     def _load(self, record: int) -> bytes:
         path, size = self._folder / self._images.path(record), int(self._images.sizes[record])
         try:
-            data = path.read_bytes()
+            with reading(lambda: self.place(record)):
+                data = path.read_bytes()
         except OSError as error:
             raise unusable_record(self.place(record), error) from error
         if not data:

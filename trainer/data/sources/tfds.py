@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import TFDSConfig
+from trainer.data.reads import reading
 from trainer.data.sources.cache import load_or_make
 from trainer.data.sources.example import ExampleReader
 from trainer.data.sources.labels import read_labels
@@ -89,7 +90,8 @@ class TFDSSplit:
 
     def _read(self, record: int) -> tuple[bytes, int]:
         try:
-            data = self._records[record]
+            with reading(lambda: self.place(record)):
+                data = self._records[record]
         except (OSError, RuntimeError, ValueError, IndexError) as error:
             reason = str(error).splitlines()[0]
             raise BadRecord(f"{self.place(record)} cannot be read: {reason}") from error

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from trainer.data.reads import reading
 from trainer.errors import BadRecord, UsageError
 from trainer.storage.checksums import masked_crc32c
 from trainer.storage.unreadable import unusable_record
@@ -117,7 +118,8 @@ class TFRecordReader:
         begin, end = self._begins[record + file : record + file + 2]
         wanted = int(end - begin) - HEADER.size
         try:
-            data = os.pread(self._files[file], wanted, int(begin) + HEADER.size)
+            with reading(lambda: self.place(record)):
+                data = os.pread(self._files[file], wanted, int(begin) + HEADER.size)
         except OSError as error:
             raise unusable_record(self.place(record), error) from error
         if len(data) != wanted:

@@ -190,7 +190,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
             refused(r, ema__decay=0.5),
         ],
     ),
-    "run.checkpointer.Checkpointer.way_on": (
+    "run.checkpointer.Checkpointer._command": (
         Counter(resume_command=1),
         "tests/proofs/test_data_lost.py::test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_"
         "message_goes_on_exactly",

@@ -48,6 +48,9 @@ class _Saves:
     def way_on(self) -> str:
         return "the chief names the checkpoint and the command that continues the run"
 
+    def to_continue(self) -> str:
+        return "the chief names the command that continues the run"
+
 
 class _Records:
     """Used in place of a History."""

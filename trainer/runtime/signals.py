@@ -11,8 +11,9 @@ from typing import Any
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-# our Slurm script requests SIGUSR1 ahead of a time limit, submitit requests SIGUSR2
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+# our Slurm script requests SIGUSR1 ahead of a time limit, submitit requests SIGUSR2; the kernel sends SIGHUP when a
+# terminal is closed, and so does an ssh connection that ends
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 
 
 class StopRequest:
@@ -25,8 +26,12 @@ class StopRequest:
         self._answer: Callable[[], None] = _only_noted
 
     def install(self) -> None:
+        """Handle the stop signals. SIGHUP stays ignored where it is: ``nohup`` asks for that before it starts a program
+        (POSIX, nohup).
+        """
         for number in STOP_SIGNALS:
-            signal.signal(number, self._receive)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._receive)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:

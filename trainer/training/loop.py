@@ -135,7 +135,8 @@ def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int)
     assert stopping is not None
     if isinstance(stopping, WithoutData):
         return _data_lost(run, stopping.reason)
-    return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
+    committed = f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed"
+    return Stopped(f"{committed}\n{run.checkpointer.to_continue()}", exit_status(stopping))
 
 
 def _show_step(run: Run, step: int, stretch: _Stretch) -> None:

@@ -247,6 +247,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
     ),
     "sweeps.plan.resume_command": (Counter(command_line=1), lambda r, p: [plan.resume_command(r)]),
     "sweeps.plan.search_command": (Counter(command_line=1), lambda r, p: [searching(r)]),
+    "sweeps.trial.how_to_try_again": (Counter(move_command=1), lambda r, p: [trial.how_to_try_again(r)]),
     "sweeps.trial.refuse_changed": (Counter(command_line=1), lambda r, p: [changed_trial(r)]),
 }
 

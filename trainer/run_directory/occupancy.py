@@ -30,7 +30,17 @@ BYSTANDERS = re.compile(
     rf"\..*|lost\+found|@eaDir|Thumbs\.db|desktop\.ini|{ASIDE}\d+"
     rf"|(?!{re.escape(LOG)}$).*\.(log|out|err|o\d+|e\d+|sh|sbatch|slurm)|multirun\.yaml"
 )
-RUN = (CHECKPOINTS, METRICS, LOG, TENSORBOARD, PREDICTIONS, "report.html", "finished.json", stored.FILE_NAME)
+RUN = (
+    CHECKPOINTS,
+    METRICS,
+    LOG,
+    TENSORBOARD,
+    PREDICTIONS,
+    "report.html",
+    "finished.json",
+    "failed.json",
+    stored.FILE_NAME,
+)
 ADVICE = "to begin again at step 0, add on_existing=restart (for a trial of a sweep, move its directory away)"
 TAIL = 1 << 20  # bytes at the end of metrics.jsonl in which its last record is searched
 SHOWN = 3

@@ -13,10 +13,11 @@ from trainer.checkpoint.retention import described, ranked
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.errors import UsageError
-from trainer.run_directory import validation_predictions
+from trainer.run_directory import validation_predictions, wall_time
 from trainer.run_directory.layout import CHECKPOINTS, METRICS
 from trainer.run_directory.metrics import best_step, read_metrics, read_validations
 from trainer.run_directory.validation_predictions import Predictions
+from trainer.run_directory.wall_time import Account
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable, is_directory
 
@@ -40,6 +41,7 @@ class Contents:
     checkpoints: Sequence[tuple[Path, Manifest]]
     best: Path | None
     predictions: Sequence[Predictions]
+    wall_time: Account | None
 
     @property
     def newest(self) -> Manifest | None:
@@ -82,6 +84,7 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
         checkpoints=checkpoints,
         best=best[0] if best else None,
         predictions=_predictions(run_dir, warn),
+        wall_time=wall_time.read(run_dir),
     )
 
 

@@ -155,6 +155,8 @@ def _facts(run: Contents) -> dict[str, str]:
     rates = sorted(float(record["images_per_second"]) for record in run.records if _has_rate(record))
     if rates:
         found["Images per second"] = f"{rates[len(rates) // 2]:.1f} (median)"
+    if run.wall_time is not None:
+        found["Time"] = run.wall_time.text()
     return found
 
 

@@ -11,7 +11,7 @@ from trainer.data.opened import Sources
 from trainer.distributed.peers import Message
 from trainer.distributed.stop_vote import StopVote
 from trainer.runtime.signals import StopRequest
-from trainer.training.interfaces import Display, Records, Run, Saves, Views
+from trainer.training.interfaces import Clock, Display, Records, Run, Saves, Views
 from trainer.training.state import TrainingState, flatten
 
 
@@ -45,6 +45,7 @@ def wire(
     history: Records,
     terminal: Display,
     views: Views,
+    clock: Clock,
 ) -> Run:
     """What the loop of this process uses: its part of every batch, and the chief's values in ``state``.
 
@@ -67,5 +68,6 @@ def wire(
         history=history,
         terminal=terminal,
         views=views,
+        clock=clock,
         stop=StopVote(stop, replicas),
     )

@@ -6,7 +6,9 @@ of every variable, and everything else that decides the next steps come from the
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import tensorflow as tf
 
@@ -22,6 +24,7 @@ from trainer.fingerprint.verdict import worker_warnings
 from trainer.run.assembly import assemble
 from trainer.run.wiring import Announcement, wire
 from trainer.run_directory.metrics import VALIDATION, Record
+from trainer.run_directory.wall_time import Phase
 from trainer.training.loop import train as run_loop
 
 
@@ -96,6 +99,22 @@ class _Views:
         pass
 
 
+class _Clock:
+    """Used in place of a Clock."""
+
+    def phase(self, phase: Phase) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def looping(self) -> None:
+        pass
+
+    def at(self, step: int) -> None:
+        pass
+
+    def saved(self) -> None:
+        pass
+
+
 def work(process: Process) -> None:
     """Work for the chief until the run ends.
 
@@ -124,4 +143,5 @@ def work(process: Process) -> None:
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )
     records = _Records(announced.validations)
-    run_loop(wire(announced, config, state, data, process.stop, _Saves(peers), records, _Display(), _Views()))
+    standing_in = (_Saves(peers), records, _Display(), _Views(), _Clock())
+    run_loop(wire(announced, config, state, data, process.stop, *standing_in))

@@ -17,7 +17,7 @@ from trainer.command_line import resume_command
 from trainer.config import reproduction, stored
 from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
 from trainer.run_directory import commit_mark, places
-from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD
+from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD, TIME
 from trainer.run_directory.metrics import record_of
 from trainer.storage.durable import make_directory, sync
 from trainer.storage.guarded import open_regular
@@ -34,6 +34,7 @@ RUN = (
     CHECKPOINTS,
     METRICS,
     LOG,
+    TIME,
     TENSORBOARD,
     PREDICTIONS,
     "report.html",

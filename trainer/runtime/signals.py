@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
@@ -21,6 +22,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.began = time.time()  # when this process took up its command; the account of a run's time begins here
         # a second Ctrl-C ends the process at once, even inside an operation
         self._on_second_interrupt: signal.Handlers | Any = signal.SIG_DFL
         self._answer: Callable[[], None] = _only_noted

@@ -48,30 +48,38 @@ def train(run: Run) -> None:
     if run.stop.is_shared:
         batches.look()
     stretch = _Stretch()
+    run.clock.looping()
+    traced = False
     while True:
         run.checkpointer.check()
         stopping = run.stop.poll()
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.validate:
-            with stretch.paused(), _keeping_steps(run, standing, unless=False):
+            with stretch.paused(), run.clock.phase("validating"), _keeping_steps(run, standing, unless=False):
                 standing = validate(run, standing, evaluation_step, closing=now.closing)
             stopping = run.stop.poll()  # one that arrives later is seen after the next step
             now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.save:
-            with stretch.paused():
+            with stretch.paused(), run.clock.phase("saving"):
                 run.checkpointer.save()
+            run.clock.saved()
             standing = dataclasses.replace(standing, committed=standing.step)
         if now.end:
-            run.checkpointer.finish()
+            with run.clock.phase("saving"):
+                run.checkpointer.finish()
         if now.stop:
             raise _stopped(run, stopping, standing.step)
         if now.finish:
             return
-        with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed and continue
+        # unless shared: the others have not agreed and continue
+        with run.clock.phase("waiting"), _keeping_steps(run, standing, unless=run.stop.is_shared):
             batch = stretch.next(batches)
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
-        stretch.add(train_step(batch))
+        with run.clock.phase("training" if traced else "tracing"):
+            stretch.add(train_step(batch))
+        traced = True
+        run.clock.at(standing.step)
         _show_step(run, standing.step, stretch)
 
 

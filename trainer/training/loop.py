@@ -49,10 +49,11 @@ def train(run: Run) -> None:
         batches.look()
     stretch = _Stretch()
     run.clock.looping()
-    traced = False
+    traced, saved = False, time.monotonic()
     while True:
         run.checkpointer.check()
         stopping = run.stop.poll()
+        standing = dataclasses.replace(standing, long_since_saved=_is_long_ago(run, saved))
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.validate:
             with stretch.paused(), run.clock.phase("validating"), _keeping_steps(run, standing, unless=False):
@@ -63,7 +64,7 @@ def train(run: Run) -> None:
             with stretch.paused(), run.clock.phase("saving"):
                 run.checkpointer.save()
             run.clock.saved()
-            standing = dataclasses.replace(standing, committed=standing.step)
+            standing, saved = dataclasses.replace(standing, committed=standing.step), time.monotonic()
         if now.end:
             with run.clock.phase("saving"):
                 run.checkpointer.finish()
@@ -81,6 +82,14 @@ def train(run: Run) -> None:
         traced = True
         run.clock.at(standing.step)
         _show_step(run, standing.step, stretch)
+
+
+def _is_long_ago(run: Run, saved: float) -> bool:
+    """Whether ``checkpoint.every_minutes`` have passed since ``saved``. With several processes the chief alone writes,
+    so its clock decides; the others save nothing, and what they find out here changes nothing.
+    """
+    minutes = run.config.checkpoint.every_minutes
+    return minutes is not None and time.monotonic() - saved >= 60 * minutes
 
 
 def _cadence(run: Run) -> Cadence:

@@ -221,7 +221,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
             refused(r, ema__decay=0.5),
         ],
     ),
-    "run.checkpointer.Checkpointer.way_on": (
+    "run.checkpointer.Checkpointer._command": (
         Counter(resume_command=1),
         "tests/proofs/test_data_lost.py::test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_"
         "message_goes_on_exactly",
@@ -279,6 +279,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
     "sweeps.plan.resume_command": (Counter(command_line=1), lambda r, p: [plan.resume_command(r)]),
     "sweeps.plan.ways_to_run": (Counter(array_command=1), lambda r, p: [planned(r)]),
     "sweeps.plan.search_command": (Counter(command_line=1), lambda r, p: [searching(r)]),
+    "sweeps.trial.how_to_try_again": (Counter(move_command=1), lambda r, p: [trial.how_to_try_again(r)]),
     "sweeps.trial.refuse_changed": (Counter(command_line=1), lambda r, p: [changed_trial(r)]),
 }
 

@@ -64,9 +64,6 @@ def run(arguments: list[str]) -> int:
         kind = "stopped" if error.exit_status in (75, 130) else "error"
         print(printable(f"{kind}: {error}"), file=sys.stderr)
         return error.exit_status
-    except BrokenPipeError:  # … | head
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains again when it exits
-        return 0
     except Exception as error:
         lack = shortage(error)
         if lack is None:

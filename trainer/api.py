@@ -106,7 +106,7 @@ def resume(
     if is_url(os.fspath(run_dir)):
         raise UsageError(f"resume() takes a directory; this fetches it first:\n  {resume_command(str(run_dir))}")
     values = parse_arguments(overrides)
-    place = Path(run_dir).absolute()
+    place = _place(run_dir)
     with _running(strategy_asked(values)) as stop:
         from trainer.run import session
 
@@ -141,7 +141,7 @@ def evaluate(
         with importing_quietly():
             from trainer.inference.evaluate import Request, evaluate_checkpoint
 
-        place = Path(run_dir).absolute()
+        place = _place(run_dir)
         return evaluate_checkpoint(Request(place, os.fspath(checkpoint), overrides, split, weights, flip, allow)).report
 
 
@@ -167,7 +167,17 @@ def load(
         with importing_quietly():
             from trainer.inference.predictor import predictor
 
-        return predictor(Path(run_dir).absolute(), os.fspath(checkpoint), weights, allow)
+        return predictor(_place(run_dir), os.fspath(checkpoint), weights, allow)
+
+
+def _place(run_dir: str | os.PathLike[str]) -> Path:
+    """
+    Raises:
+        UsageError: it is empty. As a path that would be the current directory.
+    """
+    if not os.fspath(run_dir).strip():
+        raise UsageError("run_dir is empty; name the directory of the run")
+    return Path(run_dir).absolute()
 
 
 @contextlib.contextmanager

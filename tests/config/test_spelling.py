@@ -151,3 +151,12 @@ def test_a_path_that_is_not_utf_8_is_refused_with_a_way_out(tmp_path: Path, monk
     monkeypatch.chdir(place)
     with pytest.raises(UsageError, match=r"data.root is .* must be UTF-8"):
         compose("data=image_folder", "data.root=images")
+
+
+@pytest.mark.parametrize("key", sorted(PLACES))
+@pytest.mark.parametrize("text", ["", " ", "''", '"  "'])
+def test_a_place_that_is_empty_is_a_variable_that_is_not_set_and_not_the_current_directory(key: str, text: str) -> None:
+    with pytest.raises(UsageError, match=rf"^{key}= is empty; if a variable of the shell stands there, it is not set"):
+        parse_arguments([f"{key}={text}"])
+    with pytest.raises(UsageError, match="is empty"):
+        compose_run([f"{key}={text}"])

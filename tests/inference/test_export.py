@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import warnings
@@ -172,6 +173,10 @@ def test_an_operation_that_asks_for_16_bits_itself_is_refused_by_name() -> None:
         (("format=keras", "output=there.keras"), "output=there.keras exists, and is not overwritten"),
         (("format=savedmodel", "output=nowhere/served"), "the directory nowhere does not exist"),
         (("format=keras", "output=model.h5"), "output=model.h5 must end with .keras for format=keras"),
+        (
+            ("format=savedmodel", f"output={os.fsdecode(bytes([0xE9]))}"),
+            "is not UTF-8, and TensorFlow writes format=saved",
+        ),
         (("format=weights", "output=w.h5"), "must end with .weights.h5 or .safetensors"),
         (("format=onnx", "output=x"), "format=onnx does not exist; allowed: keras, savedmodel, weights"),
         (("output=x",), "export needs format=…, one of keras, savedmodel, weights"),

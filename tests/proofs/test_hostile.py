@@ -600,6 +600,37 @@ def test_a_hostile_directory_is_refused_without_any_effect(
     assert (tree(stage.run_dir), tree(stage.outside)) == before
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_directory_does_no_harm_to_any_command_that_only_reads_it(
+    name: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What each command makes of it is tested elsewhere: here, that it says so with one of its exit statuses."""
+    stage = stage_of(whole, tmp_path)
+    CASES[name][0](stage)
+    before = tree(stage.run_dir), tree(stage.outside)
+    for command in (
+        ["inspect", f"run_dir={stage.run_dir}"],
+        ["inspect", f"checkpoint={stage.checkpoint}", "format=json"],
+        ["verify", f"run_dir={stage.run_dir}"],
+        ["diff", f"left={stage.run_dir}", f"right={stage.checkpoint}"],
+        ["doctor", f"checkpoint={stage.checkpoint}"],
+        ["report", f"run_dir={stage.run_dir}", f"output={tmp_path / 'report.html'}"],
+    ):
+        capsys.readouterr()
+        found = run(command)
+        printed = capsys.readouterr()
+        said = printed.out + printed.err
+        assert found in (0, 1, USAGE, REFUSED, INVALID), said
+        assert (found != 1) or "error: " in said
+        assert "Traceback" not in said
+        assert SECRET not in said
+        assert all(line.isprintable() for line in said.splitlines())
+        assert (tree(stage.run_dir), tree(stage.outside)) == before
+    page = tmp_path / "report.html"
+    assert not page.exists() or SECRET not in page.read_text()
+
+
 def test_the_bound_on_what_a_network_takes_is_one() -> None:
     """The network of the paper stays below what is assumed of it, and a narrow one far below."""
     published = ("experiment=images", "data=digits", "model.num_classes=1000")

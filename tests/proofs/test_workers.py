@@ -76,8 +76,9 @@ def test_a_signal_to_any_process_stops_all_at_one_step_and_the_resumed_run_equal
     wait_for(run_dir, 3, processes)
     processes[1].signal(signal.SIGTERM)
     outputs = finish(processes, 75)
-    said = {output.strip().splitlines()[-1] for output in outputs}
+    said = {line for output in outputs for line in output.splitlines() if line.startswith("stopped: ")}
     assert len(said) == 1, said
+    assert "python -m trainer resume run_dir=" in outputs[0].splitlines()[-1], "the chief names the command"
     step = int(checkpoint_names(run_dir)[-1].removeprefix("step-"))
     assert f"SIGTERM at step {step}; checkpoint step-{step:08d} is committed" in said.pop()
     assert 3 <= step < 12

@@ -18,6 +18,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 from processes import Trainer, assert_same_run, checkpoint_names
 from worker_processes import free_ports
 
+from trainer.__main__ import run
 from trainer.checkpoint import directory
 from trainer.checkpoint.manifest import Start
 from trainer.checkpoint.retention import Retention, retire
@@ -295,3 +296,64 @@ def test_a_run_whose_machine_is_gone_goes_on_from_its_mirror(small: tuple[str, .
     trainer.run("resume", f"run_dir=file://{far}", f"into={mine}", "train.steps=6")
     assert_same_run(straight, mine)
     assert checkpoint_names(far) == ["step-00000003", "step-00000004", "step-00000006"]
+
+
+HOSTILE_NAMES = ["../../elsewhere", "/tmp/elsewhere", "..", ".", ".ssh", "a/b", "a ", "a\\nb"]
+
+
+@pytest.mark.parametrize("experiment", HOSTILE_NAMES)
+def test_the_name_of_the_experiment_on_a_mirror_leads_to_no_other_place(
+    experiment: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mirrored("memory://bucket/mine", run_dir)
+    text = MemoryFileSystem().cat_file("/bucket/mine/config.yaml").decode()
+    MemoryFileSystem().pipe_file(
+        "/bucket/mine/config.yaml", text.replace("experiment: digits", f'experiment: "{experiment}"').encode()
+    )
+    (tmp_path / "here" / "below").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here" / "below")
+    before = sorted(tmp_path.rglob("*"))
+    assert run(["resume", "run_dir=memory://bucket/mine"]) == NoValidCheckpoint.exit_status
+    assert "into=DIR" in (said := capsys.readouterr().err) or "control characters" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\xff", "utf-8"),
+        (b"a: [", "not YAML"),
+        (b"[1, 2]", "not a configuration of this version"),
+        (b"a: &x [1]\nb: *x\n", "not a configuration of this version"),
+        (b"{" * 100, "not a configuration of this version"),
+        (b"# " + b"x" * (1 << 20), "has more than 65536 bytes"),
+    ],
+)
+def test_a_configuration_on_a_mirror_that_is_none_is_refused_and_nothing_is_left(
+    content: bytes, message: str, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    mirrored("memory://bucket/mine", run_dir)
+    MemoryFileSystem().pipe_file("/bucket/mine/config.yaml", content)
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert run(["resume", "run_dir=memory://bucket/mine"]) == NoValidCheckpoint.exit_status
+    assert message in capsys.readouterr().err
+    assert list(place.iterdir()) == []
+
+
+def test_a_mirror_with_files_larger_than_its_manifest_says_is_not_copied(run_dir: Path, tmp_path: Path) -> None:
+    url = f"file://{tmp_path}/far"
+    mirrored(url, run_dir)
+    for step in (2, 4):
+        with (tmp_path / "far" / "checkpoints" / f"step-{step:08d}" / DATA).open("ab") as file:
+            file.truncate(1 << 40)  # a terabyte, of which the disk stores nothing
+    back = tmp_path / "back"
+    back.mkdir()
+    warnings: list[str] = []
+    with pytest.raises(NoValidCheckpoint, match="holds no valid checkpoint"):
+        fetch(Place(url), back, warnings.append)
+    assert len(warnings) == 2
+    assert all("1099511627776 bytes" in warning for warning in warnings)
+    assert list(back.iterdir()) == [], "nothing is left where nothing was fetched"

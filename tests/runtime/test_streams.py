@@ -59,6 +59,7 @@ for line in range(20_000):
     print(line)
 sys.stdout.flush()
 """
+JUDGING = PRINTING.replace("tolerant=True", "tolerant=False") + "sys.exit(3)"
 
 
 def test_a_program_that_is_to_buffer_nothing_shows_each_line_at_once() -> None:
@@ -86,15 +87,46 @@ def test_what_a_full_disk_refuses_is_lost_with_one_warning() -> None:
     assert len(ended.stderr.splitlines()) == 1
 
 
-def test_a_reader_that_has_had_enough_ends_no_run() -> None:
+def left_by_its_reader(program: str) -> tuple[str, int]:
+    """What a program says on standard error when nobody reads its output, and its exit status."""
     process = subprocess.Popen(
-        [sys.executable, "-c", PRINTING], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     process.stdout.close()
     assert process.stderr is not None
-    assert "Broken pipe" in process.stderr.read()
-    assert process.wait(SECONDS_ALLOWED) == 0
+    return process.stderr.read(), process.wait(SECONDS_ALLOWED)
+
+
+def test_a_reader_that_has_had_enough_ends_no_run() -> None:
+    said, status = left_by_its_reader(PRINTING)
+    assert "Broken pipe" in said
+    assert status == 0
+
+
+def test_a_reader_that_has_had_enough_changes_no_verdict() -> None:
+    assert left_by_its_reader(JUDGING) == ("", 3)
+
+
+CLOSING_ITS_TERMINAL = """
+import os, sys
+os.close(int(sys.argv[1]))
+from trainer.runtime import streams
+streams.guard(tolerant=True)
+print("nobody reads this", flush=True)
+print("nor this", file=sys.stderr, flush=True)
+sys.exit(75)
+"""
+
+
+def test_a_terminal_that_is_gone_ends_no_run() -> None:
+    ours, its = os.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", CLOSING_ITS_TERMINAL, str(ours)], cwd=ROOT, stdout=its, stderr=its, pass_fds=[ours]
+    )
+    os.close(ours)
+    os.close(its)
+    assert process.wait(SECONDS_ALLOWED) == 75
 
 
 def test_what_is_said_goes_through_as_it_is() -> None:

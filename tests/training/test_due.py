@@ -130,3 +130,13 @@ def test_a_run_that_ended_early_and_is_prolonged_has_the_state_of_one_that_never
         assert live(prolonged, cadence, None).finish
         assert prolonged.noted_steps == straight.noted_steps
         assert (prolonged.step, prolonged.noted) == (straight.step, straight.noted)
+
+
+def test_minutes_since_the_last_save_make_one_due_and_decide_nothing_else() -> None:
+    cadence = Cadence(total=100, validate_every=50, save_every=40, saves_best=False)
+    standing = Standing(7, 0, None, False, False, False, False)
+    assert due(dataclasses.replace(standing, long_since_saved=True), cadence) == dataclasses.replace(
+        due(standing, cadence), save=True
+    )
+    assert not due(dataclasses.replace(standing, long_since_saved=True, committed=7), cadence).save
+    assert not due(dataclasses.replace(standing, long_since_saved=True, step=0), cadence).save

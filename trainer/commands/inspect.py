@@ -10,6 +10,7 @@ from trainer.commands.arguments import refuse_rest, take_choice
 from trainer.commands.newest import read_newest
 from trainer.config.arguments import parse_arguments
 from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.run_directory import wall_time
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.streams import json_text
 
@@ -39,6 +40,10 @@ def main(arguments: Sequence[str]) -> int:
         from trainer.diagnosis.overview import overview  # imports TensorFlow, which is slow
 
     facts = read_newest(lambda: overview(path), path)
+    spent = wall_time.read(path) if given == ["run_dir"] else None
+    if spent is not None:
+        facts["time"] = {"summary": spent.text(), "lives": spent.lives}
+        facts["seconds"] = {name: round(value, 1) for name, value in spent.seconds.items()}
     print(json_text(facts) if form == "json" else "\n".join(_table(facts)))
     return 0
 

@@ -37,6 +37,8 @@ def main(arguments: Sequence[str]) -> int:
     if len(given) != 1:
         raise UsageError("report needs either run_dir=DIR, run_dir=[A,B,…] or sweep_dir=DIR")
     places = [Path(place) for place in take_list(values, given[0])]
+    if not places:
+        raise UsageError(f"{given[0]}=[] names no run")
     output = take_list(values, "output")
     refuse_rest(values, ("run_dir", "sweep_dir", "output"), "report")
     if given == ["run_dir"]:

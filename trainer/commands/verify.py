@@ -172,6 +172,7 @@ def _stretch(start: Entry, end: Entry) -> Leg:
     quiet = {
         "train.steps": step,
         "checkpoint.every_steps": step + 1,  # the end is committed in any case
+        "checkpoint.every_minutes": None,
         "checkpoint.keep_best": 0,
         "checkpoint.mirror": None,
     }

@@ -18,6 +18,7 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("preprocess.orientation", "jpeg"),
     ("preprocess.background", "none"),
     ("preprocess.sixteen_bit_range", None),
+    ("checkpoint.every_minutes", None),
 )
 
 # keys of one option of a section: (section, option, key, value)

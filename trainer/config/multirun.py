@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import enum
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -44,6 +45,16 @@ class Job:
 
 class Suspended(BaseException):
     """Ends a search that has no result to continue with. Hydra and sweepers would handle an ordinary exception."""
+
+
+class NoResult(enum.Enum):
+    """A trial of a search has no result. If that is ``FINAL``, the trial would end so again: it diverged, or its
+    configuration is not valid. The sweeper learns of it and goes on. A trial that ``FAILED`` otherwise ends the search,
+    and is tried again when the search continues, unless ``hydra.sweeper.max_failure_rate`` is 1.
+    """
+
+    FINAL = "final"
+    FAILED = "failed"
 
 
 class _TrialFailed(Exception):
@@ -126,10 +137,10 @@ def launch_with_hydra(arguments: Sequence[str], sweep_dir: Path, run: Callable[[
         raise LaunchFailed(f"hydra/launcher={plugin(arguments, 'launcher')} failed: {said}") from error
 
 
-def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float | None]) -> bool:
+def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float | NoResult]) -> bool:
     """Have the sweeper choose each job by the results of earlier ones. Returns whether it wants no more.
 
-    ``result_of`` runs a job. It returns None for a failure, which the sweeper learns of. It may raise ``Suspended``.
+    ``result_of`` runs a job. It may raise ``Suspended``.
 
     Raises:
         UsageError: with the sweeper's settings a stopped search could not continue; or as ``jobs_of``.
@@ -142,6 +153,8 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
         arguments = [*arguments, "hydra.sweeper.n_jobs=1"]  # Optuna's default is 2: chosen without each other's result
     settings = _settings(arguments, "sweeper")
     _check_search(settings)
+    accepts_failures = settings.max_failure_rate >= 1
+    arguments = [*arguments, "hydra.sweeper.max_failure_rate=1"]  # which failures end the search is decided here
     failures: list[TrainerError] = []
     results: list[float] = []
     composed_once = False
@@ -157,14 +170,16 @@ def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float
         except TrainerError as error:
             failures.append(error)  # as in run_application; the sweeper does not see it
             raise Suspended from error
-        if result is None:
+        if result is NoResult.FAILED and not accepts_failures:
+            raise Suspended
+        if isinstance(result, NoResult):
             raise _TrialFailed("the trial failed; above is why")
         results.append(result)
         return result
 
     try:
         application(arguments, job)
-    except (Suspended, _TrialFailed):  # the latter when more trials failed than the sweeper accepts
+    except Suspended:
         if failures:
             raise failures[0] from None
         return False

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Literal, TypeVar, Union
 
 from trainer.config import registry
+from trainer.config.home import at_home
 from trainer.config.keys import KeyFacts, facts
 from trainer.errors import UsageError, nearest
 
@@ -185,7 +186,7 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
     if fact.path:
         if not value:
             raise UsageError(f"{path} is empty, but must be a path: {fact.doc}")
-        place = os.path.abspath(os.path.expanduser(str(value)))
+        place = os.path.abspath(at_home(path, str(value)))
         _check_text(place, path)  # the current directory may have a name that the text has not
         return place
     return value

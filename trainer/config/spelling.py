@@ -24,6 +24,7 @@ from hydra.errors import OverrideParseException
 
 from trainer.command_line import argument as spelled
 from trainer.config import registry
+from trainer.config.home import at_home
 from trainer.config.keys import KeyFacts, facts
 from trainer.config.schema import Config, Invocation
 from trainer.errors import UsageError
@@ -45,8 +46,25 @@ def respelled(arguments: Sequence[str], *, sweeps: bool = False) -> list[str]:
     the jobs of a sweep.
 
     What is not ``key=value`` stays as it is. A second call changes nothing.
+
+    Raises:
+        UsageError: a place is empty. As a path that would be the current directory.
     """
+    for argument in arguments:
+        _refuse_empty_place(argument)
     return [_respelled(argument, sweeps) for argument in arguments]
+
+
+def _refuse_empty_place(argument: str) -> None:
+    found = ASSIGNMENT.fullmatch(argument)
+    if found is None:
+        return
+    _, key, text = found.groups()
+    if key in PLACES and not text.strip().strip("".join(QUOTES)).strip():
+        raise UsageError(
+            f"{key}= is empty; if a variable of the shell stands there, it is not set\n"
+            "name the place; . is the current directory"
+        )
 
 
 def read(argument: str) -> Override:
@@ -99,7 +117,7 @@ def _respelled(argument: str, sweeps: bool) -> str:
     if sweeps and is_sweep and "," in text and key not in lists - texts:
         return begin + _elements(text, numbers_too=key in texts)
     if meaning is UNREAD or (key in texts and meaning is not None and not (sweeps and _is_sweep(text))):
-        return begin + _quoted(_at_home(key, text))
+        return begin + _quoted(at_home(key, text) if key in PLACES else text)
     return argument
 
 
@@ -119,10 +137,6 @@ def _is_sweep(text: str) -> bool:
 
 def _quoted(text: str) -> str:
     return spelled("key", text).removeprefix("key=")
-
-
-def _at_home(key: str, text: str) -> str:
-    return os.path.expanduser(text) if key in PLACES else text
 
 
 def _elements(text: str, *, numbers_too: bool) -> str:

@@ -6,11 +6,17 @@ from trainer.checkpoint.tensors import ATTRIBUTE
 from trainer.config.schema import Config
 from trainer.interchange.contents import Contents
 from trainer.interchange.findings import MISMATCH, Finding, listed, shape_text
+from trainer.models import size
 from trainer.training.state import build_state, flatten
 
 
 def differing_names(contents: Contents, wanted: Config) -> list[Finding]:
-    """The tensors of the state tree on one side only, or with another shape. ``wanted`` must be complete."""
+    """The tensors of the state tree on one side only, or with another shape. ``wanted`` must be complete.
+
+    Raises:
+        UsageError: a network so large does not fit this machine; a stored configuration may ask for any.
+    """
+    size.refuse_excess(wanted)
     found = {tensor.key.removesuffix(ATTRIBUTE): tensor.shape for tensor in contents.tensors}
     there = {name: tuple(variable.shape) for name, variable in flatten(build_state(wanted, drawn=False).tree()).items()}
     findings = []

@@ -10,6 +10,7 @@ from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
 from trainer.data.order.sampling import Sampling
 from trainer.data.sources.source import open_source
+from trainer.models import size
 from trainer.training.state import TrainingState, build_state, flatten
 
 
@@ -44,7 +45,12 @@ class Expected:
 
 
 def expected_of(config: Config) -> Expected:
-    """Build the model and its optimizer once, and keep the shapes. ``config`` must be complete."""
+    """Build the model and its optimizer once, and keep the shapes. ``config`` must be complete.
+
+    Raises:
+        UsageError: a network so large does not fit this machine; a stored configuration may ask for any.
+    """
+    size.refuse_excess(config)
     return shapes_of(config, build_state(config, drawn=False))
 
 

@@ -12,10 +12,11 @@ from trainer.checkpoint.manifest import Manifest, ManifestError
 from trainer.checkpoint.retention import described, ranked
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.run_directory import validation_predictions, which_checkpoint
+from trainer.run_directory import validation_predictions, wall_time, which_checkpoint
 from trainer.run_directory.layout import CHECKPOINTS, METRICS
 from trainer.run_directory.metrics import best_step, read_metrics, read_validations
 from trainer.run_directory.validation_predictions import Predictions
+from trainer.run_directory.wall_time import Account
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable
 
@@ -39,6 +40,7 @@ class Contents:
     checkpoints: Sequence[tuple[Path, Manifest]]
     best: Path | None
     predictions: Sequence[Predictions]
+    wall_time: Account | None
 
     @property
     def newest(self) -> Manifest | None:
@@ -80,6 +82,7 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
         checkpoints=checkpoints,
         best=best[0] if best else None,
         predictions=_predictions(run_dir, warn),
+        wall_time=wall_time.read(run_dir),
     )
 
 

@@ -157,6 +157,8 @@ def _facts(run: Contents) -> dict[str, str]:
     if rates:
         found["Images per second"] = f"{rates[len(rates) // 2]:.1f} (median)"
     found.update(_slow_process(run.records))
+    if run.wall_time is not None:
+        found["Time"] = run.wall_time.text()
     return found
 
 

@@ -272,9 +272,15 @@ class Checkpointer:
 
     def way_on(self) -> str:
         """Text for a run that ends with everything committed and can continue once the user has acted."""
+        return f"{self._last()}\nthen continue with: {self._command()}"
+
+    def to_continue(self) -> str:
+        """Text for a run that ends with everything committed and can continue at once."""
+        return f"to continue:\n  {self._command()}"
+
+    def _command(self) -> str:
         held = holding.of(self._run_dir)
-        run_dir = self._run_dir if held is None else held.name  # the command has the user's name for it
-        return f"{self._last()}\nthen continue with: {resume_command(run_dir)}"
+        return resume_command(self._run_dir if held is None else held.name)  # the user's name for it
 
     def _last(self) -> str:
         return newest_good(self._last_good, self._history.validations)

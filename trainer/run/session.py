@@ -126,7 +126,7 @@ def _run(run_dir: Path, config: Config, start: StartingPoint, process: Process) 
             versions=run.versions,
         )
         process.tell(announced.message())
-        where = (outputs.checkpointer, outputs.history, outputs.terminal, outputs.views)
+        where = (outputs.checkpointer, outputs.history, outputs.terminal, outputs.views, outputs.clock)
         run_loop(wire(announced, run.config, run.assembly.state, run.data, process, *where))
     return "finished" if run.assembly.step >= run.total_steps else "stopped_early"
 

@@ -12,7 +12,7 @@ from trainer.distributed.membership import Process
 from trainer.distributed.peers import Message
 from trainer.distributed.stop_vote import StopVote
 from trainer.distributed.stragglers import Stragglers
-from trainer.training.interfaces import Display, Records, Run, Saves, Views
+from trainer.training.interfaces import Clock, Display, Records, Run, Saves, Views
 from trainer.training.state import TrainingState, flatten
 
 
@@ -46,6 +46,7 @@ def wire(
     history: Records,
     terminal: Display,
     views: Views,
+    clock: Clock,
 ) -> Run:
     """What the loop of this process uses: its part of every batch, and the chief's values in ``state``.
 
@@ -68,6 +69,7 @@ def wire(
         history=history,
         terminal=terminal,
         views=views,
+        clock=clock,
         stop=StopVote(process.stop, replicas, process.is_asked_elsewhere),
         stragglers=Stragglers(process.names()),
     )

@@ -6,9 +6,11 @@ of every variable, and everything else that decides the next steps come from the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 
 import tensorflow as tf
 
@@ -25,6 +27,7 @@ from trainer.fingerprint.verdict import worker_differences, worker_warnings
 from trainer.run.assembly import assemble
 from trainer.run.wiring import Announcement, wire
 from trainer.run_directory.metrics import VALIDATION, Record
+from trainer.run_directory.phases import Phase
 from trainer.runtime.signals import StopRequest
 from trainer.training.loop import train as run_loop
 
@@ -51,6 +54,9 @@ class _Saves:
 
     def way_on(self) -> str:
         return "the chief names the checkpoint and the command that continues the run"
+
+    def to_continue(self) -> str:
+        return "the chief names the command that continues the run"
 
 
 class _Records:
@@ -96,6 +102,22 @@ class _Views:
         pass
 
     def graph(self, graph: Callable[[], tf.Graph]) -> None:
+        pass
+
+
+class _Clock:
+    """Used in place of a Clock."""
+
+    def phase(self, phase: Phase) -> AbstractContextManager[None]:
+        return contextlib.nullcontext()
+
+    def looping(self) -> None:
+        pass
+
+    def at(self, step: int) -> None:
+        pass
+
+    def saved(self) -> None:
         pass
 
 
@@ -145,7 +167,8 @@ def work(process: Process) -> None:
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )
     records = _Records(announced.validations)
-    run_loop(wire(announced, config, state, data, process, _Saves(peers), records, _Display(), _Views()))
+    standing_in = (_Saves(peers), records, _Display(), _Views(), _Clock())
+    run_loop(wire(announced, config, state, data, process, *standing_in))
 
 
 def _idle(stop: StopRequest, peers: Peers, shared: Sharing) -> None:

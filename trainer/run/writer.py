@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import functools
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,12 +21,15 @@ from trainer.run.checkpointer import Checkpointer, Contents, Store
 from trainer.run.preparation import Prepared
 from trainer.run.summary import opening, summarize
 from trainer.run_directory import layout, validation_predictions
+from trainer.run_directory.events import Events
 from trainer.run_directory.history import History, keep_readable
-from trainer.run_directory.metrics import VALIDATION
+from trainer.run_directory.metrics import TRAIN, VALIDATION
 from trainer.run_directory.mirror import Mirror
 from trainer.run_directory.mirror_place import Place
+from trainer.run_directory.wall_time import Clock
 from trainer.storage import holding
 from trainer.storage.durable import replace
+from trainer.storage.lease import Fence
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +40,7 @@ class Outputs:
     history: History
     terminal: Terminal
     views: Views
+    clock: Clock
     committed_step: int | None
 
 
@@ -60,6 +65,8 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
     step = run.assembly.step
     history = History(place, step)
     terminal = Terminal(place / layout.LOG, step, run.total_steps)
+    show_time = functools.partial(_show_time, history.events[TRAIN])
+    clock = Clock(Fence(place / layout.LOCK), place, process.stop.began, step, show_time)
     try:
         for line in [*said, *opening(run_dir, run), *run.notes]:
             terminal.line(line)
@@ -74,17 +81,23 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
         # a checkpoint that was taken from elsewhere is not in this directory yet
         committed_step = step if (checkpoints / directory.name_of(step)).is_dir() else None
         try:
-            yield Outputs(checkpointer, history, terminal, views, committed_step)
+            yield Outputs(checkpointer, history, terminal, views, clock, committed_step)
         finally:
             views.close()
-            checkpointer.close()
+            with clock.phase("saving"):
+                checkpointer.close()
         summarize(run_dir, run, history, terminal)
     except TrainerError as error:
         terminal.log(f"{type(error).__name__}: {error}")
         raise
     finally:
+        clock.close()
         history.close()
         terminal.close()
+
+
+def _show_time(events: Events, step: int, shares: Mapping[str, float]) -> None:
+    events.scalars(step, {f"time/{phase}": share for phase, share in shares.items()})
 
 
 def _checkpointer(

@@ -20,6 +20,7 @@ import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
 from trainer.checkpoint.tensors import os_error
+from trainer.errors import spelled
 from trainer.run_directory.event_files import put_in_order
 
 Pixels = npt.NDArray[np.uint8]
@@ -41,7 +42,7 @@ class Events:
 
     def text(self, step: int, name: str, markdown: str) -> None:
         with self._open(step):
-            tf.summary.text(name, markdown)
+            tf.summary.text(name, spelled(markdown))
 
     def image(self, step: int, name: str, pixels: Pixels) -> None:
         """``pixels`` is uint8 ``[height, width, 3]``."""
@@ -61,7 +62,9 @@ class Events:
     def hyperparameters(self, values: Mapping[str, bool | int | float | str]) -> None:
         with self._open(0) as writer:
             if writer is not None:
-                hparams.hparams(dict(values))
+                hparams.hparams(
+                    {name: spelled(value) if isinstance(value, str) else value for name, value in values.items()}
+                )
 
     def flush(self) -> None:
         with self._open(0) as writer:

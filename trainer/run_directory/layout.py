@@ -25,8 +25,9 @@ METRICS = "metrics.jsonl"
 TENSORBOARD = "tensorboard"
 PREDICTIONS = "predictions"
 LOG = "train.log"
+TIME = "time.jsonl"
 
-FILES = (LOCK, METRICS, LOG, stored.FILE_NAME, commit_mark.FILE_NAME)
+FILES = (LOCK, METRICS, LOG, TIME, stored.FILE_NAME, commit_mark.FILE_NAME)
 DIRECTORIES = (
     CHECKPOINTS,
     f"{CHECKPOINTS}/{SUPERSEDED}",

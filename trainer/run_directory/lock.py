@@ -22,8 +22,8 @@ def writing(run_dir: Path) -> Iterator[None]:
     """Hold the run directory while the block runs. It is made if needed.
 
     The kernel drops the lock with the process, so a crash leaves nothing behind. After a crash on another host the
-    lease must expire first (``trainer.storage.lease``). If this function made the directory and nothing was written in
-    it, the directory is removed again.
+    lease must expire first (``trainer.storage.lease``). If the block wrote nothing, what this function made is removed
+    again: the lock file, and the directory.
 
     Callers must write to it below ``holding.path_of(run_dir)``. Otherwise they could write to another directory that
     has taken the name meanwhile.
@@ -42,6 +42,7 @@ def writing(run_dir: Path) -> Iterator[None]:
             make_directory(run_dir)
             refuse_links(run_dir)
             held = stack.enter_context(holding.held(run_dir))
+            before = os.listdir(run_dir)
             descriptor = _lock(run_dir)
         except OSError as error:
             if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
@@ -55,9 +56,10 @@ def writing(run_dir: Path) -> Iterator[None]:
             with _locked(held, descriptor):
                 yield
         finally:
-            if made and held.lost() is None and [path.name for path in run_dir.iterdir()] == [LOCK]:
+            if LOCK not in before and held.lost() is None and set(os.listdir(run_dir)) == {*before, LOCK}:
                 (run_dir / LOCK).unlink()
-                run_dir.rmdir()
+                if made:
+                    run_dir.rmdir()
             os.close(descriptor)
 
 

@@ -37,10 +37,13 @@ from trainer.run_directory import places, validation_predictions
 from trainer.run_directory.layout import CHECKPOINTS, LOCK, METRICS, PREDICTIONS
 from trainer.run_directory.mirror_place import Checkpoints, Place
 from trainer.storage import lease
+from trainer.storage.documents import shown
 from trainer.storage.durable import make_directory, replace, sync
+from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable
 
 SETTLED = 2.0  # seconds after which another run that found no owner has written itself down
+HISTORY_LIMIT = 1 << 30  # bytes of a metrics.jsonl; three million records
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
 
 
@@ -103,7 +106,7 @@ class Mirror:
 
     def _require_free(self) -> None:
         """Check the place before anything is written in it or in the run directory."""
-        lock = self._place.read_if_there(self._place.root / LOCK)
+        lock = self._place.read_if_there(self._place.root / LOCK, lease.MOST_BYTES)
         holder = None if lock is None else lease.parse(lock.decode(errors="replace"))
         if holder == lease.this_process():
             raise UsageError(
@@ -115,7 +118,7 @@ class Mirror:
         self._require_lineage(there)
         if not there and owner is None:
             for name in (stored.FILE_NAME, METRICS):
-                if self._place.read_if_there(self._place.root / name) is not None:
+                if self._place.has(self._place.root / name):
                     raise UsageError(
                         f"checkpoint.mirror={self._place.url} holds {name}, which does not belong to this run; choose "
                         "another place"
@@ -234,17 +237,35 @@ def is_url(text: str) -> bool:
 def default_directory(place: Place) -> Path:
     """The directory for a run that ``resume`` fetches: ``outputs/<experiment>/<last part of the URL>``.
 
+    The name of the experiment comes from the mirror, so it must be one plain name: nothing that leads elsewhere.
+
     Raises:
-        NoValidCheckpoint: there is no configuration of this version at the URL.
+        NoValidCheckpoint: there is no configuration of this version at the URL, or it names no directory.
+        UsageError: the URL has no last part.
         Unreadable: it cannot be read now.
     """
     with _reached(place):
-        text = place.read(place.root / stored.FILE_NAME)
+        text = place.read(place.root / stored.FILE_NAME, stored.SIZE_LIMIT)
     try:
         config = stored.from_text(text.decode())
-    except (UnicodeDecodeError, yaml.YAMLError, UsageError) as error:
-        raise NoValidCheckpoint(f"{place.url}/{stored.FILE_NAME} is not a configuration of this version") from error
+    except (UnicodeDecodeError, yaml.YAMLError, Unacceptable, UsageError) as error:
+        reason = str(error).splitlines()[0][: stored.REASON_SHOWN]
+        raise NoValidCheckpoint(
+            f"{place.url}/{stored.FILE_NAME} is not a configuration of this version: {reason}"
+        ) from error
+    if not _is_plain(config.experiment):
+        raise NoValidCheckpoint(
+            f"the experiment of {place.url} is {shown(config.experiment)}, which is not the name of a directory\n"
+            "name the directory to fetch the run into: into=DIR"
+        )
+    if not _is_plain(place.root.name):
+        raise UsageError(f"{place.url} ends without a name\nname the directory to fetch the run into: into=DIR")
     return Path("outputs") / config.experiment / place.root.name
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a text is the name of a directory in the directory where it is used, and a visible one."""
+    return name.isprintable() and not name.startswith(".") and name == name.strip() != "" and Path(name).name == name
 
 
 def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
@@ -258,7 +279,17 @@ def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
         Unreadable: the mirror, or a checkpoint in ``run_dir``, cannot be read now.
     """
     checkpoints = run_dir / CHECKPOINTS
+    made = not checkpoints.exists()
     checkpoints.mkdir(exist_ok=True)
+    try:
+        _fetch(place, run_dir, checkpoints, warn)
+    except (NoValidCheckpoint, Unreadable, UsageError):
+        if made and not any(checkpoints.iterdir()):
+            checkpoints.rmdir()  # or an empty directory would be left where nothing was fetched
+        raise
+
+
+def _fetch(place: Place, run_dir: Path, checkpoints: Path, warn: Callable[[str], None]) -> None:
     directory.remove_leftovers(checkpoints)
     with _reached(place):
         there = place.described()
@@ -273,11 +304,12 @@ def fetch(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
             continue
         if here is None:
             with _reached(place):
-                shown = [f"{PREDICTIONS}/{name}" for name in sorted(place.predictions())]
+                views = [f"{PREDICTIONS}/{name}" for name in sorted(place.predictions())]
             make_directory(run_dir / PREDICTIONS)
-            for name in (stored.FILE_NAME, METRICS, *shown):
+            limits = {stored.FILE_NAME: stored.SIZE_LIMIT, METRICS: HISTORY_LIMIT}
+            for name in (*limits, *views):
                 with _reached(place):
-                    content = place.read(place.root / name)
+                    content = place.read(place.root / name, limits.get(name, validation_predictions.SIZE_LIMIT))
                 replace(run_dir / name, content)
         return
     raise NoValidCheckpoint(f"{place.url} holds no valid checkpoint")
@@ -288,13 +320,15 @@ def _reached(place: Place) -> Iterator[None]:
     """Turn any error of the network or library behind a URL into one message.
 
     Raises:
-        NoValidCheckpoint: a file is missing there.
+        NoValidCheckpoint: a file is missing there, or is not one of this program.
         Unreadable: any other error. It says nothing about the stored files.
     """
     try:
         yield
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
+        if isinstance(error, Unacceptable):  # it was read, and its content is wrong
+            raise NoValidCheckpoint(f"{place.url} has files that are not of this program: {reason}") from error
         text = f"{place.url} cannot be read: {type(error).__name__}: {reason}"
         if isinstance(error, FileNotFoundError):
             raise NoValidCheckpoint(text) from error
@@ -321,7 +355,8 @@ def _fetch_checkpoint(place: Place, path: PurePosixPath, manifest: Manifest, che
     try:
         for name in (*manifest.files, manifests.FILE_NAME):
             with _reached(place):
-                place.get(path / name, unfinished / name)
+                limit = manifest.sizes[name] if name in manifest.sizes else manifests.SIZE_LIMIT
+                place.get(path / name, unfinished / name, limit)
         verify(unfinished, "full")
     except Exception:
         shutil.rmtree(unfinished)

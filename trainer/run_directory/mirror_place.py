@@ -19,6 +19,7 @@ from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
 
 OWNER = "owner.json"
+OWNER_LIMIT = 64 << 10  # bytes; it has about 300
 PATTERN = re.compile(r"[*?\[]")  # the characters that fsspec's ``has_magic`` finds
 
 Checkpoints = list[tuple[PurePosixPath, Manifest]]  # oldest first
@@ -50,9 +51,16 @@ class Place:
         # its path on this machine; None on another filesystem than this machine's
         self.local = Path(root) if isinstance(self._files, LocalFileSystem) else None
 
-    def read(self, path: PurePosixPath) -> bytes:
-        content = self._files.cat_file(str(path))
+    def read(self, path: PurePosixPath, limit: int) -> bytes:
+        """The content of a small file, at most ``limit`` bytes.
+
+        Raises:
+            Unacceptable: it is larger. No more of it was read.
+        """
+        content = self._files.cat_file(str(path), start=0, end=limit + 1)
         assert isinstance(content, bytes)
+        if len(content) > limit:
+            raise Unacceptable(f"{path.name} has more than {limit} bytes")
         return content
 
     def put(self, source: Path, target: PurePosixPath) -> None:
@@ -68,9 +76,15 @@ class Place:
             if hashlib.file_digest(here, "sha256").digest() != hashlib.file_digest(there, "sha256").digest():
                 raise OSError(f"{target} is not what was copied to it")
 
-    def read_if_there(self, path: PurePosixPath) -> bytes | None:
+    def read_if_there(self, path: PurePosixPath, limit: int) -> bytes | None:
+        """As ``read``; None where there is no such file."""
         self._files.invalidate_cache()
-        return self.read(path) if self._files.exists(str(path)) else None
+        return self.read(path, limit) if self._files.exists(str(path)) else None
+
+    def has(self, path: PurePosixPath) -> bool:
+        """Whether there is a file now."""
+        self._files.invalidate_cache()
+        return bool(self._files.exists(str(path)))
 
     def owner(self) -> Start | None:
         """The first start of the run that owns the place; None when no run owns it yet.
@@ -78,10 +92,10 @@ class Place:
         Raises:
             UsageError: this program did not write ``owner.json``.
         """
-        content = self.read_if_there(self.root / OWNER)
-        if content is None:
-            return None
         try:
+            content = self.read_if_there(self.root / OWNER, OWNER_LIMIT)
+            if content is None:
+                return None
             return build(Start, parse_json(content.decode()), OWNER)
         except (UnicodeDecodeError, Unacceptable) as error:
             raise UsageError(f"{self.url}/{OWNER} is not from this program: {error}; choose another place") from error
@@ -90,7 +104,15 @@ class Place:
         self._files.makedirs(str(self.root), exist_ok=True)
         self._files.pipe_file(str(self.root / OWNER), json.dumps(dataclasses.asdict(start)).encode())
 
-    def get(self, source: PurePosixPath, target: Path) -> None:
+    def get(self, source: PurePosixPath, target: Path, limit: int) -> None:
+        """Copy a file from the mirror.
+
+        Raises:
+            Unacceptable: it has more than ``limit`` bytes. Nothing of it was copied.
+        """
+        size = self._files.size(str(source))
+        if size is not None and size > limit:
+            raise Unacceptable(f"{source.name} has {size} bytes, and at most {limit} were expected")
         self._files.get_file(str(source), str(target))
 
     def remove(self, checkpoint: PurePosixPath) -> None:
@@ -143,8 +165,8 @@ class Place:
             path = self.checkpoints / name
             if directory.NAME.fullmatch(name) and self._files.exists(str(path / manifests.FILE_NAME)):
                 try:
-                    text = self.read(path / manifests.FILE_NAME).decode(errors="replace")
+                    text = self.read(path / manifests.FILE_NAME, manifests.SIZE_LIMIT).decode(errors="replace")
                     found.append((path, manifests.from_text(text, f"{name}/{manifests.FILE_NAME}")))
-                except ManifestError:
+                except (ManifestError, Unacceptable):
                     continue  # evidence, as in the run directory
         return sorted(found, key=lambda entry: entry[1].step)

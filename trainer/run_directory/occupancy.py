@@ -17,7 +17,7 @@ from trainer.command_line import resume_command
 from trainer.config import reproduction, stored
 from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
 from trainer.run_directory import commit_mark, places
-from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD
+from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD, TIME
 from trainer.run_directory.metrics import record_of
 from trainer.storage.durable import make_directory, sync
 from trainer.storage.guarded import open_regular
@@ -30,7 +30,18 @@ BYSTANDERS = re.compile(
     rf"\..*|lost\+found|@eaDir|Thumbs\.db|desktop\.ini|{ASIDE}\d+"
     rf"|(?!{re.escape(LOG)}$).*\.(log|out|err|o\d+|e\d+|sh|sbatch|slurm)|multirun\.yaml"
 )
-RUN = (CHECKPOINTS, METRICS, LOG, TENSORBOARD, PREDICTIONS, "report.html", "finished.json", stored.FILE_NAME)
+RUN = (
+    CHECKPOINTS,
+    METRICS,
+    LOG,
+    TIME,
+    TENSORBOARD,
+    PREDICTIONS,
+    "report.html",
+    "finished.json",
+    "failed.json",
+    stored.FILE_NAME,
+)
 ADVICE = "to begin again at step 0, add on_existing=restart (for a trial of a sweep, move its directory away)"
 TAIL = 1 << 20  # bytes at the end of metrics.jsonl in which its last record is searched
 SHOWN = 3

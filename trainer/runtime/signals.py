@@ -5,14 +5,16 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import Any
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL of sysexits.h: run the same command again
 EXIT_INTERRUPTED = 130  # 128 + SIGINT, as shells report it
-# our Slurm script requests SIGUSR1 ahead of a time limit, submitit requests SIGUSR2
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT)
+# our Slurm script requests SIGUSR1 ahead of a time limit, submitit requests SIGUSR2; the kernel sends SIGHUP when a
+# terminal is closed, and so does an ssh connection that ends
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGHUP, signal.SIGINT)
 
 
 class StopRequest:
@@ -20,13 +22,18 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: signal.Signals | None = None
+        self.began = time.time()  # when this process took up its command; the account of a run's time begins here
         # a second Ctrl-C ends the process at once, even inside an operation
         self._on_second_interrupt: signal.Handlers | Any = signal.SIG_DFL
         self._answer: Callable[[], None] = _only_noted
 
     def install(self) -> None:
+        """Handle the stop signals. SIGHUP stays ignored where it is: ``nohup`` asks for that before it starts a program
+        (POSIX, nohup).
+        """
         for number in STOP_SIGNALS:
-            signal.signal(number, self._receive)
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._receive)
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:

@@ -1,7 +1,8 @@
 """Standard streams that are closed, full or broken, or that take ASCII only.
 
 A run does not end because nobody can read its output: ``train.log`` has all of it, too. For a command that has nothing
-but its output, that is an error.
+but its output, a disk that refuses it is an error. A reader that has had enough (``… | head -1``) is none: the command
+goes on, and its exit status is the one that it would have had.
 """
 
 from __future__ import annotations
@@ -41,8 +42,9 @@ def open_closed() -> None:
 
 def guard(*, tolerant: bool) -> None:
     """Replace ``sys.stdout`` and ``sys.stderr`` by streams that survive. If the command is ``tolerant``, output that
-    the disk or the terminal refuses is lost, with a warning on standard error; if not, standard output raises. Standard
-    error always loses it: the exit status remains. What their encoding lacks is spelled in ASCII.
+    the disk or the terminal refuses is lost, with a warning on standard error; if not, standard output raises. Output
+    whose reader has gone, and standard error, are lost always: the exit status remains. What their encoding lacks is
+    spelled in ASCII.
     """
     sys.stdout = _guarded(sys.stdout, _Stream(1, tolerant=tolerant))
     sys.stderr = _guarded(sys.stderr, _Stream(2, tolerant=True))
@@ -116,7 +118,6 @@ class _Stream(io.RawIOBase):
         """
         Raises:
             TrainerError: the output is lost, and that is not tolerated.
-            BrokenPipeError: the same, because its reader has had enough.
         """
         if self._failed:
             return len(data)
@@ -131,5 +132,5 @@ class _Stream(io.RawIOBase):
                         os.write(2, f"warning: {what}; further output is in train.log only\n".encode())
                 return len(data)
             if error.errno == errno.EPIPE:
-                raise
+                return len(data)
             raise TrainerError(what) from error

@@ -20,7 +20,7 @@ from trainer.sweeps import launched
 from trainer.sweeps.launched import Launch
 from trainer.sweeps.outcomes import Outcomes
 from trainer.sweeps.plan import Sweep, resume_command
-from trainer.sweeps.trial import is_finished
+from trainer.sweeps.trial import is_finished, why_diverged
 
 # launchers whose processes run on this machine and belong to the launching process
 LOCAL = ("joblib", "submitit_local")
@@ -43,6 +43,7 @@ def run(
     """
     outcomes = Outcomes(stop)
     before = [trial for trial in sweep.trials if is_finished(sweep_dir, trial)]
+    diverged_before = [trial for trial in sweep.trials if why_diverged(sweep_dir, trial) is not None]
     launch = Launch(sweep_dir, Path(tempfile.mkdtemp(prefix=".launch-", dir=sweep_dir)), overrides, launcher in LOCAL)
 
     def leave() -> NoReturn:
@@ -67,6 +68,8 @@ def run(
         status = launched.read_status(launch, trial.number)
         if trial in before:
             outcomes.finished_before(trial)
+        elif (reason := why_diverged(sweep_dir, trial)) is not None:
+            outcomes.diverged(trial, reason, before=trial in diverged_before)
         elif status is not None:
             outcomes.ended(trial, status)
         elif is_finished(sweep_dir, trial):  # its process was lost before it could leave a note

@@ -9,10 +9,10 @@ from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse,
 from trainer.runtime.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest, exit_status
 from trainer.sweeps.plan import Sweep, Trial, label, resume_command, search_command
 from trainer.sweeps.summary import print_summary
-from trainer.sweeps.trial import is_finished
+from trainer.sweeps.trial import how_to_try_again, is_finished, run_dir_of
 
 FINISHED, FINISHED_BEFORE, IN_USE, FAILED = "finished", "finished before", "in use", "failed"
-DIVERGED = "diverged"
+DIVERGED, DIVERGED_BEFORE = "diverged", "diverged before"
 OUTCOMES = {  # exit status of a trial's process -> text in the table
     0: FINISHED,
     UsageError.exit_status: "invalid",
@@ -34,18 +34,22 @@ class Outcomes:
         self._stop = stop
         self._outcomes: dict[int, str] = {}
         self._statuses: dict[int, int] = {}  # of trials that are neither finished nor stopped
+        self._reasons: dict[int, str] = {}  # of trials that diverged
 
     def finished_before(self, trial: Trial) -> None:
         self._outcomes[trial.number] = FINISHED_BEFORE
 
     def failed_before(self, trial: Trial) -> None:
         """The trial failed before, and the sweeper chose the later trials with that knowledge."""
-        self._outcomes[trial.number] = FAILED
+        self._outcomes[trial.number] = FAILED if trial.config is not None else OUTCOMES[UsageError.exit_status]
         self._statuses[trial.number] = 1
 
-    def diverged(self, trial: Trial) -> None:
-        """The trial ran to its end, and the loss of none of its validations is finite. So it has no result."""
-        self._outcomes[trial.number] = DIVERGED
+    def diverged(self, trial: Trial, reason: str, *, before: bool = False) -> None:
+        """The trial has no result and would have none again: its training failed, or it ran to its end and the loss of
+        none of its validations is finite. With ``before``, an earlier process found that.
+        """
+        self._outcomes[trial.number] = DIVERGED_BEFORE if before else DIVERGED
+        self._reasons[trial.number] = reason
         self._statuses[trial.number] = 1
 
     def ended(self, trial: Trial, status: int) -> None:
@@ -70,22 +74,29 @@ class Outcomes:
             if self._outcome_of(trial) == IN_USE and is_finished(sweep_dir, trial):
                 self.ended(trial, 0)
                 del self._statuses[trial.number]
-        print_summary(sweep_dir, sweep, self._outcomes)
+        print_summary(sweep_dir, sweep, self._outcomes, self._reasons)
         finished = sum(self._outcome_of(trial) in (FINISHED, FINISHED_BEFORE) for trial in sweep.trials)
+        invalid = sum(trial.config is None for trial in sweep.trials)
+        others = len(sweep.trials) - finished - len(self._reasons) - invalid
         counted = f"{finished} of {len(sweep.trials)} trials are finished"
+        counted += f", {len(self._reasons)} diverged" if self._reasons else ""
+        counted += f", {invalid} invalid" if invalid else ""
         goes_on = sweep.search is not None and not sweep.search.ended
         if sweep.search is not None and goes_on:
             next_step = f"; to continue the search:\n  {printable(search_command(sweep_dir, sweep.search))}"
         else:
             verb = "for the others" if self._stop.signal is not None else "to try the others again"
             next_step = f"; {verb}:\n  {resume_command(sweep_dir)}"
-        if self._stop.signal is not None and (goes_on or finished < len(sweep.trials)):
+        if self._stop.signal is not None and (goes_on or others):
             raise Stopped(f"{self._stop.signal.name}; {counted}{next_step}", exit_status(self._stop.signal))
-        print(counted + (next_step if goes_on or finished < len(sweep.trials) else ""))
+        print(counted + (next_step if goes_on or others else ""))
+        if self._reasons and sweep.search is None:
+            diverged = next(trial for trial in sweep.trials if trial.number in self._reasons)
+            print(how_to_try_again(run_dir_of(sweep_dir, diverged)))
         if not self._statuses:
             return 0
-        shared, *others = set(self._statuses.values())
-        return shared if not others and shared in SHARED_STATUSES else 1
+        shared, *more = set(self._statuses.values())
+        return shared if not more and shared in SHARED_STATUSES else 1
 
     def _outcome_of(self, trial: Trial) -> str | None:
         return self._outcomes[trial.number] if trial.number in self._outcomes else None

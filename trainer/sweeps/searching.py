@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from trainer.config.multirun import Job, Suspended, search_with_hydra
+from trainer.config.multirun import Job, NoResult, Suspended, search_with_hydra
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, UsageError
 from trainer.run_directory.metrics import read_validations
 from trainer.runtime.signals import StopRequest
@@ -17,7 +17,7 @@ from trainer.sweeps import plan
 from trainer.sweeps.outcomes import Outcomes, announce
 from trainer.sweeps.plan import Sweep, Trial
 from trainer.sweeps.process import run_in_process
-from trainer.sweeps.trial import is_finished, read_note, run_dir_of
+from trainer.sweeps.trial import is_finished, read_note, run_dir_of, why_diverged
 
 # these statuses are about the directory, not about the trial, so the sweeper does not learn of them
 NO_RESULTS = (RestoreRefused.exit_status, NoValidCheckpoint.exit_status, RunDirectoryInUse.exit_status)
@@ -48,8 +48,8 @@ class _Search:
         self._failed: tuple[int, ...] = ()
         self._at: tuple[Path, Sweep] | None = None
 
-    def result_of(self, job: Job) -> float | None:
-        """The best validation of the chosen trial, after running it unless it is finished; None when it failed.
+    def result_of(self, job: Job) -> float | NoResult:
+        """The best validation of the chosen trial, after running it unless it has ended; why it has none otherwise.
 
         Raises:
             Suspended: there is no result yet, and the sweeper cannot continue without one.
@@ -61,10 +61,13 @@ class _Search:
         self._at = job.sweep_dir, sweep
         trial = sweep.trials[job.number]
         assert sweep.search is not None
+        reason = why_diverged(job.sweep_dir, trial)
+        if reason is not None:
+            return self._diverged(trial, reason, before=True)
         if trial.number in sweep.search.failed:
             self._outcomes.failed_before(trial)
             self._failed += (trial.number,)
-            return None
+            return NoResult.FINAL  # the sweeper has chosen the next ones with that knowledge
         if is_finished(job.sweep_dir, trial):
             self._outcomes.finished_before(trial)
         else:
@@ -73,14 +76,19 @@ class _Search:
             self._outcomes.ended(trial, status)
             if (self._stop.signal is not None and status != 0) or status in NO_RESULTS:
                 raise Suspended
+            reason = why_diverged(job.sweep_dir, trial)
+            if reason is not None:
+                return self._diverged(trial, reason)
             if status != 0:
                 self._failed += (trial.number,)
-                return None
+                return NoResult.FINAL if trial.config is None else NoResult.FAILED
         best = best_validation(job.sweep_dir, trial)
-        if best is None:
-            self._outcomes.diverged(trial)
-            self._failed += (trial.number,)
-        return best
+        return self._diverged(trial, "no validation has a finite loss") if best is None else best
+
+    def _diverged(self, trial: Trial, reason: str, *, before: bool = False) -> NoResult:
+        self._outcomes.diverged(trial, reason, before=before)
+        self._failed += (trial.number,)
+        return NoResult.FINAL
 
     def conclude(self, ended: bool) -> int:
         """Print the table; ``ended`` means that the sweeper wants no more trials."""

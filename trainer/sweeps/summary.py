@@ -16,16 +16,20 @@ from trainer.sweeps.plan import Sweep, Trial, label
 from trainer.sweeps.trial import newest_step, read_note, run_dir_of
 
 
-def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str]) -> None:
-    """Print the table. ``outcomes`` maps the numbers of the trials that were looked at to their outcomes."""
+def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str], reasons: Mapping[int, str]) -> None:
+    """Print the table. ``outcomes`` maps the numbers of the trials that were looked at to their outcomes, and
+    ``reasons`` those of trials that diverged to why.
+    """
     table = Table("trial", title=Text(on_stdout(printable(str(sweep_dir)))), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("overrides", overflow="fold")
     table.add_column("outcome", no_wrap=True)
     table.add_column("step", justify="right", no_wrap=True)
-    table.add_column("best", no_wrap=True)
+    table.add_column("best", no_wrap=not reasons, overflow="fold")
     for trial in sweep.trials:
         step, result = _result(sweep_dir, trial)
         outcome = outcomes[trial.number] if trial.number in outcomes else ("not begun" if step == "" else "interrupted")
+        if trial.number in reasons:
+            result = reasons[trial.number]
         cells = (str(trial.number), label(sweep, trial), outcome, step, result)
         table.add_row(*(Text(on_stdout(printable(cell))) for cell in cells))
     Console(highlight=False).print(table)

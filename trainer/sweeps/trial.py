@@ -3,20 +3,25 @@
 Only its run can decide whether a trial is finished, and that needs the data and TensorFlow. So the run's answer is kept
 in ``finished.json`` in its directory, with the step of its last checkpoint. A trial that still has that checkpoint is
 left alone. Without the note (after a crash between the last commit and the note) the run starts again and ends at once.
+
+A trial whose training failed (the loss is not finite) would fail again at the same step, because a resume is exact. So
+that is kept as well, in ``failed.json``, and the trial is left alone until its directory is moved away, or its run is
+continued by itself in another way.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path, PurePosixPath
 
 from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
-from trainer.command_line import argument, command_line
+from trainer.command_line import argument, command_line, move_command, place_beside
 from trainer.config import override, stored
 from trainer.config.schema import Invocation
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
+from trainer.errors import NoValidCheckpoint, RestoreRefused, TrainingFailed, UsageError, warn
 from trainer.run_directory.layout import CHECKPOINTS
 from trainer.run_directory.metrics import best_step, read_validations
 from trainer.runtime.importing import importing_tensorflow
@@ -30,7 +35,9 @@ from trainer.storage.unreadable import Unreadable
 from trainer.sweeps.plan import Trial, config_of
 
 FINISHED = "finished.json"
-SIZE_LIMIT = 1 << 10  # bytes
+FAILED = "failed.json"
+SIZE_LIMIT = 1 << 12  # bytes
+REASON_KEPT = 300  # characters
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +49,14 @@ class Finished:
     step: int
     metric: str
     best: float | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Failed:
+    """The contents of ``failed.json``: the step of the newest checkpoint, None without one, and why training failed."""
+
+    step: int | None
+    reason: str
 
 
 def run_dir_of(sweep_dir: Path, trial: Trial) -> Path:
@@ -73,6 +88,9 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     if is_finished(sweep_dir, trial):
         print(f"{run_dir} is finished")
         return
+    reason = why_diverged(sweep_dir, trial)
+    if reason is not None:
+        raise TrainingFailed(f"trial {trial.number} diverged before: {reason}\n{how_to_try_again(run_dir)}")
     # The initial weights, and what was allowed for them, matter only to a run without checkpoints.
     begun = bool(directory.committed(run_dir / CHECKPOINTS))
     invocation = Invocation(
@@ -84,14 +102,21 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     with importing_tensorflow():
         from trainer.run import session  # imports TensorFlow, which takes seconds
 
-    if session.train(invocation, config, stop) is None:
+    try:
+        ending = session.train(invocation, config, stop)
+    except TrainingFailed as error:
+        note = Failed(newest_step(run_dir), re.split("[;\n]", str(error))[0][:REASON_KEPT])
+        if run_dir.is_dir():
+            replace(run_dir / FAILED, json.dumps(dataclasses.asdict(note)).encode())
+        raise
+    if ending is None:
         return  # the chief of the processes that share the trial writes the note
     step, metric = newest_step(run_dir), config.checkpoint.best_metric
     assert step is not None, "a run that ended has a checkpoint"
     validations = read_validations(run_dir)
     best = best_step(validations, metric)
-    note = Finished(step, metric, None if best is None else validations[best][metric])
-    replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(note)).encode())
+    ended = Finished(step, metric, None if best is None else validations[best][metric])
+    replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(ended)).encode())
 
 
 def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
@@ -126,6 +151,24 @@ def is_finished(sweep_dir: Path, trial: Trial) -> bool:
     except (UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
         return False  # running the trial reports the problem
     return last.manifest.step == note.step
+
+
+def why_diverged(sweep_dir: Path, trial: Trial) -> str | None:
+    """Why the training of a trial failed, if it did and would again; None otherwise."""
+    try:
+        run_dir = run_dir_of(sweep_dir, trial)
+        note = build(Failed, parse_json(read_text(run_dir / FAILED, SIZE_LIMIT)), FAILED)
+        refuse_changed(sweep_dir, trial)
+    except (OSError, Unacceptable, UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
+        return None
+    # another checkpoint is of a run that went on, or was brought here
+    return note.reason if note.step == newest_step(run_dir) else None
+
+
+def how_to_try_again(run_dir: Path) -> str:
+    """What to do for a trial that diverged to be run from its beginning."""
+    moving = move_command(run_dir, place_beside(run_dir, "diverged"))
+    return f"to run a trial that diverged again, move its directory away:\n  {moving}"
 
 
 def read_note(run_dir: Path) -> Finished | None:

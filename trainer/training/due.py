@@ -30,6 +30,7 @@ class Standing:
     improved: bool  # this process has validated this step, and it is the best so far
     out_of_patience: bool
     stop_asked: bool
+    long_since_saved: bool = False  # checkpoint.every_minutes have passed; the time decides where a save is, no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,7 +61,8 @@ def due(standing: Standing, cadence: Cadence) -> Due:
     closing = complete and step > 0 and not on_cadence
     pending = (on_cadence and standing.noted != step) or (closing and not standing.recorded)
     stop = standing.stop_asked and (pending or not complete)
-    wanted = complete or standing.stop_asked or (step > 0 and step % cadence.save_every == 0)
+    wanted = complete or standing.stop_asked
+    wanted = wanted or (step > 0 and (step % cadence.save_every == 0 or standing.long_since_saved))
     return Due(
         validate=pending and not standing.stop_asked,
         save=(wanted or (standing.improved and cadence.saves_best)) and standing.committed != step,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 import tensorflow as tf
@@ -13,6 +14,7 @@ from trainer.data.batch import Batch
 from trainer.distributed.stop_vote import StopVote
 from trainer.distributed.stragglers import Stragglers
 from trainer.run_directory.metrics import Record
+from trainer.run_directory.phases import Phase
 from trainer.training.state import TrainingState
 
 
@@ -24,6 +26,7 @@ class Saves(Protocol):
     def finish(self) -> None: ...
     def last_good(self) -> str: ...
     def way_on(self) -> str: ...
+    def to_continue(self) -> str: ...
 
 
 class Records(Protocol):
@@ -54,6 +57,15 @@ class Views(Protocol):
     def graph(self, graph: Callable[[], tf.Graph]) -> None: ...
 
 
+class Clock(Protocol):
+    """See trainer.run_directory.wall_time."""
+
+    def phase(self, phase: Phase) -> AbstractContextManager[None]: ...
+    def looping(self) -> None: ...
+    def at(self, step: int) -> None: ...
+    def saved(self) -> None: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """What the loop works with."""
@@ -69,6 +81,7 @@ class Run:
     history: Records
     terminal: Display
     views: Views
+    clock: Clock
     stop: StopVote
     stragglers: Stragglers
 

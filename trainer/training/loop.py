@@ -58,29 +58,35 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
     cadence = _cadence(run)
     standing = _standing(run)
     stretch, own_work = _Stretch(), OwnWork()
+    run.clock.looping()
+    traced, saved = False, time.monotonic()
     while True:
         run.checkpointer.check()
         run.stop.note(own_work.seconds())
         stopping = run.stop.poll()
         _tell_stragglers(run)
+        standing = dataclasses.replace(standing, long_since_saved=_is_long_ago(run, saved))
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.validate:
-            with stretch.paused(), _keeping_steps(run, standing, unless=False):
+            with stretch.paused(), run.clock.phase("validating"), _keeping_steps(run, standing, unless=False):
                 standing = validate(run, standing, evaluation_step, closing=now.closing)
             stopping = run.stop.poll()  # one that arrives later is seen after the next step
             now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
         if now.save:
-            with stretch.paused():
+            with stretch.paused(), run.clock.phase("saving"):
                 run.checkpointer.save()
-            standing = dataclasses.replace(standing, committed=standing.step)
+            run.clock.saved()
+            standing, saved = dataclasses.replace(standing, committed=standing.step), time.monotonic()
         if now.end:
-            run.checkpointer.finish()
+            with run.clock.phase("saving"):
+                run.checkpointer.finish()
         if now.stop:
             raise _stopped(run, stopping, standing.step)
         if now.finish:
             return
         try:
-            with _keeping_steps(run, standing, unless=run.stop.is_shared):  # the others have not agreed and continue
+            # unless shared: the others have not agreed and continue
+            with run.clock.phase("waiting"), _keeping_steps(run, standing, unless=run.stop.is_shared):
                 batch = stretch.next(batches)
         except WaitEnded:  # a request to stop does not wait for data
             if run.stop.is_shared:
@@ -88,10 +94,21 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
             continue
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
-        told = train_step(batch)
-        own_work.add(told.marks)
-        stretch.add(told)
+        with run.clock.phase("training" if traced else "tracing"):
+            told = train_step(batch)
+            own_work.add(told.marks)
+            stretch.add(told)
+        traced = True
+        run.clock.at(standing.step)
         _show_step(run, standing.step, stretch)
+
+
+def _is_long_ago(run: Run, saved: float) -> bool:
+    """Whether ``checkpoint.every_minutes`` have passed since ``saved``. With several processes the chief alone writes,
+    so its clock decides; the others save nothing, and what they find out here changes nothing.
+    """
+    minutes = run.config.checkpoint.every_minutes
+    return minutes is not None and time.monotonic() - saved >= 60 * minutes
 
 
 def _cadence(run: Run) -> Cadence:
@@ -154,7 +171,8 @@ def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int)
     assert stopping is not None
     if isinstance(stopping, WithoutData):
         return _data_lost(run, stopping.reason)
-    return Stopped(f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed", exit_status(stopping))
+    committed = f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed"
+    return Stopped(f"{committed}\n{run.checkpointer.to_continue()}", exit_status(stopping))
 
 
 def _tell_stragglers(run: Run) -> None:

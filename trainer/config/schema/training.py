@@ -62,6 +62,9 @@ class EarlyStoppingConfig:
 @dataclasses.dataclass(frozen=True)
 class CheckpointConfig:
     every_steps: int = key("cadence of checkpoints", "free", minimum=1)
+    every_minutes: float | None = key(
+        "also save when so many minutes have passed since the last save; null: by steps alone", "free", above=0.0
+    )
     keep_last: int = key("how many of the newest are kept", "free", minimum=1)
     keep_best: int = key("how many of the best by best_metric are kept", "free", minimum=0)
     keep_every_steps: int | None = key("also keep those at multiples of this; null: none", "free", minimum=1)

@@ -17,7 +17,7 @@ import tensorflow as tf
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
-from trainer.errors import UsageError
+from trainer.errors import UsageError, spelled
 from trainer.inference.export.saved_model import Classifier
 from trainer.inference.export.stock_model import stock_model
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG
@@ -76,7 +76,8 @@ FORMATS: Mapping[str, Mapping[str, Callable[[Export, Path], None]]] = {
 
 
 def check_output(form: str, output: Path) -> None:
-    """Refuse an output that exists, that lies in a missing directory, or that has not the ending of its format.
+    """Refuse an output that exists, that lies in a missing directory, that has not the ending of its format, or whose
+    path TensorFlow cannot take.
 
     Raises:
         UsageError: says which.
@@ -87,6 +88,12 @@ def check_output(form: str, output: Path) -> None:
         raise UsageError(f"output={output}: the directory {output.parent} does not exist")
     if not output.name.endswith(tuple(FORMATS[form])):
         raise UsageError(f"output={output} must end with {' or '.join(FORMATS[form])} for format={form}")
+    place = str(output.absolute())
+    if form == "savedmodel" and spelled(place) != place:
+        raise UsageError(
+            f"output={place} is not UTF-8, and TensorFlow writes format=savedmodel to no other path\n"
+            "choose another place, or make a link to it and give a path through the link"
+        )
 
 
 def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> None:

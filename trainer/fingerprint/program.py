@@ -23,9 +23,10 @@ from trainer.config.schema import Config, Invocation
 from trainer.distributed.agreement import INSTRUCTION_SET, LIMIT, Facts, refuse_unless_alike
 from trainer.fingerprint import surroundings
 from trainer.fingerprint.versions import chosen_plugins
+from trainer.runtime import distribution
 
 PACKAGE = Path(__file__).resolve().parents[1]
-COMPUTING = ("trainer", "tensorflow", "keras", "numpy", "pillow")  # packages that decide what is computed
+COMPUTING = ("tensorflow", "keras", "numpy", "pillow")  # other packages that decide what is computed
 NOT_SET = "not set"
 DIGEST_LENGTH = 12
 PLACE_NAME = re.compile(r"_(PATHS?|HOME|ROOT|DIR|VERSION)$")
@@ -41,6 +42,7 @@ def of_process(asked: Mapping[str, str]) -> Facts:
     return {
         **asked,
         "python": ".".join(platform.python_version_tuple()[:2]),
+        "trainer": distribution.VERSION,
         **{name: metadata.version(name) for name in COMPUTING},
         **{f"the variable {name}": value for name, value in variables.items()},
         LIMIT: limit,

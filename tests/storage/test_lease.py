@@ -230,7 +230,7 @@ def test_a_training_that_was_taken_over_exits_5_and_changes_nothing(
     training = trainer.start("train", f"run_dir={run_dir}", *small, *overrides)
     monkeypatch.undo()
     deadline = time.monotonic() + SECONDS_ALLOWED
-    while not (run_dir / "checkpoints" / "step-00000002").exists():
+    while not any((run_dir / "checkpoints").glob("step-*")):  # the first one goes after three more
         assert training.running, training.output
         assert time.monotonic() < deadline
         time.sleep(0.05)

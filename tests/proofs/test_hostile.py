@@ -461,7 +461,7 @@ CASES: dict[str, tuple[Hostility, int, str]] = {
     "labels of another place": (
         config(DIGITS, OTHER_LABELS),
         INVALID,
-        "leads out of data.root",
+        "data.labels_file=../../etc/passwd leads through ..",
     ),
     # manifests
     "pickled manifest": (manifest_bytes(pickle.dumps(Harm())), INVALID, "not UTF-8"),

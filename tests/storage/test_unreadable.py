@@ -250,7 +250,7 @@ def far(run_dir: Path, tmp_path: Path) -> Place:
 def test_nothing_older_is_fetched_from_a_mirror_that_fails(
     far: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def failing(source: Any, target: Path) -> None:
+    def failing(*_: Any) -> None:
         raise ConnectionError("connection reset")
 
     back = tmp_path / "back"

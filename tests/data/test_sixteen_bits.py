@@ -138,11 +138,13 @@ def test_transparency_is_found_where_a_pixel_has_it_and_blank_where_nothing_is_l
     glyph[..., :3] = np.where(glyph[..., 3:] == 0, 9, 255)
     rules = dataclasses.replace(COMPOSED, background="white")
     black = dataclasses.replace(COMPOSED, background="black")
-    assert examined(png(opaque), rules) == Findings(False, False, None, ())
-    assert examined(png(glyph), rules) == Findings(True, True, None, ())  # white on white
-    assert examined(png(glyph), black) == Findings(True, False, None, ())
+    assert examined(png(opaque), rules) == Findings(False, False, None, (), pages=1)
+    assert examined(png(glyph), rules) == Findings(True, True, None, (), pages=1)  # white on white
+    assert examined(png(glyph), black) == Findings(True, False, None, (), pages=1)
     deep = glyph.astype(np.uint16) * 257
     for data in (png(deep), tiff(deep, extra=2)):
-        assert examined(data, rules) == Findings(True, True, (9 * 257, 65535), ())
-    assert examined(jpeg(1), rules) == Findings(False, False, None, ())
-    assert examined(bytes(tf.io.encode_png(opaque[..., :3]).numpy()), rules) == Findings(False, False, None, ())
+        assert examined(data, rules) == Findings(True, True, (9 * 257, 65535), (), pages=1)
+    assert examined(jpeg(1), rules) == Findings(False, False, None, (), pages=1)
+    assert examined(bytes(tf.io.encode_png(opaque[..., :3]).numpy()), rules) == Findings(
+        False, False, None, (), pages=1
+    )

@@ -56,6 +56,6 @@ def test_it_is_said_when_a_run_begins_unless_the_run_is_for_one_device(
     monkeypatch.delenv("SLURM_STEP_ID", raising=False)
     monkeypatch.delenv("TF_CONFIG", raising=False)
     for strategy, times in (("auto", 1), ("one", 0)):
-        with joined(strategy, StopRequest()) as process:
+        with joined(strategy, StopRequest(), dict) as process:
             assert process.is_chief
         assert capsys.readouterr().err.count("warning: the job has 2 nodes") == times

@@ -62,7 +62,7 @@ def test_a_stop_does_not_wait_for_data_and_the_read_that_stalls_is_named(
     process.signal(signal.SIGTERM)
     assert process.wait() == 75, process.output
     assert "Traceback" not in process.output
-    (name,) = checkpoint_names(trainer.cwd / "stalled")
+    name = checkpoint_names(trainer.cwd / "stalled")[-1]  # the best validation may have made one, too
     step = int(name.removeprefix("step-"))
     assert f"SIGTERM at step {step}; checkpoint {name} is committed" in process.output
     assert (step == 4) if folder == "val" else (2 <= step < 12), process.output
@@ -112,7 +112,7 @@ def test_processes_of_which_one_waits_for_data_stop_at_one_step_that_is_committe
     for rank in asked:
         (chief, other)[rank].signal(signal.SIGTERM)
     outputs = finish([chief, other], 75)
-    (name,) = checkpoint_names(trainer.cwd / "run")
+    name = checkpoint_names(trainer.cwd / "run")[-1]
     for output in outputs:
-        assert f"checkpoint {name} is committed" in output.strip().splitlines()[-1]
+        assert f"checkpoint {name} is committed\n" in output
     assert 1 <= int(name.removeprefix("step-")) < 12

@@ -235,7 +235,8 @@ def test_a_training_that_was_taken_over_exits_5_and_changes_nothing(
         assert time.monotonic() < deadline
         time.sleep(0.05)
     training.signal(signal.SIGSTOP)
-    other = start("b", taken_after="2")
+    # longer than the time for which a look at the lock file counts, as it is with the program's own times
+    other = start("b", taken_after=str(lease.RENEWED_EVERY + 1))
     other.hear("holding")
     assert f"process {training._popen.pid} on a" in other.heard
     before = [(run_dir / "metrics.jsonl").read_bytes(), checkpoint_names(run_dir)]

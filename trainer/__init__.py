@@ -5,7 +5,6 @@ What is here is imported when it is first used: ``python -m trainer --help`` doe
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trainer.runtime import distribution
@@ -21,7 +20,7 @@ __version__ = distribution.VERSION
 def __getattr__(name: str) -> object:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    mixed = distribution.mixed_files(Path(__file__).parent)
+    mixed = distribution.mixed_files()
     if mixed is not None:
         raise ImportError(mixed)
     from trainer import api

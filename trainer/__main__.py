@@ -7,7 +7,6 @@ import importlib
 import os
 import sys
 import traceback
-from pathlib import Path
 from typing import NoReturn
 
 from trainer.errors import TrainerError, UsageError, nearest, printable
@@ -48,7 +47,7 @@ def usage() -> str:
 def run(arguments: list[str]) -> int:
     """Run one command line and return its exit status."""
     try:
-        mixed = distribution.mixed_files(Path(__file__).parent)
+        mixed = distribution.mixed_files()
         if mixed is not None:
             raise UsageError(mixed)
         if not arguments or arguments[0] in ("--help", "-h", "help"):

@@ -45,8 +45,8 @@ class RunResult:
     ``status`` is ``finished`` when the run has reached its length, ``stopped_early`` when validation no longer
     improved, ``complete`` when nothing was left to do. ``training`` has the values of the last training record (loss:
     the whole objective in nats; accuracy: a share; learning_rate; images_per_second, unless it covers only the step
-    that the process traced). ``validation`` has those of the
-    last validation (loss: cross-entropy in nats; accuracy: a share; skipped: examples). Each is None without a record.
+    that the process traced). ``validation`` has those of the last validation (loss: cross-entropy in nats; accuracy: a
+    share; skipped: examples). Each is None without a record.
     """
 
     run_dir: Path

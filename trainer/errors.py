@@ -168,6 +168,13 @@ def few(names: Sequence[str]) -> str:
     return (", ".join(names[:NAMES_SHOWN]) or "none") + more
 
 
+def duration(seconds: float) -> str:
+    """Hours, minutes and seconds, ``1:02:03``."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
 def nearest(name: str, candidates: Iterable[str]) -> str:
     """``"; did you mean X?"`` for the most similar candidate, or an empty text when none is similar."""
     known = sorted(candidates)

@@ -14,6 +14,8 @@ from PIL import Image
 from trainer.__main__ import run
 from trainer.data.blank import blank_note
 from trainer.data.images.examination import is_blank
+from trainer.data.sources.sample import spread
+from trainer.run.suitability import LOOKED_AT
 
 CONFIG = compose().preprocess
 
@@ -22,6 +24,11 @@ def blank(colour: tuple[int, int, int]) -> bytes:
     buffer = io.BytesIO()
     Image.new("RGB", (9, 7), colour).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def note_of(root: Path) -> str | None:
+    source = folder_source(root)
+    return blank_note(source, spread(source, LOOKED_AT), CONFIG)
 
 
 def test_one_other_pixel_is_enough() -> None:
@@ -40,15 +47,15 @@ def test_a_run_is_warned_when_half_of_the_images_are_blank(tmp_path: Path) -> No
     assert len(paths) == 12
     for number, path in enumerate(paths[:5]):
         path.write_bytes(blank((number, 0, 0)))
-    assert blank_note(folder_source(root), CONFIG) is None
+    assert note_of(root) is None
     paths[5].write_bytes(blank((9, 9, 9)))
-    note = blank_note(folder_source(root), CONFIG)
+    note = note_of(root)
     assert note is not None
     assert note.startswith("6 of 12 training images looked at have a single colour")
     assert f"the first {paths[0]} (record 0)" in note
     for path in paths[6:9]:  # what cannot be decoded is neither
         path.write_bytes(jpeg(3)[:40])
-    note = blank_note(folder_source(root), CONFIG)
+    note = note_of(root)
     assert note is not None
     assert note.startswith("6 of 9 ")
 

@@ -14,6 +14,8 @@ from PIL import Image
 from trainer.__main__ import run
 from trainer.data.images.pages import pages
 from trainer.data.several_pages import pages_note
+from trainer.data.sources.sample import spread
+from trainer.run.suitability import LOOKED_AT
 
 COLOURS = ("red", "green", "blue")
 FIRST, *OTHERS = [Image.new("RGB", (40, 30), colour) for colour in COLOURS]
@@ -87,7 +89,8 @@ def test_check_data_names_them_and_a_new_run_warns(tmp_path: Path, capfd: pytest
     root = make_splits(tmp_path)
 
     def note() -> str | None:
-        return pages_note(folder_source(root))
+        source = folder_source(root)
+        return pages_note(source, spread(source, LOOKED_AT))
 
     assert note() is None
     write(root / "train" / "cat" / "stack.tif", several("TIFF"))

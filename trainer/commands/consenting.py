@@ -9,10 +9,11 @@ from pathlib import Path
 
 from trainer.command_line import argument, command_line, consent
 from trainer.commands.arguments import take_list
+from trainer.config import spelling
 from trainer.config.arguments import parse_arguments
 from trainer.errors import RestoreRefused
 
-PLACES = ("run_dir", "checkpoint", "output", "data.root")
+PLACES = spelling.PLACES | {"data.root"}
 
 
 @contextlib.contextmanager

@@ -47,23 +47,22 @@ def _unknown_key(path: str, arguments: Sequence[str], places: Sequence[Path]) ->
         )
     owners = _owners(places, path)
     if owners:
-        chosen = _chosen(path.partition(".")[0], arguments, places)
-        return f"{path} is not a key of {chosen}; it is one of {', '.join(owners)}"
+        own = _chosen(path.partition(".")[0], arguments, places)
+        return f"{path} is not a key of {own}; it is one of {', '.join(owners)}"
     given = next((argument for argument in arguments if argument.startswith(f"{path}=")), path)
     return f"unknown key {given}{hint(path, known_keys(places))}"
 
 
 def _unknown_option(group: str, option: str, places: Sequence[Path]) -> str:
     if group in ("hydra/launcher", "hydra/sweeper"):
-        hint = ": pip install 'resumable-trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
-        return f"{group}={option} is not installed{hint}"
-    root, _, folders = group.partition("/")
-    if folders and not _options(places, group) and _options(places, root):
-        allowed = ", ".join(_options(places, root))
-        return f"{root}={folders}/{option} is a path, and {root} is one of {allowed}" + (
-            f"\na folder of images: data=image_folder data.root={folders}/{option}" if root == "data" else ""
-        )
+        how = ": pip install 'resumable-trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
+        return f"{group}={option} is not installed{how}"
     options = _options(places, group)
+    root, _, folders = group.partition("/")
+    if not options and folders and (others := _options(places, root)):
+        path = f"{folders}/{option}"
+        instead = f"\na folder of images: data=image_folder data.root={path}" if root == "data" else ""
+        return f"{root}={path} is a path, and {root} is one of {', '.join(others)}{instead}"
     allowed = ", ".join(options) if options else "nothing: there is no such group"
     meant = _type_called(group, option, places) or nearest(option, options)
     return f"{group}={option} does not exist; allowed: {allowed}{meant}"

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.decoding import decode_file
 from trainer.data.images.examination import is_blank
 from trainer.data.images.headers import ImageFault
-from trainer.data.sources.sample import spread
 from trainer.data.sources.source import Source
 
-LOOKED_AT = 16
 
+def blank_note(source: Source, looked_at: Iterable[tuple[int, bytes]], config: PreprocessConfig) -> str | None:
+    """A warning when at least half of the records ``looked_at``, see ``sample.spread``, have a single colour.
 
-def blank_note(source: Source, config: PreprocessConfig) -> str | None:
-    """A warning when at least half of ``LOOKED_AT`` records, spread over the whole split, have a single colour.
-
-    Records that cannot be used are left out: the run itself names them.
+    Records that cannot be decoded are left out: the run itself names them.
     """
     found, blank = 0, []
-    for record, image in spread(source, LOOKED_AT):
+    for record, image in looked_at:
         try:
             pixels = decode_file(image, config).numpy()
         except ImageFault:

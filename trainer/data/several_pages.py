@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from trainer.data.images.pages import pages
-from trainer.data.sources.sample import spread
 from trainer.data.sources.source import Source
 
-LOOKED_AT = 16
 
-
-def pages_note(source: Source) -> str | None:
-    """A warning when one of ``LOOKED_AT`` records, spread over the whole split, has several pages or frames."""
-    counts = {record: pages(image) for record, image in spread(source, LOOKED_AT)}
+def pages_note(source: Source, looked_at: Iterable[tuple[int, bytes]]) -> str | None:
+    """A warning when one of the records ``looked_at``, see ``sample.spread``, has several pages or frames."""
+    counts = {record: pages(image) for record, image in looked_at}
     several = [record for record, count in counts.items() if count > 1]
     if not several:
         return None

@@ -6,19 +6,31 @@ the facts are compared when the processes meet, before anything is computed.
 
 from __future__ import annotations
 
+import os
+import socket
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
+from trainer.distributed.peers import CHIEF
 from trainer.errors import ProcessesDiffer
 
 Facts = Mapping[str, str]  # name of a fact → its value
 
 ABSENT = "not there"
-CHIEF = 0
 SHOWN = 6  # differences in a message
 # Kernels are chosen by the instruction set. A variable that limits it may differ where the processors do, as long as
 # all end up with the same one: an old processor needs no limit.
 LIMIT, INSTRUCTION_SET = "ONEDNN_MAX_CPU_ISA", "instruction set"
+
+
+def name_of(rank: int, process: int, host: str) -> str:
+    """A process of the run, for messages: its rank, its number on its host, and the host."""
+    return f"{'the chief' if rank == CHIEF else f'worker {rank}'}, process {process} on {host}"
+
+
+def own_name(rank: int) -> str:
+    """``name_of`` this process."""
+    return name_of(rank, os.getpid(), socket.gethostname())
 
 
 def refuse_unless_alike(facts: Mapping[int, Facts], names: Mapping[int, str]) -> None:

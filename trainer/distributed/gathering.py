@@ -11,12 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from typing import Any
 
-from trainer.distributed.agreement import Facts, differences, refuse_unless_alike
+from trainer.distributed.agreement import Facts, differences, name_of, own_name, refuse_unless_alike
 from trainer.distributed.cluster import Cluster, source, split_address
-from trainer.distributed.peers import ALIVE, CHIEF, SILENCE, Message, farewell, first_line, send
+from trainer.distributed.peers import ALIVE, CHIEF, SILENCE, Message, farewell, first_message, send
 from trainer.errors import PeerLost, ProcessesDiffer, TrainerError, UsageError, warn
-from trainer.storage.documents import parse_json
-from trainer.storage.unacceptable import Unacceptable
 
 RETRY_SECONDS = 0.5
 UNABLE_SECONDS = 3.0  # how long a worker reported unable may still connect: another process may have reported it
@@ -76,7 +74,7 @@ class Gathering:
         """
         self.cluster = cluster
         self.connections: dict[int, socket.socket] = {}  # by rank, of those that are welcome
-        self.there: dict[int, str] = {CHIEF: _name(CHIEF, os.getpid(), socket.gethostname())}  # for messages
+        self.there: dict[int, str] = {CHIEF: own_name(CHIEF)}  # for messages
         self.facts: dict[int, Facts] = {CHIEF: facts}
         self.unable: dict[int, Unable] = {}
         self.turned_away: list[str] = []  # processes with the rank of another, for messages
@@ -116,13 +114,9 @@ class Gathering:
 
     def _take(self, connection: socket.socket) -> bool:
         """Greet the process that has connected; whether its connection stays open."""
-        try:
-            hello = parse_json(first_line(connection).decode())
-        except (OSError, Unacceptable, UnicodeDecodeError):
-            return False
-        match hello:
+        match hello := first_message(connection):
             case {"rank": int(rank), "workers": list(workers), "host": str(host), "process": int(process)}:
-                return self._greet(connection, rank, tuple(workers), _name(rank, process, host), hello)
+                return self._greet(connection, rank, tuple(workers), name_of(rank, process, host), hello)
             case {"kind": "leave", "rank": int(rank), "status": int(status), "reason": str(reason), "workers": workers}:
                 if rank in self.connections:  # another process has its place, and the run goes on
                     send(connection, farewell(CHIEF, status, reason))
@@ -196,10 +190,6 @@ class Gathering:
         for rank in there.keys() - told:
             send(there[rank], farewell(CHIEF, verdict.exit_status, str(verdict)))
         return {*told, *there}
-
-
-def _name(rank: int, process: int, host: str) -> str:
-    return f"{'the chief' if rank == CHIEF else f'worker {rank}'}, process {process} on {host}"
 
 
 def _place(name: str) -> str:

@@ -26,10 +26,19 @@ from trainer.distributed.gathering import (
     deciding,
     own_listener,
 )
-from trainer.distributed.peers import ALIVE, CHIEF, SILENCE, Message, Peers, farewell, first_line, line_of, send
+from trainer.distributed.peers import (
+    ALIVE,
+    CHIEF,
+    SILENCE,
+    Message,
+    Peers,
+    farewell,
+    first_line,
+    first_message,
+    line_of,
+    send,
+)
 from trainer.errors import PeerLost, TrainerError, UsageError, warn
-from trainer.storage.documents import parse_json
-from trainer.storage.unacceptable import Unacceptable
 
 COMING_SECONDS = 300.0  # for all processes of a job to start: nodes boot and containers are pulled
 ANNOUNCED_SECONDS = 20.0  # how long a chief without a port tries to reach the others: they start with it
@@ -200,11 +209,7 @@ def _tell_chief(cluster: Cluster, status: int, reason: str, deadline: float, int
 def _verdict_of_chief(connection: socket.socket) -> int | None:
     """The exit status that the chief answers; None if it does not."""
     connection.settimeout(2 * UNABLE_SECONDS)
-    try:
-        verdict = parse_json(first_line(connection).decode())
-    except (OSError, Unacceptable, UnicodeDecodeError):
-        return None
-    match verdict:
+    match first_message(connection):
         case {"kind": "leave", "status": int(status)}:
             return status
     return None
@@ -232,11 +237,8 @@ def _is_welcome(connection: socket.socket, cluster: Cluster) -> bool:
     # on one host a process can meet itself: an outgoing connection may begin at the port it goes to
     if connection.getsockname() == connection.getpeername():
         return False
-    try:
-        while (answer := parse_json(first_line(connection).decode())) == ALIVE:
-            pass
-    except (OSError, Unacceptable, UnicodeDecodeError):
-        return False
+    while (answer := first_message(connection)) == ALIVE:
+        pass
     match answer:
         case {"kind": "leave", "status": UsageError.exit_status, "reason": str(reason)}:
             raise UsageError(reason)
@@ -252,11 +254,7 @@ def _refusal(listener: socket.socket, cluster: Cluster) -> PeerLost | None:
     connection, _ = listener.accept()
     with connection:
         connection.settimeout(SILENCE)
-        try:
-            message = parse_json(first_line(connection).decode())
-        except (OSError, Unacceptable, UnicodeDecodeError):
-            return None
-        match message:
+        match first_message(connection):
             case {"kind": "leave", "rank": 0, "status": int(status), "reason": str(reason), "workers": workers}:
                 if workers == list(cluster.workers):
                     send(connection, WELCOME)

@@ -203,6 +203,14 @@ def send(connection: socket.socket, message: Message) -> None:
         connection.sendall(line_of(message))
 
 
+def first_message(connection: socket.socket) -> Any:
+    """The first message on a connection; None where there comes none that is one."""
+    try:
+        return parse_json(first_line(connection).decode())
+    except (OSError, Unacceptable, UnicodeDecodeError):
+        return None
+
+
 def first_line(connection: socket.socket) -> bytes:
     """Read byte by byte: what follows the line belongs to the next reader."""
     line = b""

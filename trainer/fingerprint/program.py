@@ -12,7 +12,6 @@ import json
 import os
 import platform
 import re
-import socket
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
@@ -20,12 +19,11 @@ from pathlib import Path
 from trainer.config import plugins
 from trainer.config.parse import leaves
 from trainer.config.schema import Config, Invocation
-from trainer.distributed.agreement import INSTRUCTION_SET, LIMIT, Facts, refuse_unless_alike
+from trainer.distributed.agreement import INSTRUCTION_SET, LIMIT, Facts, own_name, refuse_unless_alike
 from trainer.fingerprint import surroundings
 from trainer.fingerprint.versions import chosen_plugins
 from trainer.runtime import distribution
 
-PACKAGE = Path(__file__).resolve().parents[1]
 COMPUTING = ("tensorflow", "keras", "numpy", "pillow")  # other packages that decide what is computed
 NOT_SET = "not set"
 DIGEST_LENGTH = 12
@@ -47,7 +45,7 @@ def of_process(asked: Mapping[str, str]) -> Facts:
         **{f"the variable {name}": value for name, value in variables.items()},
         LIMIT: limit,
         INSTRUCTION_SET: around[INSTRUCTION_SET],
-        **code(PACKAGE.name, PACKAGE),
+        **code(distribution.PACKAGE.name, distribution.PACKAGE),
     }
 
 
@@ -87,10 +85,7 @@ def refuse_other_code(there: Facts, here: Facts, rank: int) -> None:
     Raises:
         ProcessesDiffer: the chief, ``there``, and process ``rank``, ``here``, have other plug-ins.
     """
-    host = socket.gethostname()
-    refuse_unless_alike(
-        {0: there, rank: here}, {0: "the chief", rank: f"worker {rank}, process {os.getpid()} on {host}"}
-    )
+    refuse_unless_alike({0: there, rank: here}, {0: "the chief", rank: own_name(rank)})
 
 
 def _is_place(name: str, value: str) -> bool:

@@ -14,7 +14,7 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 from rich.text import Text
 
-from trainer.errors import SPELLED
+from trainer.errors import SPELLED, duration
 from trainer.storage import holding
 from trainer.storage.holding import named
 
@@ -67,7 +67,7 @@ class Terminal:
         )
         if "images_per_second" in values:
             status += f"  {values['images_per_second']:.0f} images/s"
-        eta = UNKNOWN if seconds_left is None else _duration(seconds_left)
+        eta = UNKNOWN if seconds_left is None else duration(seconds_left)
         line = f"step {step}/{total}  {status}" + (f"  ETA {eta}" if seconds_left is not None else "")
         self.log(line)
         if self._progress is not None:
@@ -148,9 +148,3 @@ class Terminal:
 def _appending(path: Path) -> TextIO:
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(path, flags, 0o666), "a", encoding="utf-8", errors=SPELLED)
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

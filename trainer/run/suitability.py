@@ -7,9 +7,11 @@ from trainer.config.schema import Config
 from trainer.data.blank import blank_note
 from trainer.data.opened import Sources
 from trainer.data.several_pages import pages_note
+from trainer.data.sources.sample import spread
 from trainer.errors import UsageError
 
 OUTPUTS_SHOWN = 5
+LOOKED_AT = 16  # training images of a new run
 
 
 def refuse_short_epochs(config: Config, examples_per_epoch: int) -> None:
@@ -36,8 +38,9 @@ def warnings(config: Config, data: Sources, *, new: bool) -> list[str]:
     found = [batch_warning(config, data.sampling.examples_per_epoch)]
     if new:
         found.append(_nameless_outputs(config, len(data.training.class_names)))
-        found.append(blank_note(data.training, config.preprocess))
-        found.append(pages_note(data.training))
+        looked_at = list(spread(data.training, LOOKED_AT))
+        found.append(blank_note(data.training, looked_at, config.preprocess))
+        found.append(pages_note(data.training, looked_at))
     return [line for line in found if line is not None]
 
 

@@ -39,6 +39,7 @@ from trainer.run.left_out import left_out
 from trainer.storage import durable
 from trainer.training.state import TrainingState
 
+TOLD_WHOLE = ("not_inception_v3", "weights_in_parts")  # causes whose details say what to do
 AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
 # differences between file and run that ``allow`` may name
 CLASSES_KEY, SAME_CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "data.classes", "preprocess"
@@ -84,9 +85,6 @@ def find(path: Path) -> Contents:
         details = "".join(f"\n  {detail}" for detail in error.finding.details)
         refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused
         raise refusal(f"init_from={path}: {error.finding.title}{details}") from error
-
-
-TOLD_WHOLE = ("not_inception_v3", "weights_in_parts")  # causes whose details say what to do
 
 
 @dataclasses.dataclass(frozen=True)

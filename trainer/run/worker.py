@@ -7,8 +7,6 @@ of every variable, and everything else that decides the next steps come from the
 from __future__ import annotations
 
 import contextlib
-import os
-import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
@@ -17,6 +15,7 @@ import tensorflow as tf
 from trainer.config import stored
 from trainer.data.batch import Batch
 from trainer.data.opened import open_sources
+from trainer.distributed.agreement import own_name
 from trainer.distributed.membership import Process, shares
 from trainer.distributed.peers import Peers
 from trainer.distributed.sharing import Sharing
@@ -121,10 +120,6 @@ class _Clock:
         pass
 
 
-def _this(peers: Peers) -> str:
-    return f"worker {peers.cluster.rank}, process {os.getpid()} on {socket.gethostname()},"
-
-
 def work(process: Process) -> None:
     """Work for the chief until the run ends, or wait for its end where the others can share the batches only without
     this process.
@@ -154,7 +149,7 @@ def work(process: Process) -> None:
     others = worker_differences(announced.versions, own)
     if others:
         raise ProcessesDiffer(
-            f"{_this(peers)} has {others[0]} ({len(others) - 1} more differences)\n"
+            f"{own_name(peers.cluster.rank)}, has {others[0]} ({len(others) - 1} more differences)\n"
             "give all processes the same packages and environment"
         )
     for line in worker_warnings(peers.cluster.rank, announced.versions, own):
@@ -162,7 +157,7 @@ def work(process: Process) -> None:
     found = facts.differences(facts.from_text(announced.fingerprint), fingerprint_of(config, state, data))
     if found:
         raise ProcessesDiffer(
-            f"{_this(peers)} computes something else than the chief: {found[0]} "
+            f"{own_name(peers.cluster.rank)}, computes something else than the chief: {found[0]} "
             f"({len(found) - 1} more differences)\n"
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )

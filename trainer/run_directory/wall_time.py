@@ -22,7 +22,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import RunDirectoryInUse
+from trainer.errors import RunDirectoryInUse, duration
 from trainer.run_directory.layout import TIME
 from trainer.run_directory.metrics import STEP_LIMIT, lines
 from trainer.run_directory.phases import PHASES, Phase
@@ -160,8 +160,8 @@ class Account:
         shares = sorted(((value, name) for name, value in self.seconds.items() if name != STOPPED), reverse=True)
         parts = [f"{_percent(value / self.running)} {name}" for value, name in shares if value / self.running >= 0.0005]
         lives = f"{self.lives} lives" if self.lives > 1 else "1 life"
-        stopped = f"; stopped for {_hours(self.seconds[STOPPED])}" if self.lives > 1 else ""
-        return f"{_hours(self.running)} in {lives}: {', '.join(parts)}{stopped}"
+        stopped = f"; stopped for {duration(self.seconds[STOPPED])}" if self.lives > 1 else ""
+        return f"{duration(self.running)} in {lives}: {', '.join(parts)}{stopped}"
 
 
 @dataclasses.dataclass
@@ -261,9 +261,3 @@ def _is_time(value: object) -> bool:
 
 def _percent(share: float) -> str:
     return f"{100 * share:.1f} %"
-
-
-def _hours(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}"

@@ -59,7 +59,7 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
     standing = _standing(run)
     stretch, own_work = _Stretch(), OwnWork()
     run.clock.looping()
-    traced, saved = False, time.monotonic()
+    saved = time.monotonic()
     while True:
         run.checkpointer.check()
         run.stop.note(own_work.seconds())
@@ -94,11 +94,10 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
             continue
         standing = _after_step(run, standing)
         run.views.before(standing.step, batch)
-        with run.clock.phase("training" if traced else "tracing"):
+        with run.clock.phase("training" if stretch.traced else "tracing"):
             told = train_step(batch)
             own_work.add(told.marks)
             stretch.add(told)
-        traced = True
         run.clock.at(standing.step)
         _show_step(run, standing.step, stretch)
 
@@ -273,7 +272,7 @@ class _Stretch:
     """
 
     def __init__(self) -> None:
-        self._traced = False
+        self.traced = False  # whether the first step of the process was made
         self._pace = Pace()
         self._begin()
 
@@ -302,10 +301,10 @@ class _Stretch:
     def add(self, told: Told) -> None:
         """A step was made."""
         self.told.append(told)
-        if self._traced:
+        if self.traced:
             self._timed += 1
         else:
-            self._traced = True
+            self.traced = True
             self._restart()
 
     def end(self, batch_size: int) -> dict[str, float]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import struct
 
-from trainer.data.images.headers import PNG_BEGIN, WEBP_ANIMATION, known_format, png_chunks
+from trainer.data.images.headers import WEBP_ANIMATION, known_format, png_chunks
 from trainer.data.images.pillow import PILLOW_FAULTS, opened
 
 # TIFF 6.0 sections 3 and 8
@@ -41,8 +41,6 @@ def pages(data: bytes) -> int:
 
 
 def _png(data: bytes) -> int:
-    if not data.startswith(PNG_BEGIN):
-        return 1
     counts = [struct.unpack_from(">I", data, begin)[0] for kind, begin, _ in png_chunks(data) if kind == PNG_FRAMES]
     return max([1, *counts])
 

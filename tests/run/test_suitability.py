@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from composing import compose
 from image_data import folder_source, make_splits
+from PIL import Image
 from processes import Trainer
 
 from trainer.config.complete import complete, with_leaves
@@ -71,6 +72,22 @@ def test_outputs_without_a_class_are_named(outputs: int, message: str | None, tm
     else:
         (warning,) = found
         assert message in warning
+
+
+def test_a_new_run_looks_at_a_sample_of_its_images_and_a_continued_one_does_not(tmp_path: Path) -> None:
+    root = make_splits(tmp_path)
+    for path in (root / "train").rglob("*.*"):
+        path.unlink()
+    pages = [Image.new("L", (9, 7), colour) for colour in (0, 9)]
+    for name in ("cat", "dog", "ox"):
+        pages[0].save(root / "train" / name / "stack.tif", save_all=True, append_images=pages[1:])
+    config = complete(with_leaves(configured(2), {"model.num_classes": 3}), 3, 3)
+    training = folder_source(root)
+    sources = Sources(training, folder_source(root, "validation"), Sampling(training, config))
+    blank, several = warnings(config, sources, new=True)
+    assert blank.startswith("3 of 3 training images looked at have a single colour")
+    assert several.startswith("3 of 3 training images looked at have several pages or frames")
+    assert warnings(config, sources, new=False) == []
 
 
 def test_a_new_run_is_refused_before_anything_is_written(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,15 @@ from processes import Trainer
 
 @pytest.fixture(autouse=True)
 def cache_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where indices go when they cannot lie beside the data: not the home directory of whoever runs the tests."""
+    """Where indices go when they cannot lie beside the data: not the home directory of whoever runs the tests. What one
+    test has traced serves all.
+    """
     place = tmp_path_factory.mktemp("cache")
+    session = tmp_path_factory.getbasetemp()
+    shared = (session.parent if "PYTEST_XDIST_WORKER" in os.environ else session) / "start"
+    shared.mkdir(mode=0o700, exist_ok=True)
+    (place / "trainer").mkdir()
+    (place / "trainer" / "start").symlink_to(shared)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     return place / "trainer"
 

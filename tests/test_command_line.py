@@ -40,7 +40,7 @@ from trainer.sweeps import plan, trial
 
 ROOT = Path(__file__).parents[1]
 MAKERS = ("command_line", "resume_command", "changing_command", "with_variable", "tensorboard_command", "list_command")
-MAKERS += ("move_command", "copy_command", "array_command")
+MAKERS += ("move_command", "copy_command", "array_command", "python_command")
 DIFFICULT = 'it\'s a=b [c], {d} $e `f` "g" é'
 STEP = "checkpoints/step-00000004"
 
@@ -175,6 +175,10 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
             consented("export", f"run_dir={r.name}", "checkpoint=latest", "format=keras", "output=it's here.keras"),
         ],
     ),
+    "commands.prepare_data._training": (
+        Counter(command_line=1),
+        "tests/data/test_prepared.py::test_a_network_trains_on_what_was_prepared",
+    ),
     "config.reproduction.command": (
         Counter(command_line=1),
         lambda r, p: [reproduction.command(config_of(*each), r) for each in ((), NETWORK, ("schedule=constant",))],
@@ -192,9 +196,12 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
     ),
     "data.batches._check_command": (Counter(command_line=1), lambda r, p: [batches._check_command(config_of())]),
     "diagnosis.prescription.next_command": (
-        Counter(command_line=2, list_command=2),
+        Counter(command_line=2, list_command=3),
         lambda r, p: [
             next_of(r, DAMAGE),
+            prescription.next_command(r, None, (), [Finding("pickle", MISMATCH, "x")], foreign=True).partition("   #")[
+                0
+            ],
             next_of(r),
             next_of(r, MISMATCH, overrides=("model.width=0.5",)),
             prescription.next_command(
@@ -225,6 +232,31 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
         Counter(resume_command=1),
         "tests/proofs/test_data_lost.py::test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_"
         "message_goes_on_exactly",
+    ),
+    "commands.export._export_state": (
+        Counter(resume_command=1),
+        "tests/interchange/test_state_files.py::test_a_run_goes_on_from_its_state_as_if_it_had_never_stopped",
+    ),
+    "diagnosis.prescription.state_command": (
+        Counter(resume_command=1),
+        lambda r, p: [prescription.state_command(r.parent / "s.safetensors", (), ())],
+    ),
+    "inference.export.hub._card": (
+        Counter(command_line=1),
+        "tests/inference/test_export.py::test_a_hubs_directory_says_what_the_network_expects_where_it_comes_from_and_"
+        "starts_a_run",
+    ),
+    "run.rate_range_test.command_for_run": (
+        Counter(changing_command=1),
+        "tests/commands/test_find_lr.py::test_the_command_for_a_run_gives_its_next_step_the_rate_that_was_found",
+    ),
+    "interchange.other_programs._converting": (
+        Counter(python_command=1, command_line=1),
+        "tests/interchange/test_other_programs.py::test_the_command_for_a_real_checkpoint_makes_weights_that_start_a_run",
+    ),
+    "interchange.other_programs._from_orbax": (
+        Counter(python_command=1, command_line=1),
+        "tests/interchange/test_other_programs.py::test_the_command_for_a_checkpoint_of_orbax_makes_a_file_of_its_values",
     ),
     "run.session.train": (Counter(resume_command=1), lambda r, p: [existing(r)]),
     "run.left_out._averages": (
@@ -277,6 +309,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
         lambda r, p: [places._continuing(r / STEP), places._continuing(r / "superseded" / "step-00000001")],
     ),
     "sweeps.plan.resume_command": (Counter(command_line=1), lambda r, p: [plan.resume_command(r)]),
+    "sweeps.plan.report_command": (Counter(command_line=1), lambda r, p: [plan.report_command(r)]),
     "sweeps.plan.ways_to_run": (Counter(array_command=1), lambda r, p: [planned(r)]),
     "sweeps.plan.search_command": (Counter(command_line=1), lambda r, p: [searching(r)]),
     "sweeps.trial.how_to_try_again": (Counter(move_command=1), lambda r, p: [trial.how_to_try_again(r)]),

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from documents import DOCUMENTS, PLUGINS, ROOT, TRAINER, blocks, commands
 
-from trainer.__main__ import COMMANDS
+from trainer.__main__ import COMMANDS, run
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema import Invocation
@@ -52,7 +52,10 @@ def test_the_configuration_of_every_train_command_composes(document: str, argume
     compose([override for override in overrides if override.split("=")[0] not in Invocation.__annotations__])
 
 
-@pytest.mark.parametrize(("document", "arguments"), [pair for pair in TRAINER if pair[1][:1] not in ([], ["train"])])
+@pytest.mark.parametrize(
+    ("document", "arguments"),
+    [pair for pair in TRAINER if pair[1][:1] not in ([], ["train"], ["help"], ["completion"])],
+)
 def test_every_argument_of_another_command_is_in_its_help(document: str, arguments: list[str]) -> None:
     command, *rest = arguments
     assert command in COMMANDS
@@ -60,6 +63,12 @@ def test_every_argument_of_another_command_is_in_its_help(document: str, argumen
     for key in parse_arguments([argument for argument in rest if not argument.startswith("-")]):
         section = key.split(".")[0]
         assert f"{key}=" in text or f"{section}.…" in text or f"{section}.*" in text or "key=value" in text, key
+
+
+@pytest.mark.parametrize("arguments", [arguments for _, arguments in TRAINER if arguments[:1] == ["help"]])
+def test_what_the_documents_ask_help_for_is_explained(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(arguments) == 0
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize(("document", "words"), SCRIPTS)

@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from trainer.errors import SPELLED, BadRecord, UsageError, one_line, printable, spelled, warn
+from trainer.errors import SPELLED, BadRecord, UsageError, measure, one_line, printable, spelled, warn
 
 LATIN = os.fsdecode(b"caf\xe9.jpg")
 
@@ -38,3 +38,12 @@ def test_what_an_encoding_lacks_is_spelled_in_ascii() -> None:
     assert f"é {LATIN}".encode("utf-8", SPELLED) == "é caf\\xe9.jpg".encode()
     with pytest.raises(UnicodeDecodeError):
         b"\xff".decode("utf-8", SPELLED)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.13204, "0.1320"), (99999.5, "99999.5000"), (6248659630440116224.0, "6.2e18"), (-1.5e6, "-1.5e6")],
+)
+def test_a_number_is_written_with_the_digits_that_say_something(value: float, text: str) -> None:
+    assert measure(value) == text
+    assert (measure(float("nan")), measure(float("inf"))) == ("nan", "inf")

@@ -6,42 +6,53 @@ import contextlib
 import importlib
 import os
 import sys
+import threading
 import traceback
 from typing import NoReturn
 
+from trainer.commands.wrapping import wrapped
 from trainer.errors import TrainerError, UsageError, nearest, printable
 from trainer.runtime import distribution, streams
 from trainer.runtime.shortage import shortage
 from trainer.runtime.signals import EXIT_INTERRUPTED
+from trainer.runtime.user_cache import KEEPING
 
 # command -> what it does; each is trainer/commands/COMMAND.py (with _ for -) and has a main(arguments)
 COMMANDS = {
-    "train": "start a run            python -m trainer train [key=value …]",
-    "resume": "continue a run         python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
-    "evaluate": "how good is it?        python -m trainer evaluate run_dir=DIR [checkpoint=…] [data.root=…]",
-    "report": "look at a run          python -m trainer report run_dir=DIR | run_dir=[A,B] | sweep_dir=DIR",
-    "export": "give it to others      python -m trainer export run_dir=DIR format=keras|savedmodel|weights output=PATH",
-    "diff": "compare two states     python -m trainer diff left=PATH right=PATH",
-    "inspect": "show a checkpoint      python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",
-    "verify": "check checkpoints      python -m trainer verify run_dir=DIR [replay=true] [checkpoint=…]",
-    "doctor": "why does it not fit?   python -m trainer doctor checkpoint=PATH [key=value …]",
-    "check-data": "read everything once   python -m trainer check-data data=… [key=value …] [report=PATH]",
+    "train": "start a run          python -m trainer train [key=value …]",
+    "resume": "continue a run       python -m trainer resume run_dir=DIR [checkpoint=…] [key=value …]",
+    "evaluate": "how good is it?      python -m trainer evaluate run_dir=DIR [checkpoint=…] [data.root=…]",
+    "predict": "what are these?      python -m trainer predict run_dir=DIR images=DIR [output=predictions.csv]",
+    "find-lr": "which learning rate? python -m trainer find-lr run_dir=DIR | key=value … [output=PATH]",
+    "report": "look at a run        python -m trainer report run_dir=DIR | run_dir=[A,B] | sweep_dir=DIR",
+    "export": "give it to others    python -m trainer export run_dir=DIR format=keras|savedmodel|weights output=PATH",
+    "diff": "compare two states   python -m trainer diff left=PATH right=PATH",
+    "inspect": "show a checkpoint    python -m trainer inspect run_dir=DIR | checkpoint=PATH [format=json]",
+    "verify": "check checkpoints    python -m trainer verify run_dir=DIR [replay=true] [checkpoint=…]",
+    "doctor": "why does it not fit? python -m trainer doctor checkpoint=PATH [key=value …]",
+    "check-data": "read everything once python -m trainer check-data data=… [key=value …] [report=PATH]",
+    "prepare-data": "small copies         python -m trainer prepare-data data=… output=DIR [max_side=512]",
+    "completion": 'tab completes it     eval "$(trainer completion bash|zsh)", in a start file of the shell',
+    "help": "what does it mean?   python -m trainer help KEY|SECTION|COMMAND",
 }
+
+ABOUT_COMMANDS = ("help", "completion")  # their main gets the table above, too
 
 USAGE = """Train Inception V3 and resume it bit for bit.
 
 {commands}
 
-python -m trainer COMMAND --help says more, python -m trainer --version which program this is.
+python -m trainer COMMAND --help says more of a command, python -m trainer help KEY of a configuration key, python -m
+trainer --version which program this is.
 
 Exit status: 0 done, 1 bug, failed training or a disk that cannot be written, 2 usage or configuration,
 3 refused because checkpoint and program, or the processes of a run, do not match, 4 no valid checkpoint,
-5 run directory in use or lost, 75 stopped by a signal after a checkpoint was committed (run the same command again),
-130 interrupted."""
+5 run directory in use or lost, 75 stopped by a signal after a checkpoint was committed, or by a hang (run the same
+command again), 130 interrupted."""
 
 
 def usage() -> str:
-    return USAGE.format(commands="\n".join(f"  {name:<11}{text}" for name, text in COMMANDS.items()))
+    return wrapped(USAGE).format(commands="\n".join(f"  {name:<13}{text}" for name, text in COMMANDS.items()))
 
 
 def run(arguments: list[str]) -> int:
@@ -50,7 +61,7 @@ def run(arguments: list[str]) -> int:
         mixed = distribution.mixed_files()
         if mixed is not None:
             raise UsageError(mixed)
-        if not arguments or arguments[0] in ("--help", "-h", "help"):
+        if not arguments or arguments[0] in ("--help", "-h") or arguments == ["help"]:
             print(usage())
             status = 0 if arguments else UsageError.exit_status
         elif arguments[0] == "--version":
@@ -75,7 +86,8 @@ def run(arguments: list[str]) -> int:
 def _run(name: str, *rest: str) -> int:
     if name not in COMMANDS:
         raise UsageError(f"unknown command {name}{nearest(name, COMMANDS)}; commands: {', '.join(COMMANDS)}")
-    status = importlib.import_module(f"trainer.commands.{name.replace('-', '_')}").main(list(rest))
+    module = importlib.import_module(f"trainer.commands.{name.replace('-', '_')}")
+    status = module.main(list(rest), COMMANDS) if name in ABOUT_COMMANDS else module.main(list(rest))
     assert isinstance(status, int)
     return status
 
@@ -101,6 +113,10 @@ def main(arguments: list[str]) -> NoReturn:
     with contextlib.suppress(OSError, TrainerError):  # the command has failed already
         sys.stdout.flush()
     sys.stderr.flush()
+    if status == 0:
+        for thread in threading.enumerate():
+            if thread.name == KEEPING:
+                thread.join()
     os._exit(status)
 
 

@@ -5,7 +5,7 @@ Ctrl-C, SIGTERM, SIGUSR1 and SIGUSR2 end it after a checkpoint, as in the comman
 restored.
 
 TensorFlow sets its threads, devices and determinism once in a process. A second run in the same process works when its
-``runtime.{threads,virtual_devices,deterministic,xla}`` are those of the first, and is refused otherwise.
+``runtime.{threads,device,virtual_devices,deterministic,xla}`` are those of the first, and is refused otherwise.
 """
 
 from __future__ import annotations
@@ -24,9 +24,11 @@ from trainer.config.compose import compose_run
 from trainer.config.contracts import Split
 from trainer.config.override import strategy_asked
 from trainer.config.schema.training import WeightsName
+from trainer.config.spelling import is_given
+from trainer.config.urls import is_url
 from trainer.errors import TrainerError, UsageError
 from trainer.inference.classification_report import ClassificationReport
-from trainer.run_directory.mirror import is_url
+from trainer.run_directory.occupancy import is_stamp, own_place
 from trainer.runtime import streams
 from trainer.runtime.importing import importing_quietly
 from trainer.runtime.signals import StopRequest
@@ -46,7 +48,8 @@ class RunResult:
     improved, ``complete`` when nothing was left to do. ``training`` has the values of the last training record (loss:
     the whole objective in nats; accuracy: a share; learning_rate; images_per_second, unless it covers only the step
     that the process traced). ``validation`` has those of the last validation (loss: cross-entropy in nats; accuracy: a
-    share; skipped: examples). Each is None without a record.
+    share; skipped: examples; macro_f1, balanced_accuracy and auroc: shares, NaN where undefined). Each is None without
+    a record.
     """
 
     run_dir: Path
@@ -76,11 +79,16 @@ def train(overrides: Sequence[str] = ()) -> RunResult:
         raise UsageError(f"{flags[0]} is a flag of the command line; train() takes key=value only")
     invocation, config = compose_run(overrides)
     run_dir = Path(invocation.run_dir).absolute()
-    with _running(config.runtime.strategy) as stop:
+    with _running(config.runtime.strategy) as stop, contextlib.ExitStack() as stack:
         from trainer.run import session
 
+        chosen = is_given("run_dir", overrides) or not is_stamp(run_dir)
+        if not chosen and not config.train.fast_dev_run:
+            run_dir = stack.enter_context(own_place(run_dir))
         ending = session.train(dataclasses.replace(invocation, run_dir=str(run_dir)), config, stop)
     assert ending is not None, "this process is the only one"
+    if config.train.fast_dev_run:
+        return RunResult(run_dir, 0, ending, training=None, validation=None)  # nothing is kept
     return _result(run_dir, ending)
 
 

@@ -53,6 +53,11 @@ def with_variable(name: str, value: Path, command: str) -> str:
     return f"{name}={shlex.quote(os.path.abspath(value))} {command}"
 
 
+def python_command(code: str) -> str:
+    """A command that runs ``code`` in the user's Python."""
+    return shlex.join(["python", "-c", code])
+
+
 def array_command(sweep_dir: Path, trials: int) -> str:
     """The command that has Slurm run each trial of a sweep as a task of a job array, by the script of this project."""
     # the script reads the directory, so it is not in Hydra's quotes

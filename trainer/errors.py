@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import codecs
 import difflib
+import math
 import sys
 from collections.abc import Iterable, Sequence
 
 SPELLED = "trainer.spelled"  # for ``open(…, errors=SPELLED)``: what an encoding lacks is spelled in ASCII
 IN_ASCII = {"·": ".", "…": "...", "–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "≥": ">=", "≤": "<=", "≈": "~"}
 NAMES_SHOWN = 5
+LARGEST_WITH_DECIMALS = 1e5
 SURROGATES = range(0xD800, 0xE000)
 ESCAPED_BYTES = range(0xDC80, 0xDD00)  # Python's form of bytes in a file name that are not UTF-8 (PEP 383)
 
@@ -27,11 +29,25 @@ class TrainerError(Exception):
     def __init__(self, *args: object) -> None:
         super().__init__(*(spelled(each) if isinstance(each, str) else each for each in args))
 
+    def _render_traceback_(self) -> list[str]:
+        """What a notebook shows in the place of a traceback: IPython asks an error for it."""
+        return printable(f"{type(self).__name__}: {self}").split("\n")
+
 
 class TrainingFailed(TrainerError):
     """Training itself cannot continue, e.g. the loss is no longer finite."""
 
     exit_status = 1
+
+
+class Diverged(TrainingFailed):
+    """A step has diverged, and ``train.on_divergence=rollback`` is set. ``step`` is its number; its examples are
+    ``first`` to ``end - 1``.
+    """
+
+    def __init__(self, what: str, usual: str, step: int, first: int, end: int) -> None:
+        super().__init__(f"{what} at step {step}, of training examples {first} to {end - 1}{usual}")
+        self.step, self.first, self.end = step, first, end
 
 
 class NotSaved(TrainerError):
@@ -173,6 +189,14 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}"
+
+
+def measure(value: float) -> str:
+    """A loss or a share in four decimals; a number whose decimals say nothing in two digits, ``6.2e18``."""
+    if abs(value) < LARGEST_WITH_DECIMALS or not math.isfinite(value):
+        return f"{value:.4f}"
+    digits, _, exponent = f"{value:.1e}".partition("e")
+    return f"{digits}e{int(exponent)}"
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:

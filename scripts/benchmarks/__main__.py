@@ -6,14 +6,27 @@ import importlib
 import os
 import sys
 
-SUBCOMMANDS = ("step", "input", "checkpoint", "resume", "scale", "calls", "torch")
+SUBCOMMANDS = (
+    "step",
+    "input",
+    "photos",
+    "sources",
+    "buckets",
+    "checkpoint",
+    "resume",
+    "scale",
+    "calls",
+    "torch",
+    "goodput",
+)
 
 
 def main() -> None:
-    if len(sys.argv) != 2 or sys.argv[1] not in SUBCOMMANDS:
-        sys.exit(f"usage: scripts/bench {'|'.join(SUBCOMMANDS)}")
+    subcommand, *options = sys.argv[1:] or [""]
+    if subcommand not in SUBCOMMANDS or (options and subcommand != "goodput"):
+        sys.exit(f"usage: scripts/bench {'|'.join(SUBCOMMANDS)}; goodput takes options, see bench_goodput.py")
     os.environ["TF_CPP_MIN_LOG_LEVEL"] = "2"
-    importlib.import_module(f"bench_{sys.argv[1]}").main()
+    importlib.import_module(f"bench_{subcommand}").main(*options)
 
 
 if __name__ == "__main__":

@@ -34,6 +34,7 @@ SAVING_BATCH = 2  # the cost of a save does not depend on the batch, and every s
 TRAINING_BATCH = 32
 BLOCK_STEPS = 50  # a block of training has one save in it
 BLOCKS = 5
+OFTEN_STEPS = 10
 BASELINE = "tf.train.Checkpoint.write"
 
 
@@ -49,6 +50,7 @@ def main() -> None:
         size = sum(int(np.prod(variable.shape)) * variable.dtype.size for variable in flatten(state.tree()).values())
         with _savers(place, config, state) as savers:
             rows = [*_stalls(savers, state, step, small), *_throughput(savers, step, batch)]
+            rows += _often(savers[0], state, step, batch)
         rows += _verification(place)
     publish("checkpoint", f"Inception V3 with Adam: {size / 1e6:.0f} MB of state", rows)
 
@@ -170,6 +172,29 @@ def _throughput(savers: list[Saver], step: Callable[[Any], None], batch: dict[st
         row(f"{name}: a save every {BLOCK_STEPS} steps", values, "steps/s", rates[none.name])
         for name, values in rates.items()
     ]
+
+
+def _often(saver: Saver, state: TrainingState, step: Callable[[Any], None], batch: dict[str, tf.Tensor]) -> list[Row]:
+    """Wall and CPU seconds of a few steps that begin with a save, beside as many without, in alternation."""
+
+    def block(*, saving: bool) -> None:
+        if saving:
+            saver.begin()
+        for _ in range(OFTEN_STEPS):
+            step(batch)
+        state.progress.step.numpy()  # the steps are done
+        saver.finish()
+
+    times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
+    for number in range(BLOCKS):
+        for saving in (True, False) if number % 2 else (False, True):
+            times[saving].append(measured(lambda saving=saving: block(saving=saving)))
+    rows = []
+    for name, which in (("wall", 0), ("CPU", 1)):
+        without, with_save = ([each[which] for each in times[saving]] for saving in (False, True))
+        rows.append(row(f"{OFTEN_STEPS} steps: {name}", without, "s", without))
+        rows.append(row(f"{saver.name}: {OFTEN_STEPS} steps with a save: {name}", with_save, "s", without))
+    return rows
 
 
 def _verification(place: Path) -> list[Row]:

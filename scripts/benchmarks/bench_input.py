@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import itertools
-import statistics
 import tempfile
 import time
 import tracemalloc
@@ -16,12 +15,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import bench_sources
 import grain
 import keras
 import numpy as np
 import tensorflow as tf
 from absl import flags
 from interleaved import Contender, Row, measured, publish, rates, row
+from photographs import CLASSES, HEIGHT, IMAGES, WIDTH, write_images
 from PIL import Image
 
 from trainer.config.complete import complete
@@ -33,8 +34,6 @@ from trainer.data.images.windows import random_window
 from trainer.data.sources.source import Source, open_source
 from trainer.data.sources.tfrecord import index_records
 
-IMAGES, CLASSES, SHARDS = 1024, 4, 4
-WIDTH, HEIGHT, QUALITY = 500, 375, 90
 SIZE, BATCH = 299, 32
 WARM_BATCHES, BLOCK_BATCHES, ROUNDS = 8, 24, 7
 THREADS = 2
@@ -49,39 +48,9 @@ def main() -> None:
     flags.FLAGS.mark_as_parsed()  # Grain reads absl's flags, and expects that the program has parsed them
     with tempfile.TemporaryDirectory() as directory:
         place = Path(directory)
-        _write_images(place)
-        rows = [*_throughput(place), *_first_batch(place), *_index(place)]
+        write_images(place)
+        rows = [*_throughput(place), *bench_sources.rows(place), *_first_batch(place), *_index(place)]
     publish("input", f"{WIDTH}x{HEIGHT} JPEG -> {SIZE}x{SIZE}, batches of {BATCH}", rows)
-
-
-def _write_images(place: Path) -> None:
-    """Textures with the spectrum of photographs (amplitude ~ 1/frequency), as files and as TFRecord shards."""
-    generator = np.random.Generator(np.random.PCG64(0))
-    rows, columns = np.fft.fftfreq(HEIGHT)[:, None], np.fft.fftfreq(WIDTH)[None]
-    spectrum = 1.0 / np.maximum(np.hypot(rows, columns), 1.0 / WIDTH)
-    writers = [tf.io.TFRecordWriter(str(place / f"train-{shard:05d}")) for shard in range(SHARDS)]
-    with tf.io.TFRecordWriter(str(place / "validation-00000")) as validation:
-        for number in range(IMAGES):
-            label = number % CLASSES
-            noise = generator.standard_normal((3, HEIGHT, WIDTH))
-            pixels = np.fft.ifft2(np.fft.fft2(noise) * spectrum).real
-            pixels = 128 + 50 * (pixels - pixels.mean()) / pixels.std()
-            file = place / "files" / f"class_{label}" / f"{number:05d}.jpg"
-            file.parent.mkdir(parents=True, exist_ok=True)
-            image = Image.fromarray(pixels.clip(0, 255).astype(np.uint8).transpose(1, 2, 0))
-            image.save(file, quality=QUALITY)
-            features = {
-                "image/encoded": tf.train.Feature(bytes_list=tf.train.BytesList(value=[file.read_bytes()])),
-                "image/class/label": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
-            }
-            record = tf.train.Example(features=tf.train.Features(feature=features)).SerializeToString()
-            writers[number % SHARDS].write(record)
-            if number < BATCH:
-                validation.write(record)
-    for writer in writers:
-        writer.close()
-    sizes = [path.stat().st_size for path in (place / "files").rglob("*.jpg")]
-    print(f"{IMAGES} images of {statistics.mean(sizes) / 1000:.0f} kB")
 
 
 def _throughput(place: Path) -> list[Row]:

@@ -1,7 +1,8 @@
 """The cost of replicas: one global batch on one device and on two virtual ones, on the same cores.
 
 Full-width Inception V3, 75x75. Virtual CPU devices share the cores, so nothing can be gained. The loss is the cost of
-splitting the batch, summing the gradients, exchanging statistics, and one more copy of the variables.
+splitting the batch, summing the gradients, exchanging statistics, and one more copy of the variables. Logical replicas
+stand beside parts of the same size on one device, and beside plain replicas on two.
 """
 
 from __future__ import annotations
@@ -12,16 +13,22 @@ from workers import Worker, rates_of
 
 ROUNDS = 7
 BASELINE = "1 replica"
-TWO = "runtime.virtual_devices=2"
+ONE, TWO = "runtime.virtual_devices=1", "runtime.virtual_devices=2"
+PARTS = 4
+OF_PARTS = ("model.batch_norm.synchronized=false", f"model.batch_norm.group_size={BATCH // PARTS}")
+LOGICAL = (f"train.logical_replicas={PARTS}", *OF_PARTS)
 # name in the table -> overrides
 CONTENDERS = {
-    BASELINE: ("runtime.virtual_devices=1",),
+    BASELINE: (ONE,),
     "2 replicas": (TWO,),
     "2 replicas, batch norm over groups": (
         TWO,
         "model.batch_norm.synchronized=false",
         f"model.batch_norm.group_size={BATCH // 2}",
     ),
+    f"1 replica, {PARTS} parts": (ONE, f"train.accumulate_steps={PARTS}", *OF_PARTS),
+    f"1 replica, {PARTS} logical replicas": (ONE, *LOGICAL),
+    f"2 replicas, {PARTS} logical replicas": (TWO, *LOGICAL),
 }
 
 

@@ -31,11 +31,14 @@ class Machine:
 
     def step_seconds(self, gpus: int, gradient_bytes: int, *, synchronized: bool) -> float:
         """A replica's share, then one ring all-reduce of the gradients and what synchronised batch norm exchanges."""
+        return self._seconds(gpus, reduced_bytes(gpus, gradient_bytes), synchronized=synchronized)
+
+    def _seconds(self, gpus: int, exchanged: float, *, synchronized: bool) -> float:
         seconds = self.batch / self.rate
         if gpus == 1:
             return seconds
         hosts = gpus > GPUS_PER_HOST
-        seconds += 2 * (gpus - 1) / gpus * gradient_bytes / (min(self.within, self.between) if hosts else self.within)
+        seconds += exchanged / (min(self.within, self.between) if hosts else self.within)
         if synchronized:
             seconds += BATCH_NORM_EXCHANGES * (self.delay_between if hosts else self.delay_within)
         return seconds
@@ -43,6 +46,21 @@ class Machine:
     def speedup(self, gpus: int, gradient_bytes: int, *, synchronized: bool = False) -> float:
         """Over one GPU, each with a batch of its own."""
         return gpus * self.batch / self.rate / self.step_seconds(gpus, gradient_bytes, synchronized=synchronized)
+
+    def speedup_in_order(self, gpus: int, gradient_bytes: int) -> float:
+        """As ``speedup``, with logical replicas: sums are copied to all, and each adds them."""
+        seconds = self._seconds(gpus, copied_bytes(gpus, gradient_bytes), synchronized=False)
+        return gpus * self.batch / self.rate / seconds
+
+
+def reduced_bytes(gpus: int, gradient_bytes: int) -> float:
+    """What each GPU sends in a ring all-reduce."""
+    return 2 * (gpus - 1) / gpus * gradient_bytes
+
+
+def copied_bytes(gpus: int, gradient_bytes: int) -> float:
+    """What each GPU sends when the sums of all are copied to all, around a ring."""
+    return float((gpus - 1) * gradient_bytes)
 
 
 # Bandwidths are assumed orders of magnitude: NVLink of one ring of a DGX-1 and 100 Gbit/s; NVSwitch and
@@ -85,6 +103,25 @@ def speedup_table(gradient_bytes: int) -> str:
     return _table(header, rows)
 
 
+def order_table(gradient_bytes: int) -> str:
+    rows = [
+        [
+            str(gpus),
+            f"{reduced_bytes(gpus, gradient_bytes) / 1e6:.0f}",
+            f"{copied_bytes(gpus, gradient_bytes) / 1e6:.0f}",
+        ]
+        + [
+            f"{speedup:.3g}"
+            for machine in (P100, FAST)
+            for speedup in (machine.speedup(gpus, gradient_bytes), machine.speedup_in_order(gpus, gradient_bytes))
+        ]
+        for gpus in COUNTS[1:]
+    ]
+    header = ["GPUs", "all-reduce, MB", "copies, MB"]
+    header += [text for machine in (P100, FAST) for text in (machine.name, "with logical replicas")]
+    return _table(header, rows)
+
+
 def published_table(gradient_bytes: int) -> str:
     rows = []
     for machine, rates in PUBLISHED.items():
@@ -113,6 +150,7 @@ def tables() -> list[str]:
         f"{costs[299].parameters:,} parameters, {gradient_bytes / 1e6:.1f} MB of gradients",
         published_table(gradient_bytes),
         speedup_table(gradient_bytes),
+        order_table(gradient_bytes),
     ]
 
 

@@ -33,12 +33,16 @@ from trainer.data.batch import Batch
 from trainer.data.sources.source import open_source
 from trainer.distributed.replicas import replicas_here
 from trainer.distributed.stop_vote import StopVote
+from trainer.distributed.stragglers import Stragglers
 from trainer.monitoring.tensorboard import TensorBoard
 from trainer.monitoring.views import Views
+from trainer.run_directory import layout
 from trainer.run_directory.history import History
 from trainer.run_directory.metrics import VALIDATION
+from trainer.run_directory.wall_time import Clock
 from trainer.runtime import execution
 from trainer.runtime.signals import StopRequest
+from trainer.storage.lease import Fence
 from trainer.training.interfaces import Run
 from trainer.training.loop import train
 from trainer.training.state import TrainingState, build_state
@@ -187,14 +191,17 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
             history=history,
             terminal=terminal,
             views=_views(run_dir, history, config, state, start),
-            stop=StopVote(StopRequest(), state.replicas),
+            clock=Clock(Fence(run_dir / layout.LOCK), run_dir, time.time(), 0, lambda step, shares: None),
+            stop=StopVote(StopRequest(), state.replicas, lambda: False),
+            stragglers=Stragglers(["chief"]),
+            start_cache=None,
         )
 
 
 def _views(run_dir: Path, history: History, config: Config, state: TrainingState, start: Start) -> Views:
     validation, events = open_source(config.data, "validation"), history.events
     tensorboard = TensorBoard(run_dir, events, config, state, validation, [start])
-    return Views(run_dir, validation, events[VALIDATION], tensorboard)
+    return Views(run_dir, validation, config.preprocess, events[VALIDATION], tensorboard)
 
 
 def _bare(turns: Turns, *, jit_compile: bool) -> None:

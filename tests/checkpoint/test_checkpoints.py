@@ -24,7 +24,7 @@ from trainer.checkpoint.verification import newest_valid, verify
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.run_directory.history import History, keep_readable
 from trainer.run_directory.layout import LOCK
-from trainer.run_directory.metrics import Record, read_metrics
+from trainer.run_directory.metrics import Record, read_metrics, read_validations
 from trainer.storage.checksums import masked_crc32c
 from trainer.storage.lease import Fence
 from trainer.training.state import flatten
@@ -290,7 +290,29 @@ def test_history_drops_what_a_resume_makes_again(tmp_path: Path) -> None:
         (4, 4.0),
         (6, 60.0),
     ]
-    assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss") == [(2, 2.0), (4, 4.0), (6, 60.0)]
+    assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss/loss") == [(2, 2.0), (4, 4.0), (6, 60.0)]
+
+
+@pytest.mark.parametrize("later", [(), (5,)], ids=["cut", "rewritten"])
+def test_a_validation_of_which_the_state_does_not_know_is_made_again(later: tuple[int, ...], tmp_path: Path) -> None:
+    """A stop came before it, so the checkpoint of its step is without it, and a kill after it."""
+    values = {"loss": 4.0, "accuracy": 0.5, "skipped": 0}
+    history = History(tmp_path, 0)
+    for step in (3, *later, 4):
+        history.add(Record(step, "train", {"loss": float(step)}, {}))
+    history.add(Record(2, "val", values, {"closing": False}))
+    history.add(Record(4, "val", values, {"closing": False}))
+    history.close()
+    resumed = History(tmp_path, 4, noted=False)
+    assert list(resumed.validations) == [2]
+    resumed.add(Record(4, "val", values, {"closing": True}))
+    resumed.close()
+    assert list(read_validations(tmp_path)) == [2, 4]
+    points = tensorboard_points(tmp_path / "tensorboard" / "val", "loss/loss")
+    assert [step for step, _ in points] == [2, 4]
+    last = History(tmp_path, 4, noted=False)
+    last.close()
+    assert list(last.validations) == [2, 4], "one that the end of a run made stays"
 
 
 def test_tensorboard_shows_one_line_after_a_kill_in_the_middle_of_an_event(tmp_path: Path) -> None:
@@ -304,7 +326,12 @@ def test_tensorboard_shows_one_line_after_a_kill_in_the_middle_of_an_event(tmp_p
     for step in (3, 4):
         resumed.add(Record(step, "train", {"loss": step * 10.0}, {}))
     resumed.close()
-    assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss") == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
+    assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss/loss") == [
+        (1, 1.0),
+        (2, 2.0),
+        (3, 30.0),
+        (4, 40.0),
+    ]
 
 
 def tensorboard_points(run: Path, tag: str) -> list[tuple[int, float]]:
@@ -385,4 +412,4 @@ def test_an_event_that_claims_terabytes_is_where_the_events_end(tmp_path: Path) 
     os.mkfifo(events.with_name("events.out.tfevents.fifo"))
     History(tmp_path, 1).close()
     events.with_name("events.out.tfevents.fifo").unlink()
-    assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss") == [(1, 1.0)]
+    assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss/loss") == [(1, 1.0)]

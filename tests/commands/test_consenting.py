@@ -94,7 +94,7 @@ def test_a_resume_with_other_plug_ins_is_refused_with_the_whole_command(
     made: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     began = []
-    monkeypatch.setattr(session, "_run", lambda run_dir, config, start, process: began.append((config, start)))
+    monkeypatch.setattr(session, "_run", lambda run_dir, config, start, *others: began.append((config, start)))
     asked = ("train.steps=7", "optimizer.learning_rate=0.5", "allow=[optimizer.learning_rate]")
     whole = printed(refused(capsys, "resume", f"run_dir={made.name}", *asked))
     assert whole[-1] == "allow=[optimizer.learning_rate,example]"

@@ -39,7 +39,7 @@ def test_no_name_has_two_meanings() -> None:
         ("path=images", "data.root"),
         ("img_size=96", "preprocess.image_size"),
         ("workers=4", "runtime.threads"),
-        ("device=gpu", "runtime.strategy"),
+        ("device=gpu", "runtime.device"),
         ("output_dir=x", "run_dir"),
         ("opt=sgd", "optimizer"),
         ("learning_rat=1", "optimizer.learning_rate"),  # no synonym: the most similar key
@@ -93,6 +93,10 @@ def test_a_path_for_data_is_answered_with_the_two_keys_it_takes() -> None:
         compose(["data=my/images"])
     assert "data=my/images is a path, and data is one of digits, image_folder" in str(refused.value)
     assert str(refused.value).endswith("a folder of images: data=image_folder data.root=my/images")
+    for path in ("labels.csv", "my/labels.TSV"):
+        with pytest.raises(UsageError) as refused:
+            compose([f"data={path}"])
+        assert str(refused.value).endswith(f"\na table of images: data=table data.file={path}")
 
 
 def test_a_command_that_lacks_an_argument_names_those_it_was_given() -> None:

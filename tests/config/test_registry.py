@@ -23,7 +23,7 @@ KINDS = {
     plugins.TRANSFORMS: (plugins.TRANSFORM_VALUES, "data"),
 }
 # declared by each variant at a place of its own; mypy believes the base to have them
-OWED = {plugins.MODELS: {"weight_decay", "batch_norm"}, plugins.OPTIMIZERS: {"clip_norm"}}
+OWED = {plugins.MODELS: {"weight_decay", "weight_decay_on", "batch_norm"}, plugins.OPTIMIZERS: {"clip_norm"}}
 
 
 @pytest.mark.parametrize("group", plugins.GROUPS)

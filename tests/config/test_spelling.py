@@ -67,6 +67,11 @@ def test_every_command_composes_the_path_that_was_typed() -> None:
     assert compose("data=image_folder", "data.root=~/a (1)").data.root == os.path.expanduser("~/a (1)")
 
 
+def test_a_list_of_paths_is_what_a_shell_would_make_of_them() -> None:
+    home = os.path.expanduser("~")
+    assert parse_arguments(["images=[~/a (1),b=c,'~/d']"]) == {"images": [f"{home}/a (1)", "b=c", "~/d"]}
+
+
 def test_a_list_of_names_is_the_texts_that_were_typed() -> None:
     for written, names in (
         ("[10,1]", ("10", "1")),

@@ -30,8 +30,10 @@ from image_data import (
 from processes import Trainer
 
 from trainer.__main__ import run
+from trainer.config.complete import with_leaves
 from trainer.config.schema import Config
 from trainer.data.batches import WHOLE, Part, evaluation_batches, training_batches
+from trainer.data.order.ledger import entries
 from trainer.data.sources.source import open_source
 from trainer.data.sources.tfrecord import index_records
 from trainer.errors import BadRecord, UsageError
@@ -169,6 +171,28 @@ def test_a_bad_record_is_replaced_by_one_that_position_alone_decides(what: str, 
         assert reason in warning, warning
         assert warning.endswith("; left out (data.on_bad_record=skip)")
     assert all(any(str(path) in warning for warning in warnings) for path in paths)
+
+
+def test_an_example_to_skip_is_replaced_as_a_bad_one_and_one_that_is_named_twice_by_the_next(tmp_path: Path) -> None:
+    bad_folder(b"not an image")(tmp_path)
+    config = skipping(FOLDER, tmp_path)
+    source, size = open_source(config.data, "train"), config.train.global_batch_size
+
+    def records(*skipped: str, start: int = 0) -> list[int]:
+        """The records of the examples of two batches from ``start`` on, as far as labels and ledgers tell."""
+        changed = with_leaves(config, {"train.skip_examples": skipped})
+        known = {int(entry): record for record in range(source.count) for entry in entries_of_record(start, record)}
+        return [known[int(entry)] for batch in take(changed, start, 2) for entry in batch["ledger"]]
+
+    def entries_of_record(start: int, record: int) -> Any:
+        return entries(np.arange(start, start + 2 * size), np.full(2 * size, record))
+
+    usual, once, twice = records(), records("2-5"), records("2-5", "4-4")
+    differing = [place for place in range(2 * size) if usual[place] != once[place]]
+    assert differing == [2, 3, 4, 5], "all of them, bad ones too, and no other"
+    assert [place for place in range(2 * size) if once[place] != twice[place]] == [4]
+    assert twice[4] not in (usual[4], once[4])
+    assert records("2-5", start=size)[:size] == once[size:], "wherever the pipeline is opened"
 
 
 def test_neither_what_was_met_before_nor_who_reads_changes_what_replaces_a_bad_record(tmp_path: Path) -> None:

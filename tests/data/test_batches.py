@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import itertools
+import time
+import weakref
 
 import numpy as np
 import pytest
@@ -112,6 +115,20 @@ def test_any_interruptions_and_numbers_of_workers_give_the_ledger_of_every_examp
     for entries in seen:
         ledger = (ledger * CHAIN_FACTOR + int(entries.view(np.uint64).sum())) % 2**64
     assert ledger == expected_ledger(lambda positions: records_at(positions, 30, config.seed), steps * BATCH, BATCH)
+
+
+def test_data_of_which_no_batch_is_read_any_more_are_let_go(config: Config) -> None:
+    """As those of a trial whose search goes on, with their open files and caches."""
+    source = open_source(config.data, "train")
+    assert len(list(itertools.islice(training_batches(source, config, 0, FEATURES), 3))) == 3
+    there = weakref.ref(source)
+    del source
+    for _ in range(100):  # reads that had begun end first
+        gc.collect()
+        if there() is None:
+            return
+        time.sleep(0.1)
+    raise AssertionError("something holds them")
 
 
 def test_a_far_position_costs_no_walk_there(config: Config) -> None:

@@ -30,6 +30,20 @@ TAKEN: dict[str, tuple[bytes, int, tuple[str, ...]]] = {
     "names with numbers that count, numbered": (b"0:0 cat\n1:1 dog\n", 0, ("0 cat", "1 dog")),
     "numbered lines with background": (b"0:background\n1:cat\n2:dog\n", 1, ("cat", "dog")),
     "numbered lines from 1": (b"1:cat\n2:dog\n", 1, ("cat", "dog")),
+    "a JSON list": (b'["cat", "sea lion"]', 0, ("cat", "sea lion")),
+    "JSON, numbers with names": (b'\n {"1": "dog", "0": "cat"}\n', 0, ("cat", "dog")),
+    "JSON, names with numbers": (b'{"dog": 2, "cat": 1, "background": 0}', 1, ("cat", "dog")),
+    "Keras's index of ImageNet": (
+        b'{"0": ["n01440764", "tench"], "1": ["n02012849", "crane"], "2": ["n03126707", "crane"]}',
+        0,
+        ("n01440764 tench", "n02012849 crane", "n03126707 crane"),
+    ),
+    "ImageNet's synsets": (
+        b"n01440764 tench, Tinca tinca\nn01443537 goldfish\n",
+        0,
+        ("n01440764 tench, Tinca tinca", "n01443537 goldfish"),
+    ),
+    "ImageNet's metadata": (b"n01440764\ttench\nn01443537\tgoldfish\n", 0, ("n01440764 tench", "n01443537 goldfish")),
 }
 REFUSED: dict[str, tuple[bytes, int, str]] = {
     "UTF-16": ("cat\ndog\n".encode("utf-16"), 0, "is not UTF-8, but UTF-16 or UTF-32"),
@@ -49,7 +63,13 @@ REFUSED: dict[str, tuple[bytes, int, str]] = {
     "a number twice": (b"0:cat\n0:dog\n", 0, "has the number 0 in lines 1 and 2"),
     "a number missing": (b"0:cat\n2:dog\n", 0, "has no line for label 1, but one for 2"),
     "numbered from 1, without the offset": (b"1:cat\n2:dog\n", 0, "has no line for label 0, but one for 2"),
-    "JSON": (b'{"0": "cat", "1": "dog"}', 0, "another kind of file; write one class name a line"),
+    "JSON of something else": (b'{"cat": "dog"}', 0, "is JSON, but neither a list of names, nor numbers with names"),
+    "broken JSON": (b'{"0": "cat", ', 0, "is no list of names: it is not JSON"),
+    "JSON with a gap": (b'{"0": "cat", "2": "dog"}', 0, "has no entry for label 1, but one for 2"),
+    "JSON with a name twice": (b'["cat", "dog", "cat"]', 0, "has cat in entries 1 and 3"),
+    "JSON with a number twice": (b'{"cat": 0, "dog": 0}', 0, "has the number 0 in entries 1 and 2"),
+    "JSON with another value": (b'["cat", 3]', 0, "has 3 in entry 2, which is not a name"),
+    "tabs": (b"cat\tfelis\ndog\tcanis\n", 0, r"has control characters in line 1: 'cat\tfelis'"),
     "a label map": (b"item {\n  id: 1\n  name: 'cat'\n}\n", 0, "another kind of file; write one class name a line"),
     "a control character": (b"c\x07at\ndog\n", 0, r"has control characters in line 1: 'c\x07at'"),
 }
@@ -94,6 +114,17 @@ def test_a_record_may_hold_its_class_by_name(tmp_path: Path) -> None:
             everything(shard_source(root, "train", *keys))
         assert message in str(refused.value)
         assert f"{root}/train-00000-of-00002 record 0 " in str(refused.value)
+
+
+def test_the_number_of_a_synset_names_its_class(tmp_path: Path) -> None:
+    names = ("image/encoded", "image/class/synset")
+    root = make_shards(tmp_path)
+    write(root / "labels.txt", b"n01440764 tench, Tinca tinca\nn02012849 crane\nn03126707 crane\n")
+    labels = ["n03126707", "n02012849 crane", "n01440764", "n02012849"]
+    for shard in ("train-00000-of-00002", "train-00001-of-00002"):
+        write_shard(root / shard, [example(png(n), label.encode(), names) for n, label in enumerate(labels)])
+    source = shard_source(root, "train", "data.label_key=image/class/synset", "data.labels_file=labels.txt")
+    assert everything(source)[1] == [2, 1, 0, 1] * 2
 
 
 def test_labels_kept_beside_the_records_are_read_again_when_the_names_change(tmp_path: Path) -> None:

@@ -252,6 +252,62 @@ def test_a_crop_keeps_the_same_window_fused_or_not(crop: str) -> None:
             assert (fused.numpy() == TRANSFORMS[crop](decode(encoded, CONFIG), CONFIG, draw).numpy()).all()
 
 
+@functools.cache
+def large(orientation: int = 1) -> bytes:
+    exif = Image.Exif()
+    exif[ORIENTATION_TAG] = orientation
+    return saved(picture(528, 408), "JPEG", exif=exif.tobytes())
+
+
+def made_smaller(data: bytes, ratio: int) -> np.ndarray:
+    """The upright pixels, of an image that libjpeg made smaller for Pillow."""
+    with Image.open(io.BytesIO(data)) as image:
+        image.draft("RGB", (image.width // ratio, image.height // ratio))
+        return np.asarray(ImageOps.exif_transpose(image))
+
+
+@pytest.mark.parametrize("ratio", [2, 4, 8])
+def test_a_shrunk_window_has_the_pixels_of_the_image_that_libjpeg_makes_smaller(ratio: int) -> None:
+    for orientation in range(1, 9):
+        encoded = encoded_image(large(orientation), CONFIG)
+        window = tf.concat([[0, 0], encoded.size], 0)
+        found = decode_window(encoded, window, CONFIG, 408 // ratio).numpy()
+        assert (found == made_smaller(large(orientation), ratio)).all(), orientation
+    small, encoded = made_smaller(large(), ratio), encoded_image(large(), CONFIG)
+    for top, left, height, width in ([0, 0, 300, 400], [15, 37, 299, 391], [107, 127, 301, 401]):
+        first, end = np.array([top, left]), np.array([top + height, left + width])
+        (y, x), (lower, right) = (np.floor(edges / ratio + 0.5).astype(int) for edges in (first, end))
+        found = decode_window(encoded, tf.constant([top, left, height, width]), CONFIG, height // ratio).numpy()
+        assert (found[:, 1:-1] == small[y:lower, x + 1 : right - 1]).all()
+
+
+@pytest.mark.parametrize("side", [50, 99, 100, 101, 199, 200, 201, 399, 400, 401])
+def test_no_side_is_decoded_below_what_is_asked_for_and_none_at_twice_that(side: int) -> None:
+    encoded = encoded_image(large(), CONFIG)
+    for first in range(9):
+        height, width, _ = decode_window(encoded, tf.constant([first, first, side, side + 4]), CONFIG, 50).shape
+        assert 50 <= height < 101
+        assert height <= width
+    png = encoded_image(saved(picture(530, 410), "PNG"), CONFIG)
+    assert decode_window(png, tf.constant([0, 0, 400, 400]), CONFIG, 50).shape == (400, 400, 3)
+
+
+def test_a_shrunk_image_is_nearer_to_the_mean_of_its_pixels_than_one_that_resize_takes_pixels_from() -> None:
+    """And only where resize comes next: what colour and size an earlier transform sees is never decided by it."""
+    noise = np.random.Generator(np.random.PCG64(2)).integers(0, 256, (640, 640, 3), np.uint8)
+    photograph = Image.blend(picture(640, 640), Image.fromarray(noise), 0.3)
+    data, draw = saved(photograph, "JPEG", quality=95, subsampling=0), Draw(3, tf.constant(0, tf.int64))
+    mean = np.asarray(photograph.resize((80, 80), Image.Resampling.BOX)) / 255
+    distances = {}
+    for decode_as in ("whole", "shrunk"):
+        config = compose("preprocess.image_size=80", f"preprocess.decode={decode_as}").preprocess
+        pixels = apply_transforms(encoded_image(data, config), ("decode", "resize"), config, draw).numpy()
+        distances[decode_as] = np.abs(pixels - mean).mean()
+        unresized = apply_transforms(encoded_image(data, config), ("decode", "horizontal_flip"), config, draw)
+        assert unresized.shape == (640, 640, 3)
+    assert distances["shrunk"] < 0.2 * distances["whole"]
+
+
 def png_of(width: int, height: int) -> bytes:
     """A valid PNG header and nothing else."""
     content = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from image_data import everything
 from prepared_data import CLASSES, encoded, prepare, tfds_source
@@ -66,7 +68,7 @@ def test_a_test_set_is_a_split_that_no_other_reads(data_dir: Path) -> None:
         (("data.root=/nowhere",), "data.root=/nowhere does not exist, so data.dataset=tiny_pets is not prepared there"),
         (
             ("data.dataset=tiny_pet",),
-            "tiny_pets; did you mean tiny_pets?\nto prepare it: tfds",
+            "tiny_pets; did you mean tiny_pets?\nto prepare it: python",
         ),
         (("data.dataset='tiny_pets:2.0.0'",), "data.dataset=tiny_pets:2.0.0 is not prepared in data.root="),
         (
@@ -88,13 +90,51 @@ def test_what_is_not_prepared_as_expected_is_refused(data_dir: Path, overrides: 
     assert message in str(refused.value)
 
 
-def test_files_without_random_access_are_refused_with_the_command_that_makes_others(tmp_path: Path) -> None:
-    prepare(tmp_path, "tfrecord")
+def test_files_without_random_access_are_refused_with_the_command_that_makes_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The command is run where the data set of this test is known, as one of tensorflow-datasets' own is anywhere."""
+    data_dir = tmp_path / "it's here"
+    prepare(data_dir, "tfrecord")
     with pytest.raises(UsageError) as refused:
-        tfds_source(tmp_path)
+        tfds_source(data_dir)
     assert "tiny_pets/1.0.0 is prepared as tfrecord, which has no random access" in str(refused.value)
-    command = f"tfds build tiny_pets --file_format=array_record --data_dir={tmp_path}"
-    assert command in str(refused.value)
+    command = str(refused.value).splitlines()[-1].removeprefix("to prepare it: ")
+    python, option, code, *arguments = shlex.split(command)
+    assert (python, option, arguments) == ("python", "-c", ["tiny_pets", str(data_dir)])
+    monkeypatch.setattr(sys, "argv", ["-c", arguments[0], str(tmp_path / "other")])
+    exec(code, {})
+    assert tfds_source(tmp_path / "other").count == 30
+
+
+@pytest.mark.parametrize("compression", ["snappy", "none"])
+def test_files_in_parquet_are_read_at_random(
+    compression: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared = prepare(tmp_path, "parquet")
+    if compression == "none":
+        for path in prepared.glob("*.parquet-*"):
+            pq.write_table(pq.read_table(path), path, compression="none", use_dictionary=False)
+    whole, arrayed = tfds_source(tmp_path), tfds_source(data_dir)
+    assert everything(whole) == everything(arrayed)
+    assert whole.labels().tolist() == arrayed.labels().tolist()
+    last = tfds_source(tmp_path, "train", "data.train_split='train[80%:]'")
+    assert everything(last) == tuple(each[24:] for each in everything(whole))
+    assert last.place(0).endswith("tiny_pets-train.parquet-00000-of-00001 record 24")
+    assert whole.read(np.array([29, 3, 3]))[1].tolist() == [everything(whole)[1][record] for record in (29, 3, 3)]
+    said = capsys.readouterr().out
+    assert ("are compressed or in dictionaries, so they are read in row groups of up to 30 images" in said) == (
+        compression == "snappy"
+    )
+
+
+def test_a_parquet_file_of_tensorflow_datasets_that_lacks_rows_is_refused(tmp_path: Path) -> None:
+    (path,) = prepare(tmp_path, "parquet").glob("*train.parquet-*")
+    pq.write_table(pq.read_table(path).slice(0, 29), path)
+    with pytest.raises(
+        UsageError, match=r"train.parquet-00000-of-00001 has 29 rows, but tiny_pets should have 30 there"
+    ):
+        tfds_source(tmp_path)
 
 
 def test_missing_and_damaged_files_are_named(data_dir: Path, tmp_path: Path) -> None:

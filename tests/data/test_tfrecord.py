@@ -32,6 +32,7 @@ from trainer.data.sources import cache, record_index, tfrecord
 from trainer.data.sources.source import Source
 from trainer.data.sources.tfrecord import index_records
 from trainer.errors import NoSuchSplit, UsageError
+from trainer.runtime import user_cache
 from trainer.storage.checksums import masked_crc32c
 
 
@@ -272,14 +273,14 @@ def test_beside_a_read_only_directory_the_index_goes_to_the_cache_directory(
     tmp_path: Path, walked: list[str], cache_directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = make_shards(tmp_path)
-    create = cache.tempfile.NamedTemporaryFile
+    create = user_cache.tempfile.NamedTemporaryFile
 
     def read_only(*arguments: Any, dir: Path, **more: Any) -> Any:
         if dir == root:  # permissions do not hold the superuser, who runs tests in containers
             raise OSError(30, "Read-only file system")
         return create(*arguments, dir=dir, **more)
 
-    monkeypatch.setattr(cache.tempfile, "NamedTemporaryFile", read_only)
+    monkeypatch.setattr(user_cache.tempfile, "NamedTemporaryFile", read_only)
     expected = everything(shard_source(root))
     assert list(root.glob(".trainer-*")) == []
     assert len(list(cache_directory.glob("index-*.npz"))) == 1

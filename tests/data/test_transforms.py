@@ -335,7 +335,8 @@ GOLDEN_WEIGHTS = {
 def test_the_draws_of_mixing_are_pinned(name: str) -> None:
     """A change here is a breaking change: stored runs would no longer resume exactly."""
     np.testing.assert_allclose(mixed_batch(config_with(name))["label_weight"][::2], GOLDEN_WEIGHTS[name], atol=1e-6)
-    assert [fact.attribute for fact in mixing_facts(config_with(name))] == ["images", "label weights", "partners"]
+    facts = [fact.attribute for fact in mixing_facts(config_with(name))]
+    assert facts == ["images", "label weights", "partners", "kept", "box"]
     assert mixing_facts(config_with("none")) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import re
 import shutil
@@ -55,6 +56,20 @@ def own(_run: Path, tmp_path: Path) -> Path:
 
 
 # --- our own ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", [DATA, "state.index", "config.yaml", "manifest.json"])
+@pytest.mark.parametrize("kind", ["FIFO", "symbolic link"])
+def test_what_is_no_file_is_neither_followed_nor_waited_for(kind: str, name: str, doctor: Doctor, own: Path) -> None:
+    moved = own.parents[2] / "moved"
+    (own / name).rename(moved)
+    if kind == "FIFO":
+        os.mkfifo(own / name)
+    else:
+        (own / name).symlink_to(moved)
+    status, said = doctor(own)
+    assert status == 4
+    assert f"{own / name} is a {kind}" in said
 
 
 def test_a_whole_checkpoint_would_restore(doctor: Doctor, own: Path) -> None:

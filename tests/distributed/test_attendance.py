@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import os
+import resource
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -53,6 +55,29 @@ def test_whatever_ends_a_process_before_the_meeting_is_told_to_the_chief(
         with pytest.raises(PeerLost, match=f"worker 1 cannot take part: {reason}") as lost:
             chief.result(60)
         assert lost.value.exit_status == status
+
+
+@pytest.fixture
+def many_files() -> Iterator[None]:
+    """This process has files open under all small numbers, as one with many shards, threads and connections has."""
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(limits[0], 4096), limits[1]))
+    files = [os.open(os.devnull, os.O_RDONLY)]
+    while files[-1] < 1024:
+        files.append(os.dup(files[0]))
+    yield
+    for file in files:
+        os.close(file)
+    resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+
+
+@pytest.mark.usefixtures("many_files")
+def test_a_process_with_more_files_than_select_can_name_meets_the_others() -> None:
+    workers = tuple(f"127.0.0.1:{port}" for port in free_ports(2))
+    with ThreadPoolExecutor() as pool:
+        both = [pool.submit(connect, Cluster(workers, rank), lambda: False) for rank in (1, 0)]
+        for peers in [each.result(60) for each in both]:
+            peers.leave(0, "done")
 
 
 @pytest.fixture

@@ -430,3 +430,37 @@ def test_a_process_alone_does_not_go_on_with_a_run_that_is_stored_for_several() 
     config = compose(*NARROW, "runtime.strategy=multi_worker")
     with pytest.raises(UsageError, match=r"multi_worker, but this process is alone.*\n.*add runtime\.strategy=auto"):
         build_replicas(config, Process(StopRequest(), None), None)
+
+
+def test_processes_gather_before_tensorflow_waits_for_all_and_one_that_does_not_come_is_named(
+    three: list[Peers],
+) -> None:
+    with ThreadPoolExecutor() as pool:
+        gathered = [pool.submit(peers.gather, range(3)) for peers in three[:2]]
+        time.sleep(0.5)
+        assert not any(each.done() for each in gathered), "one is missing"
+        three[2].gather(range(3))
+        assert [each.result(20) for each in gathered] == [None, None]
+        chief = pool.submit(three[0].gather, range(4))  # a rank that is not there
+        three[1].leave(75, "it hangs while starting")
+        with pytest.raises(PeerLost, match=r"worker 1 at .* ended with status 75: it hangs while starting"):
+            chief.result(20)
+
+
+def test_the_chief_knows_how_long_the_others_have_waited_and_gets_their_reports(
+    workers: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "ALIVE_EVERY", 0.1)
+    three, reports = together(workers), []
+    three[0].on_report = reports.append
+    three[1].waited = three[2].waited = 70.0
+    deadline = time.monotonic() + 20
+    while not three[0].all_have_waited(60.0) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert three[0].all_have_waited(60.0)
+    assert not three[0].all_have_waited(80.0)
+    assert not three[1].all_have_waited(60.0), "only the chief hears all"
+    three[2].report("hang: nothing happens")
+    while not reports and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert reports == [f"worker 2 at {workers[2]}: hang: nothing happens"]

@@ -12,6 +12,13 @@ from processes import NARROW
 from trainer.config.check import unequal_shares
 from trainer.distributed.sharing import notes, share_out, usable
 
+LOGICAL = (
+    "train.logical_replicas=4",
+    "train.global_batch_size=48",
+    "evaluation.batch_size=48",
+    "model.batch_norm.synchronized=false",
+    "model.batch_norm.group_size=3",
+)
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -36,6 +43,11 @@ ROOT = Path(__file__).resolve().parents[2]
         (("train.global_batch_size=1600", "evaluation.batch_size=1000"), (12, 1), (10, 1)),
         (("train.global_batch_size=12", "evaluation.batch_size=12"), (3, 4), (3, 4)),
         (("train.global_batch_size=6", "evaluation.batch_size=6"), (4, 4), (2, 3)),
+        (LOGICAL, (2, 1), (2, 1)),
+        (LOGICAL, (3, 1), (2, 1)),
+        (LOGICAL, (8, 1), (4, 1)),
+        (LOGICAL, (3, 4), (1, 4)),
+        (LOGICAL, (3, 2), (2, 2)),
     ],
 )
 def test_the_largest_number_of_replicas_that_divides_every_batch_computes(
@@ -60,6 +72,17 @@ def test_who_idles_is_named_with_the_reason_and_the_numbers_that_would_do() -> N
     assert notes(config, workers, 1, share_out(config, 4, 1)) == (numbers,)
     of_each, numbers = notes(config, workers, 3, share_out(config, 4, 3))
     assert of_each.startswith("1 of 3 devices idle in each process: train.global_batch_size=8 cannot be divided")
+    assert numbers == "numbers of processes of which none idles: 1, 2, 4"
+
+
+def test_devices_that_do_not_divide_the_logical_replicas_idle_with_the_numbers_that_do() -> None:
+    config = compose(*NARROW, *LOGICAL)
+    workers = tuple(f"node{number}:12000" for number in range(1, 4))
+    idle, numbers = notes(config, workers, 1, share_out(config, 3, 1))
+    assert idle == (
+        "worker 2 at node3:12000 idles: train.logical_replicas=4 cannot be divided equally among 3 replicas; "
+        "the numbers that work: 1, 2, 4"
+    )
     assert numbers == "numbers of processes of which none idles: 1, 2, 4"
 
 

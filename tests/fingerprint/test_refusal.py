@@ -87,7 +87,8 @@ MODEL = functools.cache(state.build_model)
 
 
 def built_once(config: Config, replicas: Replicas, *, drawn: bool) -> TrainingState:
-    wanted = (config.model, config.optimizer, config.ema, config.seed, config.preprocess.image_size)
+    parts = (config.model, config.optimizer, config.ema, config.fine_tuning)
+    wanted = (*parts, config.seed, config.preprocess.image_size)
     if wanted not in BUILT:
         BUILT[wanted] = build_state(config, replicas)
     return BUILT[wanted]
@@ -144,6 +145,7 @@ KEYS = {
     "model.initializer=glorot_uniform": ("model.initializer: variance_scaling -> glorot_uniform",),
     "model.dropout=0.5": ("model.dropout: 0.2 -> 0.5", "layer logits.dropout_1b: rate 0.2 -> 0.5"),
     "model.weight_decay=0.1": ("model.weight_decay: 4e-05 -> 0.1",),
+    "model.weight_decay_on=all": ("model.weight_decay_on: kernels -> all", "first: step objective"),
     "ema.decay=0.99": ("ema.decay: None -> 0.99",),
     "preprocess.image_size=80": ("preprocess.image_size: 75 -> 80",),
     "optimizer.learning_rate=0.5": (
@@ -192,6 +194,10 @@ KEYS = {
     "preprocess.random_area_crop.min_area=0.1": ("min_area: 0.7 -> 0.1", "preprocess.train[1] random_area_crop"),
     "preprocess.color_jitter.contrast=0.9": ("contrast: 0.2 -> 0.9", "preprocess.train[3] color_jitter"),
     "preprocess.color_jitter.hue=0.1": ("hue: 0.0 -> 0.1", "first: preprocess.train[3] color_jitter"),
+    "preprocess.decode=shrunk": (
+        "preprocess.decode: whole -> shrunk",
+        "first: preprocess.train[0] decode: probe at 1/",
+    ),
     "preprocess.rand_augment.magnitude=5": ("preprocess.rand_augment.magnitude: 9.0 -> 5.0",),
     "preprocess.random_erasing.probability=1": ("preprocess.random_erasing.probability: 0.25 -> 1.0",),
     "preprocess.train=[decode,random_area_crop,resize,rand_augment,color_jitter,normalize]": (
@@ -215,6 +221,16 @@ KEYS = {
     "runtime.deterministic=false": ("runtime.deterministic: True -> False",),
     "runtime.precision=mixed_bfloat16": ("runtime.precision: float32 -> mixed_bfloat16",),
     "fine_tuning.freeze_until_step=3": ("fine_tuning.freeze_until_step: 0 -> 3",),
+    "fine_tuning.layer_decay=0.5": (
+        "fine_tuning.layer_decay: 1.0 -> 0.5",
+        "first: layer conv2d_1a_3x3/conv: factor of the learning rate (absent) -> 0.0001220703125",
+        "allow=[fine_tuning.layer_decay]",
+    ),
+    "fine_tuning.freeze=[mixed_5b]": (
+        "fine_tuning.freeze: () -> ('mixed_5b',)",
+        "first: layer mixed_5b/branch_0/conv2d_0a_1x1/batch_norm: frozen (absent) -> True",
+        "allow=[fine_tuning.freeze]",
+    ),
     "loss_scale.initial=2.0": ("loss_scale.initial: 32768.0 -> 2.0",),
     "runtime.threads=1": ("runtime.threads: 2 -> 1",),
 }
@@ -294,9 +310,9 @@ def edited(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     return lambda image, config, draw: function(image, config, draw) * 1.001
 
 
-def other_decoder(encoded: EncodedImage, window: tf.Tensor, config: PreprocessConfig) -> tf.Tensor:
+def other_decoder(encoded: EncodedImage, window: tf.Tensor, config: PreprocessConfig, least: int | None) -> tf.Tensor:
     """An image library whose JPEG decoder rounds otherwise."""
-    return DECODE_WINDOW(encoded, window, config) // 2 * 2
+    return DECODE_WINDOW(encoded, window, config, least) // 2 * 2
 
 
 class UnfusedBatchNormalization(tf.keras.layers.BatchNormalization):
@@ -373,7 +389,7 @@ EDITS: dict[str, tuple[Callable[[pytest.MonkeyPatch], None], tuple[str, ...]]] =
         ("first: preprocess.train[4] normalize", "trainer/data/images/transforms.py"),
     ),
     "another image library": (
-        lambda patch: patch.setattr(decoding, "decode_window", other_decoder),
+        lambda patch: patch.setattr(transforms, "decode_window", other_decoder),
         ("first: preprocess.train[0] decode: probe 0",),
     ),
     "another stream of random numbers": (

@@ -157,6 +157,29 @@ def test_numbers_agree_but_for_rounding_and_nothing_else_does() -> None:
     assert differing([1.0], [1.0 + 1e-6], kind="behaviour")
 
 
+def mixing_facts(shift: float, box: float = 75.0) -> list[Fact]:
+    """Facts about mixing, with a share that is ``shift`` larger."""
+    kept = 0.0910951 + shift
+    values: dict[tuple[str, str], Any] = {
+        ("behaviour", "images"): f"[4, 75, 75, 3] mean {0.133355 + shift:.6g} digest {hash(shift):016x}",
+        ("behaviour", "label weights"): [f"{kept:.6g}"],
+        ("step", "kept"): [kept],
+        ("step", "box"): [0.0, 0.0, box, box],
+    }
+    return [Fact(kind, "mixing", name, value, (), "mixing.py") for (kind, name), value in values.items()]
+
+
+def test_mixing_on_a_processor_that_rounds_its_draws_otherwise_is_the_same() -> None:
+    assert facts.differences(mixing_facts(0.0), mixing_facts(6e-9)) == []
+    assert [str(each.fact.attribute) for each in facts.differences(mixing_facts(0.0), mixing_facts(0.001))] == [
+        "images",
+        "label weights",
+        "kept",
+    ]
+    assert [each.fact.attribute for each in facts.differences(mixing_facts(0.0), mixing_facts(0.0, 74.0))] == ["box"]
+    assert facts.differences([Fact("behaviour", "mixing", "label weights", ["x"], (), "")], mixing_facts(0.0))
+
+
 def test_what_one_side_alone_tells_of_a_step_is_not_compared() -> None:
     there = unedited(())
     older = [fact for fact in there if fact.where != "step objective"]

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import warnings
@@ -21,6 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from diagnosing import NARROW, composed
+from keras.src.applications.convnext import LayerScale
 from stored_runs import keep_this_process, lively, store_run
 
 from trainer.__main__ import run
@@ -32,8 +34,10 @@ from trainer.data.sources.source import open_source
 from trainer.diagnosis.overview import overview
 from trainer.errors import UsageError
 from trainer.inference import predictor as predictors
-from trainer.inference.export import writers
-from trainer.inference.export.stock_model import stock_model
+from trainer.inference.export import hub, writers
+from trainer.inference.export.proof import probe
+from trainer.inference.export.stock_model import own_names, stock_model
+from trainer.interchange.origin import Origin
 from trainer.run import restore, warm_start
 from trainer.run.warm_start import WarmStart
 from trainer.training.state import build_state, variable_name
@@ -62,7 +66,8 @@ with safe_open("m.safetensors", "np") as file:
     for weight in fresh.weights:
         weight.assign(tf.zeros_like(weight))
     for weight in fresh.weights:
-        weight.assign(file.get_tensor(weight.path.replace(".", "/")))
+        assert "." not in weight.path, "Keras's PyTorch backend takes no dots"
+        weight.assign(file.get_tensor(weight.path.replace("__", "/")))
     assert len(fresh.weights) == len(file.keys())
 found["safetensors"] = fresh(given["images"], training=False)
 served = tf.saved_model.load("served").signatures["serving_default"](image_bytes=tf.constant(list(given["encoded"])))
@@ -133,6 +138,19 @@ def test_a_process_without_this_project_gets_the_same_outputs_from_every_export(
                 assert np.array_equal(state.variables[variable].numpy(), values.numpy()), (name, variable)
 
 
+def test_a_saved_model_rounds_as_the_run_does(stored: Path, tmp_path: Path) -> None:
+    """Not as Keras's batch norm, whose last bits a network may magnify: it answers as predict and evaluate do."""
+    assert run(["export", f"run_dir={stored}", "format=savedmodel", f"output={tmp_path / 'served'}"]) == 0
+    loaded = predictors.predictor(stored, "latest", None, ())
+    served = tf.saved_model.load(str(tmp_path / "served")).signatures["serving_default"]
+    encoded, _ = DigitsSplit(DigitsConfig("digits", None, None, None, None, "fail"), "validation").read(np.arange(3))
+    for number, image in enumerate(encoded):
+        file = tmp_path / f"{number}.png"
+        file.write_bytes(image)
+        answered = served(image_bytes=tf.constant([image]))["probabilities"].numpy()
+        assert (answered == loaded.predict([file])).all()
+
+
 @pytest.mark.parametrize("precision", ["mixed_float16", "mixed_bfloat16"])
 def test_a_run_in_16_bits_is_exported_in_float32_throughout(precision: str, tmp_path: Path) -> None:
     keras_file = tmp_path / "m.keras"
@@ -146,8 +164,10 @@ def test_a_run_in_16_bits_is_exported_in_float32_throughout(precision: str, tmp_
     images = generator.normal(size=(4, 75, 75, 3)).astype(np.float32)
     expected = inference(same, "raw")(images).numpy()
     assert np.abs(inference(trained, "raw")(images).numpy() - expected).max() > 1e-4, "16 bits would not be seen"
-    export = writers.Export(stock_model(trained.model, trained.weights("raw")), config, tuple("0123456789"), {})
-    writers.FORMATS["keras"][".keras"](export, keras_file)
+    stock = stock_model(trained.model, trained.weights("raw"))
+    export = writers.Export(stock, config, tuple("0123456789"), {}, own_names(trained.model, stock), lambda place: None)
+    writers.KERAS.write(export, keras_file)
+    writers.KERAS.read(export, keras_file, probe(config, trained, "raw"))
     with zipfile.ZipFile(keras_file) as archive:
         assert b"float16" not in archive.read("config.json")
         with h5py.File(io.BytesIO(archive.read("model.weights.h5"))) as file:
@@ -167,19 +187,34 @@ def test_an_operation_that_asks_for_16_bits_itself_is_refused_by_name() -> None:
         stock_model(model, {variable_name(variable): variable.value for variable in model.weights})
 
 
+def test_a_variable_that_its_layer_gives_no_name_is_found_by_its_place() -> None:
+    """As the scales of ConvNeXt, whose variables Keras numbers through the process: in a copy they are others."""
+    image = keras.Input((8, 8, 3), name="image")
+    scaled = LayerScale(0.5, 3, name="scale_1")(LayerScale(0.25, 3, name="scale_0")(image))
+    features = keras.layers.GlobalAveragePooling2D()(scaled)
+    model = keras.Model({"image": image}, {"logits": keras.layers.Dense(2, name="dense")(features)})
+    values = {variable_name(variable): variable.value for variable in model.weights}
+    stock = stock_model(model, values)
+    assert stock.get_layer("scale_0").weights[0].path != model.get_layer("scale_0").weights[0].path
+    for number, scale in enumerate((0.25, 0.5)):
+        assert np.array_equal(stock.get_layer(f"scale_{number}").weights[0].numpy(), np.full(3, scale, np.float32))
+    assert set(own_names(model, stock).values()) == values.keys()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("format=keras", "output=there.keras"), "output=there.keras exists, and is not overwritten"),
-        (("format=savedmodel", "output=nowhere/served"), "the directory nowhere does not exist"),
+        (("format=savedmodel", "output=there.keras/served"), "there.keras is not a directory"),
+        (("format=keras", "output=there"), "output=there.keras exists, and is not overwritten"),
         (("format=keras", "output=model.h5"), "output=model.h5 must end with .keras for format=keras"),
         (
             ("format=savedmodel", f"output={os.fsdecode(bytes([0xE9]))}"),
             "is not UTF-8, and TensorFlow writes format=saved",
         ),
-        (("format=weights", "output=w.h5"), "must end with .weights.h5 or .safetensors"),
-        (("format=onnx", "output=x"), "format=onnx does not exist; allowed: keras, savedmodel, weights"),
-        (("output=x",), "export needs format=…, one of keras, savedmodel, weights"),
+        (("format=weights", "output=w.h5"), "must end with .safetensors or .weights.h5"),
+        (("format=onnx", "output=x"), "format=onnx does not exist; allowed: keras, savedmodel, weights, hub, state"),
+        (("output=x",), "export needs format=…, one of keras, savedmodel, weights, hub, state"),
         (("format=keras", "output=x.keras", "step=3"), "export does not know step=3"),
     ],
 )
@@ -222,7 +257,79 @@ def test_a_writer_that_fails_leaves_nothing(stored: Path, tmp_path: Path, monkey
         path.write_text("half")
         raise OSError("disk full")
 
-    monkeypatch.setitem(writers.FORMATS, "keras", {".keras": fail})
+    monkeypatch.setitem(writers.FORMATS, "keras", {".keras": dataclasses.replace(writers.KERAS, write=fail)})
     with pytest.raises(OSError, match="disk full"):
-        run(["export", f"run_dir={stored}", "format=keras", f"output={tmp_path / 'm.keras'}"])
+        run(["export", f"run_dir={stored}", "format=keras", f"output={tmp_path / 'new' / 'below' / 'm.keras'}"])
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("name", "form"), FORMATS.items())
+def test_an_export_that_gives_something_else_when_it_is_read_again_does_not_appear(
+    name: str,
+    form: str,
+    stored: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """One weight of the network in the file is not the run's."""
+    (ending,) = [ending for ending in writers.FORMATS[form] if name.endswith(ending)]
+    sound = writers.FORMATS[form][ending]
+
+    def write(export: writers.Export, path: Path) -> None:
+        kernel = export.model.get_layer("logits__logits").kernel
+        right = kernel.numpy()
+        kernel.assign(right * 1.1)
+        sound.write(export, path)
+        kernel.assign(right)
+
+    monkeypatch.setitem(writers.FORMATS, form, {ending: dataclasses.replace(sound, write=write)})
+    assert run(["export", f"run_dir={stored}", f"format={form}", f"output={tmp_path / name}"]) == 3
+    assert re.search(rf"{name}, read again, differs from the run's network by", capsys.readouterr().err)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_hubs_directory_says_what_the_network_expects_where_it_comes_from_and_starts_a_run(
+    stored: Path, tmp_path: Path
+) -> None:
+    there = restore.restore(stored, "latest", ())
+    place = tmp_path / "hub"
+    assert run(["export", f"run_dir={stored}", "format=hub", "weights=ema", f"output={place}"]) == 0
+    assert sorted(path.name for path in place.iterdir()) == [
+        "README.md",
+        "config.json",
+        "labels.txt",
+        "model.safetensors",
+    ]
+    facts = json.loads((place / "config.json").read_text())
+    assert facts["id2label"]["3"] == (place / "labels.txt").read_text().splitlines()[3] == "three"
+    assert (facts["num_classes"], facts["image_size"]) == (10, there.config.preprocess.image_size)
+    assert facts["mean"] == list(there.config.preprocess.normalize.mean)
+    card = (place / "README.md").read_text()
+    assert there.digest in card
+    assert f"trained for {there.manifest.step} steps" in card
+    assert "| weights | moving averages |" in card
+    assert there.manifest.lineage[0].started in card
+    assert overview(place / "model.safetensors")["origin"]["checkpoint_digest"] == there.digest
+
+
+def test_a_class_name_is_no_markup_on_the_page_of_a_hub(stored: Path, tmp_path: Path) -> None:
+    there = restore.restore(stored, "latest", ())
+    origin = Origin("c", "0" * 64, 1, "raw", ())
+    names = ("<img src=x>", "[a](b)", "`c`", *(str(number) for number in range(30)))
+    hub.write_description(tmp_path, there, names, origin)
+    card = (tmp_path / "README.md").read_text()
+    assert r"\<img src=x\>, \[a\]\(b\), \`c\`" in card
+    assert "and 13 more: labels.txt" in card
+
+
+def test_an_export_takes_the_ending_of_its_format_makes_its_directory_and_says_how_it_is_loaded(
+    stored: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(["export", f"run_dir={stored}", "format=keras", f"output={tmp_path / 'new' / 'v1.2'}"]) == 0
+    path = tmp_path / "new" / "v1.2.keras"
+    said = capsys.readouterr().out
+    assert f"{path}: keras of " in said
+    line = re.search("^to load it in Python: (.*)$", said, re.MULTILINE)
+    assert line is not None
+    assert isinstance(eval(line[1], {"keras": keras}), keras.Model)  # the line that was printed

@@ -146,7 +146,7 @@ def test_a_path_is_read_as_far_as_evaluation_reads_it(config: Config, tmp_path: 
     )
     config = dataclasses.replace(config, preprocess=cropped)
     model = input_table.echo()
-    predictor = Predictor(model, ("a",), config, tmp_path, 0, "raw")
+    predictor = Predictor(model, ("a",), config, tmp_path, 0, "raw", model)
     large = input_table.saved(input_table.RGB.resize((640, 480)), "JPEG", quality=95)
     for name, share in (("below", 0.85), ("inside", 0.4)):
         path = tmp_path / f"{name}.jpg"

@@ -8,7 +8,8 @@ from composing import compose
 from handmade_images import png, saved, tiff
 from PIL import Image
 
-from trainer.monitoring.pictures import SIDE, thumbnail
+from trainer.monitoring.pictures import CAPTION, SIDE, sheet, thumbnail
+from trainer.monitoring.tensorboard import mixed_caption
 
 HIDDEN = np.full((8, 8, 4), (200, 30, 40, 0), np.uint8)  # a colour that alpha hides
 DEEP = np.full((8, 8, 1), 4095, np.uint16)
@@ -54,3 +55,14 @@ def test_a_palette_with_transparency_causes_no_warning(recwarn: pytest.WarningsR
 @pytest.mark.parametrize("data", [b"", b"no image", png(HIDDEN)[:60]], ids=["empty", "text", "cut off"])
 def test_what_cannot_be_read_has_no_picture(data: bytes) -> None:
     assert thumbnail(data, compose().preprocess) is None
+
+
+def test_a_mixed_image_has_a_line_for_each_of_its_classes() -> None:
+    caption = mixed_caption("golden retriever", 0.626, "tabby cat")
+    assert caption == "63 % golden retriever\n37 % tabby cat"
+    own = caption.partition("\n")[0]
+    image = Image.new("RGB", (SIDE, SIDE))
+    one, two = sheet([image], [own]), sheet([image], [caption])
+    assert two.shape[0] == one.shape[0] + CAPTION
+    assert (two[-CAPTION:] < 128).any(), "the second line is there"
+    assert (two[: one.shape[0] - CAPTION // 2] == one[: -(CAPTION // 2)]).all(), "and the first is as it was"

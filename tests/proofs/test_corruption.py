@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from damages import delete, flip, grow, truncate, zero
 from saving import Run
 
 from trainer.checkpoint import directory
@@ -52,26 +53,6 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # ---- damage
 
 
-def flip(path: Path, draw: random.Random) -> None:
-    content = bytearray(path.read_bytes())
-    content[draw.randrange(len(content))] ^= 1 << draw.randrange(8)
-    path.write_bytes(content)
-
-
-def truncate(path: Path, draw: random.Random) -> None:
-    content = path.read_bytes()
-    path.write_bytes(content[: draw.randrange(len(content))])
-
-
-def delete(path: Path, draw: random.Random) -> None:
-    path.unlink()
-
-
-def grow(path: Path, draw: random.Random) -> None:
-    with path.open("ab") as file:
-        file.write(draw.randbytes(draw.randrange(1, 100)))
-
-
 def swap(path: Path, draw: random.Random) -> None:
     """Exchange the file with another one: of the same name in another checkpoint, or any."""
     run_dir = next(parent for parent in path.parents if (parent / CHECKPOINTS).is_dir())
@@ -81,15 +62,6 @@ def swap(path: Path, draw: random.Random) -> None:
     content = path.read_bytes()
     path.write_bytes(other.read_bytes())
     other.write_bytes(content)
-
-
-def zero(path: Path, draw: random.Random) -> None:
-    """A block of zeros, as a disk leaves that lost a sector."""
-    content = bytearray(path.read_bytes())
-    start = draw.randrange(len(content))
-    block = content[start : start + 512]
-    content[start : start + 512] = bytes(len(block))
-    path.write_bytes(content)
 
 
 DAMAGES: tuple[Callable[[Path, random.Random], None], ...] = (flip, truncate, delete, grow, swap, zero)

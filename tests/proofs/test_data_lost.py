@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
 import pythons
 from image_data import make_splits
 from processes import SECONDS_ALLOWED, assert_same_run, checkpoint_names
+from range_server import serving
+from tar_shards import make_tars
 
 from trainer.data.ahead import Ahead
 from trainer.errors import UsageError
@@ -67,6 +70,53 @@ def test_when_the_images_vanish_every_step_is_committed_and_the_command_of_the_m
         assert said.endswith(f"then continue with: python -m trainer resume run_dir={tmp_path / 'lost'}\n")
     assert 3 <= int(committed[0].removeprefix("step-")) < 20, "what was read ahead is trained on"
     assert committed[1:] == ["step-00000020", "step-00000022"]
+    assert_same_run(tmp_path / "straight", tmp_path / "lost")
+
+
+# Trains two runs in one process. From the second the bucket, and what was kept of it on this disk, vanish at step 3.
+REMOTE_PROGRAM = """
+import io, json, shlex, shutil, sys
+from contextlib import redirect_stderr
+from pathlib import Path
+from trainer.monitoring import terminal
+from trainer.__main__ import main, run
+from trainer.data.remote.remote_path import cache_directory
+
+arguments = json.loads(sys.argv[1])
+shown = terminal.Terminal.step
+assert run(["train", "run_dir=straight", *arguments]) == 0
+def step(self, number):
+    shown(self, number)
+    if number == 3:
+        Path("bucket").rename("away")
+        shutil.rmtree(cache_directory())
+terminal.Terminal.step = step
+said = io.StringIO()
+with redirect_stderr(said):
+    status = run(["train", "run_dir=lost", *arguments])
+terminal.Terminal.step = shown
+Path("away").rename("bucket")
+Path("outcome").write_text(json.dumps([status, said.getvalue()]))
+main(shlex.split(said.getvalue().strip().splitlines()[-1].partition("continue with: python -m trainer ")[2]))
+"""
+
+
+def test_when_a_bucket_is_gone_every_step_is_committed_and_the_run_goes_on_exactly(
+    small: tuple[str, ...], tmp_path: Path
+) -> None:
+    make_tars(tmp_path / "bucket", train=40, validation=8)
+    with serving(tmp_path / "bucket") as server:
+        arguments = [
+            *(each for each in small if not each.startswith(("data.", "checkpoint."))),
+            *("data=webdataset", f"data.root={server.url}", "data.num_classes=3", "train.steps=22"),
+            *("checkpoint.every_steps=100", "train.log_every_steps=1", "evaluation.every_steps=20"),
+        ]
+        pythons.run(["-c", REMOTE_PROGRAM, json.dumps(arguments)], cwd=tmp_path, timeout=SECONDS_ALLOWED)
+        status, said = json.loads((tmp_path / "outcome").read_text())
+        assert status == 2, said
+        assert re.search(rf"{server.url}/train-00000[01].tar record \d+ cannot be read: it does not exist", said), said
+        assert "every step until here is committed: the last good checkpoint is " in said, said
+    assert 3 <= int(checkpoint_names(tmp_path / "lost")[0].removeprefix("step-")) < 20
     assert_same_run(tmp_path / "straight", tmp_path / "lost")
 
 

@@ -46,8 +46,13 @@ def test_a_checkpoint_of_every_format_resumes_and_goes_on_as_the_program_that_wr
     found = metrics(run_dir)
     assert [record["step"] for record in found] == [record["step"] for record in expected]
     for record, other in zip(found, expected, strict=True):
-        # other processors and libraries may round otherwise; the examples are the same to the last
-        assert record["loss"] == pytest.approx(other["loss"], rel=1e-2), record
+        # Other processors round otherwise, and this network magnifies that: its gradients have norms of 300. On a
+        # processor with AVX-512 and on one with AVX2, losses differed by 9e-5 in the first step, which is computed from
+        # the stored weights, by 3 % and 14 % in the next ones, and by 0.2 % in the validation. The examples are the
+        # same to the last.
+        first = record["step"] <= 4
+        tolerance = 1e-3 if first else 1e-2 if record["split"] == "val" else 0.25
+        assert record["loss"] == pytest.approx(other["loss"], rel=tolerance), record
         if record["split"] == "train":
             assert record["ledger"] == other["ledger"]
             assert record["learning_rate"] == other["learning_rate"]

@@ -35,6 +35,7 @@ from trainer.config.compose import compose
 from trainer.models.size import bound, measure
 from trainer.run import assembly, session
 from trainer.run_directory.layout import CHECKPOINTS
+from trainer.sweeps import plan
 from trainer.training.interfaces import Run
 
 STEP = 2
@@ -600,35 +601,74 @@ def test_a_hostile_directory_is_refused_without_any_effect(
     assert (tree(stage.run_dir), tree(stage.outside)) == before
 
 
+def reading_commands(stage: Stage, place: Path) -> list[list[str]]:
+    """Every command that reads a run, given a hostile one: by itself, as the trial of a sweep and at a URL."""
+    run_dir, checkpoint = f"run_dir={stage.run_dir}", f"checkpoint={stage.checkpoint}"
+    return [
+        ["inspect", run_dir],
+        ["inspect", checkpoint, "format=json"],
+        ["verify", run_dir],
+        ["diff", f"left={stage.run_dir}", f"right={stage.checkpoint}"],
+        ["doctor", checkpoint],
+        ["report", run_dir, f"output={place / 'report.html'}"],
+        ["report", f"sweep_dir={place}", f"output={place / 'sweep.html'}"],
+        ["evaluate", run_dir],
+        ["export", run_dir, "format=weights", f"output={place / 'weights.safetensors'}"],
+        ["resume", f"run_dir=file://{stage.run_dir}", f"into={place / 'fetched'}", "train.steps=9"],
+    ]
+
+
+def trial_of(whole: Path, place: Path) -> None:
+    """Make the run in ``place/run`` the trial of a sweep in ``place``."""
+    config = (whole / "config.yaml").read_text()
+    trial = plan.Trial(0, "run", (), None, (), config, None)
+    plan.begin(place, plan.Sweep(plan.FORMAT_VERSION, (trial,), None), "fail")
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("name", CASES)
-def test_a_hostile_directory_does_no_harm_to_any_command_that_only_reads_it(
-    name: str, whole: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_a_hostile_directory_does_no_harm_to_any_command_that_reads_it(
+    name: str, whole: Path, tmp_path: Path, no_training: list[Run], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """What each command makes of it is tested elsewhere: here, that it says so with one of its exit statuses."""
     stage = stage_of(whole, tmp_path)
+    trial_of(whole, tmp_path)
     CASES[name][0](stage)
     before = tree(stage.run_dir), tree(stage.outside)
-    for command in (
-        ["inspect", f"run_dir={stage.run_dir}"],
-        ["inspect", f"checkpoint={stage.checkpoint}", "format=json"],
-        ["verify", f"run_dir={stage.run_dir}"],
-        ["diff", f"left={stage.run_dir}", f"right={stage.checkpoint}"],
-        ["doctor", f"checkpoint={stage.checkpoint}"],
-        ["report", f"run_dir={stage.run_dir}", f"output={tmp_path / 'report.html'}"],
-    ):
-        capsys.readouterr()
-        found = run(command)
-        printed = capsys.readouterr()
-        said = printed.out + printed.err
-        assert found in (0, 1, USAGE, REFUSED, INVALID), said
-        assert (found != 1) or "error: " in said
-        assert "Traceback" not in said
-        assert SECRET not in said
-        assert all(line.isprintable() for line in said.splitlines())
-        assert (tree(stage.run_dir), tree(stage.outside)) == before
-    page = tmp_path / "report.html"
-    assert not page.exists() or SECRET not in page.read_text()
+    for command in reading_commands(stage, tmp_path):
+        said = spoken(command, capsys)
+        assert (tree(stage.run_dir), tree(stage.outside)) == before, said
+    for page in (tmp_path / "report.html", tmp_path / "sweep.html"):
+        assert not page.exists() or SECRET not in page.read_text()
+
+
+def spoken(command: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What a command said, which ended with a status of the contract, gave no secret away and showed no traceback."""
+    capsys.readouterr()
+    found = run(command)
+    printed = capsys.readouterr()
+    said = f"{command}: {found}\n{printed.out}{printed.err}"
+    assert found in (0, 1, USAGE, REFUSED, INVALID), said
+    assert (found != 1) or "error: " in said
+    assert "Traceback" not in said
+    assert SECRET not in said
+    assert all(line.isprintable() for line in said.splitlines())
+    return said
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", CASES)
+def test_a_hostile_trial_of_a_sweep_is_refused_without_any_effect(
+    name: str, whole: Path, tmp_path: Path, no_training: list[Run], capsys: pytest.CaptureFixture[str]
+) -> None:
+    hostility, _, _ = CASES[name]
+    stage = stage_of(whole, tmp_path)
+    trial_of(whole, tmp_path)
+    hostility(stage)
+    before = tree(stage.run_dir), tree(stage.outside)
+    said = spoken(["resume", f"sweep_dir={tmp_path}", "trial=0"], capsys)
+    assert no_training == [], said
+    assert (tree(stage.run_dir), tree(stage.outside)) == before
 
 
 def test_the_bound_on_what_a_network_takes_is_one() -> None:

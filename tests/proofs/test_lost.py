@@ -108,7 +108,7 @@ def write(run_dir: Path, change: Change, asynchronous: bool, notice: Callable[[s
 def write_predictions(place: Path) -> None:
     found = validation_predictions.summarize(3, np.array([[0, 1, 0.9, 2.0, 1.0]], np.float32))
     with contextlib.suppress(OSError):  # as TensorBoard does
-        validation_predictions.write(place, validation_predictions.with_pictures(found, [None]), [3])
+        validation_predictions.write(place, validation_predictions.with_pictures(found, [None], ["here"]), [3])
 
 
 def run_into(change: Change, run_dir: Path, asynchronous: bool, notice: Callable[[saving.Run], None]) -> str:

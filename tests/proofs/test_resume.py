@@ -49,7 +49,7 @@ SMALL_RUN = "small"
 
 def train_arguments(run_dir: Path, variant: str, *more: str) -> tuple[str, ...]:
     of_variant = (
-        (*SMALL, *VARIANTS["adam"][0], *paced(0.1)) if variant == SMALL_RUN else (*NARROW, *VARIANTS[variant][0])
+        (*SMALL, *VARIANTS["adam"][0], *paced(0.2)) if variant == SMALL_RUN else (*NARROW, *VARIANTS[variant][0])
     )
     return ("train", f"run_dir={run_dir}", *of_variant, *EVERYTHING, *more)
 
@@ -113,6 +113,37 @@ def test_resume_after_a_signal_equals_uninterrupted_run(
     *_, goes_on = process.output.splitlines()
     trainer.run(*shlex.split(goes_on)[3:])
     assert_same_run(references[variant], run_dir)
+
+
+# no time between saves that block, so that the second one, which is measured, comes on every machine before step 7
+EAGER = """
+import sys
+from trainer.__main__ import main
+from trainer.training import save_interval
+save_interval.FIRST_SECONDS, save_interval.SHORTEST, save_interval.LONGEST = 0, 0, 0
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.usefixtures("small")
+def test_a_run_that_saves_by_time_and_is_killed_equals_one_that_saves_by_steps(
+    references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    arguments = train_arguments(run_dir, SMALL_RUN, f"train.steps={STEPS}", "on_existing=resume")
+    command = ("-c", EAGER, *arguments, "checkpoint.every_steps=auto", "checkpoint.async_save=false")
+    process = trainer.start_python(*command)
+    wait_for_step(process, run_dir, 8)
+    process.signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, process.output
+    made = [int(name.removeprefix("step-")) for name in checkpoint_names(run_dir)]
+    assert made
+    assert made != [3, 6], "as the reference"
+    output = trainer.start_python(*command)
+    assert output.wait() == 0, output.output
+    assert "\ncheckpoint.every_steps=auto: a checkpoint every " in output.output
+    assert "; seen: 1 failure in " in output.output
+    assert_same_run(references[SMALL_RUN], run_dir)
 
 
 def test_every_example_came_exactly_once(references: dict[str, Path]) -> None:

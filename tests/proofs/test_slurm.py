@@ -338,6 +338,43 @@ def test_without_a_spare_a_job_on_two_nodes_goes_on_on_the_one_that_is_left(
     assert_one_curve(undisturbed_pair, job.run_dir)
 
 
+ELASTIC = (  # the kinked network: a difference in the last bit grows
+    *UNDISTURBED,
+    "train.logical_replicas=4",
+    "train.global_batch_size=16",
+    "data.train_examples=160",
+    "model.batch_norm.synchronized=false",
+    "model.batch_norm.group_size=4",
+    "schedule.warmup_steps=0",
+)
+
+
+@pytest.mark.long
+def test_with_logical_replicas_a_job_loses_a_node_and_gets_it_back_and_keeps_every_bit(
+    cluster: Slurm, trainer: Trainer, tmp_path: Path
+) -> None:
+    need_machines(cluster)
+    job = Submitted(cluster, tmp_path / "run", "1-2", "--exclusive", arguments=(*ELASTIC, *paced(0.1)))
+    job.wait("committed_step", 10)
+    blocking = cluster.submit("--exclusive", "--output=/dev/null", "--wrap=sleep 600", cwd=tmp_path)
+    cluster.wait(lambda: not cluster.idle, "all nodes in use")
+    _, lost = cluster.nodes_of(job.number)
+    cluster.power_off(lost)
+    job.wait_for_start(2)
+    job.wait("committed_step", 20)
+    assert len(cluster.nodes_of(job.number)) == 1
+    cluster.client("scancel", str(blocking))
+    cluster.power_on(lost)
+    cluster.wait(lambda: len(cluster.idle) == 2, "the spare and the lost node to be free")
+    cluster.client("scontrol", "requeue", str(job.number))
+    job.wait_for_start(3)
+    job.end()
+    assert job.output.count("2 replicas in 2 processes") == 2
+    assert "every bit stays the same, by train.logical_replicas=4" in job.output
+    trainer.run("train", *ELASTIC, "run_dir=alone")
+    assert_same_run(trainer.cwd / "alone", job.run_dir)
+
+
 def test_the_script_requeues_what_may_help_and_nothing_else(cluster: Slurm, tmp_path: Path) -> None:
     """With a program in the trainer's place that ends as its last argument says."""
     program = tmp_path / "program"

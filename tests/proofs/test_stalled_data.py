@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from image_data import make_splits
 from processes import Process, Trainer, assert_same_run, checkpoint_names
+from stalled_reads import STALLING_DIGITS
 from worker_processes import cluster_of_two, finish
 
 # trains, and replaces the images of a folder by pipes that nobody writes to, when a step was made
@@ -73,21 +74,13 @@ def test_a_stop_does_not_wait_for_data_and_the_read_that_stalls_is_named(
 
 
 # Trains; from its eighth batch on, a read waits for a writer of a pipe.
-STALLING = """
+STALLING = f"""
 import os, sys
 from trainer.__main__ import main
 from trainer.data import supply
-from trainer.data.sources.digits import DigitsSplit
 
 supply.STALLED_SECONDS = 1.0
-os.mkfifo("pipe")
-read, batches = DigitsSplit.read, []
-def stalling(self, records):
-    batches.append(len(records))
-    if sum(count > 1 for count in batches) > 8:
-        open("pipe").close()
-    return read(self, records)
-DigitsSplit.read = stalling
+{STALLING_DIGITS}
 main(sys.argv[1:])
 """
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import html
 import json
 import re
 import shutil
@@ -10,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +22,7 @@ import pytest
 import tensorflow as tf
 from browser import CHROMIUM, DARK, LIGHT, chromium, seen
 from composing import compose
+from PIL import Image
 from small_plugin import SMALL, install, installed_here
 from stored_runs import keep_this_process
 
@@ -26,9 +30,12 @@ from trainer.__main__ import run
 from trainer.checkpoint import manifest as manifests
 from trainer.config import reproduction, stored
 from trainer.config.complete import complete, with_leaves
-from trainer.report import contents, page
+from trainer.monitoring import pictures
+from trainer.monitoring.confusion import Confusion
+from trainer.report import charts, contents, page
 from trainer.run_directory import validation_predictions
 from trainer.run_directory.metrics import TRAIN, VALIDATION, read_metrics
+from trainer.storage.unacceptable import Unacceptable
 from trainer.sweeps import plan
 from trainer.sweeps.plan import Sweep, Trial
 
@@ -131,11 +138,12 @@ def test_a_report_shows_what_the_run_recorded_and_takes_no_tensorflow(run_dir: P
     read = contents.read(run_dir, "run", pytest.fail)
     assert read.restarts == [RESTART]
     figures = [json.loads(figure) for figure in re.findall(r'<script type="application/json">(.*?)</script>', text)]
-    losses = figures[0]["data"]
-    for split, curve in zip((TRAIN, VALIDATION), losses, strict=True):
-        assert dict(zip(curve["x"], curve["y"], strict=True)) == {
-            step: record["loss"] for step, record in records(run_dir, split).items()
-        }
+    assert read.config.train.label_smoothing > 0.0, "so the trained loss and that of validation are two charts"
+    assert "<h3>Loss that is trained, with label smoothing" in text
+    for split, figure in zip((TRAIN, VALIDATION), figures, strict=False):
+        (curve,) = figure["data"]
+        assert curve["x"] == list(records(run_dir, split))
+        assert curve["y"] == pytest.approx([record["loss"] for record in records(run_dir, split).values()], rel=1e-5)
     assert [shape["x0"] for shape in figures[0]["layout"]["shapes"]] == [RESTART]
     markup = re.sub(r"<script>.*?</script>", "", text, flags=re.DOTALL)
     assert not re.search(r'(src|href)="(?!data:)', markup), "nothing is fetched from anywhere"
@@ -158,15 +166,126 @@ def test_the_command_to_reproduce_makes_the_same_configuration(overrides: tuple[
     assert compose(*reproduction.overrides(config)) == config
 
 
+def test_a_report_says_what_was_trained_and_which_files_were_mistaken(run_dir: Path) -> None:
+    report(f"run_dir={run_dir}")
+    text = (run_dir / "report.html").read_text()
+    facts = dict(re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", text))
+    assert list(facts)[:3] == ["Network", "Data", "Optimizer"]
+    assert facts["Network"] == "small: 510 parameters, 10 classes; on cpu in float32"
+    assert facts["Data"].startswith("digits: 40 images to train on, 20 to validate; batches of 8")
+    assert facts["Optimizer"] == "sgd, learning rate 0.005, constant schedule, batch 8"
+    assert "in 2 lives" in facts["Time"]
+    kept = [validation_predictions.read(path) for path in validation_predictions.stored(run_dir).values()]
+    examples = {(mistake.example, mistake.predicted) for found in kept for mistake in found.mistakes}
+    assert text.count("<figcaption>") == len(examples) < sum(len(found.mistakes) for found in kept), "each once"
+    assert "of its worst mistakes are shown above" in text
+    for found in kept:
+        for mistake in found.mistakes:
+            assert mistake.place is not None
+            file = html.escape(page.RECORD.sub("", mistake.place))
+            assert f'title="{file}">{file.rpartition("/")[2]}</button>' in text
+
+
+def test_the_scores_of_classes_are_those_of_the_confusions(run_dir: Path) -> None:
+    found = Confusion.of_entries([(0, 0, 3), (0, 1, 1), (1, 1, 4), (2, 1, 1)])
+    scores = {name: dataclasses.astuple(each) for name, each in found.by_class().items()}
+    assert scores == {0: (4, 1.0, 0.75, 6 / 7), 1: (4, 4 / 6, 1.0, 8 / 10), 2: (1, None, 0.0, 0.0)}
+    report(f"run_dir={run_dir}")
+    text = (run_dir / "report.html").read_text()
+    for path in validation_predictions.stored(run_dir).values():
+        kept = Confusion.of_entries(validation_predictions.read(path).confusions)
+        for name, each in kept.by_class().items():
+            precision, recall = (page._share(value) for value in (each.precision, each.recall))
+            cells = (precision, recall, f"{each.f1:.3f}", each.support)
+            row = "".join(f'<td class="number">{cell}</td>' for cell in cells)
+            assert f"<td>{contents.read(run_dir, 'run', pytest.fail).class_names[name]}</td>{row}" in text
+
+
+def test_a_matrix_has_the_names_of_the_classes_on_its_axes() -> None:
+    names = ["cat", "a name that is far too long for a tick"]
+    figure = json.loads(str(charts.confusion(Confusion.of_entries([(0, 1, 1), (1, 1, 2)]), names)))
+    for axis in ("xaxis", "yaxis"):
+        assert figure["layout"][axis]["ticktext"] == ["cat", "a name that is …"]
+
+
+def with_values(read: contents.Contents, **values: Sequence[float]) -> dict[str, dict[str, Any]]:
+    """The charts of a run whose training had these values."""
+    count = len(next(iter(values.values())))
+    made = [
+        {"step": step, "split": TRAIN, **{name: value[step] for name, value in values.items()}} for step in range(count)
+    ]
+    found = charts.curves(dataclasses.replace(read, records=made))
+    return {title: json.loads(figure)["layout"] for title, figure in found.items()}
+
+
+def test_what_is_wide_has_a_logarithmic_scale_and_what_is_rare_does_not_decide_the_scale(run_dir: Path) -> None:
+    read = contents.read(run_dir, "run", pytest.fail)
+    spike = [10.0] * 99 + [1000.0]
+    rising = [float(each) for each in np.linspace(9.0, 11.0, 99)] + [1000.0]
+    falling = [float(each) for each in np.geomspace(100.0, 0.01, 100)]
+    layouts = with_values(read, images_per_second=rising, gradient_norm=falling, weight_norm=spike)
+    assert layouts["Images per second"]["yaxis"]["range"][1] < 20.0
+    assert "1 higher, up to 1e+03" in json.dumps(layouts["Images per second"]["annotations"])
+    assert layouts["Norm of the gradients"]["yaxis"]["type"] == "log"
+    assert "range" not in layouts["Norm of the weights"]["yaxis"], "nothing is usual where all but one are the same"
+
+
+def test_both_losses_are_one_chart_where_they_are_the_same_quantity(run_dir: Path) -> None:
+    read = contents.read(run_dir, "run", pytest.fail)
+    config = with_leaves(read.config, {"train.label_smoothing": 0.0, "model.weight_decay": 0.0})
+    (title, figure), *_ = charts.curves(dataclasses.replace(read, config=config)).items()
+    assert title == "Loss"
+    assert [trace["name"] for trace in json.loads(figure)["data"]] == ["training", "validation"]
+
+
+def test_predictions_of_earlier_versions_are_shown_without_places(run_dir: Path, tmp_path: Path) -> None:
+    (path, *_) = validation_predictions.stored(run_dir).values()
+    document = json.loads(path.read_text())
+    document["format_version"] = 1
+    for mistake in document["mistakes"]:
+        del mistake["place"]
+    old = tmp_path / path.name
+    old.write_text(json.dumps(document))
+    found = validation_predictions.read(old)
+    assert all(mistake.place is None for mistake in found.mistakes)
+    del document["mistakes"][0]["loss"]
+    old.write_text(json.dumps(document))
+    with pytest.raises(Unacceptable, match="lacks loss"):
+        validation_predictions.read(old)
+
+
+def test_thumbnails_take_few_bytes_and_what_is_none_is_left_out() -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (16, 16, 3)).astype(np.uint8)
+    photo = Image.fromarray(noise).resize((128, 128), Image.Resampling.BICUBIC)  # as smooth as photographs are
+    small = page._small(pictures.as_png(photo))
+    assert small is not None
+    assert small.startswith("data:image/webp;base64,")
+    assert len(small) * 2 * validation_predictions.WORST + 1.87e6 < 2e6
+    for wrong in ("no base64!", "aGVsbG8=", pictures.as_png(photo.resize((300, 10))), pictures.as_png(photo)[:400]):
+        assert page._small(wrong) is None
+
+
+def test_the_packed_library_is_the_library_and_nothing_that_html_reads() -> None:
+    text = "".join(map(chr, range(32, 1000))) * 50
+    packed = page.packed(text)
+    assert not set("<&>\"'") & set(packed)
+    assert zlib.decompress(base64.b85decode(packed.translate(str.maketrans(".,:", "<&>")))).decode() == text
+
+
 def test_several_runs_are_compared_with_the_keys_in_which_they_differ(run_dir: Path, tmp_path: Path) -> None:
     other = shutil.copytree(run_dir, tmp_path / "other")
     path = other / stored.FILE_NAME
     path.write_text(stored.to_text(with_leaves(stored.read(path), {"seed": 99})))
     runs = [contents.read(place, place.name, pytest.fail) for place in (run_dir, other)]
-    assert page.differences(runs) == [("seed", ["0", "99"])]
+    assert page.differences(runs) == [("seed", [0, 99])]
     report(f"run_dir=[{run_dir},{other}]", f"output={tmp_path / 'two.html'}")
     text = (tmp_path / "two.html").read_text()
     assert ">99<" in text
+    assert text.count('<span class="mark">best</span></td><td class="short">') == 1, "of two alike, the first"
+    figures = [json.loads(figure) for figure in re.findall(r'<script type="application/json">(.*?)</script>', text)]
+    assert figures[0]["layout"]["xaxis"]["ticktext"] == ["seed", "accuracy"]
+    assert [trace["customdata"][0] for trace in figures[0]["data"]] == ["99", "0"], "the best on top"
+    assert [trace["y"][0] for trace in figures[0]["data"]] == [1.0, 0.0]
     assert str(run_dir) in text
     assert str(other) in text
 
@@ -212,6 +331,12 @@ def test_text_of_a_stranger_is_shown_as_text(hostile: Path) -> None:
     assert "&lt;script&gt;window.pwned" in text
 
 
+def best_predictions(run_dir: Path) -> Path:
+    validations = records(run_dir, VALIDATION)
+    best = min(validations, key=lambda step: (-validations[step]["accuracy"], step))
+    return validation_predictions.stored(run_dir)[best]
+
+
 class TestBrowser:
     pytestmark = needs_chromium
 
@@ -226,10 +351,25 @@ class TestBrowser:
             assert facts["outside"] == []
             assert facts["covered"] == []
             assert facts["drawn"] == facts["charts"] >= 8
+            assert facts["holes"] == []
             assert facts["pictures"] >= validation_predictions.WORST
             assert "step-00000006" in facts["text"]
+            worst = validation_predictions.read(best_predictions(run_dir)).mistakes[0].place
+            assert worst is not None
+            assert facts["pressed"] in ("copied", page.RECORD.sub("", worst)), "copied, or there to be selected"
+        assert (run_dir / "report.html").stat().st_size < 2e6
         assert looks[LIGHT]["paper"] == looks[DARK]["paper"].replace("20, 23, 27", "255, 255, 255")
         assert looks[LIGHT]["ink"] != looks[DARK]["ink"]
+
+    def test_a_comparison_can_be_read(self, run_dir: Path, tmp_path: Path) -> None:
+        other = shutil.copytree(run_dir, tmp_path / "other")
+        path = other / stored.FILE_NAME
+        path.write_text(stored.to_text(with_leaves(stored.read(path), {"seed": 99})))
+        report(f"run_dir=[{run_dir},{other}]", f"output={tmp_path / 'two.html'}")
+        facts = seen(tmp_path / "two.html", 1400, LIGHT)
+        assert facts["drawn"] == facts["charts"] >= 8
+        assert facts["holes"] == []
+        assert facts["covered"] == []
 
     def test_a_hostile_report_runs_nothing(self, hostile: Path) -> None:
         report(f"run_dir={hostile}")
@@ -263,31 +403,50 @@ class TestBrowser:
             assert ask(url, "data/runs") == shown
             tags = {kind: ask(url, f"data/plugin/{kind}/tags") for kind in kinds[:4]}
             train, validation = "tensorboard/train", "tensorboard/val"
-            shared = {"loss", "accuracy"}
-            assert shared | {"learning_rate", "gradient_norm", "weight_norm", "input_wait", "start"} <= set(
-                tags["scalars"][train]
-            )
+            shared = {"loss/loss", "accuracy/accuracy"}
+            alone = {"rate/learning_rate", "norm/gradient_norm", "norm/weight_norm", "speed/input_wait", "run/start"}
+            assert shared | alone <= set(tags["scalars"][train])
             assert shared <= set(tags["scalars"][validation])
+            groups = {name.partition("/")[0] for names in tags["scalars"].values() for name in names}
+            assert groups == {"loss", "accuracy", "rate", "norm", "speed", "records", "run", "time"}
             assert set(tags["images"][train]) == {"inputs"}
             assert set(tags["images"][validation]) == {"confusion", "mistakes"}
             assert set(tags["text"][train]) == {"config", "starts"}
             assert all(name.startswith("weights/") for name in tags["histograms"][train])
             assert list(ask(url, "data/plugin/graphs/info")) == [validation]
-            steps = [step for _, step, _ in ask(url, f"data/plugin/scalars/scalars?run={train}&tag=loss")]
+            steps = [step for _, step, _ in ask(url, f"data/plugin/scalars/scalars?run={train}&tag=loss/loss")]
             assert steps == [2, 4, 6], "continuous over the restart"
             starts = [
-                [step, value] for _, step, value in ask(url, f"data/plugin/scalars/scalars?run={train}&tag=start")
+                [step, value] for _, step, value in ask(url, f"data/plugin/scalars/scalars?run={train}&tag=run/start")
             ]
             assert starts == [[0, 1.0], [RESTART, 2.0]]
-            ranked = ask(url, "data/plugin/hparams/experiment", {"experimentName": ""})["metricInfos"]
-            assert {"group": "val", "tag": "accuracy"} in [metric["name"] for metric in ranked]
+            experiment = ask(url, "data/plugin/hparams/experiment", {"experimentName": ""})
+            names = [metric["name"] for metric in experiment["metricInfos"]]
+            assert list(dict.fromkeys(name["tag"].partition("/")[0] for name in names))[:2] == ["accuracy", "loss"]
+            assert {"group": "val", "tag": "accuracy/accuracy"} in names
+            columns = [column["name"] for column in experiment["hparamInfos"]]
+            assert columns[:5] == ["Batch", "Learning rate", "Network", "Optimizer", "Schedule"]
+            assert "optimizer.momentum" in columns
+            question = {
+                "experimentName": "",
+                "allowedStatuses": ["STATUS_UNKNOWN", "STATUS_SUCCESS", "STATUS_FAILURE", "STATUS_RUNNING"],
+                "colParams": [{"metric": names[0], "order": "ORDER_DESC"}],
+                "startIndex": 0,
+                "sliceSize": 10,
+            }
+            (group,) = ask(url, "data/plugin/hparams/session_groups", question)["sessionGroups"]
+            assert group["hparams"]["Learning rate"] == RATE
+            values = {
+                (metric["name"]["group"], metric["name"]["tag"]): metric["value"] for metric in group["metricValues"]
+            }
+            assert values["val", "accuracy/accuracy"] == pytest.approx(records(run_dir, VALIDATION)[STEPS]["accuracy"])
             dom = chromium(f"{url}/#timeseries", "--window-size=1400,1000", "--dump-dom")
         finally:
             process.kill()  # how TensorBoard ends is not the claim, and takes it long on a busy machine
             process.wait(30)
         for run_name in (train, validation):
             assert f'title="{run_name}"' in dom or run_name in dom
-        assert 'title="accuracy"' in dom
+        assert 'title="accuracy/accuracy"' in dom or "accuracy/accuracy" in dom
         assert list((run_dir / "tensorboard/train/plugins/profile").rglob("*.xplane.pb"))
 
 

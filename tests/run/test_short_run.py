@@ -17,6 +17,7 @@ from trainer.run.preparation import prepare
 from trainer.run.short_run import warnings
 from trainer.run.starting_point import FromNothing
 from trainer.run.warm_start import WarmStart
+from trainer.run.watchdog import Watchdog
 from trainer.run.writer import taking
 from trainer.run_directory import lock
 from trainer.runtime.signals import StopRequest
@@ -101,7 +102,9 @@ def test_a_run_from_other_weights_keeps_their_statistics_and_says_at_its_start_w
         prepared = prepare(tmp_path / "run", config, start, process)
         assert prepared is not None
         assert prepared.config.model.batch_norm.initial_updates == SETTLED
-        with taking(tmp_path / "run", prepared, process):
+        with taking(
+            tmp_path / "run", prepared, process, Watchdog(process, None, ends_process=False), process.stop.began
+        ):
             pass
     log = (tmp_path / "run" / "train.log").read_text()
     assert "warning: the learning rate rises until the last step, 40, where it has 40 % of its peak" in log

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import shutil
-import socket
-import subprocess
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import fsspec
 import pytest
+import s3fs
 from diagnosing import commit, composed, narrow_config, narrow_state
 from fsspec.implementations.memory import MemoryFileSystem
 from processes import Trainer, assert_same_run, checkpoint_names
-from worker_processes import free_ports
+from s3_server import s3_server
 
 from trainer.__main__ import run
 from trainer.checkpoint import directory
@@ -30,6 +28,7 @@ from trainer.run_directory.mirror_place import Place
 
 START = Start("2026-01-01T00:00:00+00:00", "host", 0, None, ())
 KEEP_ALL = Retention(100, 0, None, "accuracy")
+LIFE = '{"began": 100.0, "from": 0, "alive": null, "at": 160.0, "step": 4, "seconds": {"training": 60.0}}\n'
 DATA = "state.data-00000-of-00001"
 
 
@@ -74,6 +73,7 @@ def made(run_dir: Path, *steps: int) -> Path:
         commit(run_dir, step, narrow_state(), narrow_config(), (START,))
     shutil.copy(directory.committed(run_dir / "checkpoints")[-1] / "config.yaml", run_dir)
     (run_dir / "metrics.jsonl").write_text('{"step": 2}\n')
+    (run_dir / "time.jsonl").write_text(LIFE)
     return run_dir
 
 
@@ -106,6 +106,7 @@ def test_a_run_comes_back_from_its_mirror_as_it_was(scheme: str, run_dir: Path, 
     assert content(back / "checkpoints" / "step-00000004") == content(newest)
     assert checkpoint_names(back) == ["step-00000004"]
     assert (back / "metrics.jsonl").read_bytes() == (run_dir / "metrics.jsonl").read_bytes()
+    assert (back / "time.jsonl").read_bytes() == (run_dir / "time.jsonl").read_bytes()
     assert default_directory(Place(url)) == Path("outputs/digits/mine")
 
 
@@ -198,28 +199,10 @@ def test_a_place_that_holds_another_run_is_refused_and_left_alone(run_dir: Path,
 
 
 @pytest.fixture
-def bucket(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[str]:
-    """A bucket of a server that speaks S3 on this machine; skipped without ``s3fs`` and ``moto_server``."""
-    s3fs = pytest.importorskip("s3fs")
-    server = shutil.which("moto_server")
-    if server is None:
-        pytest.skip("moto_server is not installed: pip install 'moto[server]' in an environment of its own")
-    (port,) = free_ports(1)
-    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
-    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
-    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
-    with (tmp_path / "server.log").open("w") as log:
-        process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=log, stderr=log)
-        try:
-            for _ in range(300):
-                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
-                    break
-                time.sleep(0.1)
-            s3fs.S3FileSystem().mkdir("mine")
-            yield "s3://mine/run"
-        finally:
-            process.terminate()
-            process.wait()
+def bucket(tmp_path: Path) -> Iterator[str]:
+    with s3_server(tmp_path / "server.log"):
+        s3fs.S3FileSystem().mkdir("mine")
+        yield "s3://mine/run"
 
 
 def test_a_mirror_in_s3_follows_the_run_and_gives_it_back(bucket: str, run_dir: Path, tmp_path: Path) -> None:
@@ -253,6 +236,43 @@ def test_predictions_of_the_newest_and_best_validation_are_mirrored_and_fetched(
     fetch(Place("memory://bucket"), back, pytest.fail)
     assert content(back / "predictions") == content(run_dir / "predictions")
     assert sorted(validation_predictions.stored(back)) == [2, 6]
+
+
+def test_an_account_that_a_mirror_lacks_or_keeps_back_or_that_is_here_already_stops_nothing(
+    run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (run_dir / "time.jsonl").unlink()  # as a version before it
+    assert mirrored("memory://bucket", run_dir) == []
+    fetch(Place("memory://bucket"), places(tmp_path, "first"), pytest.fail)
+    assert not (tmp_path / "first" / "time.jsonl").exists()
+
+    (run_dir / "time.jsonl").write_text(LIFE * 1000)
+    assert mirrored("memory://bucket", run_dir) == []
+    monkeypatch.setattr(module, "ACCOUNT_LIMIT", 1000)
+    said: list[str] = []
+    fetch(Place("memory://bucket"), places(tmp_path, "second"), said.append)
+    assert "the account of the time before was not fetched from memory://bucket" in said[0]
+    assert not (tmp_path / "second" / "time.jsonl").exists()
+
+    there = places(tmp_path, "third") / "time.jsonl"
+    there.write_text("what was here")
+    fetch(Place("memory://bucket"), tmp_path / "third", pytest.fail)
+    assert there.read_text() == "what was here"
+
+
+def places(tmp_path: Path, name: str) -> Path:
+    (tmp_path / name).mkdir()
+    return tmp_path / name
+
+
+def test_the_last_line_of_an_account_arrives_after_the_last_pass(run_dir: Path) -> None:
+    mirror = Mirror(Place("memory://bucket"), run_dir, KEEP_ALL, START, 0)
+    mirror.follow({})
+    mirror.finish()
+    with (run_dir / "time.jsonl").open("a") as file:
+        file.write("the last line")
+    mirror.finish_account()
+    assert Place("memory://bucket").read(Place("memory://bucket").root / "time.jsonl", 1000).endswith(b"the last line")
 
 
 def test_a_fetch_leaves_what_is_here_already(run_dir: Path, tmp_path: Path) -> None:
@@ -316,6 +336,51 @@ def test_the_name_of_the_experiment_on_a_mirror_leads_to_no_other_place(
     assert run(["resume", "run_dir=memory://bucket/mine"]) == NoValidCheckpoint.exit_status
     assert "into=DIR" in (said := capsys.readouterr().err) or "control characters" in said
     assert sorted(tmp_path.rglob("*")) == before
+
+
+CKPT = "checkpoints/step-00000004"
+NO_FILES = {
+    "manifest": f"{CKPT}/manifest.json",
+    "configuration of a checkpoint": f"{CKPT}/config.yaml",
+    "values": f"{CKPT}/{DATA}",
+    "checkpoint": CKPT,
+    "configuration": "config.yaml",
+    "history": "metrics.jsonl",
+}
+
+
+@pytest.mark.parametrize("kind", ["FIFO", "link"])
+@pytest.mark.parametrize("name", NO_FILES)
+def test_a_mirror_on_this_machine_is_not_followed_out_of_its_place_and_not_waited_for(
+    name: str, kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file that is a FIFO without a writer, or a link to a whole one elsewhere."""
+    far, elsewhere = made(tmp_path / "far", 4), tmp_path / "elsewhere"
+    (far / NO_FILES[name]).rename(elsewhere)
+    if kind == "FIFO":
+        os.mkfifo(far / NO_FILES[name])
+    else:
+        (far / NO_FILES[name]).symlink_to(elsewhere)
+    place = tmp_path / "here"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    assert run(["resume", f"run_dir=file://{far}", "into=back"]) == NoValidCheckpoint.exit_status
+    said = capsys.readouterr().err
+    assert f"{far.name}" in said
+    assert not (place / "back" / "metrics.jsonl").exists()
+
+
+def test_a_mirror_whose_directory_of_checkpoints_leads_elsewhere_is_not_written_through(
+    run_dir: Path, tmp_path: Path
+) -> None:
+    far, elsewhere = tmp_path / "far", tmp_path / "elsewhere"
+    mirrored(f"file://{far}", run_dir)
+    (far / "checkpoints").rename(elsewhere)
+    (far / "checkpoints").symlink_to(elsewhere)
+    before = content(elsewhere)
+    (complaint, *_) = mirrored(f"file://{far}", made(run_dir, 6), Retention(1, 0, None, "accuracy"), 4)
+    assert "checkpoints is a symbolic link" in complaint
+    assert content(elsewhere) == before
 
 
 @pytest.mark.parametrize(

@@ -207,6 +207,7 @@ WRITERS: dict[str, Callable[[Path], list[str]]] = {
         f"output={place.parent}/served",
     ],
     "check-data": lambda place: ["check-data", "data=digits", f"report={place}/manifest.json"],
+    "prepare-data": lambda place: ["prepare-data", "data=digits", f"output={place}"],
     "check-data over metrics": lambda place: ["check-data", "data=digits", f"report={place.parents[1]}/metrics.jsonl"],
     "a fetch": lambda place: ["resume", f"run_dir=file://{place.parents[2]}/far", f"into={place}"],
     "a sweep": lambda place: ["train", "--multirun", "seed=1,2", f"hydra.sweep.dir={place}/sweep"],

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from trainer.run_directory import wall_time
+from trainer.run_directory.costs import SaveCost
 from trainer.run_directory.layout import LOCK, TIME
 from trainer.run_directory.phases import PHASES
 from trainer.run_directory.wall_time import Account, Clock
@@ -137,6 +138,9 @@ def test_a_file_that_was_copied_long_afterwards_shows_no_sign_of_life(tmp_path: 
         '{"at": 1, "step": 1, "seconds": {"training": "x"}}',
         '{"at": 1, "step": 1, "seconds": {"lost": 5}}',
         '{"began": 1, "at": 1, "step": 1, "seconds": {}}',
+        '{"at": 1, "step": 1, "seconds": {}, "save": {"stall": -1, "written": 1}}',
+        '{"at": 1, "step": 1, "seconds": {}, "save": {"stall": 1, "written": 1, "more": 1}}',
+        '{"at": 1, "step": 1, "seconds": {}, "save": 1}',
         '{"began": null, "from": 0, "alive": null, "at": 1, "step": 1, "seconds": {}}',
         "[" * 100_000,
     ],
@@ -167,3 +171,25 @@ def test_a_disk_that_refuses_a_line_costs_no_second(tmp_path: Path, times: Times
 
 def test_a_run_of_an_earlier_version_has_no_account(tmp_path: Path) -> None:
     assert wall_time.read(tmp_path) is None
+
+
+def test_a_life_knows_what_saves_and_starts_cost_before_it_and_how_often_the_run_failed(
+    tmp_path: Path, times: Times
+) -> None:
+    first = Life(tmp_path, times, 0, starting=10.0)
+    assert first.clock.earlier.failures == 0
+    first.spend("tracing", 5.0)
+    assert first.clock.start_seconds() == pytest.approx(15.0)
+    first.steps(50, seconds=2.0)
+    first.clock.measured(SaveCost(0.5, 3.0))
+    first.clock.saved()
+    first.steps(20, seconds=2.0)  # killed
+    second = Life(tmp_path, times, 50, starting=20.0)
+    second.spend("tracing", 5.0)
+    second.steps(1, seconds=2.0)
+    second.clock.close()  # a signal: no failure
+    Life(tmp_path, times, 51, starting=30.0)  # killed before its first step: no start that could be measured
+    found = Life(tmp_path, times, 51, starting=10.0).clock.earlier
+    assert (found.failures, found.save) == (2, SaveCost(0.5, 3.0))
+    assert found.starts == pytest.approx((15.0, 25.0))
+    assert found.running == pytest.approx(15 + 140 + 25 + 2 + 30 + 10, abs=0.1)

@@ -10,6 +10,7 @@ import shlex
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -52,6 +53,7 @@ def test_output_that_is_all_there_is_must_be_written() -> None:
 
 PRINTING = """
 import sys
+import threading
 from trainer.runtime import streams
 streams.open_closed()
 streams.guard(tolerant=True)
@@ -275,3 +277,41 @@ def test_predictions_that_cannot_be_looked_at_stop_nothing(tmp_path: Path, monke
 
     monkeypatch.setattr(Path, "iterdir", refusing)
     validation_predictions.forget_later(tmp_path, 1)
+
+
+NOBODY_READS = """
+import sys
+import threading
+from trainer.runtime import streams
+streams.PATIENCE_SECONDS = 0.5
+streams.guard(tolerant=True)
+for line in range(50_000):
+    print(line)
+sys.stdout.flush()
+sys.stderr.write("read on\\n")
+sys.stdin.readline()
+print("and this is read again", flush=True)
+"""
+
+
+def test_a_reader_that_stops_reading_does_not_stop_a_run_and_gets_what_comes_when_it_reads_on() -> None:
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(
+        [sys.executable, "-c", NOBODY_READS], cwd=ROOT, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stderr is not None
+    impatient = threading.Timer(SECONDS_ALLOWED, process.kill)
+    impatient.start()
+    said = [process.stderr.readline(), process.stderr.readline()]
+    assert said[0].startswith("warning: nobody has taken standard output for 0 s (a pipe that is full"), said
+    assert said[1] == "read on\n"
+    taken = [process.stdout.readline() for _ in range(5_000)]
+    assert taken == [f"{line}\n" for line in range(5_000)], "what had room before is whole"
+    process.stdin.write("\n")
+    rest, said_later = process.communicate()
+    impatient.cancel()
+    assert rest.endswith("and this is read again\n")
+    assert said_later == ""
+    assert process.returncode == 0

@@ -297,7 +297,7 @@ def predictions() -> dict[str, Any]:
         "errors": [
             error_of(lambda: predictor.predict("0.png")),
             error_of(lambda: predictor.predict(["absent.png"])),
-            error_of(lambda: predictor.predict([np.zeros([4, 4], np.uint8)])),
+            error_of(lambda: predictor.predict([np.zeros([4, 4, 2], np.uint8)])),
             error_of(lambda: predictor.predict([Path(__file__)])),
         ],
     }

@@ -33,17 +33,31 @@ function look() {{
   for (const [a, s] of boxes) for (const [b, t] of boxes)
     if (a < b && s.left < t.right - 1 && t.left < s.right - 1 && s.top < t.bottom - 1 && t.top < s.bottom - 1)
       covered.push(a + " / " + b);
+  const holes = [];
+  for (const grid of page.querySelectorAll(".charts, .facts")) {{
+    const edge = grid.getBoundingClientRect().right, rows = {{}};
+    for (const e of grid.children) {{
+      const box = e.getBoundingClientRect();
+      if (box.width) rows[box.top] = Math.max(rows[box.top] || 0, box.right);
+    }}
+    for (const [top, right] of Object.entries(rows)) if (edge - right > 2) holes.push(top + ": " + (edge - right));
+  }}
   document.querySelector("#found").textContent = JSON.stringify({{
     width: view.innerWidth, scroll_width: page.documentElement.scrollWidth, height: page.documentElement.scrollHeight,
     charts: page.querySelectorAll(".chart").length, drawn: page.querySelectorAll(".chart .overplot").length,
-    outside: outside.map((e) => e.tagName + "." + e.className), covered, title: page.title,
+    outside: outside.map((e) => e.tagName + "." + e.className), covered, holes,
+    title: page.title,
     pictures: [...page.images].filter((e) => e.complete && e.naturalWidth).length,
     scheme: view.matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light",
     paper: view.getComputedStyle(page.body).backgroundColor, ink: view.getComputedStyle(page.body).color,
-    pwned: Boolean(view.pwned), text: page.body.innerText,
+    pressed: (page.querySelector(".copy") || {{}}).textContent, pwned: Boolean(view.pwned), text: page.body.innerText,
   }});
 }}
-frame.onload = () => setTimeout(look, 3000);
+function press() {{
+  const button = frame.contentDocument.querySelector(".copy");
+  if (button) button.click();
+}}
+frame.onload = () => {{ setTimeout(press, 2900); setTimeout(look, 3000); }};
 </script>"""
 
 

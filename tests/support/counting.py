@@ -36,6 +36,7 @@ def main(root: str, *overrides: str) -> None:
             reads.append(0)
             return told
 
+        call.get_concrete_function = step.get_concrete_function  # type: ignore[attr-defined]
         return call
 
     ops._EagerTensorBase._numpy, loop.make_train_step = counted_read, counting

@@ -25,13 +25,14 @@ def main(overrides: list[str]) -> None:
     batch = next(iter(training_batches(open_source(config.data, "train"), config, 0, state.dropout_features)))
     collected = context.context()
     collected.enable_graph_collection()
-    train_step(batch)
+    train_step(batch).loss.numpy()  # waits for it
     functions = collected.export_run_metadata().function_graphs
     graphs = [graph.post_optimization_graph for graph in functions]
     nodes = [node for graph in graphs for node in graph.node]
     nodes += [node for graph in graphs for function in graph.library.function for node in function.node_def]
     sums = [node for node in nodes if node.op in ("AddN", "_MklAddN")]
     found = {
+        "largest": max(len(graph.node) for graph in graphs),  # of the graphs that are executed as a whole
         "added": sorted({sum(not name.startswith("^") for name in node.input) for node in sums}),
         "inter_op_threads": tf.config.threading.get_inter_op_parallelism_threads(),
     }

@@ -37,6 +37,7 @@ INSTALLED = (
     "concurrent.futures.thread",
     "logging.handlers",
 )
+UNUSED = ("jax", "sklearn", "matplotlib", "pandas")  # pandas imports pyarrow, which starts a thread
 HEADER = struct.Struct("!I")
 STREAMS = 3
 STARTED_WITH = dict(os.environ)
@@ -163,8 +164,12 @@ def run(command: list[str]) -> None:
 
 def main() -> None:
     connection = socket.socket(fileno=int(sys.argv[1]))
+    for name in UNUSED:
+        sys.modules[name] = None  # type: ignore[assignment]  # as trainer.runtime.importing does
     for name in INSTALLED:
         importlib.import_module(name)
+    for name in UNUSED:
+        del sys.modules[name]
     require_one_thread()
     gc.collect()
     gc.freeze()  # or the first collection of every program would copy all of it

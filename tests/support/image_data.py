@@ -58,7 +58,7 @@ def make_splits(root: Path, train: int = 4, validation: int = 2) -> Path:
     return root
 
 
-def folder_source(root: Path, split: Any = "train", *overrides: str) -> Source:
+def folder_source(root: object, split: Any = "train", *overrides: str) -> Source:
     values = {"data.root": str(root), **parse_arguments(overrides)}
     return open_source(override(composed("data=image_folder", "data.root=x"), values).data, split)
 
@@ -98,7 +98,7 @@ def make_shards(root: Path, train: int = 6, validation: int = 3) -> Path:
     return root
 
 
-def shard_source(root: Path, split: Any = "train", *overrides: str) -> Source:
+def shard_source(root: object, split: Any = "train", *overrides: str) -> Source:
     values = {"data.root": str(root), **parse_arguments(overrides)}
     if "data.labels_file" in values:
         values["data.num_classes"] = None

@@ -43,7 +43,7 @@ HIGHEST = ("commands", "api", "plugins")
 STARTERS = ("__main__", "__init__")
 # narrower than a package: (importer, package) → the modules of it that may be imported
 ONLY = {
-    ("training", "run_directory"): ("trainer.run_directory.metrics", "trainer.run_directory.phases"),
+    ("training", "run_directory"): tuple(f"trainer.run_directory.{name}" for name in ("metrics", "phases", "costs")),
     ("report", "monitoring"): ("trainer.monitoring.confusion",),  # a report takes no TensorFlow
     ("inference", "monitoring"): ("trainer.monitoring.confusion",),
 }

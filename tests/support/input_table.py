@@ -559,7 +559,8 @@ def _evaluated(config: Config) -> dict[str, Outcome]:
 
 
 def _predicted(config: Config, paths: Sequence[Path]) -> dict[str, Outcome]:
-    predictor = Predictor(echo(), tuple(map(str, range(SIZE * SIZE * 3))), config, Path("checkpoint"), 0, "raw")
+    names = tuple(map(str, range(SIZE * SIZE * 3)))
+    predictor = Predictor(echo(), names, config, Path("checkpoint"), 0, "raw", lambda x: tf.nn.softmax(echo()(x)))
 
     def one(path: Path) -> Outcome:
         try:

@@ -47,7 +47,7 @@ def library() -> Path:
 def environment(root: Path, trace: Path | None = None, kill: str | None = None) -> dict[str, str]:
     """The environment of a process under the library; ``kill`` is ``before N`` or ``after N``."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith("TF_")}
-    added = {"LD_PRELOAD": str(library()), "INTERPOSE_ROOT": str(root)}
+    added = {"LD_PRELOAD": str(library()), "INTERPOSE_ROOT": str(root), "XDG_CACHE_HOME": os.devnull}
     if trace is not None:
         added["INTERPOSE_TRACE"] = str(trace)
     if kill is not None:

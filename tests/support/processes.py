@@ -23,6 +23,7 @@ NARROW = (
     "train.global_batch_size=8",
     "train.log_every_steps=2",
     "evaluation.batch_size=16",
+    "checkpoint.every_steps=100",  # by default, the time decides where checkpoints are
     "checkpoint.keep_last=100",
     "runtime.threads=2",
 )

@@ -10,7 +10,7 @@ import pytest
 
 from trainer.data.images import draw, mixing
 from trainer.data.order import ledger
-from trainer.distributed import replicas
+from trainer.distributed import logical_replicas, replicas
 from trainer.models import layers
 from trainer.training import evaluation, gradients, loss_scale, losses, moving_statistics, optimizers, state, step
 
@@ -21,8 +21,11 @@ PARTS = ("train.accumulate_steps=2",)
 GROUPS = ("model.batch_norm.synchronized=false", "model.batch_norm.group_size=8")
 AVERAGE = ("ema.decay=0.9999", "ema.warmup=false", "evaluation.weights=ema")
 WARM_AVERAGE = ("ema.decay=0.9999", "ema.warmup=true")
+LOGICAL = (*GROUPS[:1], "model.batch_norm.group_size=8", "train.logical_replicas=4")
 HALF = ("runtime.precision=mixed_float16",)
 FROZEN = ("fine_tuning.freeze_until_step=1",)
+FROZEN_LAYERS = ("fine_tuning.freeze=[conv2d_*]",)
+LAYER_DECAY = ("fine_tuning.layer_decay=0.5",)
 MIXED = ("mixing=mixup",)
 
 
@@ -64,7 +67,7 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
     "hits of mixed examples": (MIXED, losses, '"label_weight"] >= 0.5', '"label_weight"] >= 0.2'),
     "cross-entropy": ((), losses, "(tf.one_hot(labels", "(1.01 * tf.one_hot(labels"),
     "mixed images": (MIXED, mixing, "own * rows + (1.0 - own)", "own * rows + (0.99 - own)"),
-    "loss shared by replicas": ((), gradients, "config) / state.replicas.count", "config) / 1.0"),
+    "loss shared by replicas": ((), gradients, "config) / shares", "config) / 1.0"),
     "accumulated gradients": (PARTS, gradients, "[gradient / count for", "[gradient for"),
     "accumulated loss": (PARTS, gradients, "loss / count, hits", "loss, hits"),
     "scaled loss": (HALF, gradients, "loss * state.progress.loss_scale if", "loss if"),
@@ -87,7 +90,7 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
         '"mean_square": config.initial_mean_square',
         '"mean_square": config.initial_mean_square + 0.01',
     ),
-    "rate of a step": ((), step, "learning_rate_at(progress.step,", "learning_rate_at(progress.step + 1,"),
+    "rate of a step": ((), step, "learning_rate(progress.step,", "learning_rate(progress.step + 1,"),
     "number of a step": ((), step, "rate, progress.step)", "rate, progress.step + 1)"),
     "averages": (AVERAGE, step, "change * (1.0 - decay)", "change * (1.000001 - decay)"),
     "their warm-up": (WARM_AVERAGE, moving_statistics, "(10.0 + updates)", "(10.1 + updates)"),
@@ -110,6 +113,8 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
         "            put_back(before)\n            return frozen",
         "            return frozen",
     ),
+    "rate of a layer": (LAYER_DECAY, optimizers, "learning_rate * factor", "learning_rate * factor * 1.01"),
+    "frozen batch norm": (FROZEN_LAYERS, layers, "(self.beta - self.moving_mean * factor)", "self.beta"),
     "unscaled gradients": (HALF, step, "gradient / progress.loss_scale", "gradient / (progress.loss_scale * 1.01)"),
     "a step that is skipped": (
         HALF,
@@ -117,7 +122,24 @@ EDITS: dict[str, tuple[tuple[str, ...], ModuleType, str, str]] = {
         "            put_back(before)\n            return finite",
         "            return finite",
     ),
-    "statistics of replicas": (GROUPS, step, "assign(variable, value / replicas.count)", "assign(variable, value)"),
+    "statistics of replicas": (GROUPS, step, "assign(variable, value / shares)", "assign(variable, value)"),
+    "statistics of logical replicas": (LOGICAL, step, "assign(variable, value / shares)", "assign(variable, value)"),
+    "where logical replicas begin": (LOGICAL, step, "zip(moved, before, strict=True)", "zip((), (), strict=True)"),
+    "rows of a logical replica": (LOGICAL, logical_replicas, "parts[:, number]", "parts[:, 0]"),
+    "sums over logical replicas": (LOGICAL, logical_replicas, "one + other for", "one + 1.01 * other for"),
+    "sums of branches": (
+        LOGICAL,
+        logical_replicas,
+        "parts = tf.split(sums[0][0],",
+        "parts = tf.split(1.01 * sums[0][0],",
+    ),
+    "copies of branches": (
+        LOGICAL,
+        replicas,
+        "rows: tf.Tensor = tf.distribute",
+        "rows: tf.Tensor = 1.01 * tf.distribute",
+    ),
+    "sums of validation": (LOGICAL, step, "left[0] + right[0]", "left[0] + left[0]"),
     "ledger": ((), step, "progress.ledger * CHAIN_FACTOR", "progress.ledger * (CHAIN_FACTOR + 2)"),
     "counters": ((), step, "progress.seen.assign_add(kept *", "progress.seen.assign_add(2 * kept *"),
     "entries of the ledger": (

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +46,8 @@ def built_for_reading_once(config: Config, replicas: Replicas | None = None, *, 
 _built = functools.cache(build_state)
 
 
-def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str) -> Path:
-    """A narrow run whose only checkpoint, of step 0, holds what ``change`` made of the initial state."""
+def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str, network: Sequence[str] = NARROW) -> Path:
+    """A run of a ``network`` whose only checkpoint, of step 0, holds what ``change`` made of the initial state."""
 
     def commit(run: Run) -> None:
         change(run)
@@ -57,7 +57,7 @@ def store_run(run_dir: Path, change: Callable[[Run], None], *overrides: str) -> 
     with pytest.MonkeyPatch.context() as patch:
         keep_this_process(patch)
         patch.setattr(session, "run_loop", commit)
-        session.train(Invocation(str(run_dir), "fail", None, ()), compose(*NARROW, *overrides), StopRequest())
+        session.train(Invocation(str(run_dir), "fail", None, ()), compose(*network, *overrides), StopRequest())
     return run_dir
 
 

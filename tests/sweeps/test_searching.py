@@ -78,6 +78,7 @@ def test_a_search_goes_on_past_a_trial_that_diverged_and_says_why(
     said = " ".join(capsys.readouterr().out.split())
     assert " diverged " in said
     assert "2 of 3 trials are finished, 1 diverged" in said
+    assert f"to compare the trials on one page: python -m trainer report sweep_dir={tmp_path}" in said
     assert "to continue the search" not in said, "nothing of it is left to do"
     search = plan.read(tmp_path).search
     assert search is not None

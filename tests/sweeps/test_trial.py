@@ -29,7 +29,7 @@ def sweep(tmp_path: Path) -> Sweep:
 def fail(place: Path, sweep: Sweep, error: TrainerError, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the trial, whose run ends with ``error``."""
 
-    def train(*arguments: object) -> NoReturn:
+    def train(*arguments: object, **keywords: object) -> NoReturn:
         (place / "0").mkdir(exist_ok=True)
         raise error
 

@@ -15,7 +15,7 @@ FLAGS = (False, True)
 
 
 def cadences() -> Iterator[Cadence]:
-    for validate_every, save_every, saves_best in itertools.product((1, 2, 3, 7, 100), (1, 2, 3, 7, 100), FLAGS):
+    for validate_every, save_every, saves_best in itertools.product((1, 2, 3, 7, 100), (1, 2, 3, 7, None), FLAGS):
         yield Cadence(TOTAL, validate_every, save_every, saves_best)
 
 
@@ -47,7 +47,7 @@ def test_a_committed_step_is_never_committed_again_and_every_cadence_is_kept() -
         now = due(standing, cadence)
         if standing.committed == standing.step:
             assert not now.save
-        elif standing.step > 0 and standing.step % cadence.save_every == 0:
+        elif standing.step > 0 and cadence.save_every is not None and standing.step % cadence.save_every == 0:
             assert now.save
         elif standing.improved:
             assert now.save or not cadence.saves_best

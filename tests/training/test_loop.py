@@ -15,6 +15,8 @@ import pytest
 from processes import NARROW, Process, Trainer, assert_same_run, checkpoint_names, metrics
 from small_plugin import paced
 
+from trainer.checkpoint.tensors import read_tensor
+
 
 def test_early_stopping_state_survives_a_resume(small: tuple[str, ...], trainer: Trainer) -> None:
     arguments = (
@@ -36,6 +38,33 @@ def test_early_stopping_state_survives_a_resume(small: tuple[str, ...], trainer:
     )
     assert checkpoint_names(straight)[-1] == "step-00000008"  # validations at 2, then 4, 6, 8 without improvement
     assert_same_run(straight, resumed)
+
+
+def test_a_resume_that_ranks_otherwise_counts_the_best_and_the_patience_again(
+    small: tuple[str, ...], trainer: Trainer
+) -> None:
+    """An accuracy is never compared with a loss: the resumed run stands as if it had ranked so from the start."""
+    by_loss = ("checkpoint.best_metric=loss", "early_stopping.metric=loss", "early_stopping.min_change=0.001")
+    other = ("checkpoint.best_metric=macro_f1", "early_stopping.metric=accuracy", "early_stopping.min_change=0.5")
+    arguments = (*small, "evaluation.every_steps=2", "early_stopping.patience=9", "schedule.decay_steps=20")
+    straight, resumed = trainer.cwd / "straight", trainer.cwd / "resumed"
+    consents = ("allow=[checkpoint.best_metric,early_stopping.metric,early_stopping.min_change]",)
+    trainer.run_in_one_process(
+        ("train", f"run_dir={straight}", *arguments, *by_loss, "train.steps=10"),
+        ("train", f"run_dir={resumed}", *arguments, *other, "train.steps=7"),  # ends with a validation of its own
+        ("resume", f"run_dir={resumed}", *by_loss, *consents, "train.steps=10"),
+    )
+    log = (resumed / "train.log").read_text()
+    assert "the best so far by checkpoint.best_metric=loss is counted again from 3 earlier validations" in log
+    assert "the patience of early_stopping.metric=loss is counted again from 3 earlier validations" in log
+    standing = ("best_step", "best_value", "patience_value", "patience_used", "evaluations", "evaluated_step")
+    expected, found = (
+        {name: read_tensor(run / "checkpoints/step-00000010", f"progress/{name}").item() for name in standing}
+        for run in (straight, resumed)
+    )
+    assert found == expected
+    assert expected["best_value"] > 1
+    assert expected["patience_used"] > 0
 
 
 def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(small: tuple[str, ...], trainer: Trainer) -> None:
@@ -61,6 +90,13 @@ def test_a_signal_during_evaluation_leaves_it_to_the_resumed_run(small: tuple[st
     assert checkpoint_names(stopped)[0] == "step-00000002"
     manifest = json.loads((stopped / "checkpoints" / "step-00000002" / "manifest.json").read_text())
     assert manifest["validation"] is None, "the signal came after the evaluation: nothing was proven"
+
+    killed = trainer.start("resume", f"run_dir={stopped}")  # after the validation, and before a checkpoint knows of it
+    while killed.running and '"val"' not in log.read_text():
+        time.sleep(0.002)
+    killed.signal(signal.SIGKILL)
+    killed.wait()
+    assert checkpoint_names(stopped) == ["step-00000002"], "the kill came after the next checkpoint: nothing was proven"
     trainer.run("resume", f"run_dir={stopped}")
     assert_same_run(straight, stopped)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from composing import compose
 from stored_runs import keep_this_process, store_run
 
 from trainer.__main__ import run as command
@@ -22,16 +23,18 @@ from trainer.run_directory.layout import CHECKPOINTS, METRICS
 from trainer.run_directory.metrics import best_step, read_validations
 from trainer.training.due import Standing
 from trainer.training.interfaces import Run
+from trainer.training.state import Progress
 from trainer.training.step import make_evaluation_step
-from trainer.training.validation import patience_is_exhausted, validate
+from trainer.training.validation import patience_is_exhausted, recount, validate
 
 BROKEN = {1: math.nan, 3: math.inf}  # what the classifier's bias has while the step is validated
 STEPS = 4
+METRICS_TRIED = ("accuracy", "loss", "macro_f1", "auroc")
 
 
 def validated(run: Run) -> None:
     """Validate at steps 1 to 4; at two of them, the network's outputs are not finite. Commit each."""
-    evaluation_step, progress = make_evaluation_step(run.state, run.config), run.state.progress
+    evaluation_step, progress = make_evaluation_step(run.state, run.config, scores=True), run.state.progress
     bias = run.state.variables["logits/logits/bias"]
     whole = np.array(bias.numpy())  # a copy: the array may be the memory of the variable
     for step in range(1, STEPS + 1):
@@ -46,7 +49,7 @@ def validated(run: Run) -> None:
         assert not patience_is_exhausted(progress, run.config), step
 
 
-@pytest.fixture(scope="module", params=["accuracy", "loss"])
+@pytest.fixture(scope="module", params=METRICS_TRIED)
 def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     metric = request.param
     settings = (f"checkpoint.best_metric={metric}", f"early_stopping.metric={metric}", "early_stopping.patience=3")
@@ -60,13 +63,32 @@ def test_the_best_is_the_first_finite_validation_in_state_history_checkpoints_an
     validations = read_validations(stored)
     assert [math.isfinite(validations[step]["loss"]) for step in sorted(validations)] == [False, True, False, True]
     assert found.path.name == directory.name_of(2)
-    metric = "loss" if "loss" in str(stored.parent) else "accuracy"
+    metric = next(name for name in METRICS_TRIED if stored.parent.name.startswith(name))
     assert best_step(validations, metric) == 2
     assert [path.name for path in ranked(described(stored / CHECKPOINTS, print), {}, metric)] == [
         directory.name_of(2),
         directory.name_of(4),
     ]
     assert read_report(stored, "run", print).best_step == 2
+
+
+def test_a_recount_reads_only_where_the_ranking_changed_and_counts_only_what_the_state_knows_of() -> None:
+    """The validation of step 3 is made again: a stop came before it, and a kill after it."""
+    before = compose("checkpoint.best_metric=accuracy", "early_stopping.metric=accuracy")
+    by_loss = compose("checkpoint.best_metric=loss", "early_stopping.metric=loss")
+    losses = {1: 2.0, 2: 2.5, 3: 0.5}
+    progress = Progress(1.0)
+    progress.evaluated_step.assign(2)
+
+    def unread() -> dict[int, dict[str, float]]:
+        raise AssertionError("nothing has changed")
+
+    assert recount(progress, unread, before, before) == []
+    earlier = {step: {"loss": loss, "accuracy": 0.5, "skipped": 0} for step, loss in losses.items()}
+    said = recount(progress, lambda: earlier, before, by_loss)
+    assert [line.partition("counted again")[2] for line in said] == [" from 2 earlier validations"] * 2
+    found = (progress.best_step, progress.best_value, progress.patience_value, progress.patience_used)
+    assert [float(value.numpy()) for value in found] == [1.0, 2.0, 2.0, 1.0]
 
 
 def test_examples_without_a_finite_loss_are_wrong(stored: Path) -> None:

@@ -67,13 +67,13 @@ def commit(
     parent: Path,
     step: int,
     fill: Callable[[Path], None],
-    describe: Callable[[dict[str, str], dict[str, int]], Manifest],
+    describe: Callable[[dict[str, str], dict[str, int]], Manifest | str],
     fence: Fence,
 ) -> Path:
     """Make the checkpoint of ``step`` under ``parent`` and return its directory.
 
     ``fill`` writes the files into the directory that it gets. ``describe`` turns their digests and sizes into the
-    manifest.
+    manifest, or gives the text of one that describes them.
 
     Raises:
         RunDirectoryInUse: another process has taken over ``parent``. Nothing there was changed.

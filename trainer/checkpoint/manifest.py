@@ -82,7 +82,11 @@ class ManifestError(Exception):
     """The manifest is missing or cannot be parsed. The message says why."""
 
 
-def write(manifest: Manifest, path: Path) -> None:
+def write(manifest: Manifest | str, path: Path) -> None:
+    """Write a manifest, or the text of one that was read: an older program may have spelled the same otherwise."""
+    if isinstance(manifest, str):
+        path.write_bytes(manifest.encode("utf-8"))
+        return
     container = finite_or_null(dataclasses.asdict(manifest))
     path.write_text(_text({**container, SELF_DIGEST: _digest(container)}), encoding="utf-8")
 

@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from trainer.checkpoint.directory import committed, manifest_of, remove
 from trainer.checkpoint.manifest import Manifest, ManifestError
-from trainer.config.metrics import counts, rank
+from trainer.config.metrics import counts_by, rank
 from trainer.storage.unreadable import Unreadable
 
 Validations = Mapping[int, dict[str, float]]  # step -> validation metrics
@@ -43,7 +43,7 @@ def ranked(checkpoints: Sequence[tuple[P, Manifest]], validations: Validations, 
     values = {}
     for path, manifest in checkpoints:
         result = manifest.validation or validations.get(manifest.step)
-        if result is not None and counts(result):
+        if result is not None and counts_by(result, metric):
             values[path] = result[metric]
     return sorted(values, key=lambda path: rank(values[path], metric))
 

@@ -208,6 +208,12 @@ class StoredValues:
         """A NumPy array, a scalar for rank 0."""
         return self._reader.get(name + ATTRIBUTE)
 
+    def names(self) -> list[str]:
+        """Of all values, in the order in which they lie in the file; behind them is the object graph."""
+        graph = TrackableObjectGraph.FromString(self._reader.get(OBJECT_GRAPH))
+        keys = [attribute.checkpoint_key for node in graph.nodes for attribute in node.attributes]
+        return [str(key).removesuffix(ATTRIBUTE) for key in keys]
+
 
 def read_tensor(directory: Path, name: str) -> Any:
     """The value of one tensor as a NumPy array (a scalar for rank 0)."""

@@ -148,7 +148,9 @@ def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> lis
     """
     index = path / f"{PREFIX}.index"
     damaged = [name for name in manifest.files if _holds_values(name) and any(str(path / name) in p for p in problems)]
-    if not damaged or not index.is_file() or stored_digest(index) != manifest.files[index.name]:
+    if not damaged or not all(_is_regular(file) for file in (index, *(path / name for name in damaged))):
+        return []  # TensorFlow would follow a link, and wait for a FIFO
+    if stored_digest(index) != manifest.files[index.name]:
         return []
     with importing_tensorflow():
         from trainer.checkpoint.tensors import damaged_tensors  # imports TensorFlow, which is slow
@@ -158,6 +160,14 @@ def _damaged_tensors(path: Path, manifest: Manifest, problems: list[str]) -> lis
         return ["every tensor in it still has its checksum"]
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
     return [f"damaged tensor{'s' if len(names) > 1 else ''}: {', '.join(names[:SHOWN])}{more}"]
+
+
+def _is_regular(path: Path) -> bool:
+    try:
+        refuse_unless_file(path)
+    except (Unacceptable, OSError):
+        return False
+    return True
 
 
 def newest_valid(parent: Path, depth: Depth, warn: Callable[[str], None]) -> Found:

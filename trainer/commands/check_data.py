@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from trainer.commands.pixel_lines import pixel_lines, warning_lines
+from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema.preprocessing import PreprocessConfig
@@ -41,7 +42,7 @@ full lists. Exit status 0, or
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     values = parse_arguments([argument for argument in arguments if argument.startswith("report=")])
     overrides = [argument for argument in arguments if not argument.startswith("report=")]

@@ -38,5 +38,7 @@ def _again(command: str, arguments: Sequence[str], consents: Sequence[str]) -> s
 
 
 def _argument(key: str, value: object) -> str:
+    if key in spelling.SEVERAL and isinstance(value, list):
+        return argument(key, [os.path.abspath(str(each)) for each in value])
     is_place = key in PLACES and isinstance(value, str) and (key != "checkpoint" or os.path.isdir(value))
     return argument(key, Path(str(value)) if is_place else value)

@@ -13,6 +13,7 @@ from trainer.checkpoint.manifest import FILE_NAME
 from trainer.checkpoint.verification import newest_valid, reading, verify
 from trainer.commands.arguments import refuse_rest, take_text
 from trainer.commands.newest import read_newest
+from trainer.commands.wrapping import wrapped
 from trainer.config import stored
 from trainer.config.arguments import parse_arguments
 from trainer.config.override import changes
@@ -46,7 +47,7 @@ class Side:
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     values = parse_arguments(arguments)
     paths = [Path(take_text(values, side, "diff")) for side in ("left", "right")]

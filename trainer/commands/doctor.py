@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from trainer.commands.arguments import take_text
 from trainer.commands.newest import read_newest
+from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
 from trainer.config.schema.networks import InceptionV3Config
 from trainer.diagnosis.wanted import check_overrides
@@ -31,7 +32,7 @@ status 0 when it would restore as it is, {RestoreRefused.exit_status} when it do
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     path = Path(take_text(parse_arguments(arguments), "checkpoint", "doctor"))
     overrides = [argument for argument in arguments if not argument.startswith("checkpoint=")]

@@ -15,20 +15,20 @@ from rich.text import Text
 from trainer.commands.arguments import refuse_rest, take_choice, take_list, take_text
 from trainer.commands.consenting import offering
 from trainer.commands.newest import read_newest
+from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import root_of
 from trainer.config.schema.training import WeightsName
-from trainer.errors import RestoreRefused
+from trainer.errors import RestoreRefused, measure
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.streams import json_text, on_stdout
 
 if TYPE_CHECKING:
-    from trainer.inference.classification_report import ClassificationReport
     from trainer.inference.evaluate import Evaluation
 
 FORMATS = ("table", "json")
-SHOWN_CLASSES = 12
+SHOWN_IN_MATRIX = 12  # classes
 SHOWN_CONFUSIONS = 10
 HELP = f"""Evaluate a checkpoint exactly, over every example of a split once.
 
@@ -36,8 +36,9 @@ HELP = f"""Evaluate a checkpoint exactly, over every example of a split once.
                              [weights=raw|ema] [flip=true] [data.root=… data=…] [evaluation.batch_size=N]
                              [format=table|json] [allow=[behaviour,step]]
 
-Shows loss, top-1 and top-5 accuracy, expected calibration error, accuracy of each class and the confusion matrix;
-top-5 accuracy only where the network has more than five classes.
+Shows loss, top-1 and top-5 accuracy, macro F1, balanced accuracy, AUROC of each class against the rest, expected
+calibration error, accuracy of each class and the confusion matrix; top-5 accuracy only where the network has more than
+five classes.
 Everything is rebuilt from the configuration in the checkpoint; data.* may point to other data, whose classes are
 matched by name. By default, the split is validation; of an image folder without splits that the run was not trained
 on, such as a test set, every image is evaluated. By default, weights are those that the run's validations use.
@@ -49,7 +50,7 @@ TAKEN = ("run_dir", "checkpoint", "split", "weights", "flip", "format", "allow")
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     overrides = [argument for argument in arguments if _is_override(argument)]
     values = parse_arguments([argument for argument in arguments if argument not in overrides])
@@ -99,6 +100,9 @@ def _facts(evaluation: Evaluation, *, flip: bool) -> dict[str, Any]:
         "loss": report.loss,
         "accuracy": report.accuracy,
         "top_5_accuracy": report.top_5_accuracy,
+        "macro_f1": report.macro_f1,
+        "balanced_accuracy": report.balanced_accuracy,
+        "auroc": report.auroc,
         "expected_calibration_error": report.expected_calibration_error,
         "recorded": evaluation.recorded,
         "classes": [{"name": name, "examples": count, "accuracy": accuracy} for name, count, accuracy in classes],
@@ -111,37 +115,25 @@ def _print(evaluation: Evaluation) -> None:
     lines = {
         "checkpoint": f"{restored.path} ({evaluation.weights} weights)",
         "data": f"{evaluation.config.data.name} {evaluation.data.split}: {_examples(evaluation)}",
-        **scores(report, recorded),
+        **{name: f"{measure(value)}{_beside(recorded, name)}" for name, value in report.scores().items()},
     }
     if report.not_finite:
         affected = f"{report.not_finite} of {report.examples} examples"
         lines["not finite"] = f"the loss of {affected}; they count as wrong"
+    width = max(map(len, lines)) + 2
     for name, text in lines.items():
-        print(f"{name:<12}{text}")
+        print(f"{name:<{width}}{text}")
     for note in evaluation.notes:
         print(f"note: {note}")
     console = Console(highlight=False)
     console.print(_class_table(evaluation))
     confusions = report.confusions()
-    if len(report.class_names) <= SHOWN_CLASSES:
+    if len(report.class_names) <= SHOWN_IN_MATRIX:
         console.print(_confusion_table(evaluation))
     elif confusions:
         print("most frequent confusions")
         for count, true, predicted in confusions[:SHOWN_CONFUSIONS]:
             print(f"  {count:>6}  {report.class_names[true]} taken for {report.class_names[predicted]}")
-
-
-def scores(report: ClassificationReport, recorded: dict[str, float] | None) -> dict[str, str]:
-    """The numbers of a report that mean something for its network, as they are shown. ``recorded`` are those that
-    training found.
-    """
-    found = {
-        "loss": f"{report.loss:.4f}{_beside(recorded, 'loss')}",
-        "accuracy": f"{report.accuracy:.4f}{_beside(recorded, 'accuracy')}",
-    }
-    if report.top_5_accuracy is not None:
-        found["top 5"] = f"{report.top_5_accuracy:.4f}"
-    return found | {"calibration": f"{report.expected_calibration_error:.4f} expected error"}
 
 
 def _examples(evaluation: Evaluation) -> str:
@@ -152,23 +144,18 @@ def _examples(evaluation: Evaluation) -> str:
 
 
 def _beside(recorded: dict[str, float] | None, name: str) -> str:
-    return "" if recorded is None else f"   recorded in training: {recorded[name]:.4f}"
+    key = name.lower().replace(" ", "_")
+    return "" if recorded is None or key not in recorded else f"   recorded in training: {measure(recorded[key])}"
 
 
 def _class_table(evaluation: Evaluation) -> Table:
     """Accuracy by class; with many classes, only the worst."""
-    report = evaluation.report
-    rows = list(zip(report.class_names, report.class_examples, report.class_accuracy, strict=True))
-    title = "accuracy by class"
-    if len(rows) > SHOWN_CLASSES:
-        title = f"the worst {SHOWN_CLASSES} of {len(rows)} classes"
-        with_examples = [row for row in rows if row[2] is not None]
-        rows = sorted(with_examples, key=lambda row: (row[2], -row[1]))[:SHOWN_CLASSES]
+    title, rows = evaluation.report.shown_classes()
     table = Table("class", title=title, title_justify="left", box=SIMPLE_HEAD)
     for column in ("examples", "accuracy"):
         table.add_column(column, justify="right")
     for name, count, accuracy in rows:
-        table.add_row(Text(on_stdout(name)), str(count), "no examples" if accuracy is None else f"{accuracy:.4f}")
+        table.add_row(Text(on_stdout(name)), str(count), accuracy)
     return table
 
 

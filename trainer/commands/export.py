@@ -6,33 +6,41 @@ import typing
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.command_line import argument, place_beside, resume_command
 from trainer.commands.arguments import refuse_rest, take_choice, take_list, take_text
 from trainer.commands.consenting import offering
+from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, warn
-from trainer.run_directory import layout, places
+from trainer.run_directory import layout, places, which_checkpoint
 from trainer.runtime.importing import importing_tensorflow
+from trainer.storage.unreadable import is_directory
 
 HELP = """Write the network of a checkpoint, for inference, in a format that other programs read.
 
-  python -m trainer export run_dir=DIR format=keras|savedmodel|weights output=PATH
+  python -m trainer export run_dir=DIR format=keras|savedmodel|weights|hub|state output=PATH
                            [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [allow=[behaviour,step]]
 
 keras       PATH.keras: Keras's own layers, from preprocessed images [n, size, size, 3] to logits
 savedmodel  PATH, a directory: from image files (string [n], their bytes) to class names and probabilities
-weights     PATH.weights.h5, for the model that format=keras writes, or PATH.safetensors, by this program's names
+weights     PATH.safetensors, by this program's names, or PATH.weights.h5, for the model that format=keras writes
+hub         PATH, a directory for a hub of models: model.safetensors, config.json, labels.txt, README.md
+state       PATH.safetensors, from which "resume run_dir=DIR checkpoint=PATH" goes on, bit for bit: weights,
+            optimizer slots, averages, counters
 
 Each holds the configuration, the class names and the SHA-256 of the checkpoint's manifest, under "trainer" or in
 assets.extra. The auxiliary classifier is left out: it serves training only. By default, weights are those that the
-run's validations use. Nothing is overwritten, and the run may be training meanwhile."""
-FORMATS = ("keras", "savedmodel", "weights")
+run's validations use. The ending may be left out. What was written is read again and compared with the run's network
+before it appears. Nothing is overwritten, and the run may be training meanwhile."""
+STATE = "state"
+FORMATS = ("keras", "savedmodel", "weights", "hub", STATE)
 TAKEN = ("run_dir", "format", "output", "checkpoint", "weights", "allow")
 
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     values = parse_arguments(arguments)
     run_dir, output = (Path(take_text(values, name, "export")) for name in ("run_dir", "output"))
@@ -44,16 +52,36 @@ def main(arguments: Sequence[str]) -> int:
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
     places.refuse_output(output, f"output={output}", layout.OWN)
+    if form == STATE:
+        if asked is not None or allow:
+            raise UsageError("format=state has all weights and builds no network: leave weights=… and allow=… out")
+        return _export_state(run_dir, checkpoint, output)
     with importing_tensorflow():
         from trainer.inference.export.writers import check_output, write  # imports TensorFlow, which is slow
         from trainer.run.restore import restore
 
-    check_output(form, output)
+    output = check_output(form, output)
     with offering("export", arguments):
         restored = restore(run_dir, checkpoint, allow)
     weights = restored.weights(asked)
-    write(restored, weights, form, output)
+    written = write(restored, weights, form, output)
     if restored.doubt is not None:
         warn(restored.doubt)
     print(f"{output}: {form} of {restored.path} ({weights} weights, step {restored.manifest.step})")
+    print(f"to load it in Python: {written.loading.format(path=str(output))}")
+    return 0
+
+
+def _export_state(run_dir: Path, checkpoint: str, output: Path) -> int:
+    with importing_tensorflow():
+        from trainer.inference.export.writers import check_output, write_state  # imports TensorFlow, which is slow
+
+    output = check_output(STATE, output)
+    if not is_directory(Path(checkpoint)):
+        which_checkpoint.refuse_missing(run_dir)
+    found = which_checkpoint.find(run_dir, checkpoint, "full", warn)
+    write_state(found.path, output)
+    print(f"{output}: the whole state of {found.path} (step {found.manifest.step})")
+    print(f"to load it in Python: safetensors.numpy.load_file({str(output)!r})")
+    print(f"to go on from it: {resume_command(place_beside(output, 'continued'), argument('checkpoint', output))}")
     return 0

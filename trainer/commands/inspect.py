@@ -8,6 +8,7 @@ from typing import Any
 
 from trainer.commands.arguments import refuse_rest, take_choice
 from trainer.commands.newest import read_newest
+from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.run_directory import wall_time
@@ -27,7 +28,7 @@ executed. The command doctor also checks for damage. format=json writes one JSON
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     values = parse_arguments(arguments)
     given = [name for name in ("run_dir", "checkpoint") if name in values]

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import refuse_rest, take_list
+from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
 from trainer.errors import UsageError, warn
 from trainer.report import contents, page
@@ -30,7 +31,7 @@ several runs into the current directory. Nothing is computed again, and the runs
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     values = parse_arguments(arguments)
     given = [name for name in ("run_dir", "sweep_dir") if name in values]

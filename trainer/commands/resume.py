@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.commands.arguments import refuse_rest, take_list, take_text
+from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
-from trainer.config.check import check_url
+from trainer.config.urls import check_url, is_url
 from trainer.distributed.attendance import expected
 from trainer.errors import UsageError, warn
 from trainer.run_directory import occupancy, places
 from trainer.run_directory.lock import writing
-from trainer.run_directory.mirror import default_directory, fetch, is_url
+from trainer.run_directory.mirror import default_directory, fetch
 from trainer.run_directory.mirror_place import Place
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.shortage import refuse_small_limit
@@ -25,7 +26,8 @@ HELP = """Continue a run exactly where a checkpoint left it.
   python -m trainer resume run_dir=URL [into=DIR] [key=value …]
   python -m trainer resume sweep_dir=DIR [trial=N]
 
-Model, optimizer, schedule and input pipeline are rebuilt from the config.yaml in the checkpoint. Keys that do not
+PATH is a checkpoint, or a file of export format=state. Model, optimizer, schedule and input pipeline are rebuilt from
+the config.yaml in it. Keys that do not
 change the result may be set (train.steps, train.epochs, checkpoint.*, evaluation.every_*, train.log_every_steps).
 Keys that do change it are refused unless allow=[…] names them (optimizer.learning_rate, preprocess, data, behaviour,
 step …). To continue from an older checkpoint moves the later ones to checkpoints/superseded/. A damaged checkpoint is
@@ -37,7 +39,7 @@ For a sweep (train --multirun), every unfinished trial is continued or started, 
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     if any(argument.startswith("sweep_dir=") for argument in arguments):
         return _resume_sweep(parse_arguments(arguments))
@@ -60,7 +62,7 @@ def _resume(arguments: Sequence[str], stop: StopRequest) -> None:
             from trainer.run import session  # imports TensorFlow, which takes seconds
 
         arrive()
-        session.resume(Path(run_dir), checkpoint, values, allowed, stop)
+        session.resume(Path(run_dir), checkpoint, values, allowed, stop, ends_process=True)
 
 
 def _resume_sweep(values: dict[str, object]) -> int:

@@ -18,7 +18,7 @@ from trainer.config.multirun import (
     without_launcher,
 )
 from trainer.config.schema import Config, Invocation
-from trainer.config.spelling import respelled
+from trainer.config.spelling import is_given, respelled
 from trainer.distributed.attendance import expected
 from trainer.errors import UsageError
 from trainer.runtime.importing import importing_tensorflow
@@ -35,6 +35,8 @@ def main(arguments: Sequence[str]) -> int:
         _train(arguments, stop)
         return 0
     arguments = respelled(arguments, sweeps=True)
+    if any(argument.lower() == "train.fast_dev_run=true" for argument in arguments):
+        raise UsageError("train.fast_dev_run=true keeps nothing, so there is no sweep of it; try one run of the sweep")
     plan.refuse_place(_sweep_place(arguments))  # Hydra writes into it before it calls any job
     launcher, sweeper = plugin(arguments, "launcher"), plugin(arguments, "sweeper")
     if launcher != STOCK:
@@ -60,7 +62,7 @@ def _train(arguments: Sequence[str], stop: StopRequest) -> None:
                 from trainer.run import session  # imports TensorFlow, which a wrong configuration must not wait for
 
             arrive()
-            session.train(invocation, config, stop)
+            session.train(invocation, config, stop, anywhere=not is_given("run_dir", arguments), ends_process=True)
 
         run_with_hydra(arguments, start)
 

@@ -15,10 +15,12 @@ from trainer.checkpoint.manifest import FILE_NAME, Manifest
 from trainer.checkpoint.verification import Vanished, foreign_note, reading, verify
 from trainer.command_line import argument, command_line, with_variable
 from trainer.commands.arguments import refuse_rest, take_text
+from trainer.commands.wrapping import wrapped
 from trainer.config import stored
 from trainer.config.arguments import parse_arguments
 from trainer.config.complete import with_leaves
 from trainer.config.parse import leaves
+from trainer.config.ranges import to_range
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError, warn
 from trainer.run_directory import which_checkpoint
@@ -26,6 +28,7 @@ from trainer.run_directory.layout import CHECKPOINTS
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import Unreadable
 
+SKIP = "train.skip_examples"
 SHOWN = 5
 KNOWN = ("run_dir", "checkpoint", "replay")
 HELP = f"""Check the checkpoints of a run, and with replay=true that training leads from one to the next.
@@ -62,7 +65,7 @@ class Entry:
 
 def main(arguments: Sequence[str]) -> int:
     if {"--help", "-h"} & set(arguments):
-        print(HELP)
+        print(wrapped(HELP))
         return 0
     values = parse_arguments(arguments)
     run_dir = Path(take_text(values, "run_dir", "verify"))
@@ -159,9 +162,15 @@ def _stretch(start: Entry, end: Entry) -> Leg:
     """
     step = end.manifest.step
     free = {path for path, _, fact in leaves(end.config) if fact.resume == "free"}
-    consents = []
+    consents: list[str] = []
+    more = end.config.train.skip_examples[len(start.config.train.skip_examples) :]
+    # then it makes no difference that the stretch began without them
+    skipped_later = all(to_range(SKIP, entry).start >= start.manifest.examples for entry in more)
     for begun in end.manifest.lineage:
         accepted = [text.partition(":")[0] for text in begun.changes if text.partition(":")[0] not in free]
+        if SKIP in accepted and skipped_later:
+            consents.append(SKIP)
+            accepted.remove(SKIP)
         if start.manifest.step < begun.from_step < step and accepted:
             raise UsageError(
                 f"the run was resumed at step {begun.from_step} with {'; '.join(begun.changes)}\n"
@@ -213,7 +222,8 @@ def _replay(leg: Leg) -> None:
             made = session.replay(leg.start, leg.config, leg.consents, Path(place) / "run")
         differences = differing_tensors(leg.end, made)
         layouts = [_replicas(path) for path in (leg.end, made)]
-    if differences and None not in layouts and layouts[0] != layouts[1]:
+    bound = leg.config.train.logical_replicas is None  # to the number of replicas
+    if differences and bound and None not in layouts and layouts[0] != layouts[1]:
         raise UsageError(
             f"{leg.end.name} was made by replicas: {layouts[0]}, and here there are: {layouts[1]}; so the last bits "
             "differ in any case, and the replay shows nothing\n"

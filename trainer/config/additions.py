@@ -7,7 +7,11 @@ these keys.
 
 from __future__ import annotations
 
+import copy
+import typing
 from typing import Any
+
+from trainer.config.schema.networks import ApplicationName
 
 ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("train.histograms_every_steps", None),
@@ -19,6 +23,23 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("preprocess.background", "none"),
     ("preprocess.sixteen_bit_range", None),
     ("checkpoint.every_minutes", None),
+    ("checkpoint.mean_minutes_between_failures", 60.0),  # says nothing as long as every_steps is a number
+    ("runtime.watchdog", {}),
+    *(
+        (f"runtime.watchdog.{name}", None)
+        for name in ("starting", "tracing", "training", "waiting", "validating", "saving")
+    ),
+    ("train.on_divergence", "stop"),
+    ("train.skip_examples", []),
+    ("divergence", {"factor": 6.0, "window": 50, "max_rollbacks": 10, "learning_rate_factor": 1.0}),
+    ("train.logical_replicas", None),
+    ("runtime.device", "auto"),
+    ("train.fast_dev_run", False),
+    ("model.weight_decay_on", "kernels"),
+    ("fine_tuning.layer_decay", 1.0),
+    ("fine_tuning.freeze", []),
+    ("preprocess.normalize.channels", "rgb"),
+    ("preprocess.decode", "whole"),
 )
 
 # keys of one option of a section: (section, option, key, value)
@@ -27,8 +48,15 @@ OPTION_ADDITIONS: tuple[tuple[str, str, str, Any], ...] = (
     ("data", "image_folder", "extensions", ["bmp", "gif", "jpeg", "jpg", "png", "webp"]),
     ("data", "image_folder", "split_by", "path"),
     ("data", "image_folder", "group_pattern", None),
+    ("data", "image_folder", "without_extension", "ignore"),
+    ("data", "image_folder", "ignore", []),
+    ("data", "image_folder", "folds", None),
+    ("data", "image_folder", "fold", None),
     ("data", "tfrecord", "test_pattern", "test-*"),
     ("data", "tfds", "test_split", "test"),
+    *(("data", name, "disk_cache_gigabytes", 50.0) for name in ("tfrecord", "webdataset", "parquet")),
+    ("optimizer", "adamw", "weight_decay_on", "kernels"),
+    *(("model", name, "conventions", "keras") for name in typing.get_args(ApplicationName)),
 )
 
 
@@ -42,7 +70,7 @@ def with_additions(stored: Any) -> Any:
         for each in sections:
             section = section[each] if isinstance(section, dict) and each in section else None
         if isinstance(section, dict) and name not in section:
-            section[name] = value
+            section[name] = copy.deepcopy(value)  # a later line may add to it
     for section_name, option, name, value in OPTION_ADDITIONS:
         section = stored[section_name] if isinstance(stored, dict) and section_name in stored else None
         if isinstance(section, dict) and section.get("name") == option:

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import re
 import typing
 
+from trainer.config.ranges import to_range
 from trainer.config.schema import Config
-from trainer.config.schema.networks import InceptionV3Config
+from trainer.config.schema.networks import KerasApplicationConfig
 from trainer.config.schema.preprocessing import PreprocessConfig, TransformName
-from trainer.config.schema.sources import DataConfig
+from trainer.config.schema.sources import DataConfig, SourcePlugin, root_of
+from trainer.config.urls import check_url, is_url
 from trainer.errors import UsageError
 
 CROPS = ("random_area_crop", "central_crop")
+TORCH_NETWORKS = ("ConvNeXt", "DenseNet", "EfficientNetB", "MobileNetV2", "MobileNetV3", "ResNet", "VGG")
+LEAST_ROWS = 2  # of a logical replica: on a CPU one row alone takes other kernels (8 convolutions, Dense)
 OWN_TRANSFORMS = frozenset(typing.get_args(TransformName))
 
 
@@ -32,15 +37,19 @@ def check(config: Config) -> None:
             f"{train.global_batch_size} with train.accumulate_steps={train.accumulate_steps} makes parts of {part}; "
             f"make it {(part + 1) * train.accumulate_steps}, or set mixing=none"
         )
+    _check_logical_replicas(config)
     unequal = unequal_shares(config, 1)
     if unequal is not None:
         raise UsageError(unequal)
+    for entry in train.skip_examples:
+        to_range("train.skip_examples", entry)
     _check_model(config)
     erasing = config.preprocess.random_erasing
     if erasing.min_area > erasing.max_area:
         raise UsageError(
             f"preprocess.random_erasing.min_area={erasing.min_area} is above its max_area={erasing.max_area}"
         )
+    _check_place(config.data)
     _check_classes(config.data)
     config.data.check_keys(config.preprocess.image_size)
     _check_transforms(config.preprocess)
@@ -80,9 +89,19 @@ def _check_transforms(preprocess: PreprocessConfig) -> None:
 
 
 def unequal_shares(config: Config, replicas: int) -> str | None:
-    """Why a batch cannot be divided among ``replicas`` replicas without splitting a group; None when it can."""
+    """Why a batch cannot be divided among ``replicas`` replicas without splitting a group; None when it can. Each of
+    them computes as many logical replicas, where there are any.
+    """
     train, norm = config.train, config.model.batch_norm
     devices = f"{replicas} replica{'s' if replicas > 1 else ''}"
+    logical = train.logical_replicas
+    if logical is not None:
+        if logical % replicas:
+            return (
+                f"train.logical_replicas={logical} cannot be divided equally among {devices}; the numbers that work: "
+                f"{', '.join(map(str, sorted({*_divisors(logical)})))}"
+            )
+        replicas, devices = logical, f"train.logical_replicas={logical}"
     pair = 1 if config.mixing.name == "none" else 2
     group = 1 if norm.synchronized else norm.group_size
     factors = [
@@ -104,17 +123,61 @@ def unequal_shares(config: Config, replicas: int) -> str | None:
     return None
 
 
-def check_url(name: str, url: str) -> None:
-    """Raise ``UsageError`` for a URL that must not be stored or printed, and for a relative path."""
-    scheme, separator, rest = url.rpartition("://")
-    if not separator:
-        if not url.startswith("/"):
-            raise UsageError(f"{name}={url} is neither a URL (s3://bucket/run) nor an absolute path")
+def _check_logical_replicas(config: Config) -> None:
+    """Refuse what logical replicas cannot keep the bits of, or were not seen to.
+
+    The order of their sum is a binary tree. The devices' own parts of it are whole branches only if every number of
+    devices that may compute divides it into equal halves again and again, so it is a power of two.
+    """
+    logical, runtime, norm = config.train.logical_replicas, config.runtime, config.model.batch_norm
+    if logical is None:
         return
-    if "@" in rest.partition("/")[0] or "?" in rest:
+    name = f"train.logical_replicas={logical}"
+    if logical & (logical - 1):
+        below = 1 << (logical.bit_length() - 1)
+        raise UsageError(f"{name} is not a power of two; the nearest that work: {below} and {2 * below}")
+    if norm.synchronized:
         raise UsageError(
-            f"{name}={scheme}://… carries a user, password or query, and would be stored with them\n"
-            "give credentials to the filesystem itself: environment variables or its configuration file"
+            f"{name} computes the shares of a batch one by one, and model.batch_norm.synchronized=true needs all at "
+            "every layer; normalise over groups within a share: model.batch_norm.synchronized=false "
+            f"model.batch_norm.group_size={_group_within(config, logical)}"
+        )
+    if not runtime.deterministic:
+        raise UsageError(
+            f"{name} promises the same bits on other devices, and runtime.deterministic=false promises none; set it to "
+            "true, or train.logical_replicas=null"
+        )
+    if runtime.xla:
+        raise UsageError(
+            f"{name} needs sums in the order that is written, which runtime.xla=true was not shown to keep; set it to "
+            "false, or train.logical_replicas=null"
+        )
+    size = config.evaluation.batch_size
+    if size % logical == 0 and size < LEAST_ROWS * logical:
+        raise UsageError(
+            f"evaluation.batch_size={size} gives each of {name} {size // logical} example, which other kernels compute "
+            f"than several; the least is {LEAST_ROWS * logical}"
+        )
+
+
+def _group_within(config: Config, logical: int) -> int:
+    """The largest group of examples, up to that of the configuration, of which a share has whole ones; 2 if it has
+    none.
+    """
+    share = config.train.global_batch_size // (config.train.accumulate_steps * logical)
+    fitting = [size for size in _divisors(max(share, 1)) if LEAST_ROWS <= size <= config.model.batch_norm.group_size]
+    return max(fitting, default=LEAST_ROWS)
+
+
+def _check_place(data: DataConfig) -> None:
+    root = root_of(data)
+    if isinstance(data, SourcePlugin):
+        return  # it may read from anywhere
+    if root is not None and is_url(root) and not hasattr(data, "disk_cache_gigabytes"):
+        raise UsageError(
+            f"data={data.name} reads files of this machine, and {root} is on another one\n"
+            "pack the images into shards (data=webdataset, data=tfrecord, data=parquet), which are read from there, or "
+            "copy them to this machine"
         )
 
 
@@ -122,10 +185,11 @@ def _check_model(config: Config) -> None:
     name, size, smallest = config.model.name, config.preprocess.image_size, config.model.smallest_image()
     if size < smallest:
         raise UsageError(f"preprocess.image_size is {size}, but must be at least {smallest} for {name}")
-    if config.fine_tuning.freeze_until_step and not isinstance(config.model, InceptionV3Config):
+    torch = isinstance(config.model, KerasApplicationConfig) and config.model.conventions == "torch"
+    if torch and (not name.startswith(TORCH_NETWORKS) or re.fullmatch(r"ResNet\d+V2", name)):
         raise UsageError(
-            f"fine_tuning.freeze_until_step={config.fine_tuning.freeze_until_step} trains the classifiers alone, which "
-            f"makes sense for weights from elsewhere, and init_from has none for {name}; set it to 0"
+            f"model.conventions=torch is for networks that torchvision has with the same layers, and {name} is none of "
+            f"them; they are {', '.join(TORCH_NETWORKS)} with their numbers; set model.conventions=keras"
         )
 
 

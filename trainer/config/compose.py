@@ -154,7 +154,8 @@ def composing(overrides: Sequence[str]) -> Iterator[None]:
         with hydra.initialize_config_dir(str(directory), version_base="1.3"):
             yield
     except (HydraException, OmegaConfBaseException, ValueError) as error:
-        raise UsageError(explain(error, overrides, configuration_places())) from error
+        # a program or a notebook would show pages of Hydra's frames, and the message says all that they do
+        raise UsageError(explain(error, overrides, configuration_places())) from None
 
 
 def configuration_places() -> list[Path]:
@@ -181,6 +182,19 @@ def option_values(group: str, option: str, experiment: str) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in known}
 
 
+def default_values() -> dict[str, Any]:
+    """What ``train`` composes without an argument, as it is written: interpolations are not resolved."""
+    with composing([]):
+        container = OmegaConf.to_container(hydra.compose("config"), resolve=False)
+    assert isinstance(container, dict)
+    return {str(key): value for key, value in container.items()}
+
+
+def experiment_files() -> list[Path]:
+    """The recipes that ``experiment=`` can choose, by name."""
+    return sorted(path for place in configuration_places() for path in (place / "experiment").glob("*.yaml"))
+
+
 def transform_values(name: str) -> dict[str, Any]:
     """The values that the package of a transform gives its keys.
 
@@ -195,7 +209,7 @@ def transform_values(name: str) -> dict[str, Any]:
 
 def experiments() -> list[str]:
     """The recipes that ``experiment=`` can choose."""
-    return sorted(path.stem for place in configuration_places() for path in (place / "experiment").glob("*.yaml"))
+    return sorted(path.stem for path in experiment_files())
 
 
 def option_groups() -> list[str]:

@@ -9,9 +9,11 @@ from pathlib import Path
 from hydra.errors import OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 
+from trainer.command_line import argument
 from trainer.config import plugins, registry
 from trainer.config.hints import hint
 from trainer.config.options import REGISTRIES, chosen
+from trainer.config.schema.sources import is_table
 from trainer.config.spelling import not_an_assignment
 from trainer.errors import nearest
 
@@ -61,11 +63,19 @@ def _unknown_option(group: str, option: str, places: Sequence[Path]) -> str:
     root, _, folders = group.partition("/")
     if not options and folders and (others := _options(places, root)):
         path = f"{folders}/{option}"
-        instead = f"\na folder of images: data=image_folder data.root={path}" if root == "data" else ""
+        instead = _instead(path) if root == "data" else ""
         return f"{root}={path} is a path, and {root} is one of {', '.join(others)}{instead}"
     allowed = ", ".join(options) if options else "nothing: there is no such group"
-    meant = _type_called(group, option, places) or nearest(option, options)
+    table = _instead(option) if group == "data" and is_table(option) else ""
+    meant = table or _type_called(group, option, places) or nearest(option, options)
     return f"{group}={option} does not exist; allowed: {allowed}{meant}"
+
+
+def _instead(path: str) -> str:
+    """The arguments that read the images at a path that was given in the place of an option."""
+    if is_table(path):
+        return f"\na table of images: data=table {argument('data.file', path)}"
+    return f"\na folder of images: data=image_folder {argument('data.root', path)}"
 
 
 def _type_called(group: str, option: str, places: Sequence[Path]) -> str:

@@ -17,6 +17,8 @@ class KeyFacts:
     do and must be allowed by name, ``fixed`` keys decide which variables exist or what they mean.
     ``completed`` keys may be null in the composed configuration and are filled in once, when a run starts.
     A ``path`` may be relative to the directory of the command. It is stored as absolute: a resume may run elsewhere.
+    A list that ``grows`` gets entries while the run goes on: a configuration given as a whole keeps those that a
+    checkpoint has more.
     ``plugins`` is the group of entry points that may add variants to a section, or names to a list.
     Bounds are inclusive unless ``above`` or ``below`` is used.
     """
@@ -30,6 +32,7 @@ class KeyFacts:
     length: int | None = None
     completed: bool = False
     path: bool = False
+    grows: bool = False
     plugins: str | None = None
 
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping
 
 COMPARED = ("loss", "accuracy")
+OF_CLASSES = ("macro_f1", "balanced_accuracy", "auroc")  # NaN where they are not defined; older validations lack them
 LOWER_IS_BETTER = frozenset({"loss"})
 
 
@@ -25,6 +26,11 @@ def rank(value: float, metric: str) -> float:
     if not math.isfinite(value):
         return math.inf
     return value if metric in LOWER_IS_BETTER else -value
+
+
+def counts_by(validation: Mapping[str, float], metric: str) -> bool:
+    """Whether a validation can be the best one by ``metric``: it counts, and has this metric."""
+    return counts(validation) and metric in validation and math.isfinite(validation[metric])
 
 
 def counts(validation: Mapping[str, float]) -> bool:

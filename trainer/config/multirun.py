@@ -234,7 +234,7 @@ def _check_direction(sweeper: DictConfig, job: Job) -> None:
     if direction != wanted:
         raise UsageError(
             f"hydra.sweeper.direction is {direction}, and checkpoint.best_metric is {metric}\n"
-            f"add hydra.sweeper.direction={wanted}, or choose the other checkpoint.best_metric"
+            f"add hydra.sweeper.direction={wanted}, or choose another checkpoint.best_metric"
         )
 
 

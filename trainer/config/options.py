@@ -84,8 +84,8 @@ def refuse_other_keys(container: Mapping[str, Any], places: Iterable[Path]) -> N
         others = [key for key in section if key not in field_names(keys)]
         if not others and set(section) == set(field_names(keys)):
             continue  # before plug-ins are imported, which only a message needs
-        owners = [each for each in _types(group) if each is not keys and set(others) <= set(field_names(each))]
-        if any(set(section) == set(field_names(each)) for each in _types(group) if each is not keys):
+        owners = [each for each in types_of(group) if each is not keys and set(others) <= set(field_names(each))]
+        if any(set(section) == set(field_names(each)) for each in types_of(group) if each is not keys):
             key = f"without its keys: {group}.{others[0]} is none of them" if others else "without its keys"
             raise UsageError(
                 f"{group}.name={name} chooses a type {key}\nchoose the option that brings them: "
@@ -101,11 +101,11 @@ def refuse_other_keys(container: Mapping[str, Any], places: Iterable[Path]) -> N
 
 def owners_of(group: str, key: str) -> list[str]:
     """The types of a group, as ``group=name``, that have a key."""
-    return [f"{group}={name}" for name in _names(each for each in _types(group) if key in field_names(each))]
+    return [f"{group}={name}" for name in _names(each for each in types_of(group) if key in field_names(each))]
 
 
-def _types(group: str) -> list[type]:
-    """The dataclasses of a group. Those of plug-ins are imported."""
+def types_of(group: str) -> list[type]:
+    """The dataclasses of the options of a group. Those of plug-ins are imported."""
     names = MIXING if group == "mixing" else registry.names(REGISTRIES[group])
     found = [keys_of(group, name) for name in names]
     return [*dict.fromkeys(keys for keys in found if keys is not None)]

@@ -173,11 +173,13 @@ def _keys(container: Mapping[str, Any], path: str = "") -> Iterator[tuple[str, A
             yield dotted, value
 
 
-def changes(stored: Config, wanted: Config) -> list[Change]:
+def changes(stored: Config, wanted: Config, *, whole: bool = False) -> list[Change]:
     """Every key that differs, in the order of the schema.
 
     A key that is null in ``wanted`` and is filled in when a run starts keeps its stored value, unless the key it is
-    computed from changes. A section that turns into another variant (``optimizer.name``) is one change.
+    computed from changes. With ``whole``, ``wanted`` was not made from ``stored``, but is the configuration that a run
+    was begun with, such as that of a command which is given again: entries that the run has added to a list since stay.
+    A section that turns into another variant (``optimizer.name``) is one change.
     """
     before = {path: (value, fact) for path, value, fact in leaves(stored)}
     after = {path: (value, fact) for path, value, fact in leaves(wanted)}
@@ -188,6 +190,7 @@ def changes(stored: Config, wanted: Config) -> list[Change]:
         old = before[path][0] if path in before else ABSENT
         new = after[path][0] if path in after else ABSENT
         kept = fact.completed and new is None and path not in recomputed
+        kept = kept or (whole and fact.grows and old[: len(new)] == new)
         if old != new and not kept:
             found.append(Change(path, old, new, fact.resume))
     variants = {change.path.removesuffix("name") for change in found if change.path.endswith(".name")}

@@ -16,6 +16,7 @@ from typing import Any, Literal, TypeVar, Union
 from trainer.config import registry
 from trainer.config.home import at_home
 from trainer.config.keys import KeyFacts, facts
+from trainer.config.urls import data_url, is_url
 from trainer.errors import UsageError, nearest
 
 T = TypeVar("T")
@@ -34,7 +35,7 @@ def parse(cls: type[T], container: object, path: str = "") -> T:
             what is allowed and the nearest valid key.
     """
     if not isinstance(container, Mapping):
-        raise UsageError(f"{path or 'the configuration'} is {container!r}, but must be a section of keys")
+        raise UsageError(f"{path or 'the configuration'} is {_shown(container)}, but must be a section of keys")
     hints = typing.get_type_hints(cls)
     fields = {field.name: field for field in dataclasses.fields(typing.cast(Any, cls))}
     for name, value in container.items():
@@ -81,7 +82,8 @@ def _value(hint: Any, value: object, path: str, fact: KeyFacts) -> Any:
         return None
     kinds = [option for option in options if option is not type(None)]
     if len(kinds) > 1 and fact.plugins is None:
-        return _name_or_list(kinds, value, path, fact)
+        read = _name_or_number if int in kinds else _name_or_list
+        return read(kinds, value, path, fact)
     (kind,) = kinds
     if typing.get_origin(kind) is tuple:
         return _sequence(typing.get_args(kind)[0], value, path, fact)
@@ -122,7 +124,7 @@ def _no_such_name(path: str, name: object, allowed: list[str], hint: str) -> Usa
 def _named_sections(value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
     """Sections of options, each under the name of its option."""
     if not isinstance(value, Mapping):
-        raise UsageError(f"{path} is {value!r}, but must be sections of keys, by name: {fact.doc}")
+        raise UsageError(f"{path} is {_shown(value)}, but must be sections of keys, by name: {fact.doc}")
     assert fact.plugins is not None
     sections = {}
     for name, section in value.items():
@@ -137,6 +139,19 @@ def _named_sections(value: object, path: str, fact: KeyFacts) -> dict[str, Any]:
     return sections
 
 
+def _name_or_number(kinds: list[Any], value: object, path: str, fact: KeyFacts) -> Any:
+    """One of a few names, or an integer."""
+    (names,) = [typing.get_args(kind) for kind in kinds if typing.get_origin(kind) is Literal]
+    if isinstance(value, str) and value in names:
+        return value
+    if type(value) is int:
+        return _scalar(int, value, path, fact, optional=False)
+    listed = ", ".join(map(str, names))
+    raise UsageError(
+        f"{path} is {value!r}, but must be an integer, or {listed}: {fact.doc}{nearest(str(value), names)}"
+    )
+
+
 def _name_or_list(kinds: list[Any], value: object, path: str, fact: KeyFacts) -> Any:
     """One of a few names, or a list."""
     (entries,) = [typing.get_args(kind)[0] for kind in kinds if typing.get_origin(kind) is tuple]
@@ -146,13 +161,13 @@ def _name_or_list(kinds: list[Any], value: object, path: str, fact: KeyFacts) ->
     if value not in names:
         listed = ", ".join(map(str, names))
         hint = nearest(str(value), names)
-        raise UsageError(f"{path} is {value!r}, but must be one of {listed}, or a list: {fact.doc}{hint}")
+        raise UsageError(f"{path} is {_shown(value)}, but must be one of {listed}, or a list: {fact.doc}{hint}")
     return value
 
 
 def _sequence(kind: Any, value: object, path: str, fact: KeyFacts) -> tuple[Any, ...]:
     if not isinstance(value, list | tuple):
-        raise UsageError(f"{path} is {value!r}, but must be a list: {fact.doc}")
+        raise UsageError(f"{path} is {_shown(value)}, but must be a list: {fact.doc}")
     if fact.length is not None and len(value) != fact.length:
         raise UsageError(f"{path} has {len(value)} entries, but must have {fact.length}: {fact.doc}")
     return tuple(_scalar(kind, entry, f"{path}[{index}]", fact, optional=False) for index, entry in enumerate(value))
@@ -168,7 +183,7 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
         if value not in allowed or type(value) is not type(allowed[0]):
             listed = ", ".join(map(str, allowed))
             raise UsageError(
-                f"{path} is {value!r}, but must be one of {listed}{nearest(str(value), map(str, allowed))}"
+                f"{path} is {_shown(value)}, but must be one of {listed}{nearest(str(value), map(str, allowed))}"
             )
         return value
     if kind is float and type(value) is int:
@@ -177,8 +192,8 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
         null = " or null" if optional else ""
         quoted = _quoted(path, value) if kind is str else ""
         if value is None and not optional and "[" not in path:  # most often a value that was never given
-            raise UsageError(f"{path} is None, but must be {KIND_NAMES[kind]}: {fact.doc}\nset it: {path}=…{quoted}")
-        raise UsageError(f"{path} is {value!r}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}{quoted}")
+            raise UsageError(f"{path} is not set: {fact.doc}\nset it: {path}=…{quoted}")
+        raise UsageError(f"{path} is {_shown(value)}, but must be {KIND_NAMES[kind]}{null}: {fact.doc}{quoted}")
     if kind in (int, float):
         _check_range(typing.cast(float, value), path, fact)
     if isinstance(value, str):
@@ -186,10 +201,17 @@ def _scalar(kind: Any, value: object, path: str, fact: KeyFacts, *, optional: bo
     if fact.path:
         if not value:
             raise UsageError(f"{path} is empty, but must be a path: {fact.doc}")
+        if is_url(str(value)):
+            return data_url(path, str(value))
         place = os.path.abspath(at_home(path, str(value)))
         _check_text(place, path)  # the current directory may have a name that the text has not
         return place
     return value
+
+
+def _shown(value: object) -> str:
+    """A value as a command line writes null and truth values, and else as Python does."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _quoted(path: str, value: object) -> str:
@@ -207,13 +229,13 @@ def _check_text(value: str, path: str) -> None:
     """Refuse text that a stored configuration must not hold, so that every written one can be read."""
     if "${" in value:
         raise UsageError(
-            f"{path} is {value!r}, but a stored configuration has no interpolations: ${{…}} stays unresolved"
+            f"{path} is {_shown(value)}, but a stored configuration has no interpolations: ${{…}} stays unresolved"
         )
     unprintable = {unicodedata.category(character) for character in value} & set(UNPRINTABLE)
     if "Cs" in unprintable:
         raise UsageError(f"{path} is {value!r}, but must be UTF-8\nrename it, or make a link to it and give the link")
     if unprintable:
-        raise UsageError(f"{path} is {value!r}, but must not have control characters")
+        raise UsageError(f"{path} is {_shown(value)}, but must not have control characters")
 
 
 def _check_range(value: float, path: str, fact: KeyFacts) -> None:
@@ -230,4 +252,4 @@ def _check_range(value: float, path: str, fact: KeyFacts) -> None:
     stated = [(bound, words, holds) for bound, words, holds in bounds if bound is not None]
     if not all(holds(value, bound) for bound, _, holds in stated):
         allowed = " and ".join(f"{words} {bound:g}" for bound, words, _ in stated)
-        raise UsageError(f"{path} is {value!r}, but must be {allowed}: {fact.doc}")
+        raise UsageError(f"{path} is {_shown(value)}, but must be {allowed}: {fact.doc}")

@@ -31,10 +31,10 @@ from trainer.errors import UsageError
 
 # arguments of the commands and of Hydra that name a place; as in a shell, ~ without quotes is the home directory
 PLACES = frozenset(
-    {"run_dir", "sweep_dir", "checkpoint", "init_from", "left", "right", "output", "report", "into"}
+    {"run_dir", "sweep_dir", "checkpoint", "init_from", "left", "right", "output", "report", "into", "images"}
     | {"checkpoint.mirror", "hydra.run.dir", "hydra.sweep.dir"}
 )
-SEVERAL = frozenset({"run_dir"})  # the report takes a list of them
+SEVERAL = frozenset({"run_dir", "images"})  # report and predict take lists of them
 GROUPS = frozenset({"experiment"})  # a key of this name exists, but its value is chosen as an option, as each name is
 ASSIGNMENT = re.compile(r"(\+{0,2}([A-Za-z_][\w./@:-]*)=)(.*)", re.DOTALL)
 QUOTES = ("'", '"')
@@ -65,6 +65,11 @@ def _refuse_empty_place(argument: str) -> None:
             f"{key}= is empty; if a variable of the shell stands there, it is not set\n"
             "name the place; . is the current directory"
         )
+
+
+def is_given(key: str, arguments: Sequence[str]) -> bool:
+    """Whether an argument sets ``key``, in any of the forms that Hydra takes."""
+    return any(argument.lstrip("+").startswith(f"{key}=") for argument in arguments)
 
 
 def read(argument: str) -> Override:
@@ -110,12 +115,13 @@ def _respelled(argument: str, sweeps: bool) -> str:
     bracketed = text.startswith("[") and text.endswith("]") and (sweeps or not isinstance(meaning, ChoiceSweep))
     if bracketed and (key in lists or (meaning is UNREAD and key not in texts)):
         several = _split(text, brackets=True) if sweeps else [text]
-        listed = ",".join(f"[{_elements(each.strip()[1:-1], numbers_too=key in lists)}]" for each in several)
+        place = key if key in PLACES else None
+        listed = ",".join(f"[{_elements(each.strip()[1:-1], key in lists, place)}]" for each in several)
         if _meaning(listed) is not UNREAD:
             return begin + listed
     is_sweep = meaning is UNREAD or (isinstance(meaning, ChoiceSweep) and meaning.simple_form)
     if sweeps and is_sweep and "," in text and key not in lists - texts:
-        return begin + _elements(text, numbers_too=key in texts)
+        return begin + _elements(text, key in texts)
     if meaning is UNREAD or (key in texts and meaning is not None and not (sweeps and _is_sweep(text))):
         return begin + _quoted(at_home(key, text) if key in PLACES else text)
     return argument
@@ -139,12 +145,13 @@ def _quoted(text: str) -> str:
     return spelled("key", text).removeprefix("key=")
 
 
-def _elements(text: str, *, numbers_too: bool) -> str:
+def _elements(text: str, numbers_too: bool, place: str | None = None) -> str:
     """Texts between commas, each in quotes where Hydra would not read it as that text; with ``numbers_too`` also what
-    it would read as a number, a truth value or null.
+    it would read as a number, a truth value or null. They are paths where the key is a ``place``.
     """
     elements = []
-    for element in map(str.strip, _split(text)):
+    for written in map(str.strip, _split(text)):
+        element = at_home(place, written) if place is not None else written
         meaning = _meaning(element)
         other = not isinstance(meaning, str) if numbers_too else meaning is UNREAD
         elements.append(_quoted(element) if element and other else element)

@@ -132,7 +132,7 @@ def audit(source: Source, split: Split, config: PreprocessConfig) -> SplitAudit:
         if largest is None or area > largest[1][0] * largest[1][1]:
             largest = number, record.size
     if heard:
-        pixels.warnings += _warned_by_libjpeg(source, split, config, set(unusable))
+        pixels.warnings += warned_by_libjpeg(source, config, set(unusable), f"looking for warnings in {split}")
     class_counts = dict(zip(source.class_names, counts.tolist(), strict=True))
     return SplitAudit(split, source, class_counts, kinds, smallest, largest, bad, blank, labels, digests, pixels)
 
@@ -141,6 +141,7 @@ def _examined(source: Source, split: Split, config: PreprocessConfig, heard: lis
     """Every record in order. Afterwards ``heard`` has what libjpeg has written to stderr meanwhile, without names."""
 
     def part(first: int) -> list[Record]:
+        source.expect(np.arange(first, min(first + RECORDS_A_TASK + source.ahead, source.count)))
         return [_examine(source, record, config) for record in range(first, min(first + RECORDS_A_TASK, source.count))]
 
     firsts = range(0, source.count, RECORDS_A_TASK)
@@ -150,12 +151,12 @@ def _examined(source: Source, split: Split, config: PreprocessConfig, heard: lis
     heard += lines
 
 
-def _warned_by_libjpeg(source: Source, split: Split, config: PreprocessConfig, left_out: set[int]) -> list[str]:
+def warned_by_libjpeg(source: Source, config: PreprocessConfig, left_out: set[int], title: str) -> list[str]:
     """The warnings of libjpeg, each with its record. Its threads do not say which image they warn of, so the images are
-    decoded again, one at a time; this is done only after a warning.
+    decoded again, one at a time; this is done only after a warning. ``title`` stands at a bar of progress.
     """
     found = []
-    for record in tracked(range(source.count), f"looking for warnings in {split}", source.count):
+    for record in tracked(range(source.count), title, source.count):
         if record in left_out:
             continue
         (image,), _ = source.read(np.array([record], np.int64))

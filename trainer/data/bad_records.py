@@ -14,6 +14,7 @@ from trainer.errors import BadRecord, UsageError
 Numbers = npt.NDArray[np.int64]
 
 MOST_ATTEMPTS = 100
+LEFT_OUT = "; left out (data.on_bad_record=skip)"  # behind the reason
 
 
 class BadRecords:
@@ -34,7 +35,7 @@ class BadRecords:
         """Remember that ``record`` cannot be used at ``position``; warn when it is the first time for this record."""
         if record not in self._positions:
             reason = str(error).splitlines()[0].rstrip(".")
-            self._warn(f"{reason}; left out (data.on_bad_record=skip)")
+            self._warn(f"{reason}{LEFT_OUT}")
         self._positions[record].add(position)
         self._last = error
 
@@ -49,10 +50,14 @@ class BadRecords:
         self,
         positions: Numbers,
         records: Numbers,
+        passed_over: Numbers,
         substitute: Callable[[int, int], int],
         look_command: Callable[[], str],
     ) -> Numbers:
         """``records`` with the first of ``substitute(position, attempt)``, attempt 1, 2 …, in the place of bad ones.
+
+        So many usable ones as ``passed_over`` says for a position (int64 ``[n]``) are left out as well: first the one
+        that belongs there, then those that would take its place. One that comes twice counts once.
 
         A candidate may turn out to be bad; it is then noted, and this is called again. The final result does not depend
         on what was known before. ``look_command`` makes the command that reads every record.
@@ -61,17 +66,30 @@ class BadRecords:
             UsageError: ``MOST_ATTEMPTS`` candidates in a row are bad.
         """
         result = records.copy()
-        for index in np.flatnonzero(~self.usable(positions, records)):
+        usable = self.usable(positions, records)
+        for index in np.flatnonzero(~usable | (passed_over > 0)):
             position = positions[index : index + 1]
+            left_out = {int(records[index])} if usable[index] else set()
             for attempt in range(1, MOST_ATTEMPTS + 1):
                 candidate = np.array([substitute(int(position[0]), attempt)], np.int64)
-                if self.usable(position, candidate)[0]:
+                if int(candidate[0]) in left_out or not self.usable(position, candidate)[0]:
+                    continue
+                if len(left_out) == passed_over[index]:
                     result[index] = candidate[0]
                     break
+                left_out.add(int(candidate[0]))
             else:
-                raise UsageError(
-                    f"{MOST_ATTEMPTS} records in a row cannot be used in the place of "
-                    f"{self._source.place(int(records[index]))}\nthe last: {self._last}\n"
-                    f"this looks at all of them:\n  {look_command()}"
-                )
+                raise UsageError(self._nothing_left(int(position[0]), int(records[index]), look_command))
         return result
+
+    def _nothing_left(self, position: int, record: int, look_command: Callable[[], str]) -> str:
+        place = self._source.place(record)
+        if self._last is None:
+            return (
+                f"train.skip_examples leaves nothing for example {position}: {MOST_ATTEMPTS} records in a row are left "
+                f"out in the place of {place}"
+            )
+        return (
+            f"{MOST_ATTEMPTS} records in a row cannot be used in the place of {place}\nthe last: {self._last}\n"
+            f"this looks at all of them:\n  {look_command()}"
+        )

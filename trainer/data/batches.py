@@ -19,7 +19,7 @@ from trainer.data.images.decoding import EncodedImage
 from trainer.data.images.draw import Draw
 from trainer.data.images.mixing import mixing_of
 from trainer.data.images.transforms import network_input
-from trainer.data.order.sampling import Sampling
+from trainer.data.order.sampling import Sampling, times_skipped
 from trainer.data.pipeline import Batches, Choice, Example, Numbers, Plan
 from trainer.data.sources.source import Source
 from trainer.data.sources.synthetic import ready_input
@@ -60,16 +60,17 @@ def training_batches(
     Each element is a dict with B examples, the part's share of ``train.global_batch_size``: ``image`` float32
     ``[B, S, S, 3]``, ``label`` int64 ``[B]``, ``dropout`` float32 ``[B, dropout_features]`` uniform in [0, 1),
     ``ledger`` int64 ``[B]``, their entries in the ledger, ``substituted`` int64 ``[B]``, 1 for examples in the place
-    of one that cannot be used, and where neighbours are mixed ``mixing`` float32 ``[B, 5]``, see
-    ``trainer.data.images.mixing``. The parts together are the whole batch, in each of the ``train.accumulate_steps``
-    blocks row for row. ``warn`` is called once for every bad record. The batches lie on ``device``, copied there
-    ahead of time, or in the host's memory.
+    of one that cannot be used or that ``train.skip_examples`` has, and where neighbours are mixed ``mixing`` float32
+    ``[B, 5]``, see ``trainer.data.images.mixing``. The parts together are the whole batch, in each of the
+    ``train.accumulate_steps`` blocks row for row. ``warn`` is called once for every bad record. The batches lie on
+    ``device``, copied there ahead of time, or in the host's memory.
     """
     sampling = Sampling(source, config)
 
     def choose(positions: Numbers, bad: BadRecords) -> Choice:
         planned = sampling.records_at(positions)
-        records = bad.substituted(positions, planned, sampling.substitute, lambda: _check_command(config))
+        passed_over = times_skipped(positions, config.train.skip_examples)
+        records = bad.substituted(positions, planned, passed_over, sampling.substitute, lambda: _check_command(config))
         return Choice(positions, records, substituted=records != planned, usable=np.ones(len(records), bool))
 
     def prepare(example: Example) -> Example:

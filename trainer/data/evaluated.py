@@ -6,21 +6,27 @@ import dataclasses
 import os
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
 
 from trainer.command_line import argument
 from trainer.config.contracts import Split, StoredSplit
 from trainer.config.registry import builder_of
 from trainer.config.reproduction import spelled
-from trainer.config.schema.sources import DataConfig, ImageFolderConfig
+from trainer.config.schema.sources import DataConfig, ImageFolderConfig, TableConfig
 from trainer.data.sources.image_folder import ImageFolderSplit
 from trainer.data.sources.source import Source
 from trainer.data.sources.split_folders import Layout, layout_of
-from trainer.errors import RestoreRefused, UsageError, few
+from trainer.data.sources.table import TableSplit
+from trainer.errors import NoSuchSplit, RestoreRefused, UsageError, few
 
-PARTING = ("validation_share", "split_by")  # keys that choose among the images of a folder
-SPLITTING = ("layout", *PARTING, "group_pattern")  # keys that decide what validates in a tree
+PARTING = ("validation_share", "split_by", "folds", "fold")  # keys that choose among the images of a folder
+# keys that decide what validates in a tree, and in a table
+SPLITTING = ("layout", *PARTING, "group_pattern")
+SPLITTING_ROWS = ("split_column", "validation_share", "folds", "fold", "group_column")
 OF_A_SPLIT = re.compile(r"data\.(train|validation|test)_(examples|pattern|split)")  # keys that choose its records
 LISTED = 20  # classes that a command to copy names
 
@@ -53,12 +59,15 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
     """Open what is evaluated: the split ``asked`` for, or else the one that is meant.
 
     Class folders without a split are a test set, all of which is evaluated, unless the checkpoint was trained on a part
-    of them: then it is the part that validated. Elsewhere ``validation`` is meant, or ``test`` where there is no other.
+    of them: then it is the part that validated. So is a table whose rows are not marked for splits.
+    Elsewhere ``validation`` is meant, or ``test`` where there is no other.
 
     Raises:
         UsageError: the data cannot be read, or has no such split.
         RestoreRefused: it has classes that the checkpoint does not know.
     """
+    if isinstance(wanted, TableConfig):
+        return _open_table(trained, wanted, asked)
     if not isinstance(wanted, ImageFolderConfig):
         split = asked or "validation"
         return _evaluated(trained, wanted, split, builder_of(wanted)(wanted, split), (), divided=False)
@@ -76,6 +85,42 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
     split = asked or "validation"
     notes = _training_images(trained.data, wanted) if own else ()
     return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), notes, divided=True)
+
+
+def _open_table(trained: Trained, wanted: TableConfig, asked: Split | None) -> Evaluated:
+    own = isinstance(trained.data, TableConfig) and os.path.realpath(trained.data.file) == os.path.realpath(wanted.file)
+    own = own or _is_copied_table(trained, wanted)
+    if wanted.split_column is None and not own and asked in (None, "test"):
+        whole = TableSplit(wanted, "test", undivided=True)
+        return _evaluated(trained, wanted, "test", whole, _rows_trained_on(trained.data, whole), divided=False)
+    split = asked or "validation"
+    if not own and asked is None:
+        try:
+            stored = TableSplit(wanted, split)
+        except NoSuchSplit:  # nothing but a test set
+            split, stored = "test", TableSplit(wanted, "test")
+    else:
+        stored = TableSplit(wanted, split)
+    notes = _changed(trained.data, wanted, SPLITTING_ROWS) if own else _rows_trained_on(trained.data, stored)
+    return _evaluated(trained, wanted, split, stored, notes, divided=stored.divided)
+
+
+def _is_copied_table(trained: Trained, wanted: TableConfig) -> bool:
+    """Whether the table has the very images that the checkpoint was trained on, at another place."""
+    if not isinstance(trained.data, TableConfig) or trained.listing is None:
+        return False
+    there = dataclasses.replace(trained.data, file=wanted.file, root=wanted.root)
+    try:
+        return Source(TableSplit(there, "train", say=_unsaid), there, "train").listing == trained.listing
+    except UsageError:
+        return False  # it has not even its columns
+
+
+def _rows_trained_on(trained: DataConfig, test: TableSplit) -> tuple[str, ...]:
+    """A note where images of another table were trained on. Only what has the same path is found."""
+    if not isinstance(trained, TableConfig) or not os.path.isfile(trained.file):
+        return ()
+    return _no_test(test, lambda: test.also_in(TableSplit(trained, "train", say=_unsaid)))
 
 
 def refuse_without_effect(found: Evaluated, given: Mapping[str, object]) -> None:
@@ -181,8 +226,12 @@ def _training_images(trained: DataConfig, wanted: ImageFolderConfig) -> tuple[st
     """A note where another rule splits the folder than in training: then images validate that were trained on."""
     if not isinstance(trained, ImageFolderConfig):
         return ()
-    changed = [name for name in SPLITTING if getattr(trained, name) != getattr(wanted, name)]
-    if not changed:
+    return _changed(trained, wanted, SPLITTING)
+
+
+def _changed(trained: DataConfig, wanted: DataConfig, names: Sequence[str]) -> tuple[str, ...]:
+    changed = [name for name in names if getattr(trained, name, None) != getattr(wanted, name)]
+    if not changed or type(trained) is not type(wanted):
         return ()
     return (
         f"data.{changed[0]} was {getattr(trained, changed[0])} in training, so the split has images that the network "
@@ -196,8 +245,13 @@ def _also_trained_on(trained: DataConfig, test: ImageFolderSplit) -> tuple[str, 
     """
     if not isinstance(trained, ImageFolderConfig) or not os.path.isdir(trained.root):
         return ()
+    return _no_test(test, lambda: test.also_in(ImageFolderSplit(trained, "train", say=_unsaid)))
+
+
+def _no_test(test: ImageFolderSplit | TableSplit, trained_on: Callable[[], npt.NDArray[np.int64]]) -> tuple[str, ...]:
+    """A note about the records of ``test`` that were trained on."""
     try:
-        both = test.also_in(ImageFolderSplit(trained, "train", say=_unsaid))
+        both = trained_on()
     except UsageError:
         return ()  # the data of training is gone or has become something else
     if not len(both):

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import math
+import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -86,6 +89,7 @@ class Batches:
         self._bad = BadRecords(plan.source, warn)
         # by where the batch begins; also of a plug-in that fails with many records but not with one
         self._failures: dict[int, UsageError] = {}
+        self._announced, self._announcing = plan.starts.start, threading.Lock()  # the batches before have been
         # traced once, however often the pipeline is opened again
         self._prepared = tf.autograph.experimental.do_not_convert(tf.function(plan.prepare, autograph=False))
 
@@ -110,6 +114,7 @@ class Batches:
         options.threading.private_threadpool_size = plan.threads
         options.autotune.enabled = False
         left = plan.starts[number:]
+        self._announced = left.start
         read_batch = tf.autograph.experimental.do_not_convert(self._read_batch)
         batches = (
             tf.data.Dataset.range(left.start, left.stop, left.step)
@@ -126,7 +131,16 @@ class Batches:
         return batches.apply(tf.data.experimental.prefetch_to_device(plan.device, PREFETCHED_BATCHES))
 
     def _read_batch(self, first: tf.Tensor) -> Example:
-        tensors = tf.numpy_function(self._read, [first], list(COLUMNS.values()), stateful=False)
+        # TensorFlow never lets go of a Python function that a graph calls, nor would it of the data that this one reads
+        weakly = weakref.WeakMethod(self._read)
+
+        def read(first: np.int64) -> list[npt.NDArray[Any]]:
+            method = weakly()
+            if method is None:
+                raise RuntimeError("nobody waits for this batch")
+            return method(first)
+
+        tensors = tf.numpy_function(read, [first], list(COLUMNS.values()), stateful=False)
         columns = dict(zip(COLUMNS, tensors, strict=True))
         size = len(self._plan.rows)
         for name, tensor in columns.items():
@@ -135,12 +149,27 @@ class Batches:
 
     def _read(self, first: np.int64) -> list[npt.NDArray[Any]]:
         try:
+            self._announce_from(int(first))
             with reading(lambda: self._place(int(first))):
                 columns = _read(self._chosen(int(first)), self._plan)
         except UsageError as error:
             self._failures[int(first)] = error
             raise
         return [columns[name] for name in COLUMNS]
+
+    def _announce_from(self, first: int) -> None:
+        """Tell the source what is read from the batch on that begins at ``first``: the order is known."""
+        plan = self._plan
+        if not plan.source.ahead:
+            return
+        step = plan.starts.step
+        end = first + step * (1 + math.ceil(plan.source.ahead / len(plan.rows)))
+        with self._announcing:
+            begin = max(self._announced, first)
+            self._announced = max(self._announced, end)
+        for start in range(begin, min(end, plan.starts.stop), step):
+            choice = self._chosen(start)
+            plan.source.expect(choice.records[choice.usable])
 
     def _place(self, first: int) -> str:
         """Where the batch lies that begins at ``first``, for messages."""

@@ -14,15 +14,17 @@ from trainer.diagnosis.by_name import differing_names
 from trainer.diagnosis.comparison import differing
 from trainer.diagnosis.expected import Expected, completed, expected_of
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint, examine, open_own
-from trainer.diagnosis.prescription import look_command, next_command
+from trainer.diagnosis.prescription import look_command, next_command, state_command
 from trainer.diagnosis.silent_settings import Setting, differing_settings
 from trainer.diagnosis.wanted import setting_differences, wanted_config
 from trainer.diagnosis.widths import Width
 from trainer.errors import UsageError
+from trainer.interchange import state_files
 from trainer.interchange.bundles import damage
 from trainer.interchange.contents import Contents, Kind
 from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
 from trainer.interchange.locate import Located, locate
+from trainer.interchange.origin import origin_config
 from trainer.interchange.readers import read_contents, unreadable_values
 from trainer.interchange.translation import Translation, translate
 from trainer.interchange.values import read_values
@@ -67,7 +69,26 @@ def diagnose(path: Path, overrides: Sequence[str]) -> Diagnosis:
     except Unusable as error:
         command = next_command(path, None, overrides, [error.finding], foreign=True)
         return Diagnosis(path, "cannot be read", None, "", (error.finding,), command)
+    if contents.kind is Kind.STATE:
+        return _state(located, contents, overrides)
     return _foreign(located, contents, overrides)
+
+
+def _state(located: Located, contents: Contents, overrides: Sequence[str]) -> Diagnosis:
+    """Of a file with the whole state: what is damaged in it, and what differs from its own configuration."""
+    stored, manifest = origin_config(contents), state_files.manifest_of(contents)
+    wanted = completed(wanted_config(stored, overrides))
+    findings = [*located.findings, *unreadable_values(contents)]
+    if not findings:
+        findings = _own_differences(stored, contents, wanted)
+    return Diagnosis(
+        path=located.path,
+        description=f"{contents.description}, step {manifest.step}",
+        config=wanted,
+        model=_with("the configuration in it" if stored is not None else "the default configuration", overrides),
+        findings=tuple(findings),
+        next_command=state_command(located.path, overrides, findings),
+    )
 
 
 def _own(located: Located, overrides: Sequence[str]) -> Diagnosis:
@@ -132,7 +153,8 @@ def _foreign(located: Located, contents: Contents, overrides: Sequence[str]) -> 
     if not isinstance(config.model, InceptionV3Config):
         raise UsageError(
             f"{located.path} was not written by this trainer; in such files doctor knows the names of Inception V3 "
-            f"only, not those of model.name={config.model.name}\nlook at what it holds: {look_command(located.path)}"
+            f"only, not those of model.name={config.model.name}: a run with init_from says what does not fit\n"
+            f"look at what it holds: {look_command(located.path)}"
         )
     config = completed(config)
     expected = expected_of(config)

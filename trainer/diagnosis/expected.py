@@ -11,7 +11,7 @@ from trainer.config.schema.networks import InceptionV3Config
 from trainer.data.order.sampling import Sampling
 from trainer.data.sources.source import open_source
 from trainer.models import size
-from trainer.training.state import TrainingState, build_state, flatten
+from trainer.training.state import DIVERGENCE, TrainingState, build_state, flatten
 
 
 def completed(config: Config) -> Config:
@@ -61,5 +61,5 @@ def shapes_of(config: Config, state: TrainingState) -> Expected:
         model={name: tuple(variable.shape) for name, variable in state.variables.items()},
         slots=frozenset(state.optimizer.slots),
         averaged=frozenset(state.ema),
-        progress=frozenset(flatten(state.progress.tree(), "progress")),
+        progress=frozenset({*flatten(state.progress.tree(), "progress"), *flatten(state.divergence, DIVERGENCE)}),
     )

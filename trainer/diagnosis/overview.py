@@ -11,7 +11,7 @@ from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint, foreign_files, open_own
 from trainer.errors import NoValidCheckpoint, RestoreRefused
-from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind
+from trainer.interchange.contents import OURS, Contents, Kind
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.locate import locate
 from trainer.interchange.origin import Origin, origin_config, origin_of
@@ -75,7 +75,7 @@ def _facts(contents: Contents, path: Path, findings: list[Finding], own: OwnChec
         },
         "origin": None if origin is None else _origin(origin),
         "config": None if config is None else _config(config),
-        "file": {name: text for name, text in contents.facts.items() if name not in (ORIGIN, ORIGIN_CONFIG)},
+        "file": {name: text for name, text in contents.facts.items() if not name.startswith(OURS)},
         "optimizer": translation.optimizer,
         "parameters": sum(tensor.size for tensor in translation.variables.values()),
         "values": contents.parameters,

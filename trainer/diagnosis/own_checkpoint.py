@@ -18,6 +18,8 @@ from trainer.interchange.findings import DAMAGE, NOTE, Finding, Unusable
 from trainer.interchange.locate import Shards, shards
 from trainer.run_directory.layout import CHECKPOINTS
 from trainer.storage.durable import stored_digest
+from trainer.storage.guarded import refuse_unless_file
+from trainer.storage.unacceptable import Unacceptable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,11 +60,27 @@ def open_own(place: Path) -> OwnCheckpoint:
     except NoValidCheckpoint as error:
         findings.append(Finding("config", DAMAGE, str(error)))
     contents = None
+    unopened = _not_files(place)
+    findings += unopened
     try:
+        if unopened:
+            return OwnCheckpoint(place, manifest, config, None, tuple(findings))
         contents = dataclasses.replace(read_bundle(place / PREFIX, Kind.BUNDLE), kind=Kind.OWN)
     except Unusable as error:
         findings.append(error.finding)
     return OwnCheckpoint(place, manifest, config, contents, tuple(findings))
+
+
+def _not_files(place: Path) -> list[Finding]:
+    """Links, FIFOs and the like in place of the files of values, which TensorFlow would follow or wait for."""
+    found = []
+    for path in sorted(place.iterdir()):
+        if path.name.startswith(f"{PREFIX}."):
+            try:
+                refuse_unless_file(path)
+            except Unacceptable as error:
+                found.append(Finding("not_a_file", DAMAGE, str(error)))
+    return found
 
 
 def examine(checkpoint: OwnCheckpoint) -> list[Finding]:
@@ -112,7 +130,12 @@ def _add_missing(findings: list[Finding], path: Path) -> None:
 
 def _add_digest(findings: list[Finding], path: Path, wanted: str, *, tensors_read: bool) -> None:
     """Compare a file with its digest. A finding about the same damage gets the digests as a detail."""
-    found = stored_digest(path)
+    try:
+        found = stored_digest(path)
+    except Unacceptable as error:
+        if not any(str(path) in finding.title for finding in findings):
+            findings.append(Finding("not_a_file", DAMAGE, str(error)))
+        return
     if found == wanted:
         return
     text = f"SHA-256 of {path.name} is {found[:16]}…, the manifest says {wanted[:16]}…"

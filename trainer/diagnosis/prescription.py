@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.checkpoint.verification import newest_valid
-from trainer.command_line import argument, command_line, list_command, place_beside
+from trainer.command_line import argument, command_line, list_command, place_beside, resume_command
 from trainer.diagnosis.own_checkpoint import OwnCheckpoint
 from trainer.errors import NoValidCheckpoint
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
@@ -16,6 +16,7 @@ from trainer.storage.unreadable import Unreadable
 
 # the file fits, or will fit after a conversion
 CONVERTED = ("name_based", "foreign_format", "channel_order", "ema_only", "optimizer")
+CONVERT_FIRST = "after the command above, run doctor on what it wrote"
 MISPLACED = ("foreign_directory", "directory_for_prefix", "file_for_prefix", "file_for_index", "state_file")
 
 
@@ -37,10 +38,20 @@ def next_command(
         kept = [override for override in overrides if override.partition("=")[0] not in given]
         return command_line("doctor", argument("checkpoint", path), *kept, *suggested)
     if open_causes:
-        return look_command(path)
+        pickled = any(finding.cause == "pickle" for finding in open_causes)
+        return f"{list_command(directory_of(path.parent))}   # {CONVERT_FIRST}" if pickled else look_command(path)
     if path.is_dir() and any(finding.cause == "foreign_directory" for finding in mismatches):
         return list_command(path) + "   # nothing in it could be read: run doctor on a file that was converted"
     return command_line("train", argument("init_from", path), *overrides)
+
+
+def state_command(path: Path, overrides: Sequence[str], findings: Sequence[Finding]) -> str:
+    """The command line to run next, given the findings about a file with the whole state of a run."""
+    if any(finding.status == DAMAGE for finding in findings):
+        return next_command(path, None, overrides, findings, foreign=True)
+    if any(finding.status for finding in findings) and not overrides:
+        return look_command(path)
+    return resume_command(place_beside(path, "continued"), argument("checkpoint", path))
 
 
 def _own(path: Path, own: OwnCheckpoint, damaged: bool, mismatches: Sequence[Finding], overrides: Sequence[str]) -> str:

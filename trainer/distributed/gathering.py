@@ -9,6 +9,7 @@ import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
+from multiprocessing import connection as descriptors  # whose wait() polls: select() fails above descriptor 1,023
 from typing import Any
 
 from trainer.distributed.agreement import Facts, differences, name_of, own_name, refuse_unless_alike
@@ -105,7 +106,7 @@ class Gathering:
             self._look_for_odd_ones()
         for connection in self.connections.values():
             send(connection, ALIVE)
-        if not select.select([self._listener], [], [], RETRY_SECONDS)[0]:
+        if not descriptors.wait([self._listener], RETRY_SECONDS):
             return
         connection, _ = self._listener.accept()
         connection.settimeout(SILENCE)

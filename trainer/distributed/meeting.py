@@ -10,10 +10,10 @@ from __future__ import annotations
 
 import contextlib
 import os
-import select
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing.connection import wait  # which polls: select() fails above descriptor 1,023
 
 from trainer.distributed.agreement import Facts
 from trainer.distributed.cluster import Cluster, source, split_address
@@ -156,9 +156,9 @@ def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool], fa
             else:
                 send(connection, {**_hello(cluster), "facts": facts})
                 patience = SILENCE if refused is None else UNABLE_SECONDS
-                ready = select.select([connection, listener], [], [], patience)[0]
+                ready = wait([connection, listener], patience)
                 if ready == [listener]:  # perhaps a second chief that has no port: the first answers soon
-                    ready = select.select([connection], [], [], UNABLE_SECONDS)[0]
+                    ready = wait([connection], UNABLE_SECONDS)
                 if connection in ready and _is_welcome(connection, cluster):
                     return Peers(cluster, {CHIEF: connection})
                 connection.close()
@@ -249,7 +249,7 @@ def _is_welcome(connection: socket.socket, cluster: Cluster) -> bool:
 
 def _refusal(listener: socket.socket, cluster: Cluster) -> PeerLost | None:
     """The refusal that a chief without a port has delivered, None when there is none."""
-    if not select.select([listener], [], [], 0)[0]:
+    if not wait([listener], 0):
         return None
     connection, _ = listener.accept()
     with connection:

@@ -209,6 +209,9 @@ def build_replicas(config: Config, process: Process, shared: Sharing | None) -> 
                 "start one process on each node, or add runtime.strategy=auto to continue with this one"
             )
         return replicas_here(config)
+    if shared.processes > 1:
+        # TensorFlow waits for all in a call that lets no other thread run; one that does not come would not be noticed
+        peers.gather(range(shared.processes))
     replicas = replicas_of(config, peers.cluster, shared)
     if shared.processes > 1:
         process.stop.install()  # TensorFlow has replaced the handler by its own

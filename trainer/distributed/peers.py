@@ -5,8 +5,9 @@ listens at its own address of the cluster until all have come; then it stops lis
 that port. So a job needs no ports but those it names. How they meet is in ``trainer.distributed.meeting``.
 
 Each message is one line of JSON. The chief sends its decisions to all others (``tell``), which wait for them
-(``hear``). Every process reports that it is alive. A process that is silent for ``SILENCE`` seconds, or whose
-connection ends without a farewell, is lost, and every process of the run learns that.
+(``hear``). Every process reports that it is alive, and how long it has waited for the others. A process that is silent
+for ``SILENCE`` seconds, or whose connection ends without a farewell, is lost, and every process of the run learns that.
+Silence is counted in seconds in which this process could listen: one that was suspended judges nobody when it wakes.
 """
 
 from __future__ import annotations
@@ -14,20 +15,26 @@ from __future__ import annotations
 import contextlib
 import json
 import queue
+import select
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from trainer.distributed import exchange
 from trainer.distributed.cluster import Cluster
 from trainer.errors import PeerLost
+from trainer.runtime.counted_time import CountedTime
 from trainer.storage.documents import parse_json, shown
 from trainer.storage.unacceptable import Unacceptable
 
 CHIEF = 0
 ALIVE_EVERY = 2.0  # seconds
+LISTEN_SECONDS = 1.0  # at a time
+GATHERING_SECONDS = 0.05  # between two looks at who is there
 SILENCE = 20.0  # seconds without a sign of life after which a process counts as lost
+READ_AT_ONCE = 64 << 10  # bytes
 LINE_LIMIT = 16 << 20  # bytes; the largest message is a configuration with the names of its classes
 
 Message = dict[str, Any]
@@ -54,6 +61,10 @@ class Peers:
         self.lost: PeerLost | None = None
         self._losing = threading.Event()
         self.stop_asked = False  # of another process of the run
+        self._ready: set[int] = set()  # ranks that have come to ``gather``
+        self.waited = 0.0  # seconds that this process has waited for others, without progress; the watchdog sets it
+        self._waited_by: dict[int, float] = {}  # the same of the others, by rank, as far as this process hears them
+        self.on_report: Callable[[str], object] = lambda text: None  # with what a process that hangs has found out
         for rank, connection in connections.items():
             connection.settimeout(SILENCE)
             threading.Thread(target=self._listen, args=(rank,), name=f"peer {rank}", daemon=True).start()
@@ -74,11 +85,30 @@ class Peers:
         Raises:
             PeerLost: there will be none.
         """
-        message = self._told.get()
+        with exchange.OWN.waiting():
+            message = self._told.get()
         if message is None:
             assert self.lost is not None
             raise self.lost
         return message
+
+    def gather(self, ranks: Iterable[int]) -> None:
+        """Return when all of ``ranks``, this process among them, have called this.
+
+        Raises:
+            PeerLost: one of them will not come.
+        """
+        if not self.is_chief:
+            self._send({"kind": "ready"})
+            self.hear()
+            return
+        missing = set(ranks) - {CHIEF}
+        with exchange.OWN.waiting():
+            while not missing <= self._ready and not self._losing.wait(GATHERING_SECONDS):
+                pass
+        if self.lost is not None:
+            raise self.lost
+        self.tell({"gathered": sorted(missing)})
 
     def watch(self, on_loss: Callable[[PeerLost], None]) -> None:
         """Call ``on_loss`` once, in a thread of its own, when a process is lost, now or later."""
@@ -106,6 +136,16 @@ class Peers:
         """
         self._send(STOP)
 
+    def all_have_waited(self, seconds: float) -> bool:
+        """Whether every other process that computes has waited for others at least so long, as the chief knows."""
+        others = [rank for rank in self._connections if rank not in self._idle]
+        return self.is_chief and all(self._waited_by.get(rank, 0.0) >= seconds for rank in others)
+
+    def report(self, text: str) -> None:
+        """Tell the chief, which has the log of the run, what this process has found out about a hang of its own."""
+        if not self.is_chief:
+            self._send({"kind": "report", "text": text})
+
     def leave(self, status: int, reason: str) -> None:
         """Say farewell: this process ends with ``status``. If it is not 0, the others end with it too."""
         self._leaving = True
@@ -126,15 +166,14 @@ class Peers:
 
     def _say_alive(self) -> None:
         while not self._leaving:
-            self._send(ALIVE)
+            self._send({**ALIVE, "waited": self.waited})
             time.sleep(ALIVE_EVERY)
 
     def _listen(self, rank: int) -> None:
         """Read what one process sends, until its connection ends."""
         connection = self._connections[rank]
         try:
-            lines = connection.makefile("rb")
-            while line := lines.readline(LINE_LIMIT):
+            for line in _lines(connection):
                 self._take(rank, parse_json(line.decode()))
             how = "its connection ended"
         except TimeoutError:
@@ -154,7 +193,11 @@ class Peers:
     def _take(self, rank: int, message: Any) -> None:
         match message:
             case {"kind": "alive"}:
-                pass
+                self._waited_by[rank] = float(message.get("waited", 0.0))
+            case {"kind": "ready"}:
+                self._ready.add(rank)
+            case {"kind": "report", "text": str(text)}:
+                self.on_report(f"{self.name(rank)}: {text}")
             case {"kind": "stop"}:
                 self.stop_asked = True
                 if self.is_chief:
@@ -188,6 +231,35 @@ class Peers:
         if watcher is not None:
             watcher(lost)
         self._losing.set()
+
+
+def _lines(connection: socket.socket) -> Iterator[bytes]:
+    """What comes, line by line, until the connection ends.
+
+    Raises:
+        TimeoutError: nothing came for ``SILENCE`` seconds in which this process ran.
+        Unacceptable: a line is too long.
+        OSError: the connection is broken.
+    """
+    poll = select.poll()
+    poll.register(connection, select.POLLIN | select.POLLRDHUP)
+    rest, time_here = b"", CountedTime(LISTEN_SECONDS)
+    heard = time_here.seconds
+    while True:
+        if not poll.poll(1000 * LISTEN_SECONDS):
+            if time_here.read() - heard >= SILENCE:
+                raise TimeoutError
+            continue
+        received = connection.recv(READ_AT_ONCE)
+        heard = time_here.read()
+        *lines, rest = (rest + received).split(b"\n")
+        yield from lines
+        if not received:
+            if rest:
+                yield rest
+            return
+        if len(rest) > LINE_LIMIT:
+            raise Unacceptable(f"it sent a line of more than {LINE_LIMIT} bytes")
 
 
 def farewell(rank: int, status: int, reason: str) -> Message:

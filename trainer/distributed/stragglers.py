@@ -7,7 +7,7 @@ from __future__ import annotations
 import statistics
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -18,17 +18,23 @@ SLOW = 1.5  # times the median of the processes
 Marks = tuple[tf.Tensor, ...]  # seconds, float64 []: begin and end of the exchange of one step; empty when not measured
 
 
-def moment(computed: Sequence[tf.Tensor]) -> tf.Tensor:
+def moment(computed: Sequence[tf.Tensor], note: Callable[[], None] = lambda: None) -> tf.Tensor:
     """The time, seconds of this process's clock, float64 ``[]``, when all of these have been computed, inside a
-    ``tf.function``. (TensorFlow refuses its own ``tf.timestamp`` where operations are deterministic.)
+    ``tf.function``. (TensorFlow refuses its own ``tf.timestamp`` where operations are deterministic.) Then ``note`` is
+    called, in a thread of TensorFlow.
 
     An exchange and this both count as effects, which happen in the order in which they are written. On an accelerator,
     an operation counts as done when it is queued. So a number is copied to the host first.
     """
     with tf.control_dependencies(computed):
         number = tf.reshape(computed[0], [-1])[0]
+
+    def now_and_noted(_: object) -> np.float64:
+        note()
+        return np.float64(time.monotonic())
+
     with tf.device("/device:CPU:0"):
-        now = tf.numpy_function(lambda _: np.float64(time.monotonic()), [number], tf.float64)
+        now = tf.numpy_function(now_and_noted, [number], tf.float64)
     return tf.ensure_shape(now, [])
 
 

@@ -16,7 +16,7 @@ import tensorflow as tf
 from trainer.config import plugins, registry
 from trainer.config.schema import Config
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.data.images.decoding import EncodedImage, encoded_image
+from trainer.data.images.decoding import JPEG, RATIOS, EncodedImage, decode_window, encoded_image
 from trainer.data.images.draw import Draw
 from trainer.data.images.mixing import mixed, mixing_of
 from trainer.data.images.pixels import rules_of
@@ -24,7 +24,7 @@ from trainer.data.images.transforms import TRANSFORMS, apply_transforms
 from trainer.data.order.sampling import Sampling
 from trainer.data.sources.source import Source
 from trainer.errors import BadRecord
-from trainer.fingerprint.facts import Fact
+from trainer.fingerprint.facts import MIXING, STEP, Fact
 
 TRANSFORMS_FILE = "trainer/data/images/transforms.py"
 # where the other transforms are
@@ -51,15 +51,30 @@ def preprocessing_facts(config: Config) -> list[Fact]:
     """A digest and the mean of every probe image after each stage, in training and in evaluation."""
     facts = []
     draw = Draw(config.seed, tf.constant(PROBE_EXAMPLE, tf.int64))
+    probes = _probes(config.preprocess)
+    shrunk = _shrunk(probes, config.preprocess) if config.preprocess.decode == "shrunk" else {}
     for split, names in (("train", config.preprocess.train), ("eval", config.preprocess.eval)):
         keys = ("preprocess", "seed") if split == "train" else ("preprocess",)
-        for number, encoded in enumerate(_probes(config.preprocess)):
+        for number, encoded in enumerate(probes):
             for index, name in enumerate(names):
                 # all stages up to this one, run together as in training, where a crop is fused into decode
                 image = apply_transforms(encoded, names[: index + 1], config.preprocess, draw)
                 where = f"preprocess.{split}[{index}] {name}"
                 facts.append(Fact("behaviour", where, f"probe {number}", _summary(image), keys, _file(name)))
+        where = f"preprocess.{split}[0] decode"
+        facts += [
+            Fact("behaviour", where, f"probe at 1/{ratio}", value, ("preprocess.decode",), FILES["decode"])
+            for ratio, value in shrunk.items()
+        ]
     return facts
+
+
+def _shrunk(probes: Sequence[EncodedImage], config: PreprocessConfig) -> dict[int, str]:
+    """A window of the rotated JPEG among the probes, decoded at each ratio."""
+    (probe,) = [encoded for encoded in probes if encoded.decoder == JPEG]
+    window = tf.concat([[3, 5], probe.size - 9], 0)
+    side = int(tf.reduce_min(window[2:]))
+    return {ratio: _summary(decode_window(probe, window, config, side // ratio)) for ratio in RATIOS}
 
 
 def _file(name: str) -> str:
@@ -82,7 +97,7 @@ def _summary(image: tf.Tensor) -> str:
 
 
 def mixing_facts(config: Config) -> list[Fact]:
-    """A digest of two probe pairs after mixing, and the weights of their labels; empty without mixing."""
+    """Two probe pairs after mixing, the weights of their labels, and what was drawn for them; empty without mixing."""
     positions = range(PROBE_EXAMPLE // 4 * 4, PROBE_EXAMPLE // 4 * 4 + MIXING_PROBES)
     drawn = [mixing_of(tf.constant(position, tf.int64), config) for position in positions]
     if not drawn[0]:
@@ -100,8 +115,16 @@ def mixing_facts(config: Config) -> list[Fact]:
         "label weights": [f"{weight:.6g}" for weight in result["label_weight"].numpy()],
         "partners": result["partner_label"].numpy().tolist(),
     }
+    shares, *corners = tf.unstack(batch["mixing"], axis=1)
+    drawn_numbers = {"kept": shares, "box": tf.stack(corners, axis=1)}
     keys = ("mixing", "seed", "preprocess.image_size")
-    return [Fact("behaviour", "mixing", name, value, keys, MIXING_FILE) for name, value in values.items()]
+    return [
+        *(Fact("behaviour", MIXING, name, value, keys, MIXING_FILE) for name, value in values.items()),
+        *(
+            Fact(STEP, MIXING, name, tf.reshape(numbers, [-1]).numpy().tolist(), keys, MIXING_FILE)
+            for name, numbers in drawn_numbers.items()
+        ),
+    ]
 
 
 def _probes(config: PreprocessConfig) -> list[EncodedImage]:

@@ -3,8 +3,9 @@
 Several replicas run code that a single one does not: they divide the loss, sum gradients and average statistics. A run
 may continue with any number of replicas. So a fingerprint must cover that code, and must find the same numbers on any
 number of replicas. Here the code of ``trainer.distributed.replicas`` runs as the first of two replicas. Wherever it
-asks for a sum over both, the other replica contributes 1.25 times the same numbers, in the opposite order. A real
-replica would not contribute these numbers, and need not: code that exchanges something else gets other numbers.
+asks for a sum over both, the other replica contributes 1.25 times the same numbers, in the opposite order; where it
+asks for copies, 1.25 times the same. A real replica would not contribute these numbers, and need not: code that
+exchanges something else gets other numbers.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ class _First(tf.distribute.ReplicaContext):
     def all_reduce(self, reduce_op: Any, value: Any, options: Any = None) -> Any:
         assert reduce_op == tf.distribute.ReduceOp.SUM, "trainer.distributed.replicas asks for sums only"
         return tf.nest.map_structure(_with_others, value)
+
+    def all_gather(self, value: Any, axis: Any, options: Any = None) -> Any:
+        assert axis == 0, "trainer.distributed.replicas copies whole rows only"
+        return tf.concat([value, OTHERS_SHARE * value], 0)
 
 
 def _with_others(own: tf.Tensor) -> tf.Tensor:

@@ -21,7 +21,7 @@ from trainer.config.schema.optimization import AdamWConfig, OptimizerPlugin, SGD
 from trainer.config.schema.preprocessing import NoMixingConfig
 from trainer.data.images import draw
 from trainer.data.order import ledger
-from trainer.distributed import replicas
+from trainer.distributed import logical_replicas, replicas
 from trainer.distributed.replicas import ONE_DEVICE, Replicas, Share
 from trainer.fingerprint import probe
 from trainer.fingerprint.facts import STEP, Fact
@@ -67,6 +67,10 @@ def piece_facts(config: Config, pair: Replicas, auxiliary: bool) -> Iterator[Fac
     yield from of("draws", draw, ["seed"], {"draws of dropout": _draws(config)})
     yield from of("ledger", ledger, [], {"entries": ledger.entries(np.arange(3), np.arange(5, 8))})
     yield from of("replicas", replicas, [], _exchanged(pair))
+    if config.train.logical_replicas is not None:
+        keys = ["train.logical_replicas"]
+        yield from of("copies", replicas, keys, {"copies of all": _copied(pair)})
+        yield from of("logical replicas", logical_replicas, keys, _in_turn(config.train.logical_replicas, pair))
     yield from of("batch norm and dropout", layers, ["model.batch_norm"], _layers(config, pair))
     keys = ["model.batch_norm", "fine_tuning", "train.accumulate_steps"]
     yield from of("batch norm warm-up", moving_statistics, keys, _largest_momenta(config))
@@ -98,6 +102,32 @@ def _exchanged(pair: Replicas) -> dict[str, Any]:
     return {"share of a batch": share, "sum": added, "rows of all": rowwise, "assigned": variable}
 
 
+def _copied(pair: Replicas) -> tf.Tensor:
+    return pair.run(lambda share: replicas.copies(tf.constant([3.0, 5.0])))
+
+
+def _in_turn(logical: int, pair: Replicas) -> dict[str, Any]:
+    """Which rows the logical replicas of the first replica compute, of two blocks, and how results are added."""
+    rows = {"row": tf.range(8 * logical, dtype=tf.int64)}
+
+    def computed(rows: replicas.Rows) -> list[tf.Tensor]:
+        return [tf.cast(rows["row"], tf.float32)]
+
+    def beside(left: list[tf.Tensor], right: list[tf.Tensor]) -> list[tf.Tensor]:
+        return [tf.concat([left[0], right[0]], 0)]
+
+    def on_replica(share: Share) -> tuple[tf.Tensor, tf.Tensor, list[tf.Tensor]]:
+        own = share(rows, 2)
+        (computed_rows,), (summed,) = (
+            logical_replicas.in_turn(computed, join, logical, 2, pair.count)(own)
+            for join in (beside, logical_replicas.added)
+        )
+        return computed_rows, summed, logical_replicas.total_in_order([tf.constant([1.0, 2.0]), tf.constant(7.0)])
+
+    computed_rows, summed, in_order = pair.run(on_replica)
+    return {"rows in turn": computed_rows, "their sum": summed, "first sum": in_order[0], "second sum": in_order[1]}
+
+
 def _layers(config: Config, pair: Replicas) -> dict[str, Any]:
     features, uniform = probe.spread((2, 3), 1.0, 3.0), probe.spread((2, 4), 0.0, 1.0)
     own = layers.Draws(1, (3,), name="draws", dtype="float32")(uniform)
@@ -118,6 +148,8 @@ def _layers(config: Config, pair: Replicas) -> dict[str, Any]:
         found[f"normalised {way}"] = outputs[0, 0]
         found[f"moving statistics {way}"] = tf.concat([layer.moving_mean, layer.moving_variance], 0)
         found[f"normalised in inference, after a step {way}"] = layer(images, training=False)[0, 0]
+    layer.frozen = True
+    found["normalised in training, while frozen"] = layer(images, training=True)[0, 0]
     return found
 
 
@@ -135,7 +167,9 @@ def _largest_momenta(config: Config) -> dict[str, Any]:
 
 
 def _kernels() -> list[bool]:
-    return [optimizers.is_kernel(tf.Variable(tf.zeros(shape))) for shape in ((), (2,), (1, 2), (1, 1, 1, 2))]
+    return [
+        optimizers.is_decayed(tf.Variable(tf.zeros(shape)), "kernels") for shape in ((), (2,), (1, 2), (1, 1, 1, 2))
+    ]
 
 
 def _objective(config: Config, auxiliary: bool) -> dict[str, Any]:
@@ -176,9 +210,14 @@ def _updates(config: Config) -> dict[str, Any]:
     epsilon = getattr(config.optimizer, "epsilon", 1e-7)
     values = {"kernel": [[0.3, -0.01], [32.0 * epsilon, math.sqrt(10.0 * epsilon)]], "bias": [-0.7, 1e-3]}
     gradients = {name: tf.constant(value) for name, value in values.items()}
+    unclipped = dataclasses.replace(config.optimizer, clip_norm=None)
+    slower = {name: tf.Variable(tf.zeros_like(gradient)) for name, gradient in gradients.items()}
+    optimizers.Optimizer(unclipped, slower, lambda name: 0.5).apply(
+        gradients, tf.constant(probe.RATE), tf.constant(0, tf.int64)
+    )
+    found = {f"{name} after a step at half the rate": variable.numpy() for name, variable in slower.items()}
     variables = {name: tf.Variable(tf.zeros_like(gradient)) for name, gradient in gradients.items()}
-    optimizer = optimizers.Optimizer(dataclasses.replace(config.optimizer, clip_norm=None), variables)
-    found = {}
+    optimizer = optimizers.Optimizer(unclipped, variables)
     for step in OPTIMIZER_STEPS:
         optimizer.apply(gradients, tf.constant(probe.RATE), tf.constant(step, tf.int64))
         for name, variable in variables.items():

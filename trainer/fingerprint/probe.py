@@ -18,7 +18,9 @@ from trainer.config.schema import Config
 from trainer.config.schema.preprocessing import NoMixingConfig
 from trainer.data.batch import Batch
 from trainer.distributed.replicas import Replicas
+from trainer.models.inception_v3_units import HEADS
 from trainer.models.layers import Draws, FusedBatchNormalization, KeyedDropout
+from trainer.training.fine_tuning import Tuning, freeze
 from trainer.training.optimizers import Optimizer
 from trainer.training.state import Progress, TrainingState, variable_name
 
@@ -28,6 +30,7 @@ FILTERS = 3
 PARTS = 2  # of a batch, where it is computed in parts
 ROWS = 4  # of a part, on each replica
 GROUP = 2  # examples of a group of batch norm
+LOGICAL = 4  # logical replicas of a batch, where there are any: each replica computes two, of GROUP rows
 RATE = 0.1  # the peak learning rate: large enough for a visible update of the weights
 # the facts of the run's network cover its batch norm and dropout; these values make both visible
 MOMENTUM, EPSILON, DROPPED = 0.75, 0.125, 0.25
@@ -36,13 +39,19 @@ MIXING_DRAWN = ((0.75, 1.0, 0.0, 3.0, 4.0), (0.25, 0.0, 1.0, 4.0, 3.0))  # of a 
 
 def configuration(config: Config) -> Config:
     """``config`` for the probe. It replaces sizes by ones that fit the probe, and keys that do not change what a step
-    computes (XLA, how often something is logged).
+    computes (XLA, how often something is logged, whether it is judged), or that a run itself changes.
     """
     parts = min(config.train.accumulate_steps, PARTS)
     return dataclasses.replace(
         config,
         train=dataclasses.replace(
-            config.train, accumulate_steps=parts, global_batch_size=2 * parts * ROWS, log_every_steps=1
+            config.train,
+            accumulate_steps=parts,
+            logical_replicas=LOGICAL if config.train.logical_replicas else None,
+            global_batch_size=2 * parts * ROWS,
+            log_every_steps=1,
+            on_divergence="stop",
+            skip_examples=(),
         ),
         optimizer=dataclasses.replace(config.optimizer, learning_rate=RATE),
         runtime=dataclasses.replace(config.runtime, xla=False),
@@ -88,6 +97,13 @@ def _network(config: Config, auxiliary: bool) -> keras.Model:
     return keras.Model({"image": image, "dropout": dropout}, outputs, name="probe")
 
 
+def _tuning(config: Config) -> Tuning:
+    """The body as the one block below the classifiers, and frozen where the run freezes anything."""
+    body, tuned = ("unit/conv", "unit/batch_norm"), config.fine_tuning
+    factors = {} if tuned.layer_decay == 1.0 else dict.fromkeys(body, tuned.layer_decay)
+    return Tuning(factors, frozenset(body if tuned.freeze else ()), frozenset(HEADS))
+
+
 def make_state(config: Config, replicas: Replicas, auxiliary: bool) -> TrainingState:
     """Like ``build_state``, for the probe's network and without random draws."""
     model = _network(config, auxiliary)
@@ -97,13 +113,17 @@ def make_state(config: Config, replicas: Replicas, auxiliary: bool) -> TrainingS
         if "batch_norm" not in name:
             wide = 0.3 if name.startswith("aux_logits") else 1.0
             variable.assign(spread(tuple(variable.shape), -wide, 1.5 * wide))
+    tuning = _tuning(config)
+    freeze(model, tuning)
     averaged = {} if config.ema.decay is None else variables if config.ema.batch_norm else trainable
     return TrainingState(
         model=model,
         variables=variables,
         trainable=trainable,
-        optimizer=Optimizer(config.optimizer, trainable),
+        tuning=tuning,
+        optimizer=Optimizer(config.optimizer, trainable, tuning.factor),
         ema={name: tf.Variable(variable) for name, variable in averaged.items()},
+        divergence={},
         progress=Progress(config.loss_scale.initial),
         replicas=replicas,
     )

@@ -21,6 +21,7 @@ also one that overflows.
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,17 +34,24 @@ from trainer.fingerprint import probe
 from trainer.fingerprint.facts import Fact
 from trainer.fingerprint.imagined import two_replicas
 from trainer.fingerprint.pieces import EVALUATED, evaluation_piece_facts, of, piece_facts, where
-from trainer.training import gradients
+from trainer.training import divergence, gradients
 from trainer.training import state as states
 from trainer.training import step as steps
 from trainer.training.gradients import is_scaled
 from trainer.training.schedules import learning_rate_at
-from trainer.training.state import TrainingState
+from trainer.training.state import TrainingState, rolling_statistics
 
 CANDIDATES = (2, 10, 100, 1_000, 10_000, 100_000, 1_000_000)  # steps that may have the highest rate
 EVALUATION = where(EVALUATED)  # of all facts about it
 OVERFLOWING = 3e38  # a loss scale that turns any gradient into infinities
-GRADIENT_KEYS = ("train.label_smoothing", "train.aux_weight", "train.accumulate_steps", "model", "mixing")
+GRADIENT_KEYS = (
+    "train.label_smoothing",
+    "train.aux_weight",
+    "train.accumulate_steps",
+    "model",
+    "mixing",
+    "fine_tuning.freeze",
+)
 UPDATE_KEYS = (*GRADIENT_KEYS, "optimizer", "schedule", "fine_tuning", "loss_scale", "runtime.precision")
 COUNTERS = ("step", "examples", "ledger", "substituted", "correct", "seen", "steps_summed")
 SCALED = ("finite_steps", "skipped_steps", "loss_sum", "loss_scale")
@@ -53,9 +61,10 @@ def step_facts(config: Config, auxiliary: bool) -> list[Fact]:
     """What a step of ``config`` does, piece by piece and as a whole. ``auxiliary`` says whether the network has an
     auxiliary classifier.
     """
-    config, pair = probe.configuration(config), two_replicas()
+    run, config, pair = config, probe.configuration(config), two_replicas()
     with tf.device("/device:CPU:0"):
-        return [*piece_facts(config, pair, auxiliary), *_whole(config, probe.make_state(config, pair, auxiliary))]
+        state = probe.make_state(config, pair, auxiliary)
+        return [*piece_facts(config, pair, auxiliary), *_whole(config, state), *_judgement(run, state)]
 
 
 def evaluation_facts(config: Config) -> list[Fact]:
@@ -88,6 +97,24 @@ def _whole(config: Config, state: TrainingState) -> Iterator[Fact]:
     if is_scaled(config):
         state.progress.loss_scale.assign(OVERFLOWING)
         yield from _done(train_step, batch, config, state, "a step that overflows")
+
+
+def _judgement(config: Config, state: TrainingState) -> Iterator[Fact]:
+    """What counts as a divergence and how the statistics move, once before the window is full and once after."""
+    statistics = rolling_statistics(config)
+    if not statistics:
+        return
+    judge = divergence.make_judge(dataclasses.replace(state, divergence=statistics), config)
+    for count in (1, config.divergence.window):
+        statistics["steps"].assign(count)
+        for name in ("loss", "norm"):
+            statistics[f"{name}_mean"].assign(0.5)
+            statistics[f"{name}_variance"].assign(0.75)
+        judged = judge(tf.constant(2.0), tf.constant(3.0), tf.constant(True), tf.constant(True))
+        found = {f"{name} after step {count + 1}": variable for name, variable in statistics.items()}
+        if count > 1:
+            found["limits"] = tf.math.log(tf.stack([judged.largest_loss, judged.largest_norm]))
+        yield from of("divergence", divergence, ("train.on_divergence", "divergence"), found)
 
 
 def _traced(function: Any, batch: Batch) -> Any:

@@ -13,6 +13,7 @@ from trainer.config import plugins
 from trainer.config.schema import Config
 from trainer.config.schema.optimization import OptimizerPlugin
 from trainer.fingerprint.facts import Fact
+from trainer.training.fine_tuning import Tuning
 from trainer.training.optimizer_plugin import probe
 from trainer.training.optimizers import rule_for
 from trainer.training.schedules import learning_rate_at
@@ -87,7 +88,12 @@ def optimizer_facts(config: Config) -> list[Fact]:
     Raises:
         UsageError: a plug-in keeps something besides its slots.
     """
-    keys = {name: value for name, value in dataclasses.asdict(config.optimizer).items() if name != "learning_rate"}
+    keys = {
+        name: value
+        for name, value in dataclasses.asdict(config.optimizer).items()
+        # checkpoints from before the second key say nothing about it, and mean this
+        if name != "learning_rate" and (name, value) != ("weight_decay_on", "kernels")
+    }
     entries = {"slots": sorted(rule_for(config.optimizer).slots), **keys}
     if not isinstance(config.optimizer, OptimizerPlugin):
         return _facts("optimizer", "optimizer", entries, "optimizer", "trainer/training/optimizers.py")
@@ -96,6 +102,16 @@ def optimizer_facts(config: Config) -> list[Fact]:
     return [
         *_facts("optimizer", "optimizer", entries, "optimizer", file),
         *(Fact("optimizer", "optimizer", name, values, ("optimizer",), file) for name, values in found.items()),
+    ]
+
+
+def tuning_facts(tuning: Tuning) -> list[Fact]:
+    """Which layers are frozen, and which have less than the whole learning rate."""
+    entries = [(path, "factor of the learning rate", factor, "layer_decay") for path, factor in tuning.factors.items()]
+    entries += [(path, "frozen", True, "freeze") for path in sorted(tuning.frozen)]
+    return [
+        Fact("optimizer", f"layer {path}", name, value, (f"fine_tuning.{key}",), "trainer/training/fine_tuning.py")
+        for path, name, value, key in entries
     ]
 
 

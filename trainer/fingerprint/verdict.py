@@ -17,7 +17,6 @@ from trainer.checkpoint.manifest import Manifest
 from trainer.command_line import changing_command, consent, place_beside
 from trainer.config import plugins, reproduction, stored
 from trainer.config.override import Change
-from trainer.config.schema.networks import InceptionV3Config
 from trainer.errors import RestoreRefused, UsageError, nearest, warn
 from trainer.fingerprint import facts, surroundings
 from trainer.fingerprint.facts import KINDS, STEP, Fact, FactDifference
@@ -27,7 +26,9 @@ SHOWN_CHANGES = 6
 ALLOWABLE_KINDS = ("data", "optimizer", "schedule", "behaviour", STEP)
 EXACTNESS_PACKAGES = ("tensorflow", "keras", "numpy")
 LIBRARIES_OF_GPUS = ("cuDNN", "TensorFloat-32")
-DEVICES = ("device", "replicas", *LIBRARIES_OF_GPUS)
+REPLICAS = "replicas"
+SAME_EXAMPLES = "; it sees the same examples, and rounds otherwise"  # on another number of replicas
+DEVICES = ("device", REPLICAS, *LIBRARIES_OF_GPUS)
 IMAGE_SIZE = "preprocess.image_size"
 AUX_LOGITS = "model.aux_logits"
 AUX_LAYERS = "layer aux_logits."  # how the places of facts about the auxiliary head begin
@@ -77,7 +78,8 @@ def judge_stored(
         NoValidCheckpoint: its fingerprint cannot be understood.
         UsageError, RestoreRefused: as in ``judge``.
     """
-    for warning in version_warnings(manifest.versions, current):
+    logical = stored.read(checkpoint / stored.FILE_NAME).train.logical_replicas
+    for warning in version_warnings(manifest.versions, current, any_layout=logical is not None):
         warn(warning)
     there = facts.of_checkpoint(checkpoint)
     if not facts.records_steps(there):
@@ -248,8 +250,7 @@ def _new_run(checkpoint: Path, fixed: Sequence[Change], request: Request | None)
     if request is None:
         return []
     config = stored.read(checkpoint / stored.FILE_NAME)
-    # weights fit a network of the same structure only, and of other networks their names in files are not known
-    same = isinstance(config.model, InceptionV3Config) and not any(change.path.startswith("model.") for change in fixed)
+    same = not any(change.path.startswith("model.") for change in fixed)  # weights fit the same structure only
     place = place_beside(request.run_dir, "new")
     try:
         command = reproduction.command_with(config, request.values, place, checkpoint if same else None)
@@ -280,11 +281,15 @@ def _full_list(refused: Sequence[Change], differences: Sequence[FactDifference])
     return f"the full list: {path}"
 
 
-def version_warnings(stored: Mapping[str, str], current: Mapping[str, str]) -> list[str]:
-    """Differences in numerical libraries, devices and surroundings. They end bit-exactness and nothing else."""
+def version_warnings(stored: Mapping[str, str], current: Mapping[str, str], *, any_layout: bool = False) -> list[str]:
+    """Differences in numerical libraries, devices and surroundings. They end bit-exactness and nothing else. With
+    ``any_layout``, the run has the same bits on any number of replicas.
+    """
+    names = [name for name in (*EXACTNESS_PACKAGES, *DEVICES) if name != REPLICAS or not any_layout]
     lines = [
         f"{name} was {stored[name]} and is {current[name]}: training goes on, but bit-exactness is not promised"
-        for name in (*EXACTNESS_PACKAGES, *DEVICES)
+        f"{SAME_EXAMPLES if name == REPLICAS else ''}"
+        for name in names
         if name in stored and name in current and stored[name] != current[name]
     ]
     for name, before, now, remedy in surroundings.differences(stored, current):

@@ -4,24 +4,29 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import math
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.errors import measure
+from trainer.inference.notebook_html import table
 from trainer.monitoring.confusion import Confusion
 
 CALIBRATION_BINS = 15  # Guo et al., arXiv 1706.04599, section 5
+SHOWN_CLASSES = 12
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ClassificationReport:
     """Results over ``examples`` examples.
 
     ``loss`` is the mean cross-entropy (nats, no smoothing). ``accuracy`` is the share of examples whose most probable
     class is right, ``top_5_accuracy`` the share with the right class among the five most probable; None for a network
-    of five classes or fewer, where that is every example. ``class_examples`` has the number of examples of each class.
-    ``confusion`` counts examples by true and predicted class; it holds the pairs that occur, so its size follows the
-    examples, not the square of the classes.
+    of five classes or fewer, where that is every example. ``macro_f1``, ``balanced_accuracy`` and ``auroc`` count every
+    class alike, see ``trainer.training.class_metrics``; NaN where they are not defined. ``class_examples`` has the
+    number of examples of each class. ``confusion`` counts examples by true and predicted class; it holds the pairs that
+    occur, so its size follows the examples, not the square of the classes.
 
     ``not_finite`` examples have a loss that is not finite. They are wrong, and are left out of the confusion and of the
     calibration error, because they have no predicted class.
@@ -33,6 +38,9 @@ class ClassificationReport:
     loss: float
     accuracy: float
     top_5_accuracy: float | None
+    macro_f1: float
+    balanced_accuracy: float
+    auroc: float
     expected_calibration_error: float
     class_examples: tuple[int, ...]
     confusion: Confusion
@@ -46,6 +54,43 @@ class ClassificationReport:
     def confusions(self) -> list[tuple[int, int, int]]:
         """``(count, true class, predicted class)`` of every confusion that happened, most frequent first."""
         return self.confusion.mistaken()
+
+    def scores(self) -> dict[str, float]:
+        """The numbers that mean something for the network, by the names that people read."""
+        found = {"loss": self.loss, "accuracy": self.accuracy}
+        if self.top_5_accuracy is not None:
+            found["top-5 accuracy"] = self.top_5_accuracy
+        of_classes = {
+            "macro F1": self.macro_f1,
+            "balanced accuracy": self.balanced_accuracy,
+            "AUROC": self.auroc,
+        }
+        found |= {name: value for name, value in of_classes.items() if math.isfinite(value)}
+        return found | {"expected calibration error": self.expected_calibration_error}
+
+    def shown_classes(self) -> tuple[str, list[tuple[str, int, str]]]:
+        """A title, and name, examples and accuracy of each class; of many classes, only of the worst."""
+        rows = list(zip(self.class_names, self.class_examples, self.class_accuracy, strict=True))
+        title = "accuracy by class"
+        if len(rows) > SHOWN_CLASSES:
+            title = f"the worst {SHOWN_CLASSES} of {len(rows)} classes"
+            there = sorted((row for row in rows if row[2] is not None), key=lambda row: (row[2] or 0.0, -row[1]))
+            rows = there[:SHOWN_CLASSES]
+        shown = [(name, n, "no examples" if share is None else f"{share:.4f}") for name, n, share in rows]
+        return title, shown
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {measure(value)}" for name, value in self.scores().items())
+        return f"<ClassificationReport: {self.examples} examples of {len(self.class_names)} classes, {scores}>"
+
+    def _repr_html_(self) -> str:
+        title, classes = self.shown_classes()
+        counts: list[tuple[str, object]] = [("examples", self.examples), ("classes", len(self.class_names))]
+        if self.not_finite:
+            counts.append(("loss not finite, counted as wrong", self.not_finite))
+        scores = [(name, measure(value)) for name, value in self.scores().items()]
+        heads = ("class", "examples", "accuracy")
+        return table("ClassificationReport", [*counts, *scores]) + table(title, classes, heads)
 
 
 class Tally:

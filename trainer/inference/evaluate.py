@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tensorflow as tf
@@ -22,8 +22,10 @@ from trainer.diagnosis.wanted import wanted_config
 from trainer.errors import few
 from trainer.inference.classification_report import ClassificationReport, Tally
 from trainer.run.restore import Restored, restore
+from trainer.run.start_cache import start_cache_of
+from trainer.training.class_metrics import Collected
 from trainer.training.evaluation import evaluate
-from trainer.training.step import make_prediction_step
+from trainer.training.step import PredictionStep, make_prediction_step, predictions_of
 
 TOP = 5  # of so many classes or fewer, the right one is always among the five most probable
 
@@ -76,7 +78,7 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     if not is_ready(config):
         for text in check_range(data.source, config.preprocess, new=False):
             print(f"warning: {text}", file=sys.stderr)
-    step = make_prediction_step(restored.state, weights, flip=request.flip)
+    step = _prediction_step(restored, weights, flip=request.flip)
     assert config.model.num_classes is not None
     with listening() as heard:
         report = classification_report(
@@ -92,6 +94,16 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     )
     notes = (*data.notes, *_without_examples(report, config.data.classes or data.source.class_names))
     return Evaluation(restored, config, data, weights, report, restored.manifest.validation if same else None, notes)
+
+
+def _prediction_step(restored: Restored, weights: WeightsName, *, flip: bool) -> PredictionStep:
+    """The compiled step; the start cache has it where an earlier process has left it."""
+    state = restored.state
+    step, cache = make_prediction_step(state, weights, flip=flip), start_cache_of(restored.config, state.replicas)
+    if cache is None:
+        return step
+    name = f"prediction_step-{weights}{'-flip' if flip else ''}"
+    return cache.kept(name, step, state.weights(weights), predictions_of)
 
 
 def _without_examples(report: ClassificationReport, class_names: Sequence[str]) -> tuple[str, ...]:
@@ -110,7 +122,7 @@ def _trained(restored: Restored) -> Trained:
 
 def classification_report(
     batches: Iterable[Batch],
-    step: Callable[[Batch], tuple[tf.Tensor, dict[str, tf.Tensor]]],
+    step: PredictionStep,
     class_names: tuple[str, ...],
     classes: int,
 ) -> ClassificationReport:
@@ -118,14 +130,16 @@ def classification_report(
 
     ``classes`` is the size of the classifier. Classes beyond the data's ``class_names`` are named by their number.
     """
-    tally = Tally(classes)
+    tally, collected = Tally(classes), Collected(classes)
 
     def counted(batch: Batch) -> tf.Tensor:
         sums, predictions = step(batch)
         there = batch["weight"].numpy() > 0.0  # fillers of the last batch and bad records have no weight
         names = ("predicted", "confidence", "in_top_5", "finite")
         columns = [batch["label"], *(predictions[name] for name in names)]
-        tally.add(*(column.numpy()[there] for column in columns))
+        label, predicted, confidence, in_top_5, finite = (column.numpy()[there] for column in columns)
+        tally.add(label, predicted, confidence, in_top_5, finite)
+        collected.add(label, predicted, finite, predictions["probabilities"].numpy()[there])
         return sums
 
     means = evaluate(batches, counted, lambda: False)
@@ -137,6 +151,7 @@ def classification_report(
         loss=means["loss"],
         accuracy=means["accuracy"],
         top_5_accuracy=tally.top_5_accuracy if classes > TOP else None,
+        **collected.metrics(),
         expected_calibration_error=tally.expected_calibration_error,
         class_examples=tuple(tally.class_examples.tolist()),
         confusion=tally.confusion,

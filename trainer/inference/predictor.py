@@ -7,10 +7,12 @@ import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import overload
 
 import keras
 import numpy as np
 import numpy.typing as npt
+import PIL.Image
 import tensorflow as tf
 
 from trainer.config.schema import Config
@@ -23,18 +25,23 @@ from trainer.data.images.transforms import network_input
 from trainer.data.sixteen_bits import dark
 from trainer.errors import BadRecord, UsageError
 from trainer.inference.export.stock_model import stock_model
+from trainer.inference.given_images import KINDS, Image, contents
+from trainer.inference.notebook_html import table
+from trainer.inference.probabilities import Network, Probabilities, make_network, most_probable
 from trainer.run.restore import restore
 
-Image = str | os.PathLike[str] | npt.NDArray[np.uint8]
+Images = Sequence[Image] | npt.NDArray[np.uint8]
+Labels = list[list[tuple[str, float]]]
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Predictor:
     """The network of a checkpoint, with the meaning of its inputs and outputs.
 
     ``model`` is a Keras model of Keras's own layers, from the images of ``preprocess`` to logits, float32
     ``[n, classes]``, without the auxiliary classifier. ``class_names`` has a name for each of its outputs. ``weights``
-    says which weights of ``checkpoint``, made at ``step``, the model has.
+    says which weights of ``checkpoint``, made at ``step``, the model has. ``network`` is the function that evaluates
+    the run, from the images of ``preprocess`` to probabilities, in the run's own precision.
     """
 
     model: keras.Model
@@ -43,15 +50,33 @@ class Predictor:
     checkpoint: Path
     step: int
     weights: WeightsName
+    network: Network
 
-    def preprocess(self, images: Sequence[Image] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def __repr__(self) -> str:
+        return f"<Predictor: {', '.join(f'{name} {value}' for name, value in self._facts())}>"
+
+    def _repr_html_(self) -> str:
+        return table("Predictor", self._facts())
+
+    def _facts(self) -> list[tuple[str, str]]:
+        size = self.config.preprocess.image_size
+        return [
+            ("network", self.config.model.name),
+            ("classes", str(len(self.class_names))),
+            ("images", f"{size} x {size}"),
+            ("weights", self.weights),
+            ("checkpoint", str(self.checkpoint)),
+        ]
+
+    def preprocess(self, images: Images) -> npt.NDArray[np.float32]:
         """The network's input, float32 ``[n, S, S, 3]``: images decoded and transformed as in evaluation.
 
-        ``images`` are paths of files in any format that training reads, or arrays uint8 ``[height, width, 3]`` of RGB
-        in 0..255, each of any size. One array ``[n, height, width, 3]`` also works.
+        ``images`` are paths of files in any format that training reads, images of Pillow, or arrays uint8 in 0..255:
+        ``[height, width]`` of grey, ``[height, width, 3]`` of RGB, or ``[height, width, 4]`` of RGB and opacity; each
+        of any size. One array of them, with a first dimension ``n``, also works.
 
         Raises:
-            UsageError: a file cannot be read, or an array is something else.
+            UsageError: a file cannot be read, or an image is something else.
             BadRecord: a file is not an image that can be decoded.
 
         Warns, with the file's name, of a damaged JPEG that libjpeg repairs, and of an image of 16 bits a channel whose
@@ -61,25 +86,44 @@ class Predictor:
         size = self.config.preprocess.image_size
         return np.stack(inputs) if inputs else np.zeros([0, size, size, 3], np.float32)
 
-    def predict(self, images: Sequence[Image] | npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    @overload
+    def predict(self, images: Images, *, top: None = None) -> Probabilities: ...
+
+    @overload
+    def predict(self, images: Images, *, top: int) -> Labels: ...
+
+    def predict(self, images: Images, *, top: int | None = None) -> Probabilities | Labels:
         """Probabilities, float32 ``[n, classes]`` in the order of ``class_names``; each row adds up to 1.
 
-        ``images`` as for ``preprocess``. The network computes ``evaluation.batch_size`` of them at a time.
+        With ``top``, for each image instead the ``top`` most probable classes, or all where there are fewer, as pairs
+        of name and probability, the most probable first.
+
+        ``images`` as for ``preprocess``. The network computes ``evaluation.batch_size`` of them at a time, and where
+        there are more, the last batch is filled up: so are the batches of ``evaluate``, and the values have its bits.
 
         Raises:
             UsageError, BadRecord: as in ``preprocess``.
         """
+        if top is not None and top < 1:
+            raise UsageError(f"top={top} must be at least 1")
         images, size = _several(images), self.config.evaluation.batch_size
-        parts = [
-            tf.nn.softmax(self.model(self.preprocess(images[start : start + size]), training=False)).numpy()
-            for start in range(0, len(images), size)
+        parts = []
+        for start in range(0, len(images), size):
+            part = self.preprocess(images[start : start + size])
+            fillers = np.repeat(part[-1:], size - len(part) if start else 0, axis=0)
+            parts.append(self.network(tf.constant(np.concatenate([part, fillers]))).numpy()[: len(part)])
+        found = np.concatenate(parts) if parts else np.zeros([0, len(self.class_names)], np.float32)
+        if top is None:
+            return found
+        return [
+            [(name, float(value)) for name, value in most_probable(values, self.class_names, top)] for values in found
         ]
-        return np.concatenate(parts) if parts else np.zeros([0, len(self.class_names)], np.float32)
 
     def _input(self, image: Image) -> tf.Tensor:
-        """One image. Pixels are encoded without loss, so that all images take one path."""
+        """One image, which takes the path of files."""
         config, draw = self.config.preprocess, Draw(self.config.seed, tf.constant(0, tf.int64))
-        data = _contents(image)
+        data = contents(image, config)
+        name = os.fspath(image) if isinstance(image, str | os.PathLike) else None
         failed, reason = None, None
         with listening() as heard:
             try:
@@ -87,12 +131,12 @@ class Predictor:
             except (ImageFault, tf.errors.InvalidArgumentError) as error:
                 failed, reason = error, fault(data, config)
         if failed is not None:
-            if reason is None or isinstance(image, np.ndarray):
+            if reason is None or name is None:
                 raise failed
-            raise BadRecord(f"{os.fspath(image)} cannot be decoded: {reason}")
-        if not isinstance(image, np.ndarray):
+            raise BadRecord(f"{name} cannot be decoded: {reason}")
+        if name is not None:
             for text in (*dict.fromkeys(heard), *dark(data, config)):
-                warnings.warn(f"{os.fspath(image)}: {text}", stacklevel=4)
+                warnings.warn(f"{name}: {text}", stacklevel=4)
         return found
 
 
@@ -109,23 +153,15 @@ def predictor(run_dir: Path, checkpoint: str, weights: WeightsName | None, allow
         checkpoint=restored.path,
         step=restored.manifest.step,
         weights=which,
+        network=make_network(restored.state, which),
     )
 
 
-def _several(images: Sequence[Image] | npt.NDArray[np.uint8]) -> Sequence[Image] | npt.NDArray[np.uint8]:
+def _several(images: Images) -> Images:
+    """``images``, unless it is one: a path, a picture, or an array that could be one picture or several."""
     if isinstance(images, str | os.PathLike):
         raise UsageError(f"{images} is one path; give a list: [{str(images)!r}]")
+    if isinstance(images, PIL.Image.Image) or (isinstance(images, np.ndarray) and images.ndim < 4):
+        shape = "" if isinstance(images, PIL.Image.Image) else f" {list(images.shape)}"
+        raise UsageError(f"{type(images).__name__}{shape} is one image; give a list: [image]. An image is {KINDS}")
     return images
-
-
-def _contents(image: Image) -> bytes:
-    """The bytes of an image file."""
-    if isinstance(image, str | os.PathLike):
-        try:
-            return Path(image).read_bytes()
-        except OSError as error:
-            raise UsageError(f"{os.fspath(image)} cannot be read: {error.strerror}") from error
-    found = f"{image.dtype} {list(image.shape)}" if isinstance(image, np.ndarray) else type(image).__name__
-    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise UsageError(f"an image is {found}, but must be a path or an array uint8 [height, width, 3]")
-    return bytes(tf.io.encode_png(image).numpy())

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 # the facts in which our own files record their origin, see trainer/interchange/origin.py
-ORIGIN_CONFIG = "trainer/config.yaml"
-ORIGIN = "trainer/origin.json"
+OURS = "trainer/"
+ORIGIN_CONFIG = f"{OURS}config.yaml"
+ORIGIN = f"{OURS}origin.json"
+STATE = f"{OURS}manifest.json"  # in files of format=state, see trainer/interchange/state_files.py
+NETWORKS = "networks"  # a fact: what the models in a Keras file are called
 
 
 class Kind(enum.Enum):
@@ -24,6 +27,7 @@ class Kind(enum.Enum):
     KERAS = "Keras 3 model (.keras)"
     LEGACY_H5 = "legacy Keras model or weights (.h5)"
     SAFETENSORS = "safetensors"
+    STATE = "the whole state of a run of this trainer (format=state)"
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,20 +15,22 @@ import re
 import subprocess
 import sys
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import h5py
 import numpy as np
 
-from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
+from trainer.errors import one_line
+from trainer.interchange.contents import NETWORKS, ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding, Unusable
 from trainer.interchange.values import from_bfloat16, not_plain
 from trainer.models.inception_v3_units import NORM_LEAVES
 
 WEIGHTS_MEMBER = "model.weights.h5"
 METADATA_MEMBER = "metadata.json"
+CONFIG_MEMBER = "config.json"
 EXPANSION_LIMIT = 20  # unpacked size / size in the file; Keras compresses nothing
 JSON_LIMIT = 1 << 24  # bytes
 TEXT_ATTRIBUTES = ("keras_version", "backend", ORIGIN, ORIGIN_CONFIG)
@@ -39,6 +41,14 @@ BFLOAT16, OPAQUE_PAIR = "bfloat16", "|V2"
 CONTAINERS = ("layers", "_layer_checkpoint_dependencies")  # in which Keras 3 stores the layers of a model
 NUMBER = re.compile(r"_\d+$")
 SLOT_GROUPS = ("optimizer", "optimizer_weights")
+BATCH_NORM = "batch_normalization"
+# the variables of layers in the order in which Keras stores them, where they are not a kernel and a bias
+LEAVES = {
+    "separable_conv2d": ("depthwise_kernel", "pointwise_kernel", "bias"),
+    "layer_normalization": ("gamma", "beta"),
+    "layer_scale": ("gamma",),
+    "normalization": ("mean", "variance", "count"),
+}
 
 
 def read_hdf5(path: Path, kind: Kind) -> Contents:
@@ -70,6 +80,8 @@ def _read_keras_archive(path: Path) -> Contents:
         facts = {}
         if METADATA_MEMBER in archive.namelist():
             facts = _json_texts(_member(archive, METADATA_MEMBER, JSON_LIMIT, path))
+        if CONFIG_MEMBER in archive.namelist():
+            facts |= _networks(_member(archive, CONFIG_MEMBER, JSON_LIMIT, path))
         for name in {ORIGIN, ORIGIN_CONFIG} & set(archive.namelist()):
             facts[name] = _member(archive, name, JSON_LIMIT, path).decode(errors="replace")
         limit = EXPANSION_LIMIT * path.stat().st_size
@@ -125,6 +137,26 @@ def _json_texts(text: bytes) -> dict[str, str]:
     return {str(key): str(value) for key, value in container.items()} if isinstance(container, dict) else {}
 
 
+def _networks(text: str | bytes) -> dict[str, str]:
+    """The names of the model and of the models within it, as its configuration has them."""
+    try:
+        names = list(dict.fromkeys(_named_models(json.loads(text))))
+    except (ValueError, RecursionError):
+        return {}
+    return {NETWORKS: ", ".join(names)} if names else {}
+
+
+def _named_models(node: Any) -> Iterator[str]:
+    if isinstance(node, list):
+        for each in node:
+            yield from _named_models(each)
+    if isinstance(node, dict):
+        config = node["config"] if "config" in node else None
+        if isinstance(config, dict) and "layers" in config and isinstance(config.get("name"), str):
+            yield one_line(config["name"])
+            yield from _named_models(config["layers"])
+
+
 def _open(source: Path | BinaryIO, path: Path) -> h5py.File:
     try:
         return h5py.File(source, "r")
@@ -148,6 +180,8 @@ def _contents(file: h5py.File, path: Path, kind: Kind, facts: Mapping[str, str])
         file.visititems(visit)  # does not follow soft or external links
         label = _labels(file, datasets)
         only = BFLOAT16 if MODEL_CONFIG in file.attrs and BFLOAT16 in str(file.attrs[MODEL_CONFIG]) else ""
+        if MODEL_CONFIG in file.attrs:
+            facts = {**facts, **_networks(str(file.attrs[MODEL_CONFIG]))}
         facts = {**facts, **{name: str(file.attrs[name]) for name in TEXT_ATTRIBUTES if name in file.attrs}}
         tensors = tuple(
             Tensor(key, label(key), tuple(dataset.shape or ()), _type(dataset, only))
@@ -205,29 +239,54 @@ def _labels(file: h5py.File, datasets: Mapping[str, Any]) -> Callable[[str], str
     Legacy keys are the name of the model's layer, and below it the paths of the layer's variables.
     """
     counts = collections.Counter(key.rpartition("/")[0] for key in datasets)
+    named = frozenset(_layer_names(file))
 
     def label(key: str) -> str:
         group, _, leaf = key.rpartition("/")
         if key.startswith(SLOT_GROUPS):
             return key
         if not group.endswith("vars") or not leaf.isdecimal():
-            outermost, *path = group.removeprefix("model_weights/").split("/")
+            outermost, path = _layer_of(group.removeprefix("model_weights/"), named)
             # a layer's variables carry its name, or that with a number where the process built the model twice
-            nested = len(path) > 0 and NUMBER.sub("", path[-1]) != NUMBER.sub("", outermost)
-            return "/".join([outermost, *([path[-1]] if nested else []), leaf.removesuffix(":0")])
+            nested = path != "" and NUMBER.sub("", path) != NUMBER.sub("", outermost)
+            return "/".join([outermost, *([path] if nested else []), leaf.removesuffix(":0")])
         *containers, kind = group.removesuffix("/vars").split("/")
         layer = _attribute(file[group], "name")
         if layer is None:
             return key
-        leaves: tuple[str, ...] = ("kernel", "bias")
-        if "batch_normalization" in kind or "batch_normalization" in layer:  # an attribute's name may be the kind
-            beta, gamma, *moving = NORM_LEAVES
-            leaves = (gamma, beta, *moving) if counts[group] == len(NORM_LEAVES) else (beta, *moving)
+        # an attribute's name may be the kind
+        leaves = leaves_of(BATCH_NORM if BATCH_NORM in layer else NUMBER.sub("", kind), counts[group])
         number = int(leaf)
         outer = [name for name in containers if name not in CONTAINERS]
         return "/".join([*outer, layer, leaves[number] if number < len(leaves) else leaf])
 
     return label
+
+
+def leaves_of(kind: str, count: int) -> tuple[str, ...]:
+    """The names of the ``count`` variables of a layer, in the order in which Keras 3 stores them, by its class."""
+    if BATCH_NORM in kind:
+        beta, gamma, *moving = NORM_LEAVES
+        return (gamma, beta, *moving) if count == len(NORM_LEAVES) else (beta, *moving)
+    return LEAVES[kind] if kind in LEAVES else ("kernel", "bias")
+
+
+def _layer_names(file: h5py.File) -> Iterator[str]:
+    """The names of a legacy file's layers. Those of Keras 2 may have slashes, as groups in HDF5 have."""
+    group = file["model_weights"] if "model_weights" in file else file
+    for attribute in group.attrs:
+        if attribute.startswith("layer_names"):  # in parts where they are too many for one
+            for name in group.attrs[attribute]:
+                yield name.decode() if isinstance(name, bytes) else str(name)
+
+
+def _layer_of(group: str, named: Collection[str]) -> tuple[str, str]:
+    """The layer of the model that a group of variables belongs to, and the path below it."""
+    parts = group.split("/")
+    for count in range(len(parts), 0, -1):
+        if (name := "/".join(parts[:count])) in named:
+            return name, "/".join(parts[count:])
+    return parts[0], "/".join(parts[1:])
 
 
 if __name__ == "__main__":  # _survive starts it

@@ -1,4 +1,5 @@
-"""Keras: our own layers (``mixed_5b.branch_0.….conv/kernel``), or ``keras.applications`` (``conv2d_8/kernel``).
+"""Keras: our own layers (``mixed_5b.branch_0.….conv/kernel``, in exports ``mixed_5b__branch_0__…``), or
+``keras.applications`` (``conv2d_8/kernel``).
 
 ``keras.applications.InceptionV3`` numbers its layers in the order in which it creates them. The numbers continue from
 the models that the process built before, so only their order has a meaning. A nested model is a scope of its own, and
@@ -8,7 +9,7 @@ layers that were put on top of the network have the higher numbers.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from trainer.interchange.meanings import Meaning
 from trainer.models.inception_v3_units import BODY, is_variable
@@ -27,8 +28,18 @@ NUMBERED = re.compile(
 )
 CLASSIFIER = re.compile(r"(?:.*/)?predictions(?:_\d+)?/(kernel|bias)")
 SLOT = re.compile(r"[A-Za-z]+(?:_\d+)?/(?P<name>.+)[_/](?P<slot>velocity_hat|momentum|velocity|m|v)")  # adam/…_momentum
+LEVEL = re.compile(r"\.|__")  # in our own names: dots in the network, __ in exports
 NUMBERED_STATE = ("optimizer/vars/", "optimizer_weights/")  # an HDF5 file names the optimizer
-COUNTERS = ("iteration", "iterations", "learning_rate", "save_counter", "beta_1", "beta_2", "decay")
+COUNTERS = (
+    "seed_generator_state",
+    "iteration",
+    "iterations",
+    "learning_rate",
+    "save_counter",
+    "beta_1",
+    "beta_2",
+    "decay",
+)
 
 
 def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
@@ -39,6 +50,12 @@ def meanings(labels: Iterable[str]) -> dict[str, Meaning]:
             meaning = _dotted(label)
             if meaning is not None:
                 found[label] = meaning
+    return found | state_meanings(labels, found)
+
+
+def state_meanings(labels: Sequence[str], variables: Mapping[str, Meaning]) -> dict[str, Meaning]:
+    """The meaning of labels that are of an optimizer: slots and counters, beside the ``variables``."""
+    found = dict(variables)
     slots = {_flat(meaning.name): meaning.name for meaning in found.values()}
     flat_labels = {_flat(label): found[label].name if label in found else label for label in labels}
     for label in labels:
@@ -61,7 +78,7 @@ def _flat(name: str) -> str:
 
 def _dotted(label: str) -> Meaning | None:
     layer, _, leaf = label.rpartition("/")
-    name = f"{layer.rpartition('/')[2].replace('.', '/')}/{leaf}"
+    name = f"{LEVEL.sub('/', layer.rpartition('/')[2])}/{leaf}"
     return Meaning("variable", name) if is_variable(name) else None
 
 

@@ -17,9 +17,10 @@ from trainer.errors import NoValidCheckpoint
 from trainer.interchange.contents import Kind
 from trainer.interchange.findings import DAMAGE, MISMATCH, NOTE, Finding, Unusable, listed
 from trainer.interchange.mistaken import refuse_mistaken
+from trainer.interchange.other_programs import keras_backup, orbax, pickled
 from trainer.interchange.safetensors_files import INDEX
 from trainer.run_directory import foreign
-from trainer.run_directory.foreign import TABLE_MAGIC
+from trainer.run_directory.foreign import TABLE_MAGIC, Foreign
 from trainer.run_directory.layout import CHECKPOINTS
 
 STATE_FILE = "checkpoint"  # the file in which tf.train.Saver and CheckpointManager name the newest checkpoint
@@ -120,11 +121,19 @@ def _foreign(place: Path) -> Located:
     if other is None:
         raise Unusable(Finding("missing", DAMAGE, f"{place} is a directory that holds no checkpoint"))
     if other.weights is None:
-        details = tuple(other.advice.splitlines())
+        details = (*other.advice.splitlines()[:1], *_told(other)) if _told(other) else tuple(other.advice.splitlines())
         raise Unusable(Finding("foreign_directory", MISMATCH, f"{place} is {other.description}", details))
     inner = locate(other.weights)
-    finding = Finding("foreign_directory", MISMATCH, f"{place} is {other.description}", ("that file was read",))
+    details = ("that file was read", *_told(other))
+    finding = Finding("foreign_directory", MISMATCH, f"{place} is {other.description}", details)
     return dataclasses.replace(inner, findings=(finding, *inner.findings))
+
+
+def _told(other: Foreign) -> tuple[str, ...]:
+    """What the checkpoint of another program has in it."""
+    if other.place is None or other.kind is None:
+        return ()
+    return {"keras": keras_backup, "orbax": orbax, "pickle": pickled}[other.kind](other.place)
 
 
 def _loose_files(place: Path, found: list[Path], indices: list[Path]) -> Located:
@@ -299,6 +308,6 @@ def _pickle(path: Path, what: str) -> Finding:
     return Finding(
         "pickle",
         MISMATCH,
-        f"{path} is {what}, and is not opened: loading a pickle runs whatever code its author put into it",
-        ("convert it where you trust it: safetensors.torch.save_file(model.state_dict(), 'weights.safetensors')",),
+        f"{path} is {what}, and is not loaded: loading a pickle runs whatever code its author put into it",
+        pickled(path),
     )

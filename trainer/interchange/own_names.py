@@ -1,4 +1,6 @@
-"""This trainer's state tree: ``model/mixed_5b/…/kernel``, ``optimizer/m/mixed_5b/…``, ``ema/…``, ``progress/step``."""
+"""This trainer's state tree: ``model/mixed_5b/…/kernel``, ``optimizer/m/mixed_5b/…``, ``ema/…``, ``progress/step``,
+``divergence/loss_mean``.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,7 @@ def _meaning(label: str) -> Meaning | None:
     if is_variable(label):
         return Meaning("variable", label)
     section, _, name = label.partition("/")
-    if section == "progress":
+    if section in ("progress", "divergence"):
         return Meaning("counter", label)
     if section == "optimizer":
         slot, _, name = name.partition("/")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from trainer.interchange.bundles import read_bundle
-from trainer.interchange.contents import Contents, Kind
+from trainer.interchange.contents import STATE, Contents, Kind
 from trainer.interchange.findings import DAMAGE, Finding, listed
 from trainer.interchange.hdf5_files import read_hdf5, read_keras_archive
 from trainer.interchange.locate import Located
 from trainer.interchange.safetensors_files import INDEX, read_safetensors, read_safetensors_index
+from trainer.interchange.state_files import checked_state
 from trainer.interchange.values import unreadable
 
 
@@ -25,10 +26,14 @@ def read_contents(located: Located) -> Contents:
         case Kind.KERAS:
             return read_keras_archive(located.path)
         case Kind.SAFETENSORS:
-            index = located.path.name.endswith(INDEX)
-            return read_safetensors_index(located.path) if index else read_safetensors(located.path)
-        case Kind.OWN:
-            raise AssertionError("our own checkpoints are opened by own_checkpoint.open_own")
+            if located.path.name.endswith(INDEX):
+                return read_safetensors_index(located.path)
+            contents = read_safetensors(located.path)
+            return checked_state(contents) if STATE in contents.facts else contents
+        case Kind.OWN | Kind.STATE:
+            raise AssertionError(
+                "our own checkpoints are opened by own_checkpoint.open_own, and no path alone is a state"
+            )
 
 
 def unreadable_values(contents: Contents) -> list[Finding]:

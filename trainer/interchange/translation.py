@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from trainer.interchange import keras_names, own_names, slim_names, torch_names
 from trainer.interchange.contents import Contents, Tensor
 from trainer.interchange.meanings import Meaning, NamingScheme
+from trainer.interchange.nameless import with_names
 from trainer.models.inception_v3_units import HEADS, PUBLISHED, unit_of, window
 
 DENSE = re.compile(r"(?:kernel|weights?)$")
@@ -44,6 +45,11 @@ class Translation:
         kernels = {t.label: t for t in self.unmatched if len(t.shape) == 2 and DENSE.search(t.label)}
         return tuple(kernels.values())
 
+    def without(self, tensors: Iterable[Tensor]) -> Translation:
+        """The same without ``tensors`` among the ``unmatched``."""
+        keys = {tensor.key for tensor in tensors}
+        return dataclasses.replace(self, unmatched=tuple(t for t in self.unmatched if t.key not in keys))
+
     @property
     def unknown(self) -> tuple[str, ...]:
         return tuple(tensor.label for tensor in self.unmatched)
@@ -60,6 +66,7 @@ class Translation:
 
 def translate(contents: Contents) -> Translation:
     """Read the names with the scheme that understands most of them."""
+    contents = with_names(contents, "InceptionV3")
     labels = {tensor.label: tensor.shape for tensor in contents.tensors}
     candidates = [(scheme, scheme.meanings(labels)) for scheme in SCHEMES]
     scheme, meanings = max(candidates, key=lambda candidate: _weight(candidate[1]))

@@ -14,9 +14,10 @@ from typing import Any
 
 import keras
 
-from trainer.config.schema.networks import BatchStatisticsConfig
+from trainer.config.schema.networks import BatchStatisticsConfig, ConventionsName
 from trainer.config.schema.training import Precision
 from trainer.errors import UsageError
+from trainer.models.conventions import as_torch, epsilon
 from trainer.models.layers import Draws, FusedBatchNormalization, KeyedDropout
 from trainer.runtime.seeds import derive_seed
 
@@ -33,7 +34,12 @@ class _Dropped:
 
 
 def exact(
-    model: keras.Model, statistics: BatchStatisticsConfig, name: str, seed: int | None, precision: Precision
+    model: keras.Model,
+    statistics: BatchStatisticsConfig,
+    name: str,
+    seed: int | None,
+    precision: Precision,
+    conventions: ConventionsName = "keras",
 ) -> keras.Model:
     """``model``, from one image to logits, with the inputs and outputs of ``build_inception_v3``.
 
@@ -42,7 +48,8 @@ def exact(
     - every initialiser draws from a seed that only ``seed`` and its layer's name decide; without one it makes zeros;
     - layers that Keras has numbered are numbered from the beginning of this network;
     - layers that rescale the image are left out: ``preprocess.normalize`` does it;
-    - batch norm, the classifier and what follows it are float32 in any ``precision``.
+    - batch norm, the classifier and what follows it are float32 in any ``precision``;
+    - with ``conventions="torch"`` it computes what torchvision's network does, see ``trainer.models.conventions``.
 
     Raises:
         UsageError: a layer keeps state or draws numbers in a way that cannot be replaced, or is used twice; names it.
@@ -56,10 +63,13 @@ def exact(
     width = sum(math.prod(each.shape) for each in dropped.values())
     dropout = keras.Input((width,), name="dropout")
 
-    def rebuilt(layer: keras.Layer) -> keras.Layer:
+    by_name = {layer.name: layer for layer in layers}
+
+    def rebuilt(layer: keras.Layer, config: dict[str, Any]) -> keras.Layer:
         if isinstance(layer, keras.layers.BatchNormalization):
-            return _batch_norm(layer, statistics, names[id(layer)])
-        config = _seeded(layer.get_config(), seed, names[id(layer)])
+            added = layer.epsilon if conventions == "keras" else epsilon(name, layer.epsilon)
+            return _batch_norm(layer, statistics, names[id(layer)], added)
+        config = _seeded(config, seed, names[id(layer)])
         dtype = "float32" if id(layer) in full else precision
         return type(layer).from_config({**config, "name": names[id(layer)], "dtype": dtype})
 
@@ -82,7 +92,11 @@ def exact(
             keyed = KeyedDropout(layer.rate, name=f"{names[id(layer)]}.keyed", dtype=precision, autocast=False)
             return keyed([arguments[0], draws])
         if isinstance(layer, keras.Layer):
-            return rebuilt(layer)(*arguments, **keywords)
+            around, config = (0, layer.get_config()) if conventions == "keras" else as_torch(layer, by_name)
+            if around:
+                pad = keras.layers.ZeroPadding2D(around, name=f"{names[id(layer)]}.pad", dtype=precision)
+                arguments = (pad(arguments[0]), *arguments[1:])
+            return rebuilt(layer, config)(*arguments, **keywords)
         return layer(*arguments, **keywords)  # an operation without variables, such as an addition
 
     draws = keras.Input(dropout.shape[1:])  # an input of the original too, because the twin is made from both
@@ -156,7 +170,7 @@ def _seeded(config: Any, seed: int | None, *purpose: str) -> Any:
 
 
 def _batch_norm(
-    layer: keras.layers.BatchNormalization, statistics: BatchStatisticsConfig, name: str
+    layer: keras.layers.BatchNormalization, statistics: BatchStatisticsConfig, name: str, epsilon: float
 ) -> FusedBatchNormalization:
     rank = len(layer.input.shape)
     axis = layer.axis[0] if isinstance(layer.axis, list | tuple) else layer.axis
@@ -167,7 +181,7 @@ def _batch_norm(
         )
     return FusedBatchNormalization(
         momentum=layer.momentum,
-        epsilon=layer.epsilon,
+        epsilon=epsilon,
         scale=layer.scale,
         synchronized=statistics.synchronized,
         group_size=statistics.group_size,

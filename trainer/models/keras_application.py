@@ -24,4 +24,4 @@ def build_keras_application(
     application = BUILDERS[config.name](
         weights=None, input_shape=(image_size, image_size, 3), classes=num_classes, classifier_activation=None
     )
-    return exact(application, config.batch_norm, config.name, seed, precision)
+    return exact(application, config.batch_norm, config.name, seed, precision, config.conventions)

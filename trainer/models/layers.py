@@ -95,6 +95,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     moving statistics. Neither depends on the number of replicas. With groups, a replica's copy of the moving statistics
     covers its own groups only, until ``average_statistics`` is called.
 
+    A ``frozen`` layer normalises by its moving statistics in training as in inference, and does not move them.
+
     Call argument: float ``[batch, height, width, channels]``; statistics are kept in float32. In training without
     ``synchronized``, ``group_size`` divides the replica's batch.
     """
@@ -102,6 +104,7 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
     def __init__(self, group_size: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.group_size = group_size
+        self.frozen = False
 
     def call(self, inputs: Any, training: bool = False, mask: None = None) -> Any:
         scale = self.gamma if self.scale else tf.ones_like(self.beta.value)
@@ -116,6 +119,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
                 is_training=False,
             )
             return outputs
+        if self.frozen:
+            return self._by_moving_statistics(inputs, scale)
         if not self.synchronized:
             outputs, mean, variance = self._in_groups(inputs, scale)
         elif count_here() > 1:
@@ -126,6 +131,12 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
         for moving, batch in ((self.moving_mean, mean), (self.moving_variance, variance)):
             assign(moving.value, moving * momentum + batch * (1.0 - momentum))
         return outputs
+
+    def _by_moving_statistics(self, inputs: Any, scale: Any) -> Any:
+        """As in inference, in plain operations: the gradient of the fused one has no deterministic kernel on a GPU."""
+        factor = tf.math.rsqrt(self.moving_variance + self.epsilon) * scale
+        values = tf.cast(inputs, tf.float32)
+        return tf.cast(values * factor + (self.beta - self.moving_mean * factor), inputs.dtype)
 
     def _momentum_now(self) -> Any:
         largest = _LARGEST_MOMENTUM.get()
@@ -162,8 +173,8 @@ class FusedBatchNormalization(keras.layers.BatchNormalization):
 
 
 def slowest_momentum(model: keras.Model) -> float:
-    """The largest momentum of the batch norm layers of ``model``; 0 without any."""
-    layers = [layer for layer in model.layers if isinstance(layer, FusedBatchNormalization)]
+    """The largest momentum of the batch norm layers of ``model`` whose statistics move; 0 without any."""
+    layers = [layer for layer in model.layers if isinstance(layer, FusedBatchNormalization) and not layer.frozen]
     return max((float(layer.momentum) for layer in layers), default=0.0)
 
 

@@ -50,3 +50,33 @@ class Confusion:
     def shares(self, classes: int) -> list[list[float | None]]:
         """The matrix as shares of the true class's examples; None where the class has no examples."""
         return [[count / sum(row) if any(row) else None for count in row] for row in self.rows(classes)]
+
+    def by_class(self) -> dict[int, ClassScores]:
+        """The scores of each class that has an example or is predicted."""
+        support: collections.Counter[int] = collections.Counter()
+        predicted: collections.Counter[int] = collections.Counter()
+        for (true, other), count in self.counts.items():
+            support[true] += count
+            predicted[other] += count
+        hits = self.class_hits()
+        return {
+            name: ClassScores(
+                support=support[name],
+                precision=hits[name] / predicted[name] if predicted[name] else None,
+                recall=hits[name] / support[name] if support[name] else None,
+                f1=2.0 * hits[name] / (support[name] + predicted[name]),
+            )
+            for name in sorted({*support, *predicted})
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassScores:
+    """``support`` counts the examples of a class. ``precision`` is None where it is never predicted, ``recall`` where
+    it has no example.
+    """
+
+    support: int
+    precision: float | None
+    recall: float | None
+    f1: float

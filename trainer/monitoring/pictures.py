@@ -19,7 +19,7 @@ from trainer.monitoring.confusion import Confusion
 Pixels = npt.NDArray[np.uint8]
 
 SIDE = 128  # pixels; the longer side of a thumbnail
-CAPTION = 16  # pixels; the height of the caption under a thumbnail in a sheet
+CAPTION = 16  # pixels; the height of a line of the caption under a thumbnail in a sheet
 GAP = 6
 PAPER, INK, FAINT = (255, 255, 255), (20, 20, 20), (235, 235, 235)
 LARGEST_MATRIX = 50  # classes; with more, the cells of a confusion matrix are too small to see
@@ -56,16 +56,20 @@ def of_input(image: npt.NDArray[np.float32], mean: Sequence[float], std: Sequenc
 
 
 def sheet(images: Sequence[Image.Image], captions: Sequence[str]) -> Pixels:
-    """Thumbnails in rows with a caption under each, uint8 ``[height, width, 3]``."""
+    """Thumbnails in rows with a caption under each, uint8 ``[height, width, 3]``. A line of a caption that is wider
+    than the thumbnail is cut.
+    """
     columns = min(4, len(images))
     rows = math.ceil(len(images) / columns)
-    cell = (SIDE + GAP, SIDE + CAPTION + GAP)
+    lines = max(caption.count("\n") + 1 for caption in captions)
+    cell = (SIDE + GAP, SIDE + CAPTION * lines + GAP)
     paper = Image.new("RGB", (columns * cell[0] + GAP, rows * cell[1] + GAP), PAPER)
     draw, font = ImageDraw.Draw(paper), ImageFont.load_default(12)
     for number, (image, caption) in enumerate(zip(images, captions, strict=True)):
         left, top = GAP + number % columns * cell[0], GAP + number // columns * cell[1]
         paper.paste(image, (left + (SIDE - image.width) // 2, top + (SIDE - image.height) // 2))
-        draw.text((left, top + SIDE + 1), shortened(caption, draw, font), INK, font)
+        for row, line in enumerate(caption.split("\n")):
+            draw.text((left, top + SIDE + 1 + row * CAPTION), shortened(line, draw, font), INK, font)
     return np.asarray(paper)
 
 

@@ -30,6 +30,14 @@ from trainer.run_directory.validation_predictions import Mistake, Predictions
 from trainer.training.state import TrainingState
 
 INPUTS_SHOWN = 8
+# what people vary first -> its name. TensorBoard orders by name, after what differs; capitals come before other letters
+FIRST = {
+    "optimizer.learning_rate": "Learning rate",
+    "train.global_batch_size": "Batch",
+    "optimizer.name": "Optimizer",
+    "schedule.name": "Schedule",
+    "model.name": "Network",
+}
 
 
 class TensorBoard:
@@ -60,7 +68,7 @@ class TensorBoard:
         source = "" if start.checkpoint is None else f" from {_quoted(start.checkpoint)}"
         began = f"start {len(lineage)}, {start.started}, on {_quoted(start.host)}: step {start.from_step}{source}"
         self._events[TRAIN].text(start.from_step, "starts", began + changes)
-        self._events[TRAIN].scalars(start.from_step, {"start": len(lineage)})
+        self._events[TRAIN].scalars(start.from_step, {"run/start": len(lineage)})
         board = self._run_dir / TENSORBOARD
         if not any(board.glob("events.out.tfevents.*")):
             summary = Events(board)  # above both splits, so that TensorBoard can rank runs by metrics of either
@@ -122,16 +130,24 @@ class TensorBoard:
         config, names = self._config, self._class_names
         few = mixed({name: tensor[:INPUTS_SHOWN] for name, tensor in batch.items()})
         mean, std = _normalization(config)
-        images = [pictures.of_input(image, mean, std) for image in few["image"].numpy()]
+        blue_first = "normalize" in config.preprocess.train and config.preprocess.normalize.channels == "bgr"
+        inputs = few["image"].numpy()[..., ::-1] if blue_first else few["image"].numpy()
+        images = [pictures.of_input(image, mean, std) for image in inputs]
         captions = [names[label] for label in few["label"].numpy()]
         if "partner_label" in few:
             partners = zip(captions, few["label_weight"].numpy(), few["partner_label"].numpy(), strict=True)
-            captions = [f"{own} {share:.2f}, {names[other]}" for own, share, other in partners]
+            captions = [mixed_caption(own, float(share), names[other]) for own, share, other in partners]
         self._events[TRAIN].image(step, "inputs", pictures.sheet(images, captions))
 
 
+def mixed_caption(own: str, share: float, other: str) -> str:
+    """What a mixed image shows, a line for each of its classes."""
+    percent = round(100 * share)
+    return f"{percent} % {own}\n{100 - percent} % {other}"
+
+
 def _caption(mistake: Mistake, names: Sequence[str]) -> str:
-    return f"{names[mistake.label]} > {names[mistake.predicted]}"
+    return f"{names[mistake.label]}\ntaken for {names[mistake.predicted]}"
 
 
 def _normalization(config: Config) -> tuple[Sequence[float], Sequence[float]]:
@@ -144,8 +160,8 @@ def _normalization(config: Config) -> tuple[Sequence[float], Sequence[float]]:
 
 
 def _hyperparameters(config: Config) -> dict[str, bool | int | float | str]:
-    """Every key that changes the result and has a single value."""
-    found = ((path, value) for path, value, fact in leaves(config) if fact.resume != "free")
+    """Every key that changes the result and has a single value; the first ones by their names."""
+    found = ((FIRST.get(path, path), value) for path, value, fact in leaves(config) if fact.resume != "free")
     return {path: value for path, value in found if isinstance(value, bool | int | float | str)}
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 from PIL import Image
 
@@ -21,6 +22,7 @@ from trainer.monitoring.tensorboard import TensorBoard
 from trainer.run_directory import validation_predictions
 from trainer.run_directory.events import Events
 from trainer.run_directory.validation_predictions import Mistake
+from trainer.storage.going_on import WRITES
 
 
 class Views:
@@ -45,20 +47,22 @@ class Views:
 
     def after(self, step: int) -> None:
         """Called after step ``step`` was dispatched."""
-        self._tensorboard.after(step)
+        with WRITES.doing(lambda: "writing for TensorBoard"):
+            self._tensorboard.after(step)
 
     def graph(self, graph: Callable[[], tf.Graph]) -> None:
         """Show the graph of the network in evaluation."""
         self._tensorboard.graph(graph)
 
-    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
+    def validated(self, step: int, examples: Sequence[npt.NDArray[np.float32]], keep: Sequence[int]) -> None:
         """Keep and show the predictions of the validation at ``step``. ``examples`` has float32 ``[B, 5]`` for every
         batch, see ``trainer.training.step.make_evaluation_step``. ``keep`` are the steps whose predictions stay.
         """
-        found = validation_predictions.summarize(step, np.concatenate([batch.numpy() for batch in examples]))
+        found = validation_predictions.summarize(step, np.concatenate(examples))
         images = [self._picture(mistake) for mistake in found.mistakes]
         encoded = [None if image is None else pictures.as_png(image) for image in images]
-        found = validation_predictions.with_pictures(found, encoded)
+        places = [self._validation.place(mistake.example) for mistake in found.mistakes]
+        found = validation_predictions.with_pictures(found, encoded, places)
         try:
             validation_predictions.write(self._run_dir, found, keep)
         except OSError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,24 @@ from trainer.checkpoint.retention import described, ranked
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.run_directory import validation_predictions, wall_time, which_checkpoint
-from trainer.run_directory.layout import CHECKPOINTS, METRICS
+from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS
 from trainer.run_directory.metrics import best_step, read_metrics, read_validations
 from trainer.run_directory.validation_predictions import Predictions
 from trainer.run_directory.wall_time import Account
+from trainer.storage.guarded import open_regular
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable
 
-POINTS = 2000  # of a curve; a screen cannot show more
+POINTS = 250  # of a curve at least; a chart is not many more pixels wide, and the page stays small
+SAID = ("network", "data")  # lines of the log
+LOG_READ = 64 << 10  # bytes
 
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
     """``records`` are from metrics.jsonl, at most ``2 × POINTS`` for each split: evenly spaced ones, and the last.
     ``checkpoints`` are those with a readable manifest, oldest first, and ``best`` is the best of them. ``label`` names
-    the run in a comparison.
+    the run in a comparison. ``said`` is what the log says of ``network`` and ``data``.
     """
 
     label: str
@@ -41,6 +45,7 @@ class Contents:
     best: Path | None
     predictions: Sequence[Predictions]
     wall_time: Account | None
+    said: Mapping[str, str]
 
     @property
     def newest(self) -> Manifest | None:
@@ -83,7 +88,18 @@ def read(run_dir: Path, label: str, warn: Callable[[str], None]) -> Contents:
         best=best[0] if best else None,
         predictions=_predictions(run_dir, warn),
         wall_time=wall_time.read(run_dir),
+        said=_said(run_dir),
     )
+
+
+def _said(run_dir: Path) -> dict[str, str]:
+    """What a run says of its network and its data when it starts; of the beginning of its log, where that is."""
+    try:
+        with open_regular(run_dir / LOG) as file:
+            text = file.read(LOG_READ).decode("utf-8", errors="replace")
+    except (OSError, Unacceptable):
+        return {}
+    return {name: found[1] for name in SAID if (found := re.search(rf"^\S+  {name} +(.*)$", text, re.MULTILINE))}
 
 
 def _checkpoints(parent: Path, warn: Callable[[str], None]) -> list[tuple[Path, Manifest]]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
+import tensorflow as tf
+
 from trainer.checkpoint.manifest import Manifest
 from trainer.checkpoint.tensors import StateFile
 from trainer.config.schema import Config
@@ -13,7 +15,7 @@ from trainer.distributed.sharing import Sharing
 from trainer.errors import NoValidCheckpoint
 from trainer.models import size
 from trainer.runtime import execution
-from trainer.training.state import TrainingState, build_state, flatten
+from trainer.training.state import DIVERGENCE, TrainingState, build_state, flatten, rolling_statistics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,14 +30,23 @@ class Assembly:
     def step(self) -> int:
         return int(self.state.progress.step.numpy())
 
-    def restore(self, checkpoint: Path, manifest: Manifest) -> None:
-        """Assign everything from a checkpoint.
+    def restore(self, checkpoint: Path, manifest: Manifest, stored: Config | None = None) -> None:
+        """Assign everything from a checkpoint. ``stored`` is the configuration in it where it is not that of this
+        state: a run may begin or cease to roll divergences back, and then rolling statistics are on one side only.
+        Those of this state begin anew, others are dropped.
 
         Raises:
             RestoreRefused: it holds other variables. Nothing was assigned.
             NoValidCheckpoint: a tensor is damaged, or the tensors have another step than ``manifest`` says.
         """
-        self.state_file.restore(checkpoint)
+        if stored is None or stored.train.on_divergence == self.config.train.on_divergence:
+            self.state_file.restore(checkpoint)
+        else:
+            tree = {name: node for name, node in self.state.tree().items() if name != DIVERGENCE}
+            tree |= {DIVERGENCE: statistics} if (statistics := rolling_statistics(stored)) else {}
+            StateFile(tree, flatten(tree)).restore(checkpoint)
+            for variable in self.state.divergence.values():
+                variable.assign(tf.zeros_like(variable))
         if self.step != manifest.step:
             raise NoValidCheckpoint(f"{checkpoint} says step {manifest.step}, but its tensors have step {self.step}")
 

@@ -38,6 +38,7 @@ from trainer.run_directory.layout import CHECKPOINTS, LOCK
 from trainer.run_directory.lost import way_on
 from trainer.run_directory.mirror import Mirror
 from trainer.storage import holding
+from trainer.storage.going_on import WRITES
 from trainer.storage.lease import Fence
 from trainer.storage.unreadable import Unreadable
 from trainer.training.state import Progress
@@ -120,6 +121,11 @@ class Checkpointer:
         self._failures = 0  # saves that failed since the last success
         self._warned: set[str] = set()  # logs whose failure was reported
         self._notices: queue.SimpleQueue[str] = queue.SimpleQueue()  # from the background thread; the loop prints them
+
+    @property
+    def is_writing(self) -> bool:
+        """Whether a save was in flight when ``check`` last looked."""
+        return self._in_flight is not None
 
     def save(self) -> None:
         """Take a snapshot of the current step and commit it, in the background if the configuration says so.
@@ -266,9 +272,18 @@ class Checkpointer:
 
     def last_good(self) -> str:
         """Text that names the newest checkpoint of this run that is known to be whole. Waits for a save in flight."""
-        if self._in_flight is not None:
-            wait([self._in_flight[1]])
+        self.wait()
         return self._last()
+
+    def wait(self) -> None:
+        """Wait for a save in flight, whatever becomes of it."""
+        in_flight = self._in_flight
+        if in_flight is not None:
+            wait([in_flight[1]])
+
+    def way_back(self) -> str:
+        """Text for a run that ends without the steps since the last save, at once; a save in flight does not count."""
+        return f"{self._last()}\n{self.to_continue()}"
 
     def way_on(self) -> str:
         """Text for a run that ends with everything committed and can continue once the user has acted."""
@@ -297,6 +312,10 @@ class Checkpointer:
     # Everything below runs in the background thread.
 
     def _commit(self, moment: Moment) -> None:
+        with WRITES.doing(lambda: f"saving {directory.name_of(moment.step)}"):
+            self._write(moment)
+
+    def _write(self, moment: Moment) -> None:
         bad = moment.tensors.non_finite()
         if bad:
             raise TrainingFailed(
@@ -328,7 +347,8 @@ class Checkpointer:
             self._mirror.follow(moment.validations)
 
     def _fill(self, place: Path, moment: Moment) -> None:
-        self._state_file.write(moment.tensors, place)  # first: TensorFlow would make a deleted directory again
+        with WRITES.doing(lambda: f"writing the state of {directory.name_of(moment.step)}"):
+            self._state_file.write(moment.tensors, place)  # first: TensorFlow would make a deleted directory again
         for name, text in self._texts.items():
             (place / name).write_text(text, encoding="utf-8")
 

@@ -9,6 +9,7 @@ from trainer.checkpoint.manifest import CHECKPOINTS
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.config.schema.sources import ImageFolderConfig
+from trainer.config.urls import is_url
 from trainer.data.sources.image_folder import TRAIN_FOLDER, VALIDATION_FOLDERS
 from trainer.errors import UsageError
 from trainer.run_directory import occupancy, places
@@ -42,7 +43,7 @@ def refuse_for_new(run_dir: Path, config: Config) -> None:
     if local is not None:
         places.refuse_nested(local, f"checkpoint.mirror={config.checkpoint.mirror}")
     for key, value, facts in leaves(config):
-        if not facts.path or not key.startswith("data.") or not isinstance(value, str):
+        if not facts.path or not key.startswith("data.") or not isinstance(value, str) or is_url(value):
             continue
         if places.within(Path(value), run_dir):
             raise UsageError(

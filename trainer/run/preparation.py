@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from trainer.fingerprint import program, versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.facts import Fact
 from trainer.models.layers import slowest_momentum
-from trainer.run import short_run, suitability, train_on
+from trainer.run import fast_dev_run, short_run, suitability, train_on
 from trainer.run.assembly import Assembly, assemble
 from trainer.run.starting_point import StartingPoint
 
@@ -52,12 +53,15 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
         RestoreRefused: code or data differ from those of the checkpoint, or the steps ahead have no learning rate.
         PeerLost, Stopped: raised while the processes of the run met.
     """
+    _stage("reading the data")
     data = open_sources(config)
     class_names = data.training.class_names
     new = start.checkpoint is None
     config = with_initial_updates(config, start.initial_updates)
     config = complete(config, data.sampling.examples_per_epoch, len(class_names))
-    total = total_steps(config, data.sampling.examples_per_epoch)
+    whole = total = total_steps(config, data.sampling.examples_per_epoch)
+    if config.train.fast_dev_run:
+        config, data, total = fast_dev_run.shortened(config, data, whole)
     if new:
         suitability.refuse_short_epochs(config, data.sampling.examples_per_epoch)
     done = start.complete_at(run_dir, total)
@@ -70,22 +74,30 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
         return None
     process.tell({"config": stored.to_text(config), "code": dict(program.plugin_code(config))})
     shared = shares(config, process)
+    _stage(f"building {config.model.name}")
     assembly = assemble(config, process, shared, drawn=start.draws_weights)
     fingerprint = fingerprint_of(config, assembly.state, data)
     current = versions.of_run(config, assembly.state.replicas)
     accepted = start.judge(run_dir, fingerprint, current)
-    ahead = start.look_ahead(run_dir, config, total)
+    ahead = start.look_ahead(run_dir, config, whole)
     _refuse_fewer_classes(config, class_names)
+    suitability.refuse_too_many_scores(config, data.validation.count)
     warnings = [
         *ahead,
         # images can be decoded only now: TensorFlow's threads are set
         *([] if is_ready(config) else check_range(data.training, config.preprocess, new=new)),
         *suitability.warnings(config, data, new=new),
-        *short_run.warnings(config, total, slowest_momentum(assembly.state.model), None if new else run_dir),
+        *short_run.warnings(config, whole, slowest_momentum(assembly.state.model), None if new else run_dir),
     ]
     notes = start.fill(assembly, class_names)
     lineage = start.lineage(assembly.step, accepted)
     return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes, warnings)
+
+
+def _stage(text: str) -> None:
+    """Say what takes the next seconds, to a person who watches a terminal."""
+    if sys.stdout.isatty():
+        print(f"{text} …", flush=True)
 
 
 def _refuse_fewer_classes(config: Config, class_names: tuple[str, ...]) -> None:

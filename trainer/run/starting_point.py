@@ -15,14 +15,16 @@ from trainer.checkpoint.manifest import CHECKPOINTS, Manifest, RecordedMetrics, 
 from trainer.checkpoint.tensors import read_tensor
 from trainer.checkpoint.verification import Damage, verify
 from trainer.command_line import argument
+from trainer.config import stored
 from trainer.config.override import Change
 from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
 from trainer.errors import NoValidCheckpoint
 from trainer.fingerprint import versions
 from trainer.fingerprint.facts import Fact
-from trainer.fingerprint.verdict import Request, judge_stored
+from trainer.fingerprint.verdict import REPLICAS, Request, judge_stored
 from trainer.monitoring.terminal import Terminal
-from trainer.run import train_on, warm_start
+from trainer.run import application_start, train_on, warm_start
 from trainer.run.assembly import Assembly
 from trainer.run.warm_start import WarmStart
 from trainer.run_directory import occupancy
@@ -30,6 +32,7 @@ from trainer.run_directory.metrics import read_validations
 from trainer.storage import holding
 from trainer.storage.host import host_name
 from trainer.training.moving_statistics import SETTLED
+from trainer.training.validation import recount
 
 
 class StartingPoint(Protocol):
@@ -80,10 +83,13 @@ class StartingPoint(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class FromNothing:
-    """A new run, from random weights or from given ``weights``. ``restart``: an earlier run is moved aside."""
+    """A new run, from random weights or from given ``weights``. ``restart``: an earlier run is moved aside.
+    ``rolled_back``: this process itself was there before, and comes back.
+    """
 
     restart: bool
     weights: WarmStart | None
+    rolled_back: bool = False
     draws_weights = True
     checkpoint = None
 
@@ -105,14 +111,17 @@ class FromNothing:
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
         if self.weights is None:
-            return []
-        return warm_start.load(self.weights, assembly.config, assembly.state, class_names)
+            frozen = len(assembly.state.tuning.frozen)
+            return [f"warning: {frozen} layers are frozen at random weights: there is no init_from"] if frozen else []
+        way = warm_start if isinstance(assembly.config.model, InceptionV3Config) else application_start
+        return way.load(self.weights, assembly.config, assembly.state, class_names)
 
     def lineage(self, step: int, accepted: Sequence[str]) -> tuple[Start, ...]:
         return (_start(step, None if self.weights is None else self.weights.contents.path, accepted),)
 
     def take(self, place: Path) -> list[str]:
-        return occupancy.begin(place, continues=False, restart=self.restart)
+        said = occupancy.begin(place, continues=False, restart=self.restart)
+        return [] if self.rolled_back else said
 
     def recorded(self, run_dir: Path) -> RecordedMetrics | None:
         return None
@@ -181,8 +190,19 @@ class FromCheckpoint:
         return (*self.other_plugins, *accepted)
 
     def fill(self, assembly: Assembly, class_names: Sequence[str]) -> list[str]:
-        assembly.restore(self.checkpoint, self.manifest)
-        return []
+        before = stored.read(self.checkpoint / stored.FILE_NAME)
+        assembly.restore(self.checkpoint, self.manifest, before)
+        maker = self.checkpoint.parent.parent  # the run that made the checkpoint
+        ranked = recount(assembly.state.progress, lambda: read_validations(maker, noted=True), before, assembly.config)
+        return [*ranked, *self._moved(assembly)]
+
+    def _moved(self, assembly: Assembly) -> list[str]:
+        """What moving to another number of replicas means where it changes nothing; a warning says it elsewhere."""
+        logical, here = assembly.config.train.logical_replicas, assembly.state.replicas.layout
+        before = self.manifest.versions.get(REPLICAS, here)
+        if logical is None or before == here:
+            return []
+        return [f"replicas was {before} and is {here}: every bit stays the same, by train.logical_replicas={logical}"]
 
     def lineage(self, step: int, accepted: Sequence[str]) -> tuple[Start, ...]:
         return (*self.manifest.lineage, _start(step, self.checkpoint, accepted))

@@ -9,6 +9,7 @@ from trainer.data.opened import Sources
 from trainer.data.several_pages import pages_note
 from trainer.data.sources.sample import spread
 from trainer.errors import UsageError
+from trainer.training.class_metrics import MOST_SCORES
 
 OUTPUTS_SHOWN = 5
 LOOKED_AT = 16  # training images of a new run
@@ -31,6 +32,26 @@ def refuse_short_epochs(config: Config, examples_per_epoch: int) -> None:
         f"train.epochs={config.train.epochs:g} would be only {steps} step{'s' if steps > 1 else ''}\n"
         f"set train.global_batch_size={examples_per_epoch} or less, or give the length in steps: train.steps=N"
     )
+
+
+def refuse_too_many_scores(config: Config, examples: int) -> None:
+    """Refuse an AUROC that decides something and needs more scores than a process keeps.
+
+    Raises:
+        UsageError: names both numbers.
+    """
+    classes = config.model.num_classes
+    assert classes is not None, "the configuration is complete"
+    for key, metric in (
+        ("checkpoint.best_metric", config.checkpoint.best_metric),
+        ("early_stopping.metric", config.early_stopping.metric),
+    ):
+        if metric == "auroc" and examples * classes > MOST_SCORES:
+            raise UsageError(
+                f"{key}=auroc needs the scores of {examples} validation images for {classes} classes, and at most "
+                f"{MOST_SCORES} numbers are kept\nset {key}=macro_f1, or data.validation_examples="
+                f"{MOST_SCORES // classes} or less"
+            )
 
 
 def warnings(config: Config, data: Sources, *, new: bool) -> list[str]:

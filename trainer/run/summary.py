@@ -6,9 +6,12 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.command_line import argument, command_line, tensorboard_command
+from trainer.config.metrics import OF_CLASSES
 from trainer.config.schema import Config
+from trainer.errors import measure
 from trainer.monitoring.terminal import Terminal
 from trainer.run import train_on
+from trainer.run.fast_dev_run import KEY
 from trainer.run.preparation import Prepared
 from trainer.run_directory import layout
 from trainer.run_directory.history import History
@@ -22,8 +25,14 @@ def summarize(run_dir: Path, run: Prepared, history: History, terminal: Terminal
     rows: list[tuple[str, str]] = [("why", _out_of_patience(config, waited))] if early else []
     best = best_step(history.validations, config.checkpoint.best_metric)
     if history.validations:
-        rows.append(("last", _validation(history, max(history.validations))))
-        rows.append(("best", "none: no validation had a finite loss" if best is None else _validation(history, best)))
+        rows.append(("last", _validation(config, history, max(history.validations))))
+        rows.append(
+            ("best", "none: no validation had a finite loss" if best is None else _validation(config, history, best))
+        )
+    if config.train.fast_dev_run:
+        rows.append(("kept", f"nothing; the same command without {KEY}=true trains the run"))
+        terminal.closing(f"{KEY}: {step} steps, a validation and a checkpoint worked", rows)
+        return
     place = argument("run_dir", run_dir)
     rows += [
         ("run", str(run_dir)),
@@ -43,9 +52,11 @@ def _out_of_patience(config: Config, waited: int) -> str:
     )
 
 
-def _validation(history: History, step: int) -> str:
-    values = history.validations[step]
-    scores = f"validation accuracy {values['accuracy']:.4f}  loss {values['loss']:.4f}"
+def _validation(config: Config, history: History, step: int) -> str:
+    values, metric = history.validations[step], config.checkpoint.best_metric
+    scores = f"validation accuracy {values['accuracy']:.4f}  loss {measure(values['loss'])}"
+    if metric in OF_CLASSES and metric in values:
+        scores += f"  {metric} {measure(values[metric])}"
     return f"{scores}  checkpoints/{directory.name_of(step)}"
 
 
@@ -56,4 +67,24 @@ def opening(run_dir: Path, run: Prepared) -> list[str]:
     shared += replicas.notes
     changed = [f"changed on resume: {change}" for change in run.accepted]
     first = run.start.opening(run_dir, run.assembly.step, run.total_steps, run.data.training.count)
-    return [first, *shared, *changed]
+    return [first, *_what(run), *shared, *changed]
+
+
+def _what(run: Prepared) -> list[str]:
+    """What is trained on what: two lines."""
+    config, state, data = run.config, run.assembly.state, run.data
+    parameters, trained = (
+        sum(variable.shape.num_elements() for variable in variables.values())
+        for variables in (state.trainable, state.trained)
+    )
+    frozen = f", {trained:,} of them trained" if trained < parameters else ""
+    least = min(state.tuning.factors.values(), default=1.0)
+    rates = f", learning rates from {least:.2g} of the whole on" if least < 1.0 else ""
+    device = run.versions["device"]
+    batch, epoch = config.train.global_batch_size, data.sampling.examples_per_epoch
+    return [
+        f"network  {config.model.name}: {parameters:,} parameters{frozen}{rates}, {config.model.num_classes} classes; "
+        f"on {device} in {config.runtime.precision}",
+        f"data     {config.data.name}: {data.training.count:,} images to train on, {data.validation.count:,} to "
+        f"validate; batches of {batch}, {epoch / batch:,.4g} steps an epoch",
+    ]

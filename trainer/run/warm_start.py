@@ -19,13 +19,13 @@ from trainer.checkpoint.verification import verify
 from trainer.command_line import argument, command_line, consent
 from trainer.config import stored
 from trainer.config.schema import Config
-from trainer.config.schema.networks import InceptionV3Config
 from trainer.config.schema.preprocessing import NormalizeConfig
 from trainer.diagnosis.comparison import BACKGROUND, differing
 from trainer.diagnosis.expected import shapes_of
 from trainer.diagnosis.silent_settings import differing_settings
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.interchange import own_names, torch_names
+from trainer.interchange.application_modes import HALF, IMAGENET, same
 from trainer.interchange.bundles import read_bundle
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
@@ -43,24 +43,6 @@ TOLD_WHOLE = ("not_inception_v3", "weights_in_parts")  # causes whose details sa
 AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
 # differences between file and run that ``allow`` may name
 CLASSES_KEY, SAME_CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "data.classes", "preprocess"
-# research/slim/preprocessing/inception_preprocessing.py and keras.applications.inception_v3.preprocess_input: -1..1
-HALF = NormalizeConfig((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-# torchvision.transforms for ImageNet; torchvision/models/inception.py turns it into -1..1 when transform_input=True
-IMAGENET = NormalizeConfig((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
-
-
-def check_model(config: Config) -> None:
-    """Refuse a network whose variable names in files of other programs are not known here.
-
-    Raises:
-        UsageError: names it.
-    """
-    if not isinstance(config.model, InceptionV3Config):
-        raise UsageError(
-            f"init_from reads weights only for model=inception_v3, not for model.name={config.model.name}: it is not "
-            "known which tensor of a file belongs to which of its variables\n"
-            "train it from random weights, without init_from"
-        )
 
 
 def find(path: Path) -> Contents:
@@ -94,7 +76,8 @@ class WarmStart:
     ``allow`` may contain:
     ``preprocess``: the configured normalisation is right for these weights;
     ``model.num_classes``: a fresh classifier replaces one for another number of classes;
-    ``data.classes``: the classes of the file are those of the data under other names;
+    ``data.classes``: the classes of the file are those of the data under other names, or without any, as in the one
+    dense layer that somebody put on top of the network;
     the keys of ``trainer.diagnosis.silent_settings``, which decide what a network computes with equal weights.
 
     ``classes_follow_data`` says that nobody set ``model.num_classes``, so that a fresh classifier is wanted.
@@ -103,6 +86,10 @@ class WarmStart:
     contents: Contents
     allow: Sequence[str]
     classes_follow_data: bool
+
+
+# a possible origin of weights, and the normalisation that belongs to it
+Known = Sequence[tuple[str, NormalizeConfig]]
 
 
 def load(start: WarmStart, config: Config, state: TrainingState, class_names: Sequence[str]) -> list[str]:
@@ -124,17 +111,21 @@ def load(start: WarmStart, config: Config, state: TrainingState, class_names: Se
     there = {name: head_shape(name, tensor.shape) for name, tensor in translation.weights.items()}
     shapes = {name: tuple(variable.shape) for name, variable in state.variables.items()}
     without_background = {name for name in shapes if name in there and _drops_background(there[name], shapes[name])}
-    others = _other_classes(start, class_names)
+    others = other_classes(start, class_names)
     fitting = {name for name in shapes if name in there and there[name] == shapes[name]} | without_background
+    own_head = own_head_of(start, translation, shapes, HEADS[0])
+    fitting |= own_head.keys()
     loaded = [name for name in shapes if name in fitting and not (others and unit_of(name) in HEADS)]
     fresh = [name for name in shapes if name not in loaded]
+    frozen = [name for name in fresh if state.tuning.is_frozen(name)]
     skipped = [name for name in there if name not in loaded]
-    _check_names(contents, translation)
+    check_doubled(start, translation)
     _check_body(contents, translation, config, state, [*fresh, *skipped])
     _check_classes(start, there, shapes, fresh, others)
     _check_settings(start, translation, config)
-    _check_normalization(start, translation, config)
-    values = _values(contents, {name: translation.weights[name] for name in loaded})
+    check_normalization(start, _known_normalizations(contents, translation), config)
+    tensors = {**translation.weights, **own_head}
+    values = values_of(contents, {name: tensors[name] for name in loaded})
     for name, array in values.arrays.items():
         value = _in_our_layout(name, array, translation.channels_first)
         state.variables[name].assign(value[..., 1:] if name in without_background else value)
@@ -147,8 +138,12 @@ def load(start: WarmStart, config: Config, state: TrainingState, class_names: Se
         lines.append(f"  {others}: its classifier is not used")
     elif without_background:
         lines.append(f"  of {BACKGROUND} classes the first, the background, was dropped")
+    lines += [own_head_line(own_head)] if own_head else []
     lines += [f"  freshly initialised: {listed(f'{name} {list(shapes[name])}' for name in fresh)}"] if fresh else []
-    lines += left_out(contents, translation, {name: there[name] for name in skipped}, shapes)
+    lines += [f"  warning: frozen as they begin: {listed(frozen)}"] if frozen else []
+    heads = {name for name in shapes if unit_of(name) in HEADS}
+    translation = translation.without(own_head.values())
+    lines += left_out(contents, translation, {name: there[name] for name in skipped}, shapes, heads)
     return lines + [f"  warning: {remark}" for remark in values.remarks]
 
 
@@ -184,7 +179,7 @@ def _fitting(finding: Finding) -> list[str]:
     return [f"  to fit it: {shlex.join(finding.overrides)}"] if finding.overrides else []
 
 
-def _other_classes(start: WarmStart, class_names: Sequence[str]) -> str:
+def other_classes(start: WarmStart, class_names: Sequence[str]) -> str:
     """How the classes that the file names differ from those of the data; empty when they do not, or are not named."""
     origin = origin_of(start.contents)
     if origin is None or SAME_CLASSES_KEY in start.allow:
@@ -192,6 +187,38 @@ def _other_classes(start: WarmStart, class_names: Sequence[str]) -> str:
     if tuple(class_names) in (origin.class_names, origin.class_names[1:]):  # the first may be the background
         return ""
     return f"it was trained on {listed(origin.class_names)}, the data has {listed(class_names)}"
+
+
+def own_head_of(
+    start: WarmStart, translation: Translation, shapes: Mapping[str, tuple[int, ...]], classifier: str
+) -> dict[str, Tensor]:
+    """The one dense layer that somebody put on top of the network, for the variables of its classifier, where the user
+    has said that its classes are those of the data; nothing where there are several, or its shapes do not fit.
+    """
+    kernels = translation.own_head
+    taken = SAME_CLASSES_KEY in start.allow and not translation.channels_first
+    if not taken or len(kernels) != 1 or f"{classifier}/kernel" in translation.weights:
+        return {}
+    layer = kernels[0].label.rpartition("/")[0]
+    found = {
+        f"{classifier}/{leaf}": tensor
+        for tensor in translation.unmatched
+        for owner, _, leaf in [tensor.label.rpartition("/")]
+        if owner == layer
+    }
+    wanted = {name: shape for name, shape in shapes.items() if name.rpartition("/")[0] == classifier}
+    fits = {name: tensor.shape for name, tensor in found.items()} == {n: as_dense(s) for n, s in wanted.items()}
+    return found if fits else {}
+
+
+def as_dense(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a dense layer that does what a 1×1 convolution after the last pooling does."""
+    return shape[2:] if len(shape) == 4 and shape[:2] == (1, 1) else shape
+
+
+def own_head_line(own_head: Mapping[str, Tensor]) -> str:
+    labels = listed(tensor.label for tensor in own_head.values())
+    return f"  the file's own head is the classifier, by {consent([SAME_CLASSES_KEY])}: {labels}"
 
 
 def _check_classes(
@@ -233,18 +260,14 @@ def _check_settings(start: WarmStart, translation: Translation, config: Config) 
     )
 
 
-def _check_normalization(start: WarmStart, translation: Translation, config: Config) -> None:
+def check_normalization(start: WarmStart, known: Known, config: Config) -> None:
     """Refuse another normalisation: weights need the range of pixel values that they were trained on."""
     if PREPROCESS_KEY in start.allow:
         return
-    known = _known_normalizations(start.contents, translation)
     configured = config.preprocess.normalize
-    if len(known) == 1 and known[0][1] == configured:
+    if len(known) == 1 and same(known[0][1], configured):
         return
-    meant = [
-        f"  {source}: preprocess.normalize.mean={_list(normalize.mean)} preprocess.normalize.std={_list(normalize.std)}"
-        for source, normalize in known
-    ]
+    meant = [f"  {source}: {_overrides(normalize, configured)}" for source, normalize in known]
     if len(known) == 1:
         title = "belongs to another preprocessing than the configured one"
         advice = f"add that, or say that the configured one is right: {consent([PREPROCESS_KEY])}"
@@ -254,11 +277,22 @@ def _check_normalization(start: WarmStart, translation: Translation, config: Con
     raise RestoreRefused(
         f"init_from={start.contents.path} {title}\n"
         + "".join(f"{line}\n" for line in meant)
-        + f"  configured: mean {_list(configured.mean)} std {_list(configured.std)}\n{advice}"
+        + f"  configured: mean {_list(configured.mean)} std {_list(configured.std)}{_channels(configured)}\n{advice}"
     )
 
 
-def _known_normalizations(contents: Contents, translation: Translation) -> list[tuple[str, NormalizeConfig]]:
+def _overrides(normalize: NormalizeConfig, configured: NormalizeConfig) -> str:
+    """The arguments that set a normalisation; the order of channels where it is not the configured one."""
+    text = f"preprocess.normalize.mean={_list(normalize.mean)} preprocess.normalize.std={_list(normalize.std)}"
+    differs = normalize.channels != configured.channels
+    return f"{text} preprocess.normalize.channels={normalize.channels}" if differs else text
+
+
+def _channels(normalize: NormalizeConfig) -> str:
+    return "" if normalize.channels == "rgb" else f" channels {normalize.channels}"
+
+
+def _known_normalizations(contents: Contents, translation: Translation) -> Known:
     """The possible origins of weights of this kind, with the right normalisation for each."""
     if ORIGIN_CONFIG in contents.facts or translation.scheme == own_names.TITLE:
         origin = origin_config(contents)
@@ -272,13 +306,14 @@ def _known_normalizations(contents: Contents, translation: Translation) -> list[
 
 
 def _list(values: Sequence[float]) -> str:
-    return f"[{','.join(f'{value:g}' for value in values)}]"
+    return f"[{','.join(f'{value:.9g}' for value in values)}]"
 
 
-def _check_names(contents: Contents, translation: Translation) -> None:
+def check_doubled(start: WarmStart, translation: Translation) -> None:
     """Refuse a file in which it is open what a tensor means: which one would be taken were chance. A SavedModel of
     Keras has each variable twice, with equal values.
     """
+    contents = start.contents
     for name, (first, *others) in translation.doubled.items():
         value = _read(contents, first)
         differing_ones = [tensor for tensor in others if not np.array_equal(value, _read(contents, tensor))]
@@ -298,10 +333,10 @@ def _check_names(contents: Contents, translation: Translation) -> None:
 
 
 def _read(contents: Contents, tensor: Tensor) -> np.ndarray:
-    return _values(contents, {tensor.label: tensor}).arrays[tensor.label]
+    return values_of(contents, {tensor.label: tensor}).arrays[tensor.label]
 
 
-def _values(contents: Contents, wanted: Mapping[str, Tensor]) -> Values:
+def values_of(contents: Contents, wanted: Mapping[str, Tensor]) -> Values:
     try:
         return read_values(contents, wanted)
     except Unusable as error:

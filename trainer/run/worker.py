@@ -10,6 +10,8 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import stored
@@ -19,12 +21,15 @@ from trainer.distributed.agreement import own_name
 from trainer.distributed.membership import Process, shares
 from trainer.distributed.peers import Peers
 from trainer.distributed.sharing import Sharing
-from trainer.errors import ProcessesDiffer, Stopped, warn
+from trainer.errors import Diverged, ProcessesDiffer, Stopped, warn
 from trainer.fingerprint import facts, program, versions
 from trainer.fingerprint.collect import fingerprint_of
 from trainer.fingerprint.verdict import worker_differences, worker_warnings
 from trainer.run.assembly import assemble
+from trainer.run.rollback import Agreement
+from trainer.run.watchdog import Watchdog
 from trainer.run.wiring import Announcement, wire
+from trainer.run_directory.costs import Costs, SaveCost
 from trainer.run_directory.metrics import VALIDATION, Record
 from trainer.run_directory.phases import Phase
 from trainer.runtime.signals import StopRequest
@@ -36,6 +41,10 @@ class _Saves:
 
     def __init__(self, peers: Peers) -> None:
         self._peers = peers
+
+    @property
+    def is_writing(self) -> bool:
+        return False
 
     def check(self) -> None:
         if self._peers.lost is not None:
@@ -97,7 +106,7 @@ class _Views:
     def after(self, step: int) -> None:
         pass
 
-    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None:
+    def validated(self, step: int, examples: Sequence[npt.NDArray[np.float32]], keep: Sequence[int]) -> None:
         pass
 
     def graph(self, graph: Callable[[], tf.Graph]) -> None:
@@ -106,6 +115,8 @@ class _Views:
 
 class _Clock:
     """Used in place of a Clock."""
+
+    earlier = Costs()
 
     def phase(self, phase: Phase) -> AbstractContextManager[None]:
         return contextlib.nullcontext()
@@ -116,11 +127,20 @@ class _Clock:
     def at(self, step: int) -> None:
         pass
 
+    def progress(self) -> None:
+        pass
+
     def saved(self) -> None:
         pass
 
+    def measured(self, cost: SaveCost) -> None:
+        pass
 
-def work(process: Process) -> None:
+    def start_seconds(self) -> float:
+        return 0.0
+
+
+def work(process: Process, watchdog: Watchdog) -> None:
     """Work for the chief until the run ends, or wait for its end where the others can share the batches only without
     this process.
 
@@ -135,6 +155,7 @@ def work(process: Process) -> None:
     if plan["config"] is None:
         return
     config = stored.from_text(plan["config"])
+    watchdog.follow(config)
     program.refuse_other_code(plan["code"], program.plugin_code(config), peers.cluster.rank)
     shared = shares(config, process)
     assert shared is not None
@@ -161,9 +182,21 @@ def work(process: Process) -> None:
             f"({len(found) - 1} more differences)\n"
             f"look at {found[0].fact.file}; give all processes the same program, environment and data"
         )
-    records = _Records(announced.validations)
-    standing_in = (_Saves(peers), records, _Display(), _Views(), _Clock())
-    run_loop(wire(announced, config, state, data, process, *standing_in))
+    while True:
+        watchdog.clock.follow(_Clock())
+        standing_in = (_Saves(peers), _Records(announced.validations), _Display(), _Views(), watchdog.clock)
+        run = wire(announced, config, state, data, process, *standing_in)
+        watchdog.may_stop(run.stop)
+        try:
+            run_loop(run)
+        except Diverged as diverged:
+            with watchdog.clock.phase("starting"):
+                agreed = Agreement.of(peers.hear())
+                agreed.refuse_unless_of(diverged, own_name(peers.cluster.rank))
+                config = stored.from_text(agreed.config)
+                announced = Announcement.of(peers.hear())
+        else:
+            return
 
 
 def _idle(stop: StopRequest, peers: Peers, shared: Sharing) -> None:

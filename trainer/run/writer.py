@@ -8,18 +8,22 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
+import tensorflow as tf
+
 from trainer.checkpoint import directory
 from trainer.checkpoint.retention import Retention
 from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.distributed.membership import Process
-from trainer.errors import TrainerError, warn
+from trainer.distributed.peers import SILENCE
+from trainer.errors import PeerLost, TrainerError, warn
 from trainer.monitoring.tensorboard import TensorBoard
-from trainer.monitoring.terminal import Terminal
+from trainer.monitoring.terminal import Terminal, append
 from trainer.monitoring.views import Views
 from trainer.run.checkpointer import Checkpointer, Contents, Store
 from trainer.run.preparation import Prepared
 from trainer.run.summary import opening, summarize
+from trainer.run.watchdog import Watchdog
 from trainer.run_directory import layout, validation_predictions
 from trainer.run_directory.events import Events
 from trainer.run_directory.history import History, keep_readable
@@ -40,13 +44,14 @@ class Outputs:
     history: History
     terminal: Terminal
     views: Views
-    clock: Clock
     committed_step: int | None
 
 
 @contextmanager
-def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
-    """Take the run directory, which this process has locked, while the block runs. Then print how the run ended.
+def taking(run_dir: Path, run: Prepared, process: Process, watchdog: Watchdog, began: float) -> Iterator[Outputs]:
+    """Take the run directory, which this process has locked, while the block runs. Then print how the run ended. The
+    ``watchdog`` learns what it has to know about the files, and its clock writes the account of the time, from
+    ``began`` on, seconds since the epoch.
 
     Nothing in the directory is touched before. Checkpoints of an earlier start that this start cannot use are put away.
 
@@ -63,10 +68,12 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
     replace(place / stored.FILE_NAME, stored.to_text(run.config).encode())
     keep_readable(place, run.start.recorded(run_dir), lambda text: warn(holding.named(text)))
     step = run.assembly.step
-    history = History(place, step)
+    history = History(place, step, noted=int(run.assembly.state.progress.evaluated_step.numpy()) == step)
     terminal = Terminal(place / layout.LOG, step, run.total_steps)
     show_time = functools.partial(_show_time, history.events[TRAIN])
-    clock = Clock(Fence(place / layout.LOCK), place, process.stop.began, step, show_time)
+    clock = Clock(Fence(place / layout.LOCK), place, began, step, show_time)
+    watchdog.clock.follow(clock)
+    watchdog.closing = clock.close
     try:
         for line in [*said, *opening(run_dir, run), *run.notes]:
             terminal.line(line)
@@ -78,22 +85,43 @@ def taking(run_dir: Path, run: Prepared, process: Process) -> Iterator[Outputs]:
         tensorboard = TensorBoard(place, events, run.config, run.assembly.state, validation, run.lineage)
         views = Views(place, validation, run.config.preprocess, events[VALIDATION], tensorboard)
         checkpointer = _checkpointer(checkpoints, run, mirror, history, terminal, process)
+        watchdog.in_flight, watchdog.way_back = checkpointer.wait, checkpointer.way_back
         # a checkpoint that was taken from elsewhere is not in this directory yet
         committed_step = step if (checkpoints / directory.name_of(step)).is_dir() else None
+        terminal.stage("tracing the step: the first one takes longer than the others")
         try:
-            yield Outputs(checkpointer, history, terminal, views, clock, committed_step)
+            yield Outputs(checkpointer, history, terminal, views, committed_step)
         finally:
-            views.close()
-            with clock.phase("saving"):
+            with watchdog.clock.phase("saving"):
+                views.close()
                 checkpointer.close()
         summarize(run_dir, run, history, terminal)
     except TrainerError as error:
-        terminal.log(f"{type(error).__name__}: {error}")
+        terminal.log(_logged(error))
+        raise
+    except tf.errors.OpError:  # of an exchange that was given up
+        if process.peers is not None and process.peers.wait_for_loss(SILENCE):
+            terminal.log(f"{PeerLost.__name__}: {process.peers.lost}")
         raise
     finally:
-        clock.close()
+        if clock.close() and mirror is not None:
+            mirror.finish_account()
         history.close()
         terminal.close()
+
+
+@contextmanager
+def logging(run_dir: Path) -> Iterator[None]:
+    """Write an error of the block to ``train.log``, where ``taking`` does not: nothing of the run is open."""
+    try:
+        yield
+    except TrainerError as error:
+        append(layout.as_writer(run_dir) / layout.LOG, _logged(error))
+        raise
+
+
+def _logged(error: TrainerError) -> str:
+    return f"{type(error).__name__}: {error}"
 
 
 def _show_time(events: Events, step: int, shares: Mapping[str, float]) -> None:

@@ -24,6 +24,27 @@ from trainer.errors import spelled
 from trainer.run_directory.event_files import put_in_order
 
 Pixels = npt.NDArray[np.uint8]
+# metric -> group: TensorBoard shows tags with the same beginning, up to the first /, together, groups ordered by name
+GROUPS = {
+    "loss": "loss",
+    "accuracy": "accuracy",
+    "macro_f1": "accuracy",
+    "balanced_accuracy": "accuracy",
+    "auroc": "accuracy",
+    "learning_rate": "rate",
+    "gradient_norm": "norm",
+    "weight_norm": "norm",
+    "images_per_second": "speed",
+    "input_wait": "speed",
+    "substituted": "records",
+    "skipped": "records",
+    "loss_scale": "precision",
+}
+
+
+def tag(name: str) -> str:
+    """The name of a metric's curve in TensorBoard, ``GROUP/name``."""
+    return name if "/" in name else f"{GROUPS.get(name, 'other')}/{name}"
 
 
 class Events:
@@ -38,7 +59,7 @@ class Events:
     def scalars(self, step: int, values: Mapping[str, float]) -> None:
         with self._open(step):
             for name, value in values.items():
-                tf.summary.scalar(name, value)
+                tf.summary.scalar(tag(name), value)
 
     def text(self, step: int, name: str, markdown: str) -> None:
         with self._open(step):

@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Literal
 
 from trainer.checkpoint import manifest as manifests
 from trainer.command_line import argument, command_line
@@ -54,12 +55,15 @@ LEVELS = 3
 @dataclasses.dataclass(frozen=True)
 class Foreign:
     """A checkpoint of another program. ``weights`` is the file or prefix that doctor, inspect and init_from can read,
-    where they can. ``advice`` is what to do where they cannot.
+    where they can. ``advice`` is what to do where they cannot. ``place`` is the pickle, the directory of Orbax or the
+    JSON of Keras that says more.
     """
 
     description: str
     weights: Path | None
     advice: str = ""
+    kind: Literal["keras", "orbax", "pickle"] | None = None
+    place: Path | None = None
 
     def lines(self) -> list[str]:
         """What it is and what to do, for a command that needs a run of this program."""
@@ -152,7 +156,8 @@ def _keras(place: Path, names: list[str]) -> Foreign | None:
         return None
     what = f"a backup of Keras's BackupAndRestore ({place / KERAS_WEIGHTS}"
     more = f" and {KERAS_METADATA})" if KERAS_METADATA in names else ")"
-    return Foreign(what + more, place / KERAS_WEIGHTS)
+    about = place / KERAS_METADATA
+    return Foreign(what + more, place / KERAS_WEIGHTS, kind="keras", place=about if about.is_file() else None)
 
 
 def _orbax(place: Path, names: list[str]) -> Foreign | None:
@@ -163,7 +168,7 @@ def _orbax(place: Path, names: list[str]) -> Foreign | None:
         "its format is not read here: restore it with Orbax, save the weights as .safetensors with the names of "
         "torchvision or Keras, and give that file to doctor"
     )
-    return Foreign(f"a checkpoint of Orbax ({place / marks[0]})", None, advice)
+    return Foreign(f"a checkpoint of Orbax ({place / marks[0]})", None, advice, "orbax", place)
 
 
 def _tensorflow(place: Path, names: list[str]) -> Foreign | None:
@@ -241,11 +246,12 @@ def _pickles(place: Path, names: list[str]) -> Foreign | None:
         return None
     program = "PyTorch Lightning" if any(name.endswith(".ckpt") for name in files) else "PyTorch"
     advice = (
-        "it is a Python pickle, which is not opened here: loading one runs whatever code its author put into it\n"
+        "it is a Python pickle, which is not loaded here: loading one runs whatever code its author put into it\n"
         "convert it where you trust it: safetensors.torch.save_file(state_dict, 'weights.safetensors'), and give that "
         "file to doctor"
     )
-    return Foreign(f"a checkpoint of {program} ({place / files[-1]})", None, advice)
+    newest = place / max(files, key=lambda name: _age(name.partition(".")[0]))
+    return Foreign(f"a checkpoint of {program} ({newest})", None, advice, "pickle", newest)
 
 
 # the first that recognizes a place says what it is

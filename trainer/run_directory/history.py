@@ -1,6 +1,7 @@
 """The history of a run, metrics.jsonl and TensorBoard events: one timeline, however often the run was restarted.
 
-A resume drops the records after the step that it continues from, because it will make those steps again.
+A resume drops the records after the step that it continues from, because it will make those steps again. So it does
+with a validation of that very step of which the state does not know: a stop came before it, and a kill after it.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from trainer.run_directory.metrics import (
     validations_in,
 )
 from trainer.storage.durable import cut, replace, sync
+from trainer.storage.going_on import WRITES
 from trainer.storage.guarded import open_regular
 from trainer.storage.lease import Fence
 from trainer.storage.unacceptable import Unacceptable
@@ -39,6 +41,7 @@ READ_AT_ONCE = 1 << 20  # bytes
 
 class History:
     """Appends records to a run directory. ``step`` is where the run continues: later records are dropped first.
+    ``noted``: the state knows of the validation of that step, if there was one.
 
     Training does not end when a record cannot be written. The record stays in memory and is written, in order, when the
     disk works again. Until then ``sync`` fails, so no checkpoint refers to a history that is not on disk.
@@ -48,13 +51,14 @@ class History:
     what happened, for the loop to print.
     """
 
-    def __init__(self, run_dir: Path, step: int) -> None:
+    def __init__(self, run_dir: Path, step: int, *, noted: bool = True) -> None:
         self._path = run_dir / METRICS
-        kept = _drop_later(self._path, step)
+        kept = _drop_later(self._path, step, noted=noted)
         self.events = {split: Events(run_dir / TENSORBOARD / split) for split in (TRAIN, VALIDATION)}
         for split, events in self.events.items():
             try:
-                truncate_events(run_dir / TENSORBOARD / split, step)
+                again = split == VALIDATION and not noted and step not in kept.validations
+                truncate_events(run_dir / TENSORBOARD / split, step - 1 if again else step)
             except OSError as error:
                 events.failure = error
         self._size, self._sha256 = kept.size, kept.sha256  # of every record, written or not
@@ -80,7 +84,7 @@ class History:
             self.validations[record.step] = record.scalars
         line = record.line().encode()
         self._count(line)
-        with self._lock:
+        with WRITES.doing(lambda: f"writing to {self._path}"), self._lock:
             self._unwritten.append(line)
             self._write()
             self.events[record.split].scalars(record.step, record.scalars)
@@ -310,8 +314,9 @@ class _Kept:
     validations: dict[int, dict[str, float]]
 
 
-def _drop_later(path: Path, step: int) -> _Kept:
-    """Remove the records after ``step`` from the file, and half a line at its end.
+def _drop_later(path: Path, step: int, *, noted: bool) -> _Kept:
+    """Remove the records after ``step`` from the file, and half a line at its end; and, unless it is ``noted``, the
+    validation of ``step``.
 
     Usually they are the end of the file, which is cut off. If records that stay are among them, the file is rewritten.
     """
@@ -320,15 +325,21 @@ def _drop_later(path: Path, step: int) -> _Kept:
         return kept
     for line in lines(path):
         position += len(line)
-        at = step_in(line)
-        if at is None or at > step:
+        if not _stays(line, step, noted=noted):
             continue
         kept.size += len(line)
         kept.sha256.update(line)
         kept.validations.update(validations_in([line]))
         in_one_piece = in_one_piece and kept.size == position
     if not in_one_piece:
-        replace(path, (line for line in lines(path) if (at := step_in(line)) is not None and at <= step))
+        replace(path, (line for line in lines(path) if _stays(line, step, noted=noted)))
     elif path.stat().st_size > kept.size:
         cut(path, kept.size)
     return kept
+
+
+def _stays(line: bytes, step: int, *, noted: bool) -> bool:
+    at = step_in(line)
+    if at is None or at > step:
+        return False
+    return noted or at < step or not validations_in([line], noted=True)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainer.config.metrics import counts, rank
+from trainer.config.metrics import OF_CLASSES, counts_by, rank
 from trainer.run_directory.layout import METRICS
 from trainer.storage.documents import nan_for_null, parse_json, shown, to_json
 from trainer.storage.guarded import open_regular
@@ -84,6 +84,9 @@ def record_of(line: bytes) -> dict[str, Any]:
         raise Unacceptable("it has a value that is a list or an object")
     if any(name not in record or type(record[name]) not in (int, float, type(None)) for name in needed):
         raise Unacceptable(f"it lacks {' or '.join(needed)}")
+    odd = next((name for name in OF_CLASSES if type(record.get(name)) not in (int, float, type(None))), None)
+    if odd is not None:
+        raise Unacceptable(f"its {odd} is {shown(record[odd])}")
     return record
 
 
@@ -102,13 +105,15 @@ def step_in(line: bytes) -> int | None:
     return step
 
 
-def read_validations(run_dir: Path) -> dict[int, dict[str, float]]:
-    """Step → validation metrics, from metrics.jsonl; empty when the file does not exist."""
+def read_validations(run_dir: Path, *, noted: bool = False) -> dict[int, dict[str, float]]:
+    """Step → validation metrics, from metrics.jsonl; empty when the file does not exist. ``noted``: only those that the
+    state knows of, which are all but those made because a run ended there.
+    """
     path = run_dir / METRICS
-    return validations_in(lines(path) if path.exists() else ())
+    return validations_in(lines(path) if path.exists() else (), noted=noted)
 
 
-def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
+def validations_in(text: Iterable[bytes], *, noted: bool = False) -> dict[int, dict[str, float]]:
     """Step → validation metrics, from the lines that are validations; NaN for null. Only these lines are parsed."""
     found = {}
     for line in text:
@@ -118,8 +123,9 @@ def validations_in(text: Iterable[bytes]) -> dict[int, dict[str, float]]:
             record = record_of(line)
         except Unacceptable:
             continue
-        if record["split"] == VALIDATION:
-            found[record["step"]] = nan_for_null({name: record[name] for name in VALIDATION_METRICS})
+        if record["split"] == VALIDATION and not (noted and record.get("closing")):
+            names = (*VALIDATION_METRICS, *(name for name in OF_CLASSES if name in record))
+            found[record["step"]] = nan_for_null({name: record[name] for name in names})
     return found
 
 
@@ -139,5 +145,5 @@ def last_training(run_dir: Path) -> dict[str, Any] | None:
 
 def best_step(validations: Mapping[int, Mapping[str, float]], metric: str) -> int | None:
     """The step with the best validation by ``metric``; the earliest among equals. None when no validation counts."""
-    counted = [step for step, values in validations.items() if counts(values)]
+    counted = [step for step, values in validations.items() if counts_by(values, metric)]
     return min(counted, key=lambda step: (rank(validations[step][metric], metric), step), default=None)

@@ -1,10 +1,10 @@
 """A copy of a run on another filesystem (s3://, gs://, a path …), through fsspec.
 
 A mirror has the layout of the run directory: ``checkpoints/step-…``, ``config.yaml``, ``metrics.jsonl``,
-``predictions/``. Every pass brings the mirror up to date with the run. It copies the committed checkpoints that the
-mirror lacks, newest first, and applies the run's retention to the mirror. So the next pass does whatever one pass could
-not do. In a checkpoint the manifest is copied last, after every other file was read back and compared, and it is
-deleted first. So a checkpoint that is only partly there does not count.
+``time.jsonl``, ``predictions/``. Every pass brings the mirror up to date with the run. It copies the committed
+checkpoints that the mirror lacks, newest first, and applies the run's retention to the mirror. So the next pass does
+whatever one pass could not do. In a checkpoint the manifest is copied last, after every other file was read back and
+compared, and it is deleted first. So a checkpoint that is only partly there does not count.
 
 A mirror belongs to one run, identified by the first start in its lineage. ``owner.json`` records the owner before the
 first copy. Two runs that begin at the same moment both find no owner, and both write themselves down. Each waits longer
@@ -16,6 +16,8 @@ fsspec handles credentials (environment, configuration files). A URL never carri
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import shutil
 import time
@@ -34,16 +36,18 @@ from trainer.checkpoint.verification import Vanished, newest_valid, reading, ver
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.run_directory import places, validation_predictions
-from trainer.run_directory.layout import CHECKPOINTS, LOCK, METRICS, PREDICTIONS
+from trainer.run_directory.layout import CHECKPOINTS, LOCK, METRICS, PREDICTIONS, TIME
 from trainer.run_directory.mirror_place import Checkpoints, Place
 from trainer.storage import lease
 from trainer.storage.documents import shown
 from trainer.storage.durable import make_directory, replace, sync
+from trainer.storage.going_on import COPIES
 from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable
 
 SETTLED = 2.0  # seconds after which another run that found no owner has written itself down
 HISTORY_LIMIT = 1 << 30  # bytes of a metrics.jsonl; three million records
+ACCOUNT_LIMIT = 1 << 26  # bytes of a time.jsonl; two months of lines each 10 s
 DELAYS = (1.0, 2.0, 4.0, 8.0)  # seconds before each further attempt of a pass
 
 
@@ -69,7 +73,8 @@ class Mirror:
         self._next: Future[None] | None = None
         self.notices: queue.SimpleQueue[str] = queue.SimpleQueue()
         try:
-            self._require_free()
+            with COPIES.doing(lambda: f"asking the mirror {place.url}"):
+                self._require_free()
         except UsageError:
             raise
         except Exception as error:  # of whatever network or library is behind the URL
@@ -86,10 +91,21 @@ class Mirror:
         """Return when the last pass has ended, successful or not."""
         self._thread.shutdown()
 
+    def finish_account(self) -> None:
+        """Copy the account of the run's time once more: its last line is written after the last pass. Tried once; what
+        it costs to fail is that line.
+        """
+        if self._there is None:
+            return  # no pass has succeeded
+        with contextlib.suppress(Exception):  # of whatever network or library is behind the URL
+            self._own()
+            self._copy_growing(TIME)
+
     def _pass(self) -> None:
         for delay in (*DELAYS, None):
             try:
-                self._bring_up_to_date()
+                with COPIES.doing(lambda: f"bringing the mirror {self._place.url} up to date"):
+                    self._bring_up_to_date()
                 return
             except UsageError as error:
                 self._notice(error)
@@ -173,7 +189,7 @@ class Mirror:
                     self._there[path.name] = self._copy(path)
                 except Vanished:
                     continue
-        for name in (stored.FILE_NAME, METRICS):
+        for name in (stored.FILE_NAME, METRICS, TIME):
             if (self._run_dir / name).is_file():
                 self._copy_growing(name)
         self._bring_predictions()
@@ -228,10 +244,6 @@ class Mirror:
         shutil.copyfile(self._run_dir / name, moment)
         self._place.put(moment, self._place.root / name)
         moment.unlink()
-
-
-def is_url(text: str) -> bool:
-    return "://" in text
 
 
 def default_directory(place: Place) -> Path:
@@ -311,8 +323,25 @@ def _fetch(place: Place, run_dir: Path, checkpoints: Path, warn: Callable[[str],
                 with _reached(place):
                     content = place.read(place.root / name, limits.get(name, validation_predictions.SIZE_LIMIT))
                 replace(run_dir / name, content)
+            _fetch_account(place, run_dir, warn)
         return
     raise NoValidCheckpoint(f"{place.url} holds no valid checkpoint")
+
+
+def _fetch_account(place: Place, run_dir: Path, warn: Callable[[str], None]) -> None:
+    """Bring the account of the run's time, if there is one and none is here. Nothing depends on it, so a mirror that
+    fails is no error.
+    """
+    if os.path.lexists(run_dir / TIME):
+        return
+    try:
+        content = place.read_if_there(place.root / TIME, ACCOUNT_LIMIT)
+    except Exception as error:  # of whatever network or library is behind the URL
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        warn(f"the account of the time before was not fetched from {place.url}: {reason}")
+        return
+    if content is not None:
+        replace(run_dir / TIME, content)
 
 
 @contextmanager

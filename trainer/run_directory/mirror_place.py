@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import re
 from pathlib import Path, PurePosixPath
 
@@ -15,6 +16,9 @@ from trainer.errors import UsageError
 from trainer.run_directory import validation_predictions
 from trainer.run_directory.layout import CHECKPOINTS, PREDICTIONS
 from trainer.storage.documents import parse_json
+from trainer.storage.filesystems import filesystem_of
+from trainer.storage.going_on import COPIES
+from trainer.storage.guarded import refuse_unless_directory, refuse_unless_file
 from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
 
@@ -33,16 +37,9 @@ class Place:
     """
 
     def __init__(self, url: str) -> None:
-        import fsspec  # takes a tenth of a second, so only runs with a mirror import it
-        from fsspec.implementations.local import LocalFileSystem
+        self._files, root = filesystem_of(url)
+        from fsspec.implementations.local import LocalFileSystem  # takes long, as filesystem_of says
 
-        scheme = url.partition("://")[0]
-        try:
-            self._files, root = fsspec.url_to_fs(url)
-        except ImportError as error:
-            raise UsageError(f"{url} needs a package for {scheme}:// that is not installed: {error}") from error
-        except ValueError as error:
-            raise UsageError(f"{url} cannot be used: {error}") from error
         protocol = self._files.protocol
         self._protocols = (protocol,) if isinstance(protocol, str) else tuple(protocol)
         self.url = url
@@ -55,8 +52,9 @@ class Place:
         """The content of a small file, at most ``limit`` bytes.
 
         Raises:
-            Unacceptable: it is larger. No more of it was read.
+            Unacceptable: it is larger, and no more of it was read; or it is no regular file.
         """
+        self._accept(path)
         content = self._files.cat_file(str(path), start=0, end=limit + 1)
         assert isinstance(content, bytes)
         if len(content) > limit:
@@ -68,13 +66,40 @@ class Place:
 
         Raises:
             OSError: the copy, read back, differs from the file.
+            Unacceptable: something that is no regular file has the name.
         """
+        self._accept(target)
+        with COPIES.doing(lambda: f"copying {source} to {self.url}"):
+            self._put(source, target)
+
+    def _put(self, source: Path, target: PurePosixPath) -> None:
         self._files.makedirs(str(target.parent), exist_ok=True)
         self._files.put_file(str(source), str(target))
+        COPIES.advance()
         self._files.invalidate_cache()
         with source.open("rb") as here, self._files.open(str(target), "rb") as there:
             if hashlib.file_digest(here, "sha256").digest() != hashlib.file_digest(there, "sha256").digest():
                 raise OSError(f"{target} is not what was copied to it")
+
+    def _accept(self, path: PurePosixPath) -> None:
+        """On this machine's filesystem, neither follow a link out of the mirror nor wait for the other end of a FIFO.
+
+        Raises:
+            Unacceptable: a directory on the way from the mirror's root to ``path`` is none, or ``path`` is no file.
+        """
+        self._accept_directory(path.parent)
+        if self.local is not None and os.path.lexists(path):
+            refuse_unless_file(Path(path))
+
+    def _accept_directory(self, path: PurePosixPath) -> None:
+        """As ``_accept``, for a directory and those on the way to it."""
+        if self.local is None:
+            return
+        place = self.local
+        for name in path.relative_to(self.root).parts:
+            place /= name
+            if os.path.lexists(place):
+                refuse_unless_directory(place)
 
     def read_if_there(self, path: PurePosixPath, limit: int) -> bytes | None:
         """As ``read``; None where there is no such file."""
@@ -102,20 +127,23 @@ class Place:
 
     def write_owner(self, start: Start) -> None:
         self._files.makedirs(str(self.root), exist_ok=True)
+        self._accept(self.root / OWNER)
         self._files.pipe_file(str(self.root / OWNER), json.dumps(dataclasses.asdict(start)).encode())
 
     def get(self, source: PurePosixPath, target: Path, limit: int) -> None:
         """Copy a file from the mirror.
 
         Raises:
-            Unacceptable: it has more than ``limit`` bytes. Nothing of it was copied.
+            Unacceptable: it has more than ``limit`` bytes, or is no regular file. Nothing of it was copied.
         """
+        self._accept(source)
         size = self._files.size(str(source))
         if size is not None and size > limit:
             raise Unacceptable(f"{source.name} has {size} bytes, and at most {limit} were expected")
         self._files.get_file(str(source), str(target))
 
     def remove(self, checkpoint: PurePosixPath) -> None:
+        self._accept_directory(checkpoint)
         self._files.rm_file(str(checkpoint / manifests.FILE_NAME))
         self._remove(checkpoint)
 
@@ -130,6 +158,7 @@ class Place:
         Except on the local filesystem, fsspec's ``rm`` treats a path as a pattern: given ``lr=[1]``, it would delete
         ``lr=1``, which belongs to another run.
         """
+        self._accept_directory(path.parent)
         if PATTERN.search(str(path)) and "file" not in self._protocols:
             for name in self._files.find(str(path)):
                 self._files.rm_file(name)
@@ -149,6 +178,7 @@ class Place:
 
     def set_aside(self, checkpoint: PurePosixPath) -> None:
         superseded = self.checkpoints / directory.SUPERSEDED
+        self._accept_directory(superseded)
         number, target = 0, superseded / checkpoint.name
         while self._files.exists(str(target)):
             number, target = number + 1, superseded / f"{checkpoint.name}.{number + 1}"

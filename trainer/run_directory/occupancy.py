@@ -7,9 +7,12 @@ left alone.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.checkpoint import directory
@@ -45,6 +48,42 @@ RUN = (
 ADVICE = "to begin again at step 0, add on_existing=restart (for a trial of a sweep, move its directory away)"
 TAIL = 1 << 20  # bytes at the end of metrics.jsonl in which its last record is searched
 SHOWN = 3
+STAMP = re.compile(r"\d{4}-\d\d-\d\dT\d\d-\d\d-\d\d")  # of run_dir in conf/config.yaml
+
+
+def is_stamp(place: Path) -> bool:
+    """Whether a directory has a moment for its name, as the default of ``run_dir``: nobody has chosen it."""
+    return STAMP.fullmatch(place.name) is not None
+
+
+@contextlib.contextmanager
+def own_place(wanted: Path) -> Iterator[Path]:
+    """A directory that this process alone has made: ``wanted`` or, where another run has that name, one with a number
+    behind it. It is removed again if the block leaves nothing in it.
+
+    Raises:
+        UsageError: it cannot be made.
+    """
+    places.refuse_in_checkpoint(wanted, f"run_dir={wanted}")
+    names = (wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}") for number in itertools.count(1))
+    try:
+        make_directory(wanted.absolute().parent)
+        place = next(name for name in names if _made(name))
+    except OSError as error:
+        raise UsageError(f"run_dir={wanted} cannot be written: {error.strerror}") from error
+    try:
+        yield place
+    finally:
+        with contextlib.suppress(OSError):  # it has a run in it
+            place.rmdir()
+
+
+def _made(place: Path) -> bool:
+    try:
+        place.mkdir()  # of several processes one succeeds
+    except FileExistsError:
+        return False
+    return True
 
 
 def refuse_foreign(run_dir: Path, *, continued: bool = False) -> None:

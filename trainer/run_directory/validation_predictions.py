@@ -23,7 +23,8 @@ from trainer.storage.guarded import read_text
 from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+WITHOUT_PLACES = 1  # the format before it, whose mistakes do not say where their examples lie
 NAME = re.compile(rf"{directory.NAME.pattern}\.json")
 SIZE_LIMIT = 16 << 20  # bytes; a confusion has about 12, a picture 20,000
 WORST = 16  # mistakes that are kept
@@ -35,7 +36,8 @@ class Mistake:
     """One example of the validation split, numbered from 0, whose most probable class is wrong.
 
     ``confidence`` is the probability of ``predicted``, ``loss`` the cross-entropy in nats; each is None when it is not
-    finite. ``picture`` is a PNG file in base64; None when the example cannot be shown as an image.
+    finite. ``picture`` is a PNG file in base64; None when the example cannot be shown as an image. ``place`` is where
+    the example lies, a file as a rule; None where an earlier version wrote it.
     """
 
     example: int
@@ -44,6 +46,7 @@ class Mistake:
     confidence: float | None
     loss: float | None
     picture: str | None
+    place: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +89,7 @@ def summarize(step: int, examples: npt.NDArray[np.float32]) -> Predictions:
                 confidence=_finite(confidence[number]),
                 loss=_finite(loss[number]),
                 picture=None,
+                place=None,
             )
             for number in worst
         ),
@@ -96,10 +100,10 @@ def _finite(value: np.float64) -> float | None:
     return float(value) if np.isfinite(value) else None
 
 
-def with_pictures(predictions: Predictions, pictures: Sequence[str | None]) -> Predictions:
-    """The same predictions with a picture for each mistake."""
-    mistakes = zip(predictions.mistakes, pictures, strict=True)
-    shown = tuple(dataclasses.replace(mistake, picture=picture) for mistake, picture in mistakes)
+def with_pictures(predictions: Predictions, pictures: Sequence[str | None], places: Sequence[str]) -> Predictions:
+    """The same predictions with a picture and a place for each mistake."""
+    mistakes = zip(predictions.mistakes, pictures, places, strict=True)
+    shown = tuple(dataclasses.replace(mistake, picture=picture, place=place) for mistake, picture, place in mistakes)
     return dataclasses.replace(predictions, mistakes=shown)
 
 
@@ -141,9 +145,20 @@ def read(path: Path) -> Predictions:
         Unacceptable: this version did not write it.
         OSError: it cannot be read.
     """
-    predictions = build(Predictions, parse_json(read_text(path, SIZE_LIMIT)), path.name)
+    predictions = build(Predictions, _with_places(parse_json(read_text(path, SIZE_LIMIT))), path.name)
     if predictions.format_version != FORMAT_VERSION:
         raise Unacceptable(f"{path.name} has format {predictions.format_version}; this version reads {FORMAT_VERSION}")
     if any(len(entry) != 3 or min(entry) < 0 for entry in predictions.confusions):
         raise Unacceptable(f"{path.name} has confusions that are not (true, predicted, count)")
     return predictions
+
+
+def _with_places(value: object) -> object:
+    """What an earlier version wrote, with the fields of this one."""
+    if not isinstance(value, dict) or value.get("format_version") != WITHOUT_PLACES:
+        return value
+    mistakes = value.get("mistakes")
+    if not isinstance(mistakes, list):
+        return value
+    placed = [{"place": None, **each} if isinstance(each, dict) else each for each in mistakes]
+    return {**value, "format_version": FORMAT_VERSION, "mistakes": placed}

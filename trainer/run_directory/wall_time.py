@@ -6,7 +6,9 @@ that a later life made again, and ``stopped``, the time between two lives.
 
 The file is only appended to, and a resume cuts nothing off: the time of lost steps was spent nevertheless. It is no
 part of the state, and nothing that is computed depends on it. A life that is killed does not write its last line; so
-the file is touched (``mtime``) every second, and the next life notes how long the last one showed signs of life.
+the file is touched (``mtime``) every second, and the next life notes how long the last one showed signs of life. The
+last line of a life that was not killed says ``ended``. Lines after a save say what a save costs (``save``), so that the
+next life knows it before its first.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import RunDirectoryInUse, duration
+from trainer.run_directory.costs import Costs, SaveCost
 from trainer.run_directory.layout import TIME
 from trainer.run_directory.metrics import STEP_LIMIT, lines
 from trainer.run_directory.phases import PHASES, Phase
@@ -32,6 +35,7 @@ from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable
 
 LOST, STOPPED = "lost", "stopped"
+START: tuple[Phase, ...] = ("starting", "tracing")
 MADE_AGAIN: tuple[Phase, ...] = ("training", "waiting", "validating", "saving")  # starts are no part of steps
 LINE_SECONDS = 30.0  # the longest time between two lines, as far as steps are not longer
 TOUCH_SECONDS = 1.0
@@ -64,8 +68,15 @@ class Clock:
         self._pending = dict.fromkeys(PHASES, 0.0)  # seconds that are in no line yet
         self._total = dict.fromkeys(PHASES, 0.0)
         self._first: dict[str, Any] = {"began": began, "from": step, "alive": self._last_touch()}
+        self._save: dict[str, Any] = {}
         self._written = self._touched = time.monotonic()
         self._write()
+        account = read(run_dir)
+        self.earlier = Costs() if account is None else account.costs
+
+    def start_seconds(self) -> float:
+        """Seconds from the beginning of this life until its first step was made, as far as it was."""
+        return sum(self._total[phase] for phase in START)
 
     @contextmanager
     def phase(self, phase: Phase) -> Iterator[None]:
@@ -91,14 +102,21 @@ class Clock:
             with contextlib.suppress(OSError):
                 os.utime(self._path)
 
+    def measured(self, cost: SaveCost) -> None:
+        """What a save costs; the next line has it."""
+        self._save = {"save": {"stall": round(cost.stall, 4), "written": round(cost.written, 4)}}
+
+    def progress(self) -> None:
+        """Something was done that is no step."""
+
     def saved(self) -> None:
         """A checkpoint of the last step was begun: what a killed life has done after it is another line's."""
         if time.monotonic() - self._written >= TOUCH_SECONDS:
             self._write()
 
-    def close(self) -> None:
-        """The life ends."""
-        self._write()
+    def close(self) -> bool:
+        """The life ends. Returns whether that could be written."""
+        return self._write(ended=True)
 
     def _switch(self, phase: Phase) -> Phase:
         before, now = self._phase, time.monotonic()
@@ -107,11 +125,12 @@ class Clock:
         self._phase, self._since = phase, now
         return before
 
-    def _write(self) -> None:
+    def _write(self, *, ended: bool = False) -> bool:
         self._switch(self._phase)
         self._written = self._touched = time.monotonic()
         seconds = {phase: round(value, 3) for phase, value in self._pending.items() if value >= 0.001}
-        line = json.dumps({**self._first, "at": time.time(), "step": self._step, "seconds": seconds}) + "\n"
+        now = {"at": time.time(), "step": self._step, "seconds": seconds}
+        line = json.dumps({**self._first, **now, **self._save, **({"ended": True} if ended else {})}) + "\n"
         try:
             self._fence.look_now()
             descriptor = os.open(
@@ -122,12 +141,13 @@ class Clock:
             finally:
                 os.close(descriptor)
         except (OSError, RunDirectoryInUse):
-            return
-        self._first = {}
+            return False
+        self._first, self._save = {}, {}
         self._pending = dict.fromkeys(PHASES, 0.0)
         whole = sum(self._total.values())
         if whole > 0:
             self._show(self._step, {phase: value / whole for phase, value in self._total.items()})
+        return True
 
     def _last_touch(self) -> float | None:
         try:
@@ -138,12 +158,13 @@ class Clock:
 
 @dataclasses.dataclass(frozen=True)
 class Account:
-    """What became of the wall time of a run: seconds of each phase, of ``lost`` and of ``stopped``, and the number of
-    its lives.
+    """What became of the wall time of a run: seconds of each phase, of ``lost`` and of ``stopped``, the number of its
+    lives, and what these have measured.
     """
 
     seconds: Mapping[str, float]
     lives: int
+    costs: Costs
 
     @property
     def wall(self) -> float:
@@ -189,9 +210,13 @@ def account(records: Iterable[Mapping[str, Any]]) -> Account | None:
     seconds = dict.fromkeys((*PHASES, LOST, STOPPED), 0.0)
     made: list[_Stretch] = []
     lives, at, step = 0, 0.0, 0
+    starts: list[dict[Phase, float]] = []
+    failures, ended = 0, False
+    save: SaveCost | None = None
     for record in records:
         if "began" in record:
             if lives:
+                failures += not ended
                 silent = record["alive"]
                 alive = silent if silent is not None and at < silent <= at + TOUCHED_WITHIN else at
                 alive = min(alive, max(at, record["began"]))
@@ -199,13 +224,21 @@ def account(records: Iterable[Mapping[str, Any]]) -> Account | None:
                 seconds[STOPPED] += max(0.0, record["began"] - alive)
             _lose(made, record["from"], seconds)
             lives, step = lives + 1, record["from"]
+            starts.append(dict.fromkeys(START, 0.0))
         if not lives:
             continue
         for phase, value in record["seconds"].items():
             seconds[phase] += value
+            if phase in START:
+                starts[-1][phase] += value
+        save = SaveCost(**record["save"]) if "save" in record else save
+        ended = "ended" in record
         made.append(_Stretch(step, record["step"], dict(record["seconds"])))
         at, step = record["at"], record["step"]
-    return Account(seconds, lives) if lives and sum(seconds.values()) > 0 else None
+    if not lives or sum(seconds.values()) <= 0:
+        return None
+    stepped = tuple(sum(start.values()) for start in starts if start["tracing"] > 0)
+    return Account(seconds, lives, Costs(sum(seconds.values()) - seconds[STOPPED], failures, stepped, save))
 
 
 def _lose(made: list[_Stretch], step: int, seconds: dict[str, float]) -> None:
@@ -241,12 +274,18 @@ def _is_record(record: object) -> bool:
     seconds = record["seconds"]
     if not isinstance(seconds, dict) or not seconds.keys() <= set(PHASES) or not all(map(_is_time, seconds.values())):
         return False
+    if "save" in record and not _is_save(record["save"]):
+        return False
     begins = "began" in record
     if begins and not {"from", "alive"} <= record.keys():
         return False
     times = [record["at"], *([record["began"], record["alive"] or 0.0] if begins else [])]
     steps = [record["step"], *([record["from"]] if begins else [])]
     return all(map(_is_time, times)) and all(map(_is_step, steps))
+
+
+def _is_save(value: object) -> bool:
+    return isinstance(value, dict) and value.keys() == {"stall", "written"} and all(map(_is_time, value.values()))
 
 
 def _is_step(value: object) -> bool:

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
+import dataclasses
 import os
-import platform
 import subprocess
 from collections.abc import Sequence
-from pathlib import Path
 
 import tensorflow as tf
 
 from trainer.config.schema.training import RuntimeConfig
 from trainer.errors import UsageError
-from trainer.runtime.devices import physical_gpus
+from trainer.runtime import machine
+from trainer.runtime.devices import choose_device, physical_gpus
 from trainer.runtime.user_cache import user_cache
 
 # Settings that TensorFlow accepts once in a process, before its first operation: the keys, and the values in force.
-ONCE = ("threads", "virtual_devices", "deterministic", "xla")
+ONCE = ("threads", "device", "virtual_devices", "deterministic", "xla")
 _in_force: dict[str, object] = {}
 
 
@@ -26,7 +25,8 @@ def configure(config: RuntimeConfig) -> None:
     """Set up TensorFlow as ``runtime`` says, or accept it if an earlier run in this process has set it up alike.
 
     Raises:
-        UsageError: TensorFlow already runs in this process with other settings; names them.
+        UsageError: TensorFlow already runs in this process with other settings; names them. Or ``runtime.device`` asks
+            for a GPU, and there is none.
     """
     if not _in_force:
         try:
@@ -38,7 +38,9 @@ def configure(config: RuntimeConfig) -> None:
             ) from error
         _remember(config)
         return
-    wanted = {name: getattr(config, name) for name in ONCE}
+    if config.device == "gpu":
+        choose_device("gpu")
+    wanted = _settings(config)
     differing = [
         f"runtime.{name}={_text(there)}, not {_text(wanted[name])}"
         for name, there in _in_force.items()
@@ -56,13 +58,20 @@ def configure_for_reading(config: RuntimeConfig) -> None:
     a network computes, and nothing that is stored.
     """
     if not _in_force:
+        if config.device == "gpu":
+            config = dataclasses.replace(config, device="auto")  # what was trained on a GPU is read anywhere
         with contextlib.suppress(RuntimeError):  # TensorFlow was used in this process: its settings stay
             _set_up(config)
             _remember(config)
 
 
 def _remember(config: RuntimeConfig) -> None:
-    _in_force.update({name: getattr(config, name) for name in ONCE})
+    _in_force.update(_settings(config))
+
+
+def _settings(config: RuntimeConfig) -> dict[str, object]:
+    """What TensorFlow is told: that a GPU is demanded changes nothing where there is one."""
+    return {name: getattr(config, name) for name in ONCE} | {"device": "cpu" if config.device == "cpu" else "auto"}
 
 
 def _text(value: object) -> str:
@@ -83,6 +92,7 @@ def _set_up(config: RuntimeConfig) -> None:
     if config.xla:
         _keep_compiled()  # first: TensorFlow reads the flags when it looks for devices
     tf.config.threading.set_intra_op_parallelism_threads(config.threads)
+    choose_device(config.device)
     gpus = physical_gpus()
     if config.virtual_devices is not None:
         _split_device(gpus, config.virtual_devices)
@@ -126,14 +136,10 @@ def _keep_compiled() -> None:
     flags = os.environ.get("TF_XLA_FLAGS", "")
     if "--tf_xla_persistent_cache_directory" in flags:
         return
-    cpuinfo = Path("/proc/cpuinfo")
-    text = cpuinfo.read_text() if cpuinfo.exists() else platform.processor()
-    features = [line for line in text.splitlines() if line.startswith(("flags", "Features", "model name"))][:2]
-    machine = hashlib.sha256("\n".join([tf.__version__, platform.machine(), *features]).encode()).hexdigest()[:16]
     cache = user_cache()
     if cache is None:
         return  # without a cache everything is compiled again, and nothing else changes
-    directory = cache / "xla" / machine
+    directory = cache / "xla" / machine.digest()
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError:

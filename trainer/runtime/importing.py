@@ -12,7 +12,7 @@ from trainer.runtime.quiet import quiet_startup
 
 # What TensorFlow and Keras import if it is installed, for functions that this program does not call: converters of
 # TensorFlow Lite, wrappers of scikit-learn, plots of models. That can take as long as TensorFlow itself.
-UNUSED = ("jax", "sklearn", "matplotlib")
+UNUSED = ("jax", "sklearn", "matplotlib", "pandas")
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
 A run does not end because nobody can read its output: ``train.log`` has all of it, too. For a command that has nothing
 but its output, a disk that refuses it is an error. A reader that has had enough (``… | head -1``) is none: the command
-goes on, and its exit status is the one that it would have had.
+goes on, and its exit status is the one that it would have had. Nor does a run wait for a reader that has
+stopped reading (a pager, Ctrl-S, a pipe that is full): it leaves out what is not taken.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import errno
 import io
 import os
+import select
 import sys
 import typing
 from collections.abc import Iterator
@@ -19,6 +21,7 @@ from trainer.errors import SPELLED, TrainerError
 from trainer.storage.documents import to_json
 
 NAMES = ("stdin", "stdout", "stderr")
+PATIENCE_SECONDS = 10.0  # with a reader that takes nothing
 
 
 def open_closed() -> None:
@@ -42,12 +45,13 @@ def open_closed() -> None:
 
 def guard(*, tolerant: bool) -> None:
     """Replace ``sys.stdout`` and ``sys.stderr`` by streams that survive. If the command is ``tolerant``, output that
-    the disk or the terminal refuses is lost, with a warning on standard error; if not, standard output raises. Output
+    the disk or the terminal refuses, or that nobody takes for ``PATIENCE_SECONDS``, is lost, with a warning on standard
+    error; if not, standard output raises, and waits. Output
     whose reader has gone, and standard error, are lost always: the exit status remains. What their encoding lacks is
     spelled in ASCII.
     """
-    sys.stdout = _guarded(sys.stdout, _Stream(1, tolerant=tolerant))
-    sys.stderr = _guarded(sys.stderr, _Stream(2, tolerant=True))
+    sys.stdout = _guarded(sys.stdout, _Stream(1, tolerant=tolerant, waits=not tolerant))
+    sys.stderr = _guarded(sys.stderr, _Stream(2, tolerant=True, waits=not tolerant))
 
 
 @contextlib.contextmanager
@@ -100,10 +104,12 @@ def _guarded(stream: object, raw: _Stream) -> io.TextIOWrapper:
 class _Stream(io.RawIOBase):
     """The raw stream under a guarded one."""
 
-    def __init__(self, descriptor: int, *, tolerant: bool) -> None:
+    def __init__(self, descriptor: int, *, tolerant: bool, waits: bool) -> None:
         self._descriptor = descriptor
         self._tolerant = tolerant
+        self._waits = waits
         self._failed = False
+        self._full = False  # nothing was taken at the last attempt
 
     def writable(self) -> bool:
         return True
@@ -122,15 +128,41 @@ class _Stream(io.RawIOBase):
         if self._failed:
             return len(data)
         try:
-            return os.write(self._descriptor, data)
+            if self._waits:
+                return os.write(self._descriptor, data)
+            return self._offer(data)
         except OSError as error:
             self._failed = True
             what = f"standard output cannot be written: {error.strerror}"
             if self._tolerant:
-                if self._descriptor == 1:
-                    with contextlib.suppress(OSError):
-                        os.write(2, f"warning: {what}; further output is in train.log only\n".encode())
+                self._tell(f"{what}; further output is in train.log only")
                 return len(data)
             if error.errno == errno.EPIPE:
                 return len(data)
             raise TrainerError(what) from error
+
+    def _offer(self, data: memoryview) -> int:
+        """Write as much as does not wait. All of it is lost, and counts as written, when nothing is taken."""
+        if _is_taking(self._descriptor, 0.0 if self._full else PATIENCE_SECONDS):
+            self._full = False
+            return os.write(self._descriptor, data[: select.PIPE_BUF])  # for so much there is room: pipe(7)
+        if not self._full:
+            self._full = True
+            self._tell(
+                f"nobody has taken standard output for {PATIENCE_SECONDS:.0f} s (a pipe that is full, a terminal that "
+                "is stopped); the run goes on, and train.log has everything"
+            )
+        return len(data)
+
+    def _tell(self, text: str) -> None:
+        """Warn about standard output on standard error, which may go to the same place."""
+        if self._descriptor == 1 and _is_taking(2, 0.0):
+            with contextlib.suppress(OSError):
+                os.write(2, f"warning: {text}\n".encode())
+
+
+def _is_taking(descriptor: int, seconds: float) -> bool:
+    """Whether a stream takes something, now or within so many seconds. An error counts: to write raises it."""
+    poll = select.poll()
+    poll.register(descriptor, select.POLLOUT)
+    return bool(poll.poll(1000 * seconds))

@@ -9,6 +9,7 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from trainer.storage.going_on import WRITES
 from trainer.storage.guarded import open_regular
 from trainer.storage.unreadable import readable
 
@@ -19,14 +20,15 @@ def sync(path: Path) -> None:
     Raises:
         OSError: carries the path, which the system call itself does not know.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        error.filename = str(path)
-        raise
-    finally:
-        os.close(descriptor)
+    with WRITES.doing(lambda: f"flushing {path} to the disk"):
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        except OSError as error:
+            error.filename = str(path)
+            raise
+        finally:
+            os.close(descriptor)
 
 
 def make_directory(path: Path) -> None:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from trainer.errors import BadRecord, TrainerError, UsageError
+from trainer.storage.filesystems import RemoteError
 
 # these describe what the path leads to: a later attempt would find the same
 FOUND_OTHERWISE = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENXIO, errno.ENAMETOOLONG)
@@ -77,6 +78,8 @@ def unusable_record(place: str, error: OSError) -> UsageError:
     record at that moment ends the run: otherwise a mount that is gone for a minute would leave out good images.
     """
     text = f"{place} cannot be read: {error.strerror}"
+    if isinstance(error, RemoteError):
+        return UsageError(text)
     if error.errno in (*AWAY, *RESOURCES):
         return UsageError(f"{text}; the record may be good\n{_advice(Path(), error.errno)}")
     return BadRecord(text)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from trainer.errors import NoValidCheckpoint, RestoreRefused, RunDirectoryInUse, Stopped, UsageError, printable
 from trainer.runtime.signals import EXIT_INTERRUPTED, EXIT_STOPPED, StopRequest, exit_status
-from trainer.sweeps.plan import Sweep, Trial, label, resume_command, search_command
+from trainer.sweeps.plan import Sweep, Trial, label, report_command, resume_command, search_command
 from trainer.sweeps.summary import print_summary
 from trainer.sweeps.trial import how_to_try_again, is_finished, run_dir_of
 
@@ -90,6 +90,8 @@ class Outcomes:
         if self._stop.signal is not None and (goes_on or others):
             raise Stopped(f"{self._stop.signal.name}; {counted}{next_step}", exit_status(self._stop.signal))
         print(counted + (next_step if goes_on or others else ""))
+        if finished:
+            print(f"to compare the trials on one page:\n  {report_command(sweep_dir)}")
         if self._reasons and sweep.search is None:
             diverged = next(trial for trial in sweep.trials if trial.number in self._reasons)
             print(how_to_try_again(run_dir_of(sweep_dir, diverged)))

@@ -284,6 +284,10 @@ def resume_command(sweep_dir: Path) -> str:
     return command_line("resume", argument("sweep_dir", sweep_dir))
 
 
+def report_command(sweep_dir: Path) -> str:
+    return command_line("report", argument("sweep_dir", sweep_dir))
+
+
 def ways_to_run(sweep_dir: Path, sweep: Sweep) -> str:
     """What can be done with a sweep that was only planned, for a person."""
     trials = len(sweep.trials)

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from trainer.errors import UsageError, printable
+from trainer.errors import UsageError, measure, printable
 from trainer.runtime.streams import on_stdout
+from trainer.sweeps import cross_validation
 from trainer.sweeps.plan import Sweep, Trial, label
 from trainer.sweeps.trial import newest_step, read_note, run_dir_of
 
@@ -33,6 +34,8 @@ def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str], re
         cells = (str(trial.number), label(sweep, trial), outcome, step, result)
         table.add_row(*(Text(on_stdout(printable(cell))) for cell in cells))
     Console(highlight=False).print(table)
+    for line in cross_validation.lines(sweep_dir, sweep):
+        print(on_stdout(printable(line)))
 
 
 def _result(sweep_dir: Path, trial: Trial) -> tuple[str, str]:
@@ -44,4 +47,4 @@ def _result(sweep_dir: Path, trial: Trial) -> tuple[str, str]:
     step, note = newest_step(run_dir), read_note(run_dir)
     if note is None or note.best is None or note.step != step:
         return "" if step is None else str(step), ""
-    return str(step), f"{note.metric} {note.best:.4f}"
+    return str(step), f"{note.metric} {measure(note.best)}"

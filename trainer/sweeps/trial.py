@@ -103,7 +103,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
         from trainer.run import session  # imports TensorFlow, which takes seconds
 
     try:
-        ending = session.train(invocation, config, stop)
+        ending = session.train(invocation, config, stop, ends_process=True)
     except TrainingFailed as error:
         note = Failed(newest_step(run_dir), re.split("[;\n]", str(error))[0][:REASON_KEPT])
         if run_dir.is_dir():
@@ -129,7 +129,7 @@ def refuse_changed(sweep_dir: Path, trial: Trial) -> None:
     path = run_dir / stored.FILE_NAME
     if not path.is_symlink() and not path.exists():
         return
-    changes = override.changes(stored.read(path), config_of(trial))
+    changes = override.changes(stored.read(path), config_of(trial), whole=True)
     if changes:
         listed = "\n".join(f"  {change.path} is {change.stored}, in the sweep {change.wanted}" for change in changes)
         raise RestoreRefused(

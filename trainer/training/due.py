@@ -11,12 +11,18 @@ import dataclasses
 
 @dataclasses.dataclass(frozen=True)
 class Cadence:
-    """When a run validates, saves and ends, in steps. ``saves_best``: a new best validation is saved at once."""
+    """When a run validates, saves and ends, in steps. ``save_every`` is None where saves follow time alone.
+    ``saves_best``: a new best validation is saved at once.
+    """
 
     total: int
     validate_every: int
-    save_every: int
+    save_every: int | None
     saves_best: bool
+
+    def saves_at(self, step: int) -> bool:
+        """Whether a save is due by steps."""
+        return self.save_every is not None and step % self.save_every == 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,7 +36,7 @@ class Standing:
     improved: bool  # this process has validated this step, and it is the best so far
     out_of_patience: bool
     stop_asked: bool
-    long_since_saved: bool = False  # checkpoint.every_minutes have passed; the time decides where a save is, no more
+    long_since_saved: bool = False  # a save is due by time, which decides where a save is, and no more
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,8 +67,7 @@ def due(standing: Standing, cadence: Cadence) -> Due:
     closing = complete and step > 0 and not on_cadence
     pending = (on_cadence and standing.noted != step) or (closing and not standing.recorded)
     stop = standing.stop_asked and (pending or not complete)
-    wanted = complete or standing.stop_asked
-    wanted = wanted or (step > 0 and (step % cadence.save_every == 0 or standing.long_since_saved))
+    wanted = complete or standing.stop_asked or (step > 0 and (cadence.saves_at(step) or standing.long_since_saved))
     return Due(
         validate=pending and not standing.stop_asked,
         save=(wanted or (standing.improved and cadence.saves_best)) and standing.committed != step,

@@ -15,28 +15,29 @@ from trainer.training.losses import correct, objective
 from trainer.training.moving_statistics import largest_momentum
 from trainer.training.state import TrainingState
 
-# gradients of ``state.trainable`` in order, times the loss scale where there is one; the objective and the number of
+# gradients of ``state.trained`` in order, times the loss scale where there is one; the objective and the number of
 # correct predictions, float32 []
 Computed = tuple[list[tf.Tensor], tf.Tensor, tf.Tensor]
 
 
 def make_gradients(state: TrainingState, config: Config) -> Callable[[Batch], Computed]:
-    """A function from a replica's examples to its shares of the global batch's results; summed over the replicas, the
-    shares are the results.
+    """A function from the examples of a replica, or of a logical one where there are any, to its shares of the global
+    batch's results; summed over all of them, the shares are the results.
     """
     count = config.train.accumulate_steps
+    shares = config.train.logical_replicas or state.replicas.count
     synchronized = config.model.batch_norm.synchronized and state.replicas.count > 1
 
     def of_part(part: Batch, number: tf.Tensor) -> Computed:
         part = mixed(part)
         with momentum_at_most(largest_momentum(state.progress, number, config)):
             outputs = state.model({"image": part["image"], "dropout": part["dropout"]}, training=True)
-        loss = objective(outputs, part, state.trainable.values(), config) / state.replicas.count
+        loss = objective(outputs, part, state.trained.values(), config) / shares
         minimised = loss * state.progress.loss_scale if is_scaled(config) else loss
         # Where several branches meet, two gradients at a time are added: AddN of more begins with whichever input's
         # memory it can reuse, so its rounding depends on which operation happened to finish first.
         gradients = tf.gradients(
-            minimised, list(state.trainable.values()), aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE
+            minimised, list(state.trained.values()), aggregation_method=tf.AggregationMethod.EXPERIMENTAL_TREE
         )
         hits = tf.reduce_sum(tf.cast(correct(outputs["logits"], part), tf.float32))
         return gradients, loss, hits
@@ -56,7 +57,7 @@ def make_gradients(state: TrainingState, config: Config) -> Callable[[Batch], Co
             added = [before + gradient for before, gradient in zip(sums, gradients, strict=True)]
             return index + 1, added, loss_sum + loss, hits + more
 
-        zeros = [tf.zeros(variable.shape) for variable in state.trainable.values()]
+        zeros = [tf.zeros(variable.shape) for variable in state.trained.values()]
         sums: tuple[Any, ...] = (tf.constant(0), zeros, tf.constant(0.0), tf.constant(0.0))
         if synchronized:
             for _ in range(count):

@@ -7,19 +7,26 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
+import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config.schema import Config
 from trainer.data.batch import Batch
 from trainer.distributed.stop_vote import StopVote
 from trainer.distributed.stragglers import Stragglers
+from trainer.run_directory.costs import Costs, SaveCost
 from trainer.run_directory.metrics import Record
 from trainer.run_directory.phases import Phase
+from trainer.runtime.start_cache import StartCache
 from trainer.training.state import TrainingState
 
 
 class Saves(Protocol):
     """See Checkpointer."""
+
+    @property
+    def is_writing(self) -> bool: ...
 
     def check(self) -> None: ...
     def save(self) -> None: ...
@@ -53,17 +60,30 @@ class Views(Protocol):
 
     def before(self, step: int, batch: Batch) -> None: ...
     def after(self, step: int) -> None: ...
-    def validated(self, step: int, examples: Sequence[tf.Tensor], keep: Sequence[int]) -> None: ...
+    def validated(self, step: int, examples: Sequence[npt.NDArray[np.float32]], keep: Sequence[int]) -> None: ...
     def graph(self, graph: Callable[[], tf.Graph]) -> None: ...
 
 
 class Clock(Protocol):
     """See trainer.run_directory.wall_time."""
 
+    @property
+    def earlier(self) -> Costs: ...
+
     def phase(self, phase: Phase) -> AbstractContextManager[None]: ...
     def looping(self) -> None: ...
     def at(self, step: int) -> None: ...
+    def progress(self) -> None: ...
     def saved(self) -> None: ...
+    def measured(self, cost: SaveCost) -> None: ...
+    def start_seconds(self) -> float: ...
+
+
+class EvaluationStep(Protocol):
+    """See trainer.training.step.make_evaluation_step."""
+
+    def __call__(self, batch: Batch, /) -> tuple[tf.Tensor, tf.Tensor]: ...
+    def get_concrete_function(self, batch: Batch, /) -> tf.types.experimental.ConcreteFunction: ...
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +104,7 @@ class Run:
     clock: Clock
     stop: StopVote
     stragglers: Stragglers
+    start_cache: StartCache | None
 
     def epoch(self, examples: int) -> float:
         return examples / self.examples_per_epoch

@@ -7,27 +7,32 @@ import dataclasses
 import math
 import signal
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import tensorflow as tf
 
+from trainer.config.schema.training import AUTO
 from trainer.data.ahead import Ahead
 from trainer.data.batch import Batch
 from trainer.data.supply import Supply, WaitEnded
-from trainer.distributed.stop_vote import WithoutData
+from trainer.distributed.stop_vote import Stalled, WithoutData
 from trainer.distributed.stragglers import OwnWork
-from trainer.errors import DataLost, PeerLost, Stopped, TrainingFailed, UsageError
+from trainer.errors import DataLost, Diverged, PeerLost, Stopped, TrainingFailed, UsageError
 from trainer.run_directory.metrics import TRAIN, Record
-from trainer.runtime.signals import exit_status
+from trainer.runtime.signals import EXIT_STOPPED, exit_status
+from trainer.training.divergence import Watch
 from trainer.training.due import Cadence, Standing, due
-from trainer.training.interfaces import Run
+from trainer.training.interfaces import EvaluationStep, Run
 from trainer.training.loss_scale import MINIMUM
 from trainer.training.pace import Pace
-from trainer.training.schedules import learning_rate_at
-from trainer.training.state import Progress
+from trainer.training.save_interval import SaveInterval
+from trainer.training.schedules import learning_rate
+from trainer.training.state import Progress, flatten
 from trainer.training.step import Told, make_evaluation_step, make_train_step
 from trainer.training.validation import patience_is_exhausted, validate
+
+ADVICE = "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
 
 
 def train(run: Run) -> None:
@@ -42,41 +47,66 @@ def train(run: Run) -> None:
         UsageError: the data cannot be read at the start; nothing is committed.
         PeerLost: a signal came, the data did not, and other processes wait in a step; nothing is committed.
         TrainingFailed: the loss or a variable is not finite; nothing is committed.
+        Diverged: a step diverges, and the configuration wants to go on without its batch; nothing is committed.
         NotSaved: the disk refused a save and the policy is to stop, or it refused the last save.
     """
     with contextlib.closing(Supply(_iterate(run), run.stop.is_asked, run.terminal.warn)) as supply:
         batches = Ahead(supply, 2 if run.stop.is_shared else 0, run.stop.data_failed)
         if run.stop.is_shared:
             batches.look()
-        _train(run, batches)
+        try:
+            _train(run, batches)
+        except Diverged as diverged:
+            _refuse_another_rollback(run, diverged)
+            raise
+
+
+def _refuse_another_rollback(run: Run, diverged: Diverged) -> None:
+    """End the run where there were enough rollbacks: one more would not help either."""
+    entries, most = run.config.train.skip_examples, run.config.divergence.max_rollbacks
+    if len(entries) < most:
+        return
+    before = f"after {len(entries)} rollbacks" if entries else "and no rollback is allowed"
+    raise TrainingFailed(
+        f"{diverged}, {before} (train.skip_examples={list(entries)}, divergence.max_rollbacks={most}); nothing was "
+        f"committed since; {run.checkpointer.last_good()}\n{ADVICE}"
+    )
 
 
 def _train(run: Run, batches: Iterator[Batch]) -> None:
     config = run.config
-    train_step = make_train_step(run.state, config)
-    evaluation_step = make_evaluation_step(run.state, config)
+    train_step, evaluation_step = _compiled(run)
     cadence = _cadence(run)
     standing = _standing(run)
     stretch, own_work = _Stretch(), OwnWork()
+    watch = Watch(int(run.state.progress.examples.numpy()), config.train.global_batch_size)
     run.clock.looping()
-    saved = time.monotonic()
+    by_time = SaveInterval(config.checkpoint, run.clock, run.terminal.line)
     while True:
         run.checkpointer.check()
+        by_time.step(writing=run.checkpointer.is_writing)
         run.stop.note(own_work.seconds())
         stopping = run.stop.poll()
         _tell_stragglers(run)
-        standing = dataclasses.replace(standing, long_since_saved=_is_long_ago(run, saved))
+        standing = dataclasses.replace(standing, long_since_saved=by_time.is_over())
         now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
+        # with several processes, where all look at once; not where the chief alone saves because of the time
+        watch.look(newest=now.validate or now.end or cadence.saves_at(standing.step))
         if now.validate:
-            with stretch.paused(), run.clock.phase("validating"), _keeping_steps(run, standing, unless=False):
+            with (
+                stretch.paused(),
+                by_time.paused(),
+                run.clock.phase("validating"),
+                _keeping_steps(run, standing, watch, unless=False),
+            ):
                 standing = validate(run, standing, evaluation_step, closing=now.closing)
             stopping = run.stop.poll()  # one that arrives later is seen after the next step
             now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
-        if now.save:
-            with stretch.paused(), run.clock.phase("saving"):
+        if now.save and watch.is_sound():
+            with stretch.paused(), by_time.saving(), run.clock.phase("saving"):
                 run.checkpointer.save()
             run.clock.saved()
-            standing, saved = dataclasses.replace(standing, committed=standing.step), time.monotonic()
+            standing = dataclasses.replace(standing, committed=standing.step)
         if now.end:
             with run.clock.phase("saving"):
                 run.checkpointer.finish()
@@ -86,7 +116,7 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
             return
         try:
             # unless shared: the others have not agreed and continue
-            with run.clock.phase("waiting"), _keeping_steps(run, standing, unless=run.stop.is_shared):
+            with run.clock.phase("waiting"), _keeping_steps(run, standing, watch, unless=run.stop.is_shared):
                 batch = stretch.next(batches)
         except WaitEnded:  # a request to stop does not wait for data
             if run.stop.is_shared:
@@ -98,25 +128,34 @@ def _train(run: Run, batches: Iterator[Batch]) -> None:
             told = train_step(batch)
             own_work.add(told.marks)
             stretch.add(told)
+            watch.add(standing.step, told.loss, told.gradient_norm, told.judged)
         run.clock.at(standing.step)
-        _show_step(run, standing.step, stretch)
+        _show_step(run, standing.step, stretch, watch)
 
 
-def _is_long_ago(run: Run, saved: float) -> bool:
-    """Whether ``checkpoint.every_minutes`` have passed since ``saved``. With several processes the chief alone writes,
-    so its clock decides; the others save nothing, and what they find out here changes nothing.
-    """
-    minutes = run.config.checkpoint.every_minutes
-    return minutes is not None and time.monotonic() - saved >= 60 * minutes
+def _compiled(run: Run) -> tuple[Callable[[Batch], Told], EvaluationStep]:
+    """The functions that train and evaluate; the start cache has them where an earlier process has left them."""
+    train_step, evaluation_step = (
+        make_train_step(run.state, run.config),
+        make_evaluation_step(run.state, run.config, scores=True),
+    )
+    if run.start_cache is None:
+        return train_step, evaluation_step
+    variables = flatten(run.state.tree())
+    return (
+        run.start_cache.kept("train_step", train_step, variables, Told.of),
+        run.start_cache.kept("evaluation_step", evaluation_step, variables, lambda values: (values[0], values[1])),
+    )
 
 
 def _cadence(run: Run) -> Cadence:
     config = run.config
     assert config.evaluation.every_steps is not None
+    save_every = config.checkpoint.every_steps
     return Cadence(
         total=run.total_steps,
         validate_every=config.evaluation.every_steps,
-        save_every=config.checkpoint.every_steps,
+        save_every=None if save_every == AUTO else save_every,
         saves_best=config.checkpoint.keep_best > 0,
     )
 
@@ -142,11 +181,12 @@ def _after_step(run: Run, standing: Standing) -> Standing:
 
 
 @contextmanager
-def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[None]:
+def _keeping_steps(run: Run, standing: Standing, watch: Watch, *, unless: bool) -> Iterator[None]:
     """Commit the current step when the block meets data that cannot be read: the state is good, and its steps need not
     be made again. A run that has made none leaves nothing behind.
 
     Raises:
+        Diverged: the state is not good.
         DataLost: the data cannot be read; UsageError where other processes may still read theirs.
     """
     try:
@@ -154,6 +194,7 @@ def _keeping_steps(run: Run, standing: Standing, *, unless: bool) -> Iterator[No
     except UsageError as error:
         if unless or standing.step == 0:
             raise
+        watch.look(newest=True)
         if standing.committed != standing.step:
             run.checkpointer.save()
         run.checkpointer.finish()
@@ -166,12 +207,15 @@ def _data_lost(run: Run, reason: str) -> DataLost:
     return DataLost(f"{reason}\nevery step until here is committed: {run.checkpointer.way_on()}")
 
 
-def _stopped(run: Run, stopping: signal.Signals | WithoutData | None, step: int) -> Stopped | DataLost:
+def _stopped(run: Run, stopping: signal.Signals | WithoutData | Stalled | None, step: int) -> Stopped | DataLost:
     assert stopping is not None
     if isinstance(stopping, WithoutData):
         return _data_lost(run, stopping.reason)
-    committed = f"{stopping.name} at step {step}; checkpoint step-{step:08d} is committed"
-    return Stopped(f"{committed}\n{run.checkpointer.to_continue()}", exit_status(stopping))
+    why, status = (
+        (stopping.reason, EXIT_STOPPED) if isinstance(stopping, Stalled) else (stopping.name, exit_status(stopping))
+    )
+    committed = f"{why} at step {step}; checkpoint step-{step:08d} is committed"
+    return Stopped(f"{committed}\n{run.checkpointer.to_continue()}", status)
 
 
 def _tell_stragglers(run: Run) -> None:
@@ -183,15 +227,18 @@ def _tell_stragglers(run: Run) -> None:
 
 def _without_batch(run: Run, step: int) -> PeerLost:
     """The end of a process that cannot make the steps in which all would agree to stop: it had no batch left."""
+    stalled = run.stop.stalled
+    why = "a signal came" if stalled is None else f"{stalled.reason};"
     return PeerLost(
-        f"a signal came at step {step} while this process waited for data and had read none ahead, so the others could "
+        f"{why} at step {step} while this process waited for data and had read none ahead, so the others could "
         f"not agree to stop at one step; {run.checkpointer.last_good()}"
     )
 
 
-def _show_step(run: Run, step: int, stretch: _Stretch) -> None:
+def _show_step(run: Run, step: int, stretch: _Stretch, watch: Watch) -> None:
     run.terminal.step(step)
     if step % run.config.train.log_every_steps == 0 or step == run.total_steps:
+        watch.look(newest=True)
         _log_training(run, step, stretch)
     run.views.after(step)
 
@@ -215,7 +262,7 @@ def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
     loss = float(progress.loss_sum.numpy()) / steps
     if not math.isfinite(loss):
         raise TrainingFailed(_not_finite(run, step, stretch.told))
-    rate = learning_rate_at(progress.step - 1, config.optimizer.learning_rate, config.schedule)
+    rate = learning_rate(progress.step - 1, progress.examples - config.train.global_batch_size, config)
     told = stretch.told
     measured = stretch.end(config.train.global_batch_size)
     scalars = {
@@ -251,7 +298,7 @@ def _not_finite(run: Run, step: int, told: Sequence[Told]) -> str:
     return (
         f"the training loss is not finite at step {bad}, of training examples {last - size} to {last - 1}; "
         f"nothing was committed since; {run.checkpointer.last_good()}\n"
-        "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
+        f"{ADVICE}; train.on_divergence=rollback goes on by itself, without these examples"
     )
 
 

@@ -7,15 +7,16 @@ from collections.abc import Iterable, Mapping
 import tensorflow as tf
 
 from trainer.config.schema import Config
-from trainer.training.optimizers import is_kernel
+from trainer.training.optimizers import is_decayed
 
 
 def objective(
-    outputs: Mapping[str, tf.Tensor], part: Mapping[str, tf.Tensor], kernels: Iterable[tf.Variable], config: Config
+    outputs: Mapping[str, tf.Tensor], part: Mapping[str, tf.Tensor], trained: Iterable[tf.Variable], config: Config
 ) -> tf.Tensor:
     """What training minimises, float32 ``[]``: the mean over the examples of ``part`` of the label-smoothed
     cross-entropy (arXiv 1512.00567 section 7), plus ``aux_weight`` times that of the auxiliary logits, plus
-    weight_decay × Σ w²/2 over the kernels (``tf.nn.l2_loss``, as in slim's l2_regularizer).
+    weight_decay × Σ w²/2 over the kernels among the ``trained`` variables, or over all of them by
+    ``model.weight_decay_on`` (``tf.nn.l2_loss``, as in slim's l2_regularizer).
     """
     logits = outputs["logits"]
     target = _target(part, logits.shape[-1], config.train.label_smoothing)
@@ -24,7 +25,8 @@ def objective(
         auxiliary = tf.nn.softmax_cross_entropy_with_logits(target, outputs["aux_logits"])
         loss += config.train.aux_weight * tf.reduce_mean(auxiliary)
     if config.model.weight_decay:
-        squares = tf.stack([tf.nn.l2_loss(kernel) for kernel in kernels if is_kernel(kernel)])
+        on = config.model.weight_decay_on
+        squares = tf.stack([tf.nn.l2_loss(variable) for variable in trained if is_decayed(variable, on)])
         loss += config.model.weight_decay * tf.reduce_sum(squares)
     return loss
 

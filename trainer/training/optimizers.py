@@ -6,13 +6,20 @@ Keras's (tests hold them equal). There is no hidden counter: the step and the le
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
 from trainer.config.contracts import Rule, Slots, Update
 from trainer.config.registry import builder_of
-from trainer.config.schema.optimization import AdamConfig, AdamWConfig, OptimizerConfig, RMSPropConfig, SGDConfig
+from trainer.config.schema.optimization import (
+    AdamConfig,
+    AdamWConfig,
+    DecayedName,
+    OptimizerConfig,
+    RMSPropConfig,
+    SGDConfig,
+)
 from trainer.distributed.replicas import assign_sub
 
 
@@ -32,7 +39,7 @@ def adam(config: AdamConfig | AdamWConfig) -> Rule:
         decay = config.weight_decay * rate if isinstance(config, AdamWConfig) else None
 
         def update(variable: tf.Variable, gradient: tf.Tensor, slots: Slots) -> None:
-            if decay is not None and is_kernel(variable):
+            if isinstance(config, AdamWConfig) and is_decayed(variable, config.weight_decay_on):
                 assign_sub(variable, tf.convert_to_tensor(variable) * decay)
             tf.raw_ops.ResourceApplyAdam(
                 var=variable.handle, m=slots["m"].handle, v=slots["v"].handle, grad=gradient, **shared
@@ -101,18 +108,25 @@ def rule_for(config: OptimizerConfig) -> Rule:
     return rule
 
 
-def is_kernel(variable: tf.Variable) -> bool:
-    """Whether weight decay applies: kernels have two dimensions or more, biases and batch norm have one."""
-    return len(variable.shape) >= 2
+def is_decayed(variable: tf.Variable, on: DecayedName) -> bool:
+    """Whether weight decay applies to a variable: kernels have two dimensions or more, biases and norms have one."""
+    return on == "all" or len(variable.shape) >= 2
 
 
 class Optimizer:
     """A rule and its slot variables for a set of named variables.
 
-    ``slots[slot][name]`` is a float32 variable of the shape of ``variables[name]``.
+    ``slots[slot][name]`` is a float32 variable of the shape of ``variables[name]``. ``factor`` is that of a variable's
+    learning rate, by its name; with it goes whatever the rule makes of the rate, such as a decoupled decay.
     """
 
-    def __init__(self, config: OptimizerConfig, variables: Mapping[str, tf.Variable]) -> None:
+    def __init__(
+        self,
+        config: OptimizerConfig,
+        variables: Mapping[str, tf.Variable],
+        factor: Callable[[str], float] = lambda name: 1.0,
+    ) -> None:
+        self._factor = factor
         self._clip_norm = config.clip_norm
         self._rule = rule_for(config)
         self._variables = variables
@@ -123,11 +137,15 @@ class Optimizer:
 
     def apply(self, gradients: Mapping[str, tf.Tensor], learning_rate: tf.Tensor, step: tf.Tensor) -> None:
         """Update the variables that ``gradients`` has. ``step`` is int64 ``[]``: how many steps were made before."""
-        update = self._rule.begin(learning_rate, tf.cast(step + 1, tf.float32))
+        number = tf.cast(step + 1, tf.float32)
+        updates = {
+            factor: self._rule.begin(learning_rate if factor == 1.0 else learning_rate * factor, number)
+            for factor in dict.fromkeys(map(self._factor, gradients))
+        }
         clipped = dict(zip(gradients, self._clipped(list(gradients.values())), strict=True))
         for name, gradient in clipped.items():
             slots = {slot: variables[name] for slot, variables in self.slots.items()}
-            update(self._variables[name], gradient, slots)
+            updates[self._factor(name)](self._variables[name], gradient, slots)
 
     def _clipped(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         if self._clip_norm is None:

@@ -6,7 +6,9 @@ import math
 
 import tensorflow as tf
 
+from trainer.config.ranges import to_range
 from trainer.config.registry import builder_of
+from trainer.config.schema import Config
 from trainer.config.schema.optimization import (
     ConstantScheduleConfig,
     CosineScheduleConfig,
@@ -42,6 +44,20 @@ def cosine(config: CosineScheduleConfig, position: tf.Tensor) -> tf.Tensor:
 
 def plugged(config: SchedulePlugin, position: tf.Tensor) -> tf.Tensor:
     return tf.cast(config.factor(position), tf.float64)
+
+
+def learning_rate(step: tf.Tensor, examples: tf.Tensor, config: Config) -> tf.Tensor:
+    """The learning rate, float32 ``[]``, of optimizer step ``step`` whose first example is number ``examples``: that of
+    the schedule, times ``divergence.learning_rate_factor`` for each entry of ``train.skip_examples`` that begins before
+    the step ends.
+    """
+    rate = learning_rate_at(step, config.optimizer.learning_rate, config.schedule)
+    entries, factor = config.train.skip_examples, config.divergence.learning_rate_factor
+    if not entries or factor == 1.0:
+        return rate
+    begins = tf.constant([to_range("train.skip_examples", entry).start for entry in entries], tf.int64)
+    reached = tf.reduce_sum(tf.cast(begins < examples + config.train.global_batch_size, tf.float64))
+    return rate * tf.cast(tf.pow(tf.constant(factor, tf.float64), reached), tf.float32)
 
 
 def learning_rate_at(step: tf.Tensor, peak: float, config: ScheduleConfig) -> tf.Tensor:

@@ -5,6 +5,7 @@
     model/mixed_5b/branch_0/conv2d_0a_1x1/conv/kernel
     optimizer/momentum/mixed_5b/branch_0/conv2d_0a_1x1/conv/kernel
     ema/mixed_5b/branch_0/conv2d_0a_1x1/conv/kernel
+    divergence/loss_mean
     progress/step
 """
 
@@ -21,10 +22,12 @@ from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.distributed.replicas import ONE_DEVICE, Replicas
 from trainer.models.registry import build_model
+from trainer.training.fine_tuning import Tuning, apply_tuning
 from trainer.training.optimizers import Optimizer
 
 # str -> tf.Variable or another Tree; mypy cannot follow a recursive alias through tf's untyped variables
 Tree = dict[str, Any]
+DIVERGENCE = "divergence"  # the part of the tree that a resume may begin or drop
 
 
 class Progress:
@@ -66,15 +69,19 @@ class Progress:
 class TrainingState:
     """A model, its optimizer and everything else a checkpoint holds.
 
-    ``variables`` and ``trainable`` map names (``mixed_5b/…/kernel``) to the model's variables; ``ema`` maps the
-    names that are averaged to their shadow variables and is empty without an average.
+    ``variables`` and ``trainable`` map names (``mixed_5b/…/kernel``) to the model's variables; ``tuning`` says which
+    of them this run trains, and how fast. ``ema`` maps the names that are averaged to their shadow variables and is
+    empty without an average. ``divergence`` has the rolling
+    statistics that a divergence is judged by and is empty with ``train.on_divergence=stop``.
     """
 
     model: keras.Model
     variables: Mapping[str, tf.Variable]
     trainable: Mapping[str, tf.Variable]
+    tuning: Tuning
     optimizer: Optimizer
     ema: Mapping[str, tf.Variable]
+    divergence: Mapping[str, tf.Variable]
     progress: Progress
     replicas: Replicas
 
@@ -85,7 +92,22 @@ class TrainingState:
             "optimizer": {slot: _nested(variables) for slot, variables in self.optimizer.slots.items()},
             "progress": self.progress.tree(),
         }
-        return {**tree, "ema": _nested(self.ema)} if self.ema else tree
+        optional = {"ema": _nested(self.ema), DIVERGENCE: dict(self.divergence)}
+        return {**tree, **{name: node for name, node in optional.items() if node}}
+
+    @property
+    def trained(self) -> Mapping[str, tf.Variable]:
+        """The trainable variables without those of frozen layers."""
+        return {name: variable for name, variable in self.trainable.items() if not self.tuning.is_frozen(name)}
+
+    @property
+    def statistics(self) -> Mapping[str, tf.Variable]:
+        """The variables that a forward pass in training moves: batch norm statistics, without frozen layers."""
+        return {
+            name: variable
+            for name, variable in self.variables.items()
+            if name not in self.trainable and not self.tuning.is_frozen(name)
+        }
 
     def weights(self, which: WeightsName) -> Mapping[str, tf.Variable]:
         """The model's variables by name; with ``ema``, the average instead of each variable that has one."""
@@ -100,9 +122,23 @@ class TrainingState:
         return int(self.model.input["dropout"].shape[-1])
 
 
+def rolling_statistics(config: Config) -> dict[str, tf.Variable]:
+    """The variables of ``trainer.training.divergence``, all scalars; none unless a divergence is rolled back."""
+    if config.train.on_divergence == "stop":
+        return {}
+    names = ("loss_mean", "loss_variance", "norm_mean", "norm_variance")
+    return {
+        "steps": tf.Variable(0, dtype=tf.int64),
+        **{name: tf.Variable(0.0, dtype=tf.float64) for name in names},
+    }
+
+
 def build_state(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool = True) -> TrainingState:
     """Everything at its initial value, a function of the configuration alone. With ``drawn=False`` kernels are zeros
     instead of random draws, for a state that is restored afterwards.
+
+    Raises:
+        UsageError: ``fine_tuning.freeze`` does not fit the network.
     """
     seed = config.seed if drawn else None
     with replicas.scope():
@@ -111,14 +147,17 @@ def build_state(config: Config, replicas: Replicas = ONE_DEVICE, *, drawn: bool 
         assert len(variables) == len(model.variables), "two variables share a name"
         trainable = {variable_name(variable): variable.value for variable in model.trainable_variables}
         averaged = {} if config.ema.decay is None else variables if config.ema.batch_norm else trainable
-        optimizer = Optimizer(config.optimizer, trainable)
+        tuning = apply_tuning(model, config)
+        optimizer = Optimizer(config.optimizer, trainable, tuning.factor)
         ema = {name: tf.Variable(variable.read_value()) for name, variable in averaged.items()}
     return TrainingState(
         model=model,
         variables=variables,
         trainable=trainable,
+        tuning=tuning,
         optimizer=optimizer,
         ema=ema,
+        divergence=rolling_statistics(config),
         progress=Progress(config.loss_scale.initial),
         replicas=replicas,
     )

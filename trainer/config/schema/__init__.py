@@ -19,6 +19,7 @@ from trainer.config.schema.preprocessing import MixingConfig, PreprocessConfig
 from trainer.config.schema.sources import DataConfig
 from trainer.config.schema.training import (
     CheckpointConfig,
+    DivergenceConfig,
     EarlyStoppingConfig,
     EvaluationConfig,
     FineTuningConfig,
@@ -40,6 +41,7 @@ class Config:
     preprocess: PreprocessConfig = key("from an encoded image to the network's input", "consent")
     mixing: MixingConfig = key("blending of two neighbours in a training batch and of their labels", "consent")
     train: TrainConfig = key("the training loop", "consent")
+    divergence: DivergenceConfig = key("what counts as divergence, and what follows from one", "consent")
     fine_tuning: FineTuningConfig = key("which parts of the network are trained, and when", "consent")
     loss_scale: LossScaleConfig = key("factor of the loss, for gradients in mixed_float16", "consent")
     evaluation: EvaluationConfig = key("validation during training", "consent")

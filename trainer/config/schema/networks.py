@@ -11,11 +11,14 @@ from trainer.config.keys import key
 from trainer.config.plugins import MODELS
 from trainer.config.registry import option, plugin_base
 from trainer.config.schema.bounds import LARGEST_BATCH, LARGEST_CLASSIFIER
+from trainer.config.schema.optimization import DecayedName
 
 if TYPE_CHECKING:
     import keras
 
 Activation = Literal["relu", "relu6", "leaky_relu", "elu", "selu", "gelu", "silu", "sigmoid", "tanh"]
+
+ConventionsName = Literal["keras", "torch"]
 
 SMALLEST_IMAGE = 32  # the least that preprocess.image_size may be
 # Below these nothing is left of an image at the end of the network. keras/src/applications/
@@ -113,6 +116,7 @@ class ModelConfig:
 
     if TYPE_CHECKING:  # each network declares them itself, at the place where it stores them
         weight_decay: float = key("L2 penalty on kernels", "consent")
+        weight_decay_on: DecayedName = key("what has the penalty", "consent")
         batch_norm: BatchNormConfig | BatchStatisticsConfig = key("batch normalisation", "fixed")
 
     def smallest_image(self) -> int:
@@ -137,6 +141,7 @@ class InceptionV3Config(ModelConfig):
         "distribution the kernels start from", "fixed"
     )
     weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    weight_decay_on: DecayedName = key("what the penalty is on: kernels; all: norms and biases too", "consent")
     batch_norm: BatchNormConfig = key("batch normalisation", "fixed")
 
     def smallest_image(self) -> int:
@@ -148,6 +153,7 @@ class StockModelConfig(ModelConfig):
     """The keys of every network that is built from Keras's own layers and made exact afterwards."""
 
     weight_decay: float = key("L2 penalty on kernels: weight_decay x sum(w^2)/2", "consent", minimum=0.0, maximum=1.0)
+    weight_decay_on: DecayedName = key("what the penalty is on: kernels; all: norms and biases too", "consent")
     batch_norm: BatchStatisticsConfig = key("batch normalisation; momentum and epsilon are the network's own", "fixed")
 
 
@@ -157,6 +163,9 @@ class KerasApplicationConfig(StockModelConfig):
     """A network as ``keras.applications`` builds it; what has no key here is as in the application."""
 
     name: ApplicationName = key("which network of keras.applications", "fixed")
+    conventions: ConventionsName = key(
+        "padding, strides and epsilon as keras.applications has them, or as torchvision does, for its weights", "fixed"
+    )
 
     def smallest_image(self) -> int:
         return SMALLEST_IMAGES.get(self.name, SMALLEST_IMAGE)

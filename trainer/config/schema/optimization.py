@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from trainer.config.contracts import Rule
 
+DecayedName = Literal["kernels", "all"]
+
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
@@ -45,6 +47,9 @@ class AdamWConfig(OptimizerConfig):
     beta_2: float = key("decay of the second moment", "consent", minimum=0.0, below=1.0)
     epsilon: float = key("added to the root of the second moment", "consent", above=0.0, maximum=1.0)
     weight_decay: float = key("decoupled decay of kernels, times the learning rate", "consent", minimum=0.0)
+    weight_decay_on: DecayedName = key(
+        "what optimizer.weight_decay decays: kernels; all: norms and biases too", "consent"
+    )
     clip_norm: float | None = key("largest global gradient norm; null: no clipping", "consent", above=0.0)
 
 

@@ -87,6 +87,9 @@ class RandomErasingConfig:
 class NormalizeConfig:
     mean: tuple[float, ...] = key("per channel, of a 0..1 image", "consent", length=3)
     std: tuple[float, ...] = key("per channel, of a 0..1 image", "consent", length=3, above=0.0)
+    channels: Literal["rgb", "bgr"] = key(
+        "their order for the network; mean and std are of red, green and blue in either", "consent"
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -126,6 +129,11 @@ class PreprocessConfig:
     )
     eval: tuple[TransformName | PluginName, ...] = key(
         "transforms for evaluation, in order", "consent", plugins=TRANSFORMS
+    )
+    decode: Literal["whole", "shrunk"] = key(
+        "what a JPEG is decoded to where resize comes next: all its pixels, or 1/2, 1/4 or 1/8 of each side, the least "
+        "of which no side falls below image_size",
+        "consent",
     )
     orientation: OrientationRule = key(
         "which metadata turn an image upright: all (EXIF and XMP, of JPEG, PNG and WebP, as Pillow's exif_transpose), "

@@ -19,6 +19,15 @@ from trainer.errors import UsageError
 if TYPE_CHECKING:
     from trainer.config.contracts import Split, StoredSplit
 
+FOLDS_LISTED = 20  # in a message
+TABLES = (".csv", ".tsv", ".tab", ".txt", ".jsonl", ".ndjson")
+NO_TABLES = {
+    (".xls", ".xlsx", ".ods"): "save the sheet as CSV UTF-8",
+    (".parquet", ".feather", ".arrow"): "write its columns as CSV, or read images in Parquet with data=parquet",
+    (".gz", ".zip", ".bz2", ".xz", ".zst"): "unpack it",
+    (".json",): "write one object a line, as .jsonl",
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
@@ -47,6 +56,8 @@ class DataConfig:
 
 def root_of(data: DataConfig) -> str | None:
     """The directory of the data; None where the source has no such key, because they are part of the program."""
+    if isinstance(data, TableConfig):
+        return data.root or os.path.dirname(data.file)
     root = getattr(data, "root", None)
     return root if isinstance(root, str) else None
 
@@ -72,6 +83,12 @@ class ImageFolderConfig(DataConfig):
         "endings of the names of image files, in upper or lower case; what a file holds decides how it is read",
         "consent",
     )
+    without_extension: Literal["content", "ignore"] = key(
+        "files whose names have no ending; content: images by their first bytes are read; ignore: none is", "consent"
+    )
+    ignore: tuple[str, ...] = key(
+        "patterns (glob, in any case) of the names of files and folders that are left out, wherever they lie", "consent"
+    )
     validation_share: float = key(
         "share of the images, by a hash of their path, that validates; unused when there is a val/ folder",
         "consent",
@@ -89,12 +106,32 @@ class ImageFolderConfig(DataConfig):
         "consent",
     )
 
+    folds: int | None = key(
+        "equal parts that the images are divided into, by the same hash, to validate each in turn; null: "
+        "validation_share",
+        "consent",
+        minimum=2,
+        maximum=1000,
+    )
+    fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
+
     def check_keys(self, image_size: int) -> None:
+        _check_folds(self.folds, self.fold)
         wrong = [each for each in self.extensions if not re.fullmatch("[a-z0-9]+", each)]
         if wrong or not self.extensions:
             raise UsageError(
                 f"data.extensions is {list(self.extensions)}, but must be endings without their dot, of small letters "
                 "and digits: [jpg,png]"
+            )
+        paths = [each for each in self.ignore if "/" in each or not each]
+        if paths:
+            raise UsageError(
+                f"data.ignore has {paths[0]!r}, but must have patterns of names, not of paths: data.ignore=[background]"
+            )
+        if self.folds is not None and self.split_by == "path":
+            raise UsageError(
+                f"data.folds={self.folds} divides each class equally, and data.split_by=path does not look at classes; "
+                "set data.split_by=class"
             )
         if self.group_pattern is None:
             return
@@ -109,11 +146,91 @@ class ImageFolderConfig(DataConfig):
             )
 
 
+@option(SOURCES, "trainer.data.sources.table:TableSplit")
+@dataclasses.dataclass(frozen=True)
+class TableConfig(DataConfig):
+    name: Literal["table"] = key("which data: image files that a table names, in CSV, TSV or JSON Lines", "fixed")
+    file: str = key("the table (.csv, .tsv, .jsonl); its first line, or its objects, name columns", "free", path=True)
+    root: str | None = key(
+        "directory that the paths in the table are relative to; null: that of the table", "free", path=True
+    )
+    path_column: str = key("column with the path of an image", "consent")
+    path_suffix: str = key("added to each path: .jpg where the column has names without their ending", "consent")
+    label_column: str = key("column with the label, a text or a number", "consent")
+    labels_file: str | None = key(
+        "file, relative to the table, with the class names in label order, of which the labels are names or numbers; "
+        "null: the labels are the names",
+        "free",
+    )
+    split_column: str | None = key(
+        "column with the split: train, validation or test, or another usual name of one; null: validation_share or "
+        "folds decide",
+        "consent",
+    )
+    group_column: str | None = key(
+        "column with what belongs together (patient, slide, video): no group is in two splits; null: every image for "
+        "itself",
+        "consent",
+    )
+    validation_share: float = key(
+        "share of each class, by a hash of the path, that validates; unused when rows are marked for validation",
+        "consent",
+        above=0.0,
+        below=1.0,
+    )
+    folds: int | None = key(
+        "equal parts that the images are divided into, by the same hash, to validate each in turn; null: "
+        "validation_share",
+        "consent",
+        minimum=2,
+        maximum=1000,
+    )
+    fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
+
+    def check_keys(self, image_size: int) -> None:
+        _check_folds(self.folds, self.fold)
+        ending = os.path.splitext(self.file)[1].lower()
+        if ending not in TABLES:
+            instead = next(
+                (text for endings, text in NO_TABLES.items() if ending in endings), "save it as one of these"
+            )
+            raise UsageError(
+                f"data.file={self.file} is {f'a {ending} file' if ending else 'without an ending'}, and a table is "
+                f"{', '.join(TABLES)}: {instead}"
+            )
+        columns = {name: value for name, value in vars(self).items() if name.endswith("_column") and value is not None}
+        twice = [name for name, value in columns.items() if list(columns.values()).count(value) > 1]
+        if twice:
+            raise UsageError(f"{' and '.join(f'data.{name}' for name in twice)} are both {columns[twice[0]]}")
+        if self.labels_file is not None:
+            _check_below(os.path.dirname(self.file), "data.labels_file", self.labels_file, "the folder of data.file")
+
+
+def is_table(path: str) -> bool:
+    """Whether a file's name is that of a table."""
+    return os.path.splitext(path)[1].lower() in TABLES
+
+
+def _check_folds(folds: int | None, fold: int | None) -> None:
+    if folds is None and fold is None:
+        return
+    if folds is None:
+        raise UsageError(f"data.fold={fold} is one of several folds: set data.folds, e.g. data.folds=5")
+    numbers = ",".join(map(str, range(folds))) if folds <= FOLDS_LISTED else f"0,1,…,{folds - 1}"
+    if fold is None:
+        raise UsageError(
+            f"data.folds={folds} needs the fold that validates: data.fold=0 to data.fold={folds - 1}\n"
+            f"for a cross-validation: --multirun data.fold={numbers}"
+        )
+    if fold >= folds:
+        raise UsageError(f"data.fold={fold} does not exist: data.folds={folds} has 0 to {folds - 1}, counted from 0")
+
+
 @option(SOURCES, "trainer.data.sources.shards:TFRecordSplit")
 @dataclasses.dataclass(frozen=True)
 class TFRecordConfig(DataConfig):
     name: Literal["tfrecord"] = key("which data: tf.train.Example records in TFRecord files", "fixed")
-    root: str = key("directory of the files", "free", path=True)
+    root: str = key("directory of the files, or its URL (s3://…, gs://…, https://…)", "free", path=True)
     train_pattern: str = key("which files below root are for training (glob)", "consent")
     validation_pattern: str = key("which files below root are for validation (glob)", "consent")
     test_pattern: str = key("which files below root are the test set (glob); only evaluate reads them", "free")
@@ -129,47 +246,58 @@ class TFRecordConfig(DataConfig):
         "number of classes, when labels_file is null", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER
     )
     verify_crc: bool = key("compare the CRC of every record that is read", "consent")
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
     def check_keys(self, image_size: int) -> None:
-        for name, path in (
-            ("labels_file", self.labels_file),
-            ("train_pattern", self.train_pattern),
-            ("validation_pattern", self.validation_pattern),
-            ("test_pattern", self.test_pattern),
-        ):
-            if path is not None:
-                _check_below(self.root, f"data.{name}", path)
-        if self.labels_file is None and self.num_classes is None:
-            raise UsageError(
-                "TFRecord files do not say how many classes there are: set data.num_classes=N, or "
-                "data.labels_file=FILE, a file below data.root with one class name a line, in label order"
-            )
-        if self.labels_file is not None and self.num_classes is not None:
-            raise UsageError(
-                f"data.labels_file={self.labels_file} and data.num_classes={self.num_classes} both say how many "
-                "classes there are; leave data.num_classes null"
-            )
+        _check_patterns(self)
+        _check_class_count(self, "TFRecord files do")
 
 
-def _check_below(root: str, key: str, path: str) -> None:
-    """Refuse a path that is not relative to ``root``: the data may move, and the path moves with them.
+def _check_patterns(config: TFRecordConfig | WebDatasetConfig | ParquetConfig) -> None:
+    for name in ("labels_file", "train_pattern", "validation_pattern", "test_pattern"):
+        path = getattr(config, name)
+        if path is not None:
+            _check_below(config.root, f"data.{name}", path)
+
+
+def _check_class_count(config: TFRecordConfig | WebDatasetConfig | ParquetConfig, data: str) -> None:
+    """Refuse keys that do not say how many classes there are, or say it twice."""
+    if config.labels_file is None and config.num_classes is None:
+        raise UsageError(
+            f"{data} not say how many classes there are: set data.num_classes=N, or "
+            "data.labels_file=FILE, a file below data.root with one class name a line, in label order"
+        )
+    if config.labels_file is not None and config.num_classes is not None:
+        raise UsageError(
+            f"data.labels_file={config.labels_file} and data.num_classes={config.num_classes} both say how many "
+            "classes there are; leave data.num_classes null"
+        )
+
+
+def _check_below(root: str, key: str, path: str, place: str = "data.root") -> None:
+    """Refuse a path that is not relative to ``root``: the data may move, and the path moves with them. ``place`` is
+    what messages call it.
 
     Raises:
         UsageError: says what to write where the place itself is right.
     """
     if not os.path.isabs(path) and ".." not in path.split("/"):
         return
-    place = os.path.normpath(os.path.join(os.path.abspath(root), path))
-    resolved = os.path.join(os.path.realpath(os.path.dirname(place)), os.path.basename(place))
-    both = (os.path.relpath(place, os.path.abspath(root)), os.path.relpath(resolved, os.path.realpath(root)))
+    there = os.path.normpath(os.path.join(os.path.abspath(root), path))
+    resolved = os.path.join(os.path.realpath(os.path.dirname(there)), os.path.basename(there))
+    both = (os.path.relpath(there, os.path.abspath(root)), os.path.relpath(resolved, os.path.realpath(root)))
     meant = next((each for each in both if each.split("/")[0] != ".."), None)
     given = f"{key}={path}"
     if meant is not None:
         kind = "is an absolute path" if os.path.isabs(path) else "leads through .."
-        raise UsageError(f"{given} {kind}; write it relative to data.root={root}: {shlex.quote(argument(key, meant))}")
+        raise UsageError(f"{given} {kind}; write it relative to {place}={root}: {shlex.quote(argument(key, meant))}")
     raise UsageError(
-        f"{given} leads out of data.root={root}; it is relative to data.root, so that it moves with the data\n"
-        "put a copy or a link of the file below data.root"
+        f"{given} leads out of {place}={root}; it is relative to {place}, so that it moves with the data\n"
+        f"put a copy or a link of the file below {place}"
     )
 
 
@@ -184,6 +312,92 @@ class TFDSConfig(DataConfig):
     test_split: str = key("the test set, in tensorflow-datasets' notation; only evaluate reads it", "free")
     image_key: str = key("feature that holds the image", "consent")
     label_key: str = key("feature that holds the label, a ClassLabel", "consent")
+
+
+@option(SOURCES, "trainer.data.sources.webdataset:WebDatasetSplit")
+@dataclasses.dataclass(frozen=True)
+class WebDatasetConfig(DataConfig):
+    name: Literal["webdataset"] = key("which data: images and labels in tar shards, as webdataset writes them", "fixed")
+    root: str = key("directory of the shards, or its URL (s3://…, gs://…, https://…)", "free", path=True)
+    train_pattern: str = key("which shards below root are for training (glob, or names with {000..009})", "consent")
+    validation_pattern: str = key("which shards below root are for validation", "consent")
+    test_pattern: str = key("which shards below root are the test set; only evaluate reads them", "free")
+    extensions: tuple[str, ...] = key("endings of the members that are images, in upper or lower case", "consent")
+    label_key: str = key(
+        "ending of the members that hold the label: a number (cls) or, with labels_file, the name of a class (txt); or "
+        "JSON (json)",
+        "consent",
+    )
+    label_field: str | None = key(
+        "field of the JSON object that holds the label; null: the JSON is the label", "consent"
+    )
+    label_offset: int = key("stored label of the first class: 1 where 0 means background", "consent")
+    labels_file: str | None = key(
+        "file, relative to root, with one class name a line, in label order, or 0:name lines; null: num_classes", "free"
+    )
+    num_classes: int | None = key(
+        "number of classes, when labels_file is null", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER
+    )
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
+
+    def check_keys(self, image_size: int) -> None:
+        _check_patterns(self)
+        _check_class_count(self, "Tar shards do")
+        wrong = [each for each in self.extensions if not re.fullmatch("[a-z0-9.]+", each)]
+        if wrong or not self.extensions:
+            raise UsageError(
+                f"data.extensions is {list(self.extensions)}, but must be endings of members without their first dot, "
+                "of small letters and digits: [jpg,png]"
+            )
+        if self.label_key.lower() in self.extensions:
+            raise UsageError(f"data.label_key={self.label_key} is one of data.extensions, the endings of images")
+
+
+@option(SOURCES, "trainer.data.sources.parquet:ParquetSplit")
+@dataclasses.dataclass(frozen=True)
+class ParquetConfig(DataConfig):
+    name: Literal["parquet"] = key("which data: images and labels in the columns of Parquet files", "fixed")
+    root: str = key("directory of the files, or its URL (s3://…, gs://…, https://…)", "free", path=True)
+    train_pattern: str = key("which files below root are for training (glob, or names with {000..009})", "consent")
+    validation_pattern: str = key("which files below root are for validation", "consent")
+    test_pattern: str = key("which files below root are the test set; only evaluate reads them", "free")
+    image_column: str = key(
+        "column of the encoded images: binary, or a struct with the binary field bytes, as Hugging Face's datasets "
+        "writes it",
+        "consent",
+    )
+    label_column: str = key(
+        "column of the labels: whole numbers or, where names of classes are known, these", "consent"
+    )
+    label_offset: int = key("stored label of the first class: 1 where 0 means background", "consent")
+    labels_file: str | None = key(
+        "file, relative to root, with one class name a line, in label order, or 0:name lines; null: the names that "
+        "datasets has written into the files, or else num_classes",
+        "free",
+    )
+    num_classes: int | None = key(
+        "number of classes, when neither the files nor labels_file name them",
+        "fixed",
+        minimum=2,
+        maximum=LARGEST_CLASSIFIER,
+    )
+    cache_megabytes: int = key(
+        "memory, for each split, that keeps row groups of images that cannot be read one by one", "free", minimum=1
+    )
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
+
+    def check_keys(self, image_size: int) -> None:
+        _check_patterns(self)
+        if self.labels_file is not None and self.num_classes is not None:
+            _check_class_count(self, "")
 
 
 @option(SOURCES, "trainer.data.sources.synthetic:SyntheticSplit")

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from trainer.config.registry import builder_of
 from trainer.config.schema.preprocessing import PreprocessConfig
-from trainer.data.images.decoding import EncodedImage, cut, decode, decode_window
+from trainer.data.images.decoding import EncodedImage, cut, decode_window, whole_window
 from trainer.data.images.draw import Draw
 from trainer.data.images.policies import rand_augment, trivial_augment
 from trainer.data.images.windows import WINDOWS, random_window
@@ -41,15 +41,16 @@ def apply_transforms(encoded: EncodedImage, names: Sequence[str], config: Prepro
     keys, the image float32 ``[height, width, 3]``, the side to which it was resized before (None: not yet), and the
     draw.
 
-    Where a crop follows decode, only its window is decoded: the same pixels at a lower cost.
+    Where a crop follows decode, only its window is decoded: the same pixels at a lower cost. With
+    ``preprocess.decode=shrunk``, what resize gets next is decoded as small as resize allows.
     """
     first, *rest = names
     assert first == "decode", "check() requires it"
+    window = whole_window(encoded)
     if rest and rest[0] in WINDOWS:
-        choose = WINDOWS[rest.pop(0)]
-        image = decode_window(encoded, choose(encoded.size, config, draw), config)
-    else:
-        image = decode(encoded, config)
+        window = WINDOWS[rest.pop(0)](encoded.size, config, draw)
+    shrinks = config.decode == "shrunk" and rest[:1] == ["resize"]
+    image = decode_window(encoded, window, config, config.image_size if shrinks else None)
     for place, name in enumerate(rest):
         if name in TRANSFORMS:
             image = TRANSFORMS[name](image, config, draw)
@@ -138,10 +139,12 @@ def random_erasing(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf
 
 
 def normalize(image: tf.Tensor, config: PreprocessConfig, draw: Draw) -> tf.Tensor:
-    """(image - mean) / std. Computed with one number if the channels share it, otherwise in whole rows: broadcasting
-    along three channels takes ten times as long.
+    """(image - mean) / std, for some networks with blue first. Computed with one number if the channels share it,
+    otherwise in whole rows: broadcasting along three channels takes ten times as long.
     """
     pixels, mean, std = _as_float(image), config.normalize.mean, config.normalize.std
+    if config.normalize.channels == "bgr":
+        pixels, mean, std = pixels[..., ::-1], mean[::-1], std[::-1]
     if len(set(mean)) == len(set(std)) == 1:
         return (pixels - mean[0]) / std[0]
     height, width = tf.shape(image)[0], tf.shape(image)[1]

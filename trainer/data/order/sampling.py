@@ -13,6 +13,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
+from trainer.config.ranges import to_range
 from trainer.config.schema import Config
 from trainer.data.order.permutation import mix, permute, records_at
 from trainer.data.sources.source import Source
@@ -44,6 +45,15 @@ class Sampling:
         epoch_begin = position // self.examples_per_epoch * self.examples_per_epoch
         place = derive_seed(self._seed, "substitute", position, attempt) % self.examples_per_epoch
         return int(self.records_at(np.array([epoch_begin + place], np.int64))[0])
+
+
+def times_skipped(positions: Numbers, entries: Sequence[str]) -> Numbers:
+    """How many ``entries`` of ``train.skip_examples`` have each of ``positions``, int64 ``[n]`` both."""
+    times = np.zeros(len(positions), np.int64)
+    for entry in entries:
+        skipped = to_range("train.skip_examples", entry)
+        times += (positions >= skipped.start) & (positions < skipped.stop)
+    return times
 
 
 class WeightedClasses:

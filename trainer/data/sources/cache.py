@@ -1,30 +1,33 @@
 """Facts about files that need a read of all of them, kept so that this happens only once.
 
 A cache lies beside the files, or in the user's cache directory if theirs is read-only. It holds the size and the
-modification time of every file, and is made again when one of them differs.
+modification time of every file, and is made again when one of them differs. The cache of files on another machine lies
+in the user's cache directory, and holds their ETags, or what else they have, in place of times.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from trainer.runtime.user_cache import user_cache
+from trainer.data.remote.remote_path import RemotePath, RemoteRoot
+from trainer.data.sources.open_files import AnyPath, AnyRoot
+from trainer.runtime.user_cache import replacing, user_cache
 
-Arrays = Mapping[str, npt.NDArray[np.int64]]
+Arrays = Mapping[str, npt.NDArray[Any]]
 
 VERSION = 2
 
 
 def load_or_make(
-    root: Path, kind: str, files: Sequence[Path], settings: Sequence[str], make: Callable[[], Arrays]
+    root: AnyRoot, kind: str, files: Sequence[AnyPath], settings: Sequence[str], make: Callable[[], Arrays]
 ) -> Arrays:
     """The result of ``make``, from the cache if that is of exactly these files below ``root``.
 
@@ -44,11 +47,14 @@ def load_or_make(
     return made
 
 
-def cache_files(root: Path, kind: str, files: Sequence[Path], settings: Sequence[str]) -> list[Path]:
+def cache_files(root: AnyRoot, kind: str, files: Sequence[AnyPath], settings: Sequence[str]) -> list[Path]:
     """Where a cache may lie: beside the files, and in the user's cache directory if there is one."""
-    names = [*(os.path.relpath(file, root) for file in files), *settings]
-    beside, elsewhere = _digest(names), _digest([str(root.resolve()), *names])
     cache = user_cache()
+    if isinstance(root, RemoteRoot):
+        digest = _digest([str(root), *map(str, files), *settings])
+        return [] if cache is None else [cache / f"{kind}-{digest}.npz"]
+    names = [*(os.path.relpath(str(file), root) for file in files), *settings]
+    beside, elsewhere = _digest(names), _digest([str(root.resolve()), *names])
     there = [] if cache is None else [cache / f"{kind}-{elsewhere}.npz"]
     return [root / f".trainer-{kind}-{beside}.npz", *there]
 
@@ -57,10 +63,20 @@ def _digest(names: Sequence[str]) -> str:
     return hashlib.sha256("\0".join(names).encode("utf-8", "surrogateescape")).hexdigest()[:16]
 
 
-def _key(files: Sequence[Path]) -> npt.NDArray[np.int64]:
-    """Version, then size and time of modification (ns) of every file. The names are in the name of the cache."""
-    states = [file.stat() for file in files]
-    return np.array([VERSION, *(value for state in states for value in (state.st_size, state.st_mtime_ns))], np.int64)
+def _key(files: Sequence[AnyPath]) -> npt.NDArray[np.int64]:
+    """Version, then size and time of modification (ns) of every file, or a digest of its ETag on another machine. The
+    names are in the name of the cache.
+    """
+    return np.array([VERSION, *(value for file in files for value in _facts(file))], np.int64)
+
+
+def _facts(file: AnyPath) -> tuple[int, int]:
+    if isinstance(file, RemotePath):
+        state = file.state()
+        digest = hashlib.sha256(state.version.encode()).digest()
+        return state.size, int.from_bytes(digest[:8], "big", signed=True)
+    status = file.stat()
+    return status.st_size, status.st_mtime_ns
 
 
 def _load(place: Path, key: npt.NDArray[np.int64]) -> Arrays | None:
@@ -70,7 +86,7 @@ def _load(place: Path, key: npt.NDArray[np.int64]) -> Arrays | None:
             if not np.array_equal(stored["key"], key):
                 return None
             return {name: stored[name] for name in stored.files if name != "key"}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, EOFError, RuntimeError, zipfile.BadZipFile):  # RuntimeError: a damaged flag
         return None
 
 
@@ -78,15 +94,8 @@ def _store(place: Path, key: npt.NDArray[np.int64], arrays: Arrays) -> bool:
     """Write the cache, whole or not at all; returns whether it was possible."""
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=place.parent, prefix=".trainer-", delete=False) as file:
-            try:
-                np.savez(file, allow_pickle=False, key=key, **arrays)
-                file.flush()
-                os.fsync(file.fileno())
-                os.replace(file.name, place)
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with replacing(place) as file:
+            np.savez(file, allow_pickle=False, key=key, **arrays)
     except OSError:
         return False
     return True

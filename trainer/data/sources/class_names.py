@@ -3,16 +3,32 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
 import re
 import unicodedata
-from pathlib import Path
+from collections.abc import Sequence
+from typing import Any
 
+from trainer.data.sources.open_files import AnyPath
 from trainer.errors import UsageError
+from trainer.storage.documents import parse_json
+from trainer.storage.unacceptable import Unacceptable
 
 NUMBERED = re.compile(r"(\d{1,9}):(.+)")  # TF-Slim's datasets/dataset_utils.py, write_label_file
 OTHERWISE_NUMBERED = re.compile(r"(\d{1,9})[ ,;] *[^ ].*|.*[^ ] *[,;] *(\d{1,9})")  # "0 cat", "cat,0"
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's begin with one of them, or with zero bytes
-OTHER_FORMATS = ("{", "[", "item {", "item{", "<")  # JSON, a label map in protocol buffers' text, XML
+OTHER_FORMATS = ("item {", "item{", "<")  # a label map in protocol buffers' text, XML
+JSON_BEGINS = ("{", "[")
+NUMBER = re.compile(r"\d{1,9}")
+SYNSET = re.compile(r"(n\d{8})[ \t]+\S.*")  # a line of ImageNet's lists: WordNet's number of the synset, then its words
+
+
+@dataclasses.dataclass(frozen=True)
+class LabelNames:
+    """The classes that a file names, in label order; ``first`` is the stored label of the first one."""
+
+    names: tuple[str, ...]
+    first: int
 
 
 def numbered(count: int) -> tuple[str, ...]:
@@ -20,9 +36,18 @@ def numbered(count: int) -> tuple[str, ...]:
     return tuple(f"class_{number:03d}" for number in range(count))
 
 
-def read_labels_file(path: Path, label_offset: int) -> tuple[str, ...]:
-    """The names in ``data.labels_file``, in label order: one a line, or numbered lines as TF-Slim writes them
-    (``0:cat``), whose numbers are the stored labels. The first class has the stored label ``label_offset``.
+def read_labels_file(path: AnyPath, label_offset: int) -> tuple[str, ...]:
+    """The names in ``data.labels_file``, in label order; see ``read_label_names``."""
+    return read_label_names(path, label_offset).names
+
+
+def read_label_names(path: AnyPath, label_offset: int | None) -> LabelNames:
+    """What ``data.labels_file`` says. The first class has the stored label ``label_offset``; None: the lowest number in
+    the file, 0 without numbers.
+
+    The file has one name a line, or numbered lines as TF-Slim writes them (``0:cat``), whose numbers are the stored
+    labels; or it is JSON: a list of names, or an object that maps numbers to names or names to numbers. A name in JSON
+    may be a list of a synset's number and its word, as in Keras's index of ImageNet, which are joined by a space.
 
     A byte order mark, the line ends of any system, and blank lines at the end do not matter.
 
@@ -31,7 +56,12 @@ def read_labels_file(path: Path, label_offset: int) -> tuple[str, ...]:
             comment, its numbers have a gap or no colon, or it has fewer than two names.
     """
     given = f"data.labels_file={path}"
-    lines = [line.strip() for line in _text(path, given).replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+    text = _text(path, given)
+    if text.lstrip().startswith(JSON_BEGINS):
+        lines, unit = _json_lines(text, given), "entry"
+    else:
+        lines = [line.strip() for line in text.replace("\r\n", "\n").replace("\r", "\n").split("\n")]
+        unit = "line"
     while lines and not lines[-1]:
         lines.pop()
     if lines and lines[0].startswith(OTHER_FORMATS):
@@ -40,20 +70,67 @@ def read_labels_file(path: Path, label_offset: int) -> tuple[str, ...]:
         )
     for line, name in enumerate(lines, 1):
         if not name:
-            raise UsageError(f"{given} has no name in line {line}; every line is a class")
-        if any(unicodedata.category(character) == "Cc" for character in name):
-            raise UsageError(f"{given} has control characters in line {line}: {name!r}")
-    names = _numbered_lines(lines, given, label_offset)
-    for index, (line, name) in enumerate(names):
-        twin = next((other for other, same in names[:index] if same == name), None)
-        if twin is not None:
-            raise UsageError(f"{given} has {name} in lines {twin} and {line}")
+            raise UsageError(f"{given} has no name in {unit} {line}; every {unit} is a class")
+        if any(unicodedata.category(character) == "Cc" and character != "\t" for character in name):
+            raise UsageError(f"{given} has control characters in {unit} {line}: {name!r}")
+    lines = [line.replace("\t", " ") if SYNSET.fullmatch(line) else line for line in lines]
+    tabs = next((line for line, name in enumerate(lines, 1) if "\t" in name), None)
+    if tabs is not None:
+        raise UsageError(f"{given} has control characters in {unit} {tabs}: {lines[tabs - 1]!r}")
+    names, first = _numbered_lines(lines, given, label_offset, unit)
+    seen: dict[str, int] = {}
+    for line, name in names:
+        twin = seen.setdefault(name, line)
+        if twin != line:
+            raise UsageError(f"{given} has {name} in {_several(unit)} {twin} and {line}")
     if len(names) < 2:
-        raise UsageError(f"{given} has {len(names)} lines, but at least two classes are needed")
-    return tuple(name for _, name in names)
+        raise UsageError(f"{given} has {len(names)} {_several(unit)}, but at least two classes are needed")
+    return LabelNames(tuple(name for _, name in names), first)
 
 
-def _text(path: Path, given: str) -> str:
+def labels_by_text(names: Sequence[str]) -> dict[str, int]:
+    """The label of each text by which a record may name its class: the name in Unicode's composed form and, where the
+    names are lines of ImageNet's list of synsets (``n01440764 tench, Tinca tinca``), the number of the synset.
+    """
+    found = {unicodedata.normalize("NFC", name): label for label, name in enumerate(names)}
+    synsets = [SYNSET.fullmatch(name) for name in names]
+    if all(synsets):
+        found |= {match[1]: label for label, match in enumerate(synsets) if match is not None}
+    return found
+
+
+def _several(unit: str) -> str:
+    return "entries" if unit == "entry" else "lines"
+
+
+def _json_lines(text: str, given: str) -> list[str]:
+    """The names in a JSON text as lines, numbered where it has numbers."""
+    try:
+        value = parse_json(text)
+    except Unacceptable as error:
+        raise UsageError(f"{given} is no list of names: {error}") from error
+    if isinstance(value, list):
+        return [_json_name(entry, given, number) for number, entry in enumerate(value, 1)]
+    entries = list(value.items())
+    if all(NUMBER.fullmatch(name) for name, _ in entries):
+        return [f"{name}:{_json_name(entry, given, number)}" for number, (name, entry) in enumerate(entries, 1)]
+    if all(type(number) is int and 0 <= number < 10**9 for _, number in entries):
+        return [f"{number}:{name.strip()}" for name, number in entries]
+    raise UsageError(
+        f'{given} is JSON, but neither a list of names, nor numbers with names ({{"0": "cat"}}), nor names with '
+        'numbers ({"cat": 0})'
+    )
+
+
+def _json_name(entry: Any, given: str, number: int) -> str:
+    if isinstance(entry, list) and len(entry) == 2 and all(isinstance(part, str) for part in entry):
+        entry = " ".join(entry)
+    if not isinstance(entry, str):
+        raise UsageError(f"{given} has {str(entry)[:40]} in entry {number}, which is not a name")
+    return entry.strip()
+
+
+def _text(path: AnyPath, given: str) -> str:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -85,31 +162,35 @@ def _refuse_misread(lines: list[str], given: str, label_offset: int) -> None:
         )
 
 
-def _numbered_lines(lines: list[str], given: str, label_offset: int) -> list[tuple[int, str]]:
-    """Line number and name of each class, in label order."""
+def _numbered_lines(
+    lines: list[str], given: str, label_offset: int | None, unit: str
+) -> tuple[list[tuple[int, str]], int]:
+    """Line number and name of each class, in label order, and the label of the first."""
     found = [NUMBERED.fullmatch(line) for line in lines]
     if not any(found):
-        _refuse_misread(lines, given, label_offset)
-        return list(enumerate(lines, 1))
+        _refuse_misread(lines, given, label_offset or 0)
+        return list(enumerate(lines, 1)), label_offset or 0
     if not all(found):
         with_number = next(line for line, match in enumerate(found, 1) if match)
         without = next(line for line, match in enumerate(found, 1) if not match)
         raise UsageError(
-            f"{given} has a number before the name in line {with_number} ({lines[with_number - 1]}), but not in line "
-            f"{without} ({lines[without - 1]}); number every line (0:cat, 1:dog …), or none"
+            f"{given} has a number before the name in {unit} {with_number} ({lines[with_number - 1]}), but not in "
+            f"{unit} {without} ({lines[without - 1]}); number every line (0:cat, 1:dog …), or none"
         )
     by_label: dict[int, tuple[int, str]] = {}
     for line, match in enumerate(found, 1):
         assert match is not None
         label = int(match[1])
         if label in by_label:
-            raise UsageError(f"{given} has the number {label} in lines {by_label[label][0]} and {line}")
+            raise UsageError(f"{given} has the number {label} in {_several(unit)} {by_label[label][0]} and {line}")
         by_label[label] = line, match[2].strip()
-    labels = sorted(label for label in by_label if label >= label_offset)  # those below are not classes: background
-    missing = next((label for label in range(label_offset, label_offset + len(labels)) if label not in by_label), None)
+    first = min(by_label) if label_offset is None else label_offset
+    labels = sorted(label for label in by_label if label >= first)  # those below are not classes: background
+    missing = next((label for label in range(first, first + len(labels)) if label not in by_label), None)
     if missing is not None:
+        because = "" if label_offset is None else f", and the first class has data.label_offset={first}"
         raise UsageError(
-            f"{given} has no line for label {missing}, but one for {labels[-1]}; its numbers are the labels in the "
-            f"records, and the first class has data.label_offset={label_offset}"
+            f"{given} has no {unit} for label {missing}, but one for {labels[-1]}; its numbers are the labels in the "
+            f"records{because}"
         )
-    return [by_label[label] for label in labels]
+    return [by_label[label] for label in labels], first

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from google.protobuf.message import DecodeError
 from tensorflow.core.example.example_pb2 import Example
 
+from trainer.data.sources.class_names import labels_by_text
 from trainer.errors import BadRecord, nearest, one_line
 
 NAMES_SHOWN = 8
@@ -74,7 +75,7 @@ class ExampleReader:
 
     @functools.cached_property
     def _labels(self) -> dict[str, int]:
-        return {unicodedata.normalize("NFC", name): label for label, name in enumerate(self.names or ())}
+        return labels_by_text(self.names or ())
 
     def _value(self, place: Callable[[], str], example: Example, key: str, name: str, kind: str) -> object:
         """The only value of a feature."""

@@ -6,6 +6,7 @@ Unicode's composed form (NFC): a copy on a system that stores them decomposed is
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import os
 import shlex
@@ -19,11 +20,12 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
-from trainer.data.reads import reading
-from trainer.data.sources.foreign import is_foreign
+from trainer.data.sources.image_files import read_file
 from trainer.data.sources.image_groups import grouped
+from trainer.data.sources.image_names import ImageNames, names_of
 from trainer.data.sources.left_out import left_out
 from trainer.data.sources.packed_images import Image, PackedImages, composed, rank
+from trainer.data.sources.same_images import in_both
 from trainer.data.sources.split_folders import (
     SPLITS,
     Layout,
@@ -33,14 +35,12 @@ from trainer.data.sources.split_folders import (
     say_others,
 )
 from trainer.data.sources.tree_split import part_of_tree
-from trainer.errors import BadRecord, UsageError, few, one_line
-from trainer.storage.unreadable import unusable_record
+from trainer.errors import UsageError, few, one_line
 
 TRAIN_FOLDER = "train"
 VALIDATION_FOLDERS = ("val", "validation")
 LEAST_CLASSES = 2
 MOST_CHOSEN = 100  # names on a command line that a message prints; beyond that nobody copies it
-COMPARED = 20  # files: names like 001.bmp have the same size in many folders, but not the same bytes
 
 Identity = tuple[int, int]  # device and inode: the same directory by whatever path
 
@@ -62,9 +62,16 @@ class ImageFolderSplit:
         if not root.is_dir():
             raise UsageError(f"data.root={root} {'is not a directory' if root.exists() else 'does not exist'}")
         ignored: list[str] = []
+        finding = names_of(config)
         layout = layout_of(config)
         self._folder = layout.folder(split)
         divided = layout.divided(split) and not undivided
+        if config.folds is not None and split != "test" and not divided and not undivided:
+            raise UsageError(
+                f"data.folds={config.folds} divides one tree, and {root} has a folder for validation: "
+                f"{layout.folder('validation').name}/\nput its images among the others, or set data.folds=null "
+                "data.fold=null"
+            )
         if not layout.is_tree and split == "train":
             ignored += _beside(layout)
             say_others(layout, say)
@@ -73,8 +80,8 @@ class ImageFolderSplit:
                 say(f"{self._folder} is split, {share}: {root} has no folder for validation")
         least = 2 if divided or split == "train" else 1  # a set to evaluate may have images of one class only
         if least == 2 or config.layout == "auto":
-            refuse_folder_between(self._folder, is_root=layout.is_tree)
-        classes = class_folders(self._folder, ignored, config.extensions, least)
+            refuse_folder_between(self._folder, finding, is_root=layout.is_tree)
+        classes = class_folders(self._folder, ignored, finding, least)
         if {"train", "validation"} <= layout.folders.keys() and split != "test":
             _check_same_classes({name: layout.folders[name] for name in ("train", "validation")}, config)
         images = PackedImages(_scan(classes, self._folder, ignored, config))
@@ -89,8 +96,13 @@ class ImageFolderSplit:
         self._images = images
         self.class_names = names
         self.count = len(self._images)
-        if ignored and (split == "train" or not divided):  # a divided tree is scanned for both splits
-            say("\n".join(left_out(ignored, config.extensions, str(root))))
+        if split == "train" or not divided:  # a divided tree is scanned for both splits
+            asked = [path for path in ignored if finding.is_ignored(os.path.basename(path))]
+            others = [path for path in ignored if not finding.is_ignored(os.path.basename(path))]
+            if asked:
+                say(f"left out by data.ignore in {root}: {len(asked)} (the first {os.path.relpath(asked[0], root)})")
+            if others:
+                say("\n".join(left_out(others, config.extensions, str(root))))
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         return [self._load(int(record)) for record in records], self._images.labels[records].astype(np.int64)
@@ -114,36 +126,15 @@ class ImageFolderSplit:
         return np.sort(records[np.argsort(ranks, kind="stable")[:count]])
 
     def also_in(self, other: ImageFolderSplit) -> Numbers:
-        """The records whose path below the folder of their split, size and bytes a record of ``other`` has, too. Bytes
-        are compared for the first ``COMPARED`` of them: none is returned when one of these differs.
-        """
-        there = {(composed(path), size): record for record, (path, _, size) in enumerate(other._images)}
-        places = [there.get((composed(path), size)) for path, _, size in self._images]
-        found = [(record, place) for record, place in enumerate(places) if place is not None]
-        try:
-            same = all(self._load(record) == other._load(place) for record, place in found[:COMPARED])
-        except BadRecord:
-            same = False  # whatever cannot be read is reported where it is evaluated
-        return np.array([record for record, _ in found if same], np.int64)
+        """The records that ``other`` has, too, by the path below the folder of their split; see ``in_both``."""
+        return in_both(self._images, self._load, other._images, other._load)
 
     def _load(self, record: int) -> bytes:
         path, size = self._folder / self._images.path(record), int(self._images.sizes[record])
-        try:
-            with reading(lambda: self.place(record)):
-                data = path.read_bytes()
-        except OSError as error:
-            raise unusable_record(self.place(record), error) from error
-        if not data:
-            raise BadRecord(f"{self.place(record)} is empty (0 bytes)\nreplace or remove it")
-        if len(data) != size:
-            raise BadRecord(
-                f"{self.place(record)} has {len(data)} bytes, but had {size} when this process began; "
-                "data must not change while it is in use"
-            )
-        return data
+        return read_file(path, lambda: self.place(record), "replace or remove it", size)
 
 
-def class_folders(folder: Path, ignored: list[str], extensions: Sequence[str], least: int = 2) -> dict[str, Path]:
+def class_folders(folder: Path, ignored: list[str], finding: ImageNames, least: int = 2) -> dict[str, Path]:
     """Class name → its folder, sorted by name. Entries that are hidden or not images are added to ``ignored``.
 
     Raises:
@@ -153,12 +144,12 @@ def class_folders(folder: Path, ignored: list[str], extensions: Sequence[str], l
     identities: dict[Identity, Path] = {}
     for entry in _entries(folder):
         path = Path(entry.path)
-        if is_foreign(entry.name):
+        if finding.leaves(entry.name):
             ignored.append(entry.path)
             continue
         status = _status(path)
         if not stat.S_ISDIR(status.st_mode):
-            if _is_image(entry.name, status, extensions):
+            if finding.is_image(entry.path, status):
                 raise UsageError(f"{path} lies beside the class folders, so it has no class; move it into one")
             ignored.append(entry.path)
             continue
@@ -187,7 +178,7 @@ def _used(config: ImageFolderConfig) -> frozenset[str] | None:
 
 
 def _check_same_classes(folders: dict[Split, Path], config: ImageFolderConfig) -> None:
-    names = {split: set(class_folders(folder, [], config.extensions)) for split, folder in folders.items()}
+    names = {split: set(class_folders(folder, [], names_of(config))) for split, folder in folders.items()}
     used = _used(config)
     if used is not None:
         names = {split: there & used for split, there in names.items()}
@@ -206,7 +197,7 @@ def _check_groups_apart(config: ImageFolderConfig, layout: Layout, split: Split,
     here = set(grouped(config, layout.folder(split), images).names) if earlier else set()
     for other in (other for other in earlier if other in layout.folders):
         folder = layout.folders[other]
-        there = PackedImages(_scan(class_folders(folder, [], config.extensions, 1), folder, [], config))
+        there = PackedImages(_scan(class_folders(folder, [], names_of(config), 1), folder, [], config))
         both = sorted(here & set(grouped(config, folder, there).names))
         if both:
             raise UsageError(
@@ -229,12 +220,12 @@ def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], config: Im
     """
     place = folder.resolve()
     prefix = os.path.join(folder, "")
-    above = frozenset(_identity(_status(directory)) for directory in (place, *place.parents))
-    used, extensions, keep_bad = _used(config), config.extensions, config.on_bad_record == "skip"
+    above = _identities((place, *place.parents))
+    used, finding, keep_bad = _used(config), names_of(config), config.on_bad_record == "skip"
     empty: list[Path] = []
     for label, (name, path) in enumerate(classes.items()):
         has_images = False
-        for file, size in _walk(path, above, ignored, keep_bad, extensions):
+        for file, size in _walk(path, above, ignored, keep_bad, finding):
             has_images = True
             yield file.removeprefix(prefix), label, size
         if not has_images and (used is None or name in used):
@@ -244,31 +235,42 @@ def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], config: Im
         more = [path.name for path in empty[1:]]
         also = f", and so {'is' if len(more) == 1 else 'are'} {few(more)}" if more else ""
         there = [each for each in ignored if each.startswith(os.path.join(empty[0], ""))]
-        noted = "".join(f"\n{line}" for line in left_out(there, extensions, str(empty[0]))) if there else ""
+        noted = "".join(f"\n{line}" for line in left_out(there, config.extensions, str(empty[0]))) if there else ""
         raise UsageError(
-            f"{empty[0]} is a class folder without an image ({', '.join(extensions)}){also}; fill or remove it{noted}"
-            f"{_or_choose('the others', others, before=chr(10))}"
+            f"{empty[0]} is a class folder without an image ({', '.join(config.extensions)}){also}; fill or remove it"
+            f"{noted}{_or_choose('the others', others, before=chr(10)) or _or_ignore(config, empty)}"
         )
 
 
+def images_below(folder: Path, ignored: list[str], finding: ImageNames) -> Iterator[str]:
+    """The path of every image below ``folder``, whatever its folders mean, sorted by name; also of empty files and of
+    links that lead nowhere. Entries that are hidden or not images are added to ``ignored``.
+
+    Raises:
+        UsageError: a folder cannot be read, or a link leads back to one that contains it.
+    """
+    above = _identities(folder.resolve().parents)
+    return (path for path, _ in _walk(folder, above, ignored, True, finding))
+
+
 def _walk(
-    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool, extensions: Sequence[str]
+    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool, finding: ImageNames
 ) -> Iterator[tuple[str, int]]:
     """Path and size of every image below ``folder``; ``above`` are the directories on the way to it."""
     here = _identity(_status(folder))
     if here in above:
         raise UsageError(f"{folder} leads back to {os.path.realpath(folder)}, which contains it; remove the link")
     for entry in _entries(folder):
-        if is_foreign(entry.name):
+        if finding.leaves(entry.name):
             ignored.append(entry.path)
             continue
-        if keep_bad and _has_image_name(entry.name, extensions) and not os.path.exists(entry.path):
+        if keep_bad and finding.has_ending(entry.name) and not os.path.exists(entry.path):
             yield entry.path, 0
             continue
         status = _status(entry.path)
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(entry.path, above | {here}, ignored, keep_bad, extensions)
-        elif not _is_image(entry.name, status, extensions):
+            yield from _walk(entry.path, above | {here}, ignored, keep_bad, finding)
+        elif not finding.is_image(entry.path, status):
             ignored.append(entry.path)
         elif status.st_size == 0 and not keep_bad:
             raise UsageError(f"{entry.path} is empty (0 bytes); replace or remove it")
@@ -296,13 +298,8 @@ def _identity(status: os.stat_result) -> Identity:
     return status.st_dev, status.st_ino
 
 
-def _is_image(name: str, status: os.stat_result, extensions: Sequence[str]) -> bool:
-    return stat.S_ISREG(status.st_mode) and _has_image_name(name, extensions)
-
-
-def _has_image_name(name: str, extensions: Sequence[str]) -> bool:
-    _, dot, ending = name.rpartition(".")
-    return bool(dot) and ending.lower() in extensions
+def _identities(directories: Iterable[Path]) -> frozenset[Identity]:
+    return frozenset(_identity(_status(directory)) for directory in directories)
 
 
 def _or_choose(which: str, classes: Iterable[str], before: str = ", ") -> str:
@@ -310,8 +307,21 @@ def _or_choose(which: str, classes: Iterable[str], before: str = ", ") -> str:
     chosen = sorted(classes)
     if not LEAST_CLASSES <= len(chosen) <= MOST_CHOSEN:
         return ""
-    shown = ",".join(f'"{name}"' if set(name) & set("'\"\\, []") else name for name in chosen)
-    return f"{before}or choose {which}: {shlex.quote(f'data.classes=[{shown}]')}"
+    return f"{before}or choose {which}: {_key('data.classes', chosen)}"
+
+
+def _key(key: str, names: Iterable[str]) -> str:
+    """A key with a list of names, as it is typed into a shell."""
+    shown = ",".join(f'"{name}"' if set(name) & set("'\"\\, []@*?") else name for name in names)
+    return shlex.quote(f"{key}=[{shown}]")
+
+
+def _or_ignore(config: ImageFolderConfig, folders: Sequence[Path]) -> str:
+    """How to leave these folders out, as it is typed into a shell; nothing when there are too many."""
+    if len(folders) > MOST_CHOSEN:
+        return ""
+    names = [*config.ignore, *(glob.escape(folder.name) for folder in folders)]
+    return f"\nor leave out {few([folder.name for folder in folders])}: {_key('data.ignore', names)}"
 
 
 def _fault_of_name(name: str) -> str | None:

@@ -60,7 +60,7 @@ def _kind(path: str, extensions: Sequence[str]) -> tuple[str, bool]:
     known = by_name(name)
     if known is not None:
         return known, False
-    begin = _begin(path)
+    begin = begin_of(path)
     there = known_format(begin)
     ending = os.path.splitext(name)[1].lower()
     if there is not None and ending.removeprefix(".") not in extensions:
@@ -68,7 +68,8 @@ def _kind(path: str, extensions: Sequence[str]) -> tuple[str, bool]:
     return by_content(begin) or ending or UNNAMED, False
 
 
-def _begin(path: str) -> bytes:
+def begin_of(path: str) -> bytes:
+    """The first bytes of a file, by which its format is known; none where it cannot be read."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would block
             return file.read(BEGIN)

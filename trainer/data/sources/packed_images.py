@@ -47,7 +47,16 @@ class PackedImages:
 
 def rank(path: str) -> float:
     """A number in [0, 1) that only the path below the folder of its split decides; uniform over paths."""
-    digest = hashlib.sha256(composed(path).encode("utf-8", "surrogateescape")).digest()
+    return _rank(composed(path).encode("utf-8", "surrogateescape"))
+
+
+def rank_of_encoded(path: bytes) -> float:
+    """The rank of a path as the file system has it."""
+    return _rank(path) if path.isascii() else rank(os.fsdecode(path))
+
+
+def _rank(path: bytes) -> float:
+    digest = hashlib.sha256(path).digest()
     return int.from_bytes(digest[:6], "big") / 2**48  # 48 bits: a float holds every value, and none rounds to 1
 
 
@@ -55,4 +64,6 @@ def composed(name: str) -> str:
     """A name or path in Unicode's composed form (NFC), in which names are compared. It is read as UTF-8, whatever the
     locale of this process makes of file names.
     """
+    if name.isascii():
+        return name  # most are, and there may be millions
     return unicodedata.normalize("NFC", os.fsencode(name).decode("utf-8", "surrogateescape"))

@@ -6,17 +6,20 @@ import fnmatch
 import re
 from collections import defaultdict
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import PurePosixPath
 from typing import NamedTuple
 
+from trainer.data.sources.open_files import AnyPath
 from trainer.errors import UsageError, few
 
 NUMBERED = re.compile(r"(?P<before>.*?)(?P<number>\d+)-of-(?P<count>\d+)(?P<after>.*)")
+COUNTED = re.compile(r"(?P<before>.*?)(?P<number>\d{2,})(?P<after>\D*)")
+MOST_GAPS = 4  # times as many numbers as files
 MOST_SHARDS = 10**6  # a larger number is not a count of files
 
 
 class _Shard(NamedTuple):
-    path: Path
+    path: AnyPath
     before: str
     number: str
     total: str
@@ -27,14 +30,14 @@ class _Shard(NamedTuple):
         return f"{self.before}{number:0{len(self.number)}d}-of-{self.total}{self.after}"
 
 
-def refuse_incomplete(shards: Sequence[Path], key: str, pattern: str) -> None:
+def refuse_incomplete(shards: Sequence[AnyPath], key: str, pattern: str) -> None:
     """Refuse files named ``…N-of-M…`` that are not the M shards of one set, each once. Shards that the last part of
     ``pattern`` leaves out are not missing. ``key`` is what the pattern was given by.
 
     Raises:
         UsageError: names the shards that are missing, double, too many, or of two sets.
     """
-    sets: dict[tuple[Path, str], list[_Shard]] = defaultdict(list)
+    sets: dict[tuple[object, str], list[_Shard]] = defaultdict(list)
     for path in shards:
         found = NUMBERED.fullmatch(path.name)
         if found is not None and 0 < int(found["count"]) <= MOST_SHARDS:
@@ -43,6 +46,23 @@ def refuse_incomplete(shards: Sequence[Path], key: str, pattern: str) -> None:
         _refuse_two_sets(each, key, pattern)
         _refuse_double(each, key, pattern)
         _refuse_missing(each, key, pattern)
+
+
+def between(shards: Sequence[AnyPath]) -> list[str]:
+    """The names that are missing between files that are numbered one after the other (``train-000007.tar``): nothing
+    but a gap says that there were more.
+    """
+    rows: dict[tuple[object, str, int, str], list[int]] = defaultdict(list)
+    for path in shards:
+        found = COUNTED.fullmatch(path.name)
+        if found is not None and NUMBERED.fullmatch(path.name) is None:
+            rows[path.parent, found["before"], len(found["number"]), found["after"]].append(int(found["number"]))
+    missing = []
+    for (_, before, width, after), numbers in rows.items():
+        there, span = set(numbers), range(min(numbers), max(numbers))
+        if len(span) <= MOST_GAPS * len(numbers):  # otherwise they do not count
+            missing += [f"{before}{number:0{width}d}{after}" for number in span if number not in there]
+    return missing
 
 
 def _refuse_two_sets(shards: Sequence[_Shard], key: str, pattern: str) -> None:
@@ -78,7 +98,7 @@ def _refuse_missing(shards: Sequence[_Shard], key: str, pattern: str) -> None:
             f"{first.sibling(begin + count - 1)}\nremove or rename it, or leave it out with {key} (now {pattern})"
         )
     missing = [first.sibling(number) for number in range(begin, begin + count) if number not in numbers]
-    wanted = [name for name in missing if fnmatch.fnmatchcase(name, Path(pattern).name)]
+    wanted = [name for name in missing if fnmatch.fnmatchcase(name, PurePosixPath(pattern).name)]
     if wanted:
         raise UsageError(
             f"{len(wanted)} of {count} shards are missing in {first.path.parent}: {few(wanted)}\n"

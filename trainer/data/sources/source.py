@@ -21,6 +21,7 @@ class Source:
 
     ``class_names`` are in label order; ``listing`` is the split's for the records used; ``skip_bad`` says whether a
     record that cannot be used is replaced. ``whole`` is the number of all records where those of the split are stored.
+    ``ahead`` is how many records are announced before they are read, 0 where that has no use.
     """
 
     def __init__(
@@ -30,6 +31,7 @@ class Source:
         self._stored = stored
         self._stored_labels: Numbers | None = None
         self.whole: int = getattr(stored, "whole", stored.count)  # only a split that is a part of a folder has it
+        self.ahead: int = getattr(stored, "ahead", 0)  # only a split of files on another machine has it
         self._every = known is None
         self.class_names = known or (stored.class_names if config.classes is None else config.classes)
         self._new_label = _new_labels(stored.class_names, self.class_names, config.classes, every=self._every)
@@ -44,8 +46,15 @@ class Source:
         Raises:
             BadRecord: a record cannot be read or has no usable image or label; names file and record.
         """
+        if len(records) > 1:
+            self.expect(records)
         images, labels = self._stored.read(self._chosen[records])
         return images, self._new_label[labels]
+
+    def expect(self, records: Numbers) -> None:
+        """``records`` (int64 ``[n]``) are read soon, in this order. ``ahead`` of them may be announced at a time."""
+        if self.ahead:
+            self._stored.expect(self._chosen[records])  # type: ignore[attr-defined]
 
     def labels(self) -> Numbers:
         """The labels of all records, int64 ``[count]``. Reads all records if only they hold the labels.

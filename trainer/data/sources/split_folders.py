@@ -13,7 +13,7 @@ from pathlib import Path
 from trainer.command_line import argument
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
-from trainer.data.sources.foreign import is_foreign
+from trainer.data.sources.image_names import ImageNames, names_of
 from trainer.data.sources.packed_images import Image
 from trainer.errors import NoSuchSplit, UsageError, few
 
@@ -111,10 +111,10 @@ def layout_of(config: ImageFolderConfig) -> Layout:
     Raises:
         UsageError: two folders are the same split, or folders named for splits hold no class folders.
     """
-    root = Path(config.root)
-    names = folders_in(root)
+    root, finding = Path(config.root), names_of(config)
+    names = folders_in(root, finding)
     named = by_split(names)
-    inside = {split: [name for name in those if folders_in(root / name)] for split, those in named.items()}
+    inside = {split: [name for name in those if folders_in(root / name, finding)] for split, those in named.items()}
     if config.layout == "classes":
         found: dict[Split, list[str]] = {}
     elif config.layout == "exact":
@@ -174,15 +174,15 @@ def say_others(layout: Layout, say: Callable[[str], object]) -> None:
     say(f"not read in {layout.root}: {few(layout.others)}, beside the splits{why}")
 
 
-def refuse_folder_between(folder: Path, *, is_root: bool) -> None:
+def refuse_folder_between(folder: Path, finding: ImageNames, *, is_root: bool) -> None:
     """Refuse a folder whose only folder has the class folders, as some archives leave it: ``archive/archive/…``."""
-    deepest, inside = folder, folders_in(folder)
+    deepest, inside = folder, folders_in(folder, finding)
     for _ in range(DEEPEST):
         if len(inside) != 1:
             break
         deepest = deepest / inside[0]
-        inside = folders_in(deepest)
-    if deepest == folder or len(inside) < 2 or _has_files(deepest):
+        inside = folders_in(deepest, finding)
+    if deepest == folder or len(inside) < 2 or _has_files(deepest, finding):
         return
     what_to_do = f"name the folder that has them: {_root_argument(deepest)}" if is_root else f"move them into {folder}"
     raise UsageError(
@@ -249,22 +249,22 @@ def same_inside(folders: Mapping[str, Collection[str]]) -> tuple[tuple[str, str]
     return None
 
 
-def folders_in(folder: Path) -> list[str]:
-    """The names of the folders in ``folder``, sorted; hidden ones and those of other programs are left out.
+def folders_in(folder: Path, finding: ImageNames) -> list[str]:
+    """The names of the folders in ``folder``, sorted; those that are left alone are left out.
 
     Raises:
         UsageError: it cannot be read.
     """
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not is_foreign(entry.name) and entry.is_dir())
+            return sorted(entry.name for entry in entries if not finding.leaves(entry.name) and entry.is_dir())
     except OSError as error:
         raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
 
 
-def _has_files(folder: Path) -> bool:
+def _has_files(folder: Path, finding: ImageNames) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.is_file() and not is_foreign(entry.name) for entry in entries)
+        return any(entry.is_file() and not finding.leaves(entry.name) for entry in entries)
 
 
 def _root_argument(folder: Path) -> str:

@@ -78,6 +78,42 @@ def validating_groups(labels: Labels, groups: Numbers, ranks: Ranks, classes: in
     return taken[groups]
 
 
+def folds_of(labels: Labels, ranks: Ranks, offsets: Numbers, folds: int) -> Numbers:
+    """The fold of each image, int64 ``[n]``: each class in the order of its ranks, cut into ``folds`` parts whose sizes
+    differ by one at most. ``offsets``, int64 ``[classes]``, says which fold has the lowest ranks of a class; so small
+    classes do not all fall into the same folds.
+    """
+    order = np.lexsort((ranks, labels))
+    counts = np.bincount(labels, minlength=len(offsets))
+    firsts = np.cumsum(counts) - counts
+    places = np.empty(len(labels), np.int64)
+    places[order] = np.arange(len(labels)) - firsts[labels[order]]
+    return (places * folds // counts[labels] + offsets[labels]) % folds
+
+
+def folds_of_groups(labels: Labels, groups: Numbers, ranks: Ranks, classes: int, folds: int) -> Numbers:
+    """The fold of each image, int64 ``[n]``, where a group is never divided.
+
+    The largest group comes first, and of equal ones that of lower rank. Each goes to the fold that has the smallest
+    shares of its classes so far; of several, to that with the fewest images, and of these to the first.
+    """
+    counts = np.bincount(labels, minlength=classes)
+    parts = _parts(labels, groups, classes)
+    sizes = np.bincount(groups, minlength=len(ranks))
+    filled = np.zeros((classes, folds))  # share of each class that a fold has
+    images = np.zeros(folds, np.int64)
+    of_groups = np.zeros(len(ranks), np.int64)
+    for group in np.lexsort((ranks, -sizes)).tolist():
+        there = [label for label, _ in parts[group]]
+        weights = np.array([count for _, count in parts[group]], np.float64)
+        crowded = (weights[:, None] * filled[there]).sum(axis=0)  # in one order on every machine, which BLAS is not
+        fold = int(np.lexsort((images, crowded))[0])
+        of_groups[group] = fold
+        filled[there, fold] += weights / counts[there]
+        images[fold] += sizes[group]
+    return of_groups[groups]
+
+
 def _parts(labels: Labels, groups: Numbers, classes: int) -> list[list[tuple[int, int]]]:
     """For each group, ``(label, images)`` of each class that it has."""
     found, images = np.unique(groups * classes + labels, return_counts=True)

@@ -1,4 +1,4 @@
-"""Data sets that tensorflow-datasets has prepared as ArrayRecord files, its format with random access.
+"""Data sets that tensorflow-datasets has prepared as ArrayRecord or Parquet files, its formats with random access.
 
 Only prepared files are read; nothing is downloaded or generated. Records are serialized ``tf.train.Example``; their
 images are passed on as they are encoded there.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +18,24 @@ import numpy.typing as npt
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import TFDSConfig
 from trainer.data.reads import reading
+from trainer.data.sources import parquet_file
 from trainer.data.sources.cache import load_or_make
 from trainer.data.sources.example import ExampleReader
 from trainer.data.sources.labels import read_labels
+from trainer.data.sources.parquet_rows import ParquetRows, index_rows
 from trainer.errors import BadRecord, NoSuchSplit, UsageError, nearest
 
 Numbers = npt.NDArray[np.int64]
 
 INSTALL = "pip install 'resumable-trainer[tfds]'"
 FORMAT = "array_record"
+PARQUET, COLUMN = "parquet", "data"  # its Parquet files have whole examples in one column
+KEPT_BYTES = 512 * 10**6  # of row groups of Parquet files
+# ``tfds build`` does the same, but does not start without apache-beam
+PREPARE = (
+    "import sys, tensorflow_datasets as t; "
+    f"t.builder(sys.argv[1], data_dir=sys.argv[2], file_format='{FORMAT}').download_and_prepare()"
+)
 
 
 class TFDSSplit:
@@ -51,11 +60,45 @@ class TFDSSplit:
         missing = [path for path in self._paths if not path.is_file()]
         if missing:
             raise UsageError(f"{missing[0]} is missing, so {config.dataset} is not complete in data.root={config.root}")
-        from array_record.python.array_record_data_source import ArrayRecordDataSource
-
-        self._records = ArrayRecordDataSource(files)
+        self._records = self._opened(files, builder.info.file_format.value, split)
         self._example = ExampleReader(config.image_key, config.label_key, None, len(self.class_names), None)
         self.count = int(self._first[-1])
+
+    def _opened(self, files: list[Any], file_format: str, split: Split) -> Callable[[int], bytes]:
+        """Reads a record by its number."""
+        if file_format == FORMAT:
+            from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+            records = ArrayRecordDataSource(files)
+            return lambda record: records[record]
+        title = f"indexing {self._config.dataset}"
+        index = load_or_make(
+            self._directory, "index", self._paths, ("rows 1",), lambda: index_rows(self._paths, COLUMN, "column", title)
+        )
+        rows = ParquetRows(self._paths, COLUMN, "column", index, KEPT_BYTES)
+        cost = rows.cost()
+        if cost is not None and split == "train":
+            print(cost.described(f"records in {self._directory}"))
+            warning = cost.warning()
+            if warning is not None:
+                print(f"warning: {warning}; prepared as {FORMAT}, it costs nothing\n{_how(self._config)}")
+        self._refuse_short(rows)
+
+        def read(record: int) -> bytes:
+            file, within = self._where(record)
+            value = rows.read(int(rows.first[file]) + within)
+            if value is None:
+                raise BadRecord(f"{self.place(record)} has no example")
+            return value
+
+        return read
+
+    def _refuse_short(self, rows: ParquetRows) -> None:
+        """Refuse files that have fewer rows than the data set says."""
+        there, taken = np.diff(rows.first), np.diff(self._first) + self._skipped
+        for path, has, needs in zip(self._paths, there.tolist(), taken.tolist(), strict=True):
+            if has < needs:
+                raise UsageError(f"{path} has {has} rows, but {self._config.dataset} should have {needs} there")
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         examples = [self._read(int(record)) for record in records]
@@ -76,8 +119,13 @@ class TFDSSplit:
         return cached["labels"]
 
     def place(self, record: int) -> str:
+        file, within = self._where(record)
+        return f"{self._paths[file]} record {within}"
+
+    def _where(self, record: int) -> tuple[int, int]:
+        """The number of a record's file, and the record's number in it."""
         file = int(np.searchsorted(self._first, record, side="right")) - 1
-        return f"{self._paths[file]} record {record - self._first[file] + self._skipped[file]}"
+        return file, int(record - self._first[file] + self._skipped[file])
 
     def listing(self, records: Numbers) -> str:
         """A digest of all files of the split: the lengths of single records are not known."""
@@ -91,8 +139,8 @@ class TFDSSplit:
     def _read(self, record: int) -> tuple[bytes, int]:
         try:
             with reading(lambda: self.place(record)):
-                data = self._records[record]
-        except (OSError, RuntimeError, ValueError, IndexError) as error:
+                data = self._records(record)
+        except (OSError, RuntimeError, ValueError, IndexError) as error:  # what array_record raises
             reason = str(error).splitlines()[0]
             raise BadRecord(f"{self.place(record)} cannot be read: {reason}") from error
         return self._example.read(data, lambda: self.place(record))
@@ -118,18 +166,20 @@ def _prepared(config: TFDSConfig) -> Any:
             f"{nearest(name, there)}\n{_how(config)}"
         ) from error
     formats = sorted(found.value for found in builder.info.available_file_formats())
-    if FORMAT not in formats:
+    chosen = next((each for each in (FORMAT, PARQUET) if each in formats), None)
+    if chosen is None:
         raise UsageError(
             f"{builder.data_dir} is prepared as {', '.join(formats)}, which has no random access; prepare it as "
             f"{FORMAT} in another data_dir\n{_how(config)}"
         )
-    builder.info.set_file_format(FORMAT, override=True, override_if_initialized=True)
+    if chosen == PARQUET:
+        parquet_file.pyarrow()
+    builder.info.set_file_format(chosen, override=True, override_if_initialized=True)
     return builder
 
 
 def _how(config: TFDSConfig) -> str:
-    command = ["tfds", "build", config.dataset, f"--file_format={FORMAT}", f"--data_dir={config.root}"]
-    return f"to prepare it: {shlex.join(command)}"
+    return f"to prepare it: {shlex.join(['python', '-c', PREPARE, config.dataset, config.root])}"
 
 
 def _files(builder: Any, key: str, name: str) -> list[Any]:

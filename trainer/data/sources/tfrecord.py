@@ -6,17 +6,15 @@ data, uint32 masked CRC of the data; little-endian.
 
 from __future__ import annotations
 
-import os
-import resource
 import struct
 from array import array
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.data.reads import reading
+from trainer.data.sources.open_files import AnyPath, OpenFiles, open_file
 from trainer.errors import BadRecord, UsageError
 from trainer.storage.checksums import masked_crc32c
 from trainer.storage.unreadable import unusable_record
@@ -31,7 +29,7 @@ COMPRESSED = {b"\x1f\x8b": "GZIP", b"\x78\x01": "ZLIB", b"\x78\x9c": "ZLIB", b"\
 Index = npt.NDArray[np.int64]
 
 
-def index_records(path: Path) -> Index:
+def index_records(path: AnyPath) -> Index:
     """Where every record begins, and where the last one ends, int64 ``[records + 1]``; reads the headers only.
 
     Raises:
@@ -39,12 +37,12 @@ def index_records(path: Path) -> Index:
             record and byte.
     """
     begins = array("q", [0])
-    descriptor = _open(path)
+    file = open_file(path, in_order=True)
     try:
-        size = os.fstat(descriptor).st_size
+        size = file.size
         while (offset := begins[-1]) < size:
             record = len(begins) - 1
-            header = os.pread(descriptor, HEADER.size, offset)
+            header = file.pread(HEADER.size, offset)
             if len(header) < HEADER.size:
                 raise _truncated(path, record, offset)
             length, crc = HEADER.unpack(header)
@@ -58,22 +56,15 @@ def index_records(path: Path) -> Index:
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     finally:
-        os.close(descriptor)
+        file.close()
     return np.array(begins, np.int64)
 
 
-def _open(path: Path) -> int:
-    try:
-        return os.open(path, os.O_RDONLY)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
-
-
-def _truncated(path: Path, record: int, offset: int) -> UsageError:
+def _truncated(path: AnyPath, record: int, offset: int) -> UsageError:
     return UsageError(f"{path} ends inside record {record}, which begins at byte {offset}")
 
 
-def _damaged(path: Path, record: int, offset: int, header: bytes, expected: int) -> UsageError:
+def _damaged(path: AnyPath, record: int, offset: int, header: bytes, expected: int) -> UsageError:
     if record == 0 and header[:2] in COMPRESSED:
         kind = COMPRESSED[header[:2]]
         return UsageError(
@@ -91,11 +82,10 @@ def _damaged(path: Path, record: int, offset: int, header: bytes, expected: int)
 class TFRecordReader:
     """The records of several files as one sequence. Safe to use from several threads."""
 
-    def __init__(self, paths: Sequence[Path], indices: Sequence[Index], verify_crc: bool) -> None:
+    def __init__(self, paths: Sequence[AnyPath], indices: Sequence[Index], verify_crc: bool) -> None:
         """``indices`` are those of ``index_records``; ``verify_crc`` compares the CRC of all data that is read."""
-        _allow_open_files(len(paths))
         self._paths = list(paths)
-        self._files = [_open(path) for path in paths]
+        self._files = OpenFiles(paths)
         self._begins = np.concatenate(indices)
         self._first = np.cumsum([0, *(len(index) - 1 for index in indices)])
         self._verify_crc = verify_crc
@@ -119,7 +109,7 @@ class TFRecordReader:
         wanted = int(end - begin) - HEADER.size
         try:
             with reading(lambda: self.place(record)):
-                data = os.pread(self._files[file], wanted, int(begin) + HEADER.size)
+                data = self._files[file].pread(wanted, int(begin) + HEADER.size)
         except OSError as error:
             raise unusable_record(self.place(record), error) from error
         if len(data) != wanted:
@@ -136,6 +126,13 @@ class TFRecordReader:
                 )
         return data
 
+    def expect(self, records: npt.NDArray[np.int64]) -> None:
+        """The given records are read soon."""
+        files = np.searchsorted(self._first, records, side="right") - 1
+        begins, ends = self._begins[records + files], self._begins[records + files + 1]
+        for file, begin, end in zip(files.tolist(), begins.tolist(), ends.tolist(), strict=True):
+            self._files[file].expect(begin + HEADER.size, end)
+
     def place(self, record: int) -> str:
         """The file and the record's number in it, for messages."""
         file = self._file_of(record)
@@ -146,12 +143,4 @@ class TFRecordReader:
 
     def close(self) -> None:
         for file in self._files:
-            os.close(file)
-
-
-def _allow_open_files(count: int) -> None:
-    """Raise this process's soft limit by ``count``: a thousand shards are common, and so is a limit of 1024."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY:
-        allowed = soft + count if hard == resource.RLIM_INFINITY else min(soft + count, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+            file.close()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
-import tempfile
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -18,25 +16,37 @@ from trainer.config import stored
 from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, spelled
+from trainer.inference.appearing import appearing, refuse_place
+from trainer.inference.export import hub
+from trainer.inference.export.proof import Probe, probe, refuse_difference
 from trainer.inference.export.saved_model import Classifier
-from trainer.inference.export.stock_model import stock_model
+from trainer.inference.export.stock_model import own_names, stock_model
+from trainer.interchange import state_files
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG
 from trainer.interchange.origin import Origin
-from trainer.interchange.safetensors_files import write_safetensors
+from trainer.interchange.safetensors_files import read_safetensors, write_safetensors
 from trainer.run.restore import Restored
-from trainer.training.state import variable_name
 
 
 @dataclasses.dataclass(frozen=True)
 class Export:
     """A network in Keras's own layers, and what is known about it. ``class_names`` has an entry for every output.
-    ``origin`` holds the texts that record where the network comes from, by the names that readers look for.
+    ``origin`` holds the texts that record where the network comes from, by the names that readers look for. ``names``
+    maps the path of each weight to its name in the state tree. ``describe`` writes what a hub's directory has beside
+    the weights.
     """
 
     model: keras.Model
     config: Config
     class_names: tuple[str, ...]
     origin: Mapping[str, str]
+    names: Mapping[str, str]
+    describe: Callable[[Path], None]
+
+    @property
+    def tensors(self) -> dict[str, np.ndarray]:
+        """The weights by their names in the state tree."""
+        return {self.names[variable.path]: np.asarray(variable.value) for variable in self.model.weights}
 
 
 def _write_keras(export: Export, path: Path) -> None:
@@ -63,57 +73,141 @@ def _write_weights_h5(export: Export, path: Path) -> None:
 
 
 def _write_safetensors(export: Export, path: Path) -> None:
-    tensors = {variable_name(variable): np.asarray(variable.value) for variable in export.model.weights}
-    write_safetensors(path, tensors, export.origin)
+    write_safetensors(path, export.tensors, export.origin)
 
 
-# format → ending of the output → its writer; an output without an ending is a directory
-FORMATS: Mapping[str, Mapping[str, Callable[[Export, Path], None]]] = {
-    "keras": {".keras": _write_keras},
-    "savedmodel": {"": _write_saved_model},
-    "weights": {".weights.h5": _write_weights_h5, ".safetensors": _write_safetensors},
+def _write_hub(export: Export, path: Path) -> None:
+    path.mkdir()
+    export.describe(path)
+    _write_safetensors(export, path / hub.WEIGHTS)
+
+
+def _read_keras(export: Export, path: Path, probe: Probe) -> None:
+    model = keras.models.load_model(path, compile=False)
+    refuse_difference(probe.logits, model(probe.images, training=False).numpy(), path.name)
+
+
+def _read_saved_model(export: Export, path: Path, probe: Probe) -> None:
+    served = tf.saved_model.load(str(path)).signatures["serving_default"]
+    found = served(image_bytes=tf.constant(probe.encoded))
+    refuse_difference(probe.probabilities, found["probabilities"].numpy(), path.name)
+
+
+def _read_weights_h5(export: Export, path: Path, probe: Probe) -> None:
+    model = keras.models.clone_model(export.model)
+    model.load_weights(path)
+    refuse_difference(probe.logits, model(probe.images, training=False).numpy(), path.name)
+
+
+def _read_safetensors(export: Export, path: Path, probe: Probe) -> None:
+    contents = read_safetensors(path)
+    found = {tensor.label: contents.read(tensor) for tensor in contents.tensors}
+    for name, values in export.tensors.items():
+        refuse_difference(values, found[name], f"{name} of {path.name}", 0.0)
+    refuse_difference(probe.logits, export.model(probe.images, training=False).numpy(), path.name)
+
+
+def _read_hub(export: Export, path: Path, probe: Probe) -> None:
+    _read_safetensors(export, path / hub.WEIGHTS, probe)
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """How a format is written, and read again as by its users; ``loading`` is the line of Python that reads it."""
+
+    write: Callable[[Export, Path], None]
+    read: Callable[[Export, Path, Probe], None]
+    loading: str
+
+
+KERAS = Format(_write_keras, _read_keras, "keras.models.load_model({path!r})")
+SAVED_MODEL = Format(
+    _write_saved_model,
+    _read_saved_model,
+    'tf.saved_model.load({path!r}).signatures["serving_default"](image_bytes=tf.constant([open(FILE, "rb").read()]))',
+)
+WEIGHTS_H5 = Format(
+    _write_weights_h5, _read_weights_h5, "model.load_weights({path!r})  # model: what format=keras writes"
+)
+SAFETENSORS = Format(_write_safetensors, _read_safetensors, "safetensors.numpy.load_file({path!r})")
+HUB = Format(_write_hub, _read_hub, "safetensors.numpy.load_file({path!r} + '/" + hub.WEIGHTS + "')")
+# format → ending of the output → what it is; the first ending is added where there is none; "": a directory
+FORMATS: Mapping[str, Mapping[str, Format]] = {
+    "keras": {".keras": KERAS},
+    "savedmodel": {"": SAVED_MODEL},
+    "weights": {".safetensors": SAFETENSORS, ".weights.h5": WEIGHTS_H5},
+    "hub": {"": HUB},
+}
+ENDINGS: Mapping[str, tuple[str, ...]] = {
+    **{form: tuple(of) for form, of in FORMATS.items()},
+    "state": (".safetensors",),
 }
 
 
-def check_output(form: str, output: Path) -> None:
-    """Refuse an output that exists, that lies in a missing directory, that has not the ending of its format, or whose
-    path TensorFlow cannot take.
+# endings of files of other formats than the one asked for
+OTHERS = (".h5", ".hdf5", ".keras", ".safetensors", ".pb", ".onnx", ".tflite", ".pt", ".pth", ".ckpt", ".npz", ".zip")
+
+
+def check_output(form: str, output: Path) -> Path:
+    """Where an export will be: ``output``, with the ending of its format where it has none.
 
     Raises:
-        UsageError: says which.
+        UsageError: it exists, has the ending of another format, its directory cannot be made, or TensorFlow cannot take
+            its path. Says which.
     """
-    if output.exists():
-        raise UsageError(f"output={output} exists, and is not overwritten; choose another, or remove it")
-    if not output.absolute().parent.is_dir():
-        raise UsageError(f"output={output}: the directory {output.parent} does not exist")
-    if not output.name.endswith(tuple(FORMATS[form])):
-        raise UsageError(f"output={output} must end with {' or '.join(FORMATS[form])} for format={form}")
+    endings = ENDINGS[form]
+    if not output.name.endswith(endings):
+        if output.name.endswith(OTHERS):
+            raise UsageError(f"output={output} must end with {' or '.join(endings)} for format={form}")
+        output = output.with_name(output.name + endings[0])
+    refuse_place(output)
     place = str(output.absolute())
     if form == "savedmodel" and spelled(place) != place:
         raise UsageError(
             f"output={place} is not UTF-8, and TensorFlow writes format=savedmodel to no other path\n"
             "choose another place, or make a link to it and give a path through the link"
         )
+    return output
 
 
-def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> None:
-    """Write a restored network. ``output`` appears only when it is complete."""
-    check_output(form, output)
+def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> Format:
+    """Write a restored network to ``output``, a path of ``check_output``, and read it again as its users do. It appears
+    only when it is complete and gives what the run's network gives.
+
+    Raises:
+        RestoreRefused: it gives something else.
+        UsageError: the directory cannot be made.
+    """
     names = restored.manifest.class_names
     origin = Origin(restored.path.name, restored.digest, restored.manifest.step, weights, names)
+    model = restored.state.model
+    stock = stock_model(model, restored.state.weights(weights), keeps_batch_norm=form == "savedmodel")
     export = Export(
-        model=stock_model(restored.state.model, restored.state.weights(weights)),
+        model=stock,
         config=restored.config,
         class_names=restored.output_names,
         origin={
             ORIGIN: origin.to_text(),
             ORIGIN_CONFIG: stored.to_text(restored.config),
         },
+        names=own_names(model, stock),
+        describe=lambda place: hub.write_description(place, restored, restored.output_names, origin),
     )
-    (writer,) = [writer for ending, writer in FORMATS[form].items() if output.name.endswith(ending)]
-    unfinished = Path(tempfile.mkdtemp(prefix=".writing-", dir=output.absolute().parent))
-    try:
-        writer(export, unfinished / output.name)
-        (unfinished / output.name).rename(output)
-    finally:
-        shutil.rmtree(unfinished)
+    (form_of,) = [found for ending, found in FORMATS[form].items() if output.name.endswith(ending)]
+    with appearing(output) as unfinished:
+        form_of.write(export, unfinished)
+        form_of.read(export, unfinished, probe(restored.config, restored.state, weights))
+    return form_of
+
+
+def write_state(checkpoint: Path, output: Path) -> None:
+    """Write a verified checkpoint to ``output``, a path of ``check_output``, as one file with the whole state. It
+    appears only when the way back from it was gone, and every value was the same.
+
+    Raises:
+        UsageError: the directory cannot be made, or a plug-in has a variable of a type that the format does not have.
+        Vanished: its run deleted the checkpoint meanwhile.
+    """
+    with appearing(output) as unfinished:
+        state_files.pack(checkpoint, unfinished)
+        state_files.prove(unfinished, unfinished.parent / "again")

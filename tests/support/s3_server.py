@@ -1,0 +1,42 @@
+"""A server that speaks S3 on this machine (moto)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import s3fs
+from worker_processes import free_ports
+
+KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+
+
+@contextlib.contextmanager
+def s3_server(log: Path) -> Iterator[str]:
+    """The URL of a server, which the block has in its environment with the keys to it; ``log`` gets what it prints."""
+    (port,) = free_ports(1)
+    variables = {**KEYS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}"}
+    before = {name: os.environ.get(name) for name in variables}
+    server = str(Path(sys.executable).with_name("moto_server"))
+    with log.open("w") as output:
+        process = subprocess.Popen([server, "-H", "127.0.0.1", "-p", str(port)], stdout=output, stderr=output)
+        try:
+            for _ in range(300):
+                with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+                    break
+                time.sleep(0.1)
+            os.environ.update(variables)
+            s3fs.S3FileSystem.clear_instance_cache()  # they may know another server
+            yield variables["AWS_ENDPOINT_URL"]
+        finally:
+            process.terminate()
+            process.wait()
+            s3fs.S3FileSystem.clear_instance_cache()
+            for name, value in before.items():
+                os.environ.pop(name) if value is None else os.environ.update({name: value})

@@ -1,0 +1,264 @@
+"""Image files that a table names, in CSV, TSV or JSON Lines, with a label in each row.
+
+Records are in the order of the rows. A split is marked in a column, or made by the hash that splits a tree of folders.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import weakref
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.command_line import argument
+from trainer.config.contracts import Split
+from trainer.config.schema.sources import TableConfig, root_of
+from trainer.data.sources.division import Division, judge, validating
+from trainer.data.sources.image_files import read_file
+from trainer.data.sources.image_groups import Grouping
+from trainer.data.sources.labels import UNKNOWN
+from trainer.data.sources.packed_images import Image, composed, rank, rank_of_encoded
+from trainer.data.sources.same_images import in_both
+from trainer.data.sources.split_folders import SPLITS
+from trainer.data.sources.table_rows import TEST, TRAIN, VALIDATION, Rows, read_rows
+from trainer.errors import BadRecord, NoSuchSplit, UsageError, few, one_line
+from trainer.storage.unreadable import AWAY, RESOURCES, unusable_record
+
+ENDINGS = (".jpg", ".png", ".jpeg", ".JPG", ".tif", ".bmp", ".webp", ".gif", ".tiff", ".JPEG", ".PNG")
+FOLDERS_SEARCHED = 50  # for a file that is missing
+
+Numbers = npt.NDArray[np.int64]
+
+_HELD: weakref.WeakValueDictionary[tuple[object, ...], Rows] = weakref.WeakValueDictionary()
+
+
+class TableSplit:
+    """One split of a table, as stored. ``whole`` is the number of rows that it is a part of, or that it is.
+    ``divided`` says whether a hash parts it from another split.
+    """
+
+    def __init__(
+        self, config: TableConfig, split: Split, *, undivided: bool = False, say: Callable[[str], object] = print
+    ) -> None:
+        """With ``undivided``, all rows are in this split, whatever they are marked for. ``say`` gets notes and
+        warnings.
+        """
+        root = root_of(config)
+        assert root is not None
+        self._file, self._root = Path(config.file), Path(root)
+        if not self._root.is_dir():
+            raise UsageError(f"data.root={root} {'is not a directory' if self._root.exists() else 'does not exist'}")
+        rows = _read(config, self._root, split)
+        marked = bool((rows.splits == VALIDATION).any())
+        self.divided = split != "test" and not marked
+        if split == "train":
+            for note in rows.notes:
+                say(note)
+        if config.folds is not None and marked and split != "test":
+            raise UsageError(
+                f"data.folds={config.folds} divides all rows for training, and data.split_column="
+                f"{config.split_column} marks rows for validation\nset data.split_column=null, or data.folds=null "
+                "data.fold=null"
+            )
+        if config.split_column is not None and config.group_column is not None and not undivided:
+            _check_groups_apart(config, rows, split)
+        here = np.arange(len(rows)) if undivided else _rows_of(config, rows, split)
+        self.whole = len(here)
+        if self.divided and not undivided:
+            here = self._part(config, rows, here, split, say)
+        self.class_names = (*rows.class_names, *rows.more_names) if split == "test" else rows.class_names
+        self._rows, self._here = rows, here
+        self._labels = rows.labels[here].astype(np.int64)
+        self._labels[np.isin(here, list(rows.faults))] = UNKNOWN
+        self._sizes = self._sizes_of(config, rows, here, split)
+        self.count = len(here)
+
+    def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
+        return [self._load(int(record)) for record in records], self._labels[records]
+
+    def labels(self) -> Numbers:
+        return self._labels
+
+    def place(self, record: int) -> str:
+        line = f"line {self._rows.lines[self._here[record]]} of {one_line(self._file.name)}"
+        path = self._path(record)
+        return f"{one_line(str(self._root / path))} (record {record}, {line})" if path else f"record {record} ({line})"
+
+    def listing(self, records: Numbers) -> str:
+        digest = hashlib.sha256()
+        for record in records:
+            line = f"{composed(self._path(record))}\0{self._labels[record]}\0{self._sizes[record]}\n"
+            digest.update(line.encode("utf-8", "surrogateescape"))
+        return digest.hexdigest()[:16]
+
+    def part(self, records: Numbers, count: int) -> Numbers:
+        """Spread over the table: the images of lowest rank."""
+        ranks = np.array([rank(self._path(record)) for record in records])
+        return np.sort(records[np.argsort(ranks, kind="stable")[:count]])
+
+    def also_in(self, other: TableSplit) -> Numbers:
+        """The records that ``other`` has, too; see ``in_both``."""
+        return in_both(self._images(), self._load, other._images(), other._load)
+
+    def _images(self) -> Iterator[Image]:
+        for record in range(self.count):
+            yield self._path(record), int(self._labels[record]), int(self._sizes[record])
+
+    def _path(self, record: int) -> str:
+        return self._rows.path(int(self._here[record]))
+
+    def _part(
+        self, config: TableConfig, rows: Rows, here: Numbers, split: Split, say: Callable[[str], object]
+    ) -> Numbers:
+        """Those of the rows ``here`` that are in ``split``, by their hash. What cannot be used is for training."""
+        usable = np.array([row not in rows.faults for row in here.tolist()], bool) if rows.faults else None
+        good = here if usable is None else here[usable]
+        labels, classes = rows.labels[good], rows.class_names
+        grouping = None
+        if config.group_column is not None:
+            numbers, of_images = np.unique(rows.groups[good], return_inverse=True)
+            grouping = Grouping(tuple(rows.group_names[number] for number in numbers.tolist()), of_images)
+        rule = _rule(config, self._file)
+        used = np.array([config.classes is None or name in config.classes for name in classes])
+        used &= np.bincount(labels, minlength=len(classes)) > 0  # data.labels_file may name more
+
+        def ranks() -> npt.NDArray[np.float64]:
+            return np.array([rank_of_encoded(rows.encoded(row)) for row in good.tolist()])
+
+        chosen = validating(rule, labels, ranks, grouping, classes, used)
+        if split == "train":
+            judge(rule, labels, chosen, grouping, classes, used, say)
+            return here[~np.isin(here, good[chosen])]
+        return good[chosen]
+
+    def _sizes_of(self, config: TableConfig, rows: Rows, here: Numbers, split: Split) -> Numbers:
+        """The size of each file in bytes, int64 ``[n]``; 0 for what ``data.on_bad_record=skip`` leaves out."""
+        prefix, sizes = os.path.join(os.fsencode(self._root), b""), array("q")
+        missing: list[tuple[int, str]] = []
+        for row in here.tolist():
+            size, reason = 0, None
+            if row not in rows.faults:
+                try:
+                    path = rows.encoded(row)
+                    found = os.stat(path if path.startswith(b"/") else prefix + path)
+                    size = found.st_size
+                    if not stat.S_ISREG(found.st_mode):
+                        reason = "is not a file"
+                    elif not size:
+                        reason = "is empty (0 bytes)"
+                except OSError as error:
+                    if error.errno in (*AWAY, *RESOURCES):
+                        raise unusable_record(str(self._root / rows.path(row)), error) from error
+                    reason = "does not exist" if isinstance(error, FileNotFoundError) else f"{error.strerror}"
+            if reason is not None:
+                missing.append((row, reason))
+            sizes.append(size)
+        if missing and config.on_bad_record == "fail":
+            row, reason = missing[0]
+            place = self._root / rows.path(row)
+            raise UsageError(
+                f"{len(missing)} of {len(here)} files that {self._file} names for {split} cannot be used; the first is "
+                f"{one_line(str(place))} (line {rows.lines[row]}), which {reason}\n"
+                f"{_elsewhere(self._root, rows.path(row), config)}"
+            )
+        return np.array(sizes, np.int64)
+
+    def _load(self, record: int) -> bytes:
+        fault = self._rows.faults.get(int(self._here[record]))
+        if fault is not None:
+            raise BadRecord(f"{self.place(record)} {fault}")
+        path, size = self._root / self._path(record), int(self._sizes[record])
+        return read_file(path, lambda: self.place(record), "replace it, or remove its row", size)
+
+
+def _read(config: TableConfig, root: Path, split: Split) -> Rows:
+    """The rows of the table, read once for both splits of a run: those that another split holds, if the files are the
+    same.
+    """
+    names = (
+        [config.file]
+        if config.labels_file is None
+        else [config.file, str(Path(config.file).parent / config.labels_file)]
+    )
+    states = [os.stat(name) if os.path.isfile(name) else None for name in names]
+    key = (config, str(root), split == "test", *((each.st_mtime_ns, each.st_size) if each else None for each in states))
+    rows = _HELD.get(key)
+    if rows is None:
+        rows = _HELD[key] = read_rows(config, root, split)
+    return rows
+
+
+def _rows_of(config: TableConfig, rows: Rows, split: Split) -> Numbers:
+    """The rows marked for ``split``; where none is marked for validation, those for training, which are divided.
+
+    Raises:
+        UsageError: there are none.
+    """
+    code = SPLITS.index(split)
+    if code == VALIDATION and not (rows.splits == VALIDATION).any():
+        code = TRAIN
+    here = np.flatnonzero(rows.splits == code)
+    if len(here):
+        return here
+    if config.split_column is None:
+        assert code == TEST, "without a column every row is for training"
+        raise NoSuchSplit(
+            f"data.file={config.file} has no test split: data.split_column=null, and all of its rows train and "
+            "validate\na test set is marked in a column, or is a table of its own: data.file=FILE"
+        )
+    raise NoSuchSplit(
+        f"data.split_column={config.split_column} of data.file={config.file} marks no row for {SPLITS[code]}"
+    )
+
+
+def _check_groups_apart(config: TableConfig, rows: Rows, split: Split) -> None:
+    """Refuse a group in ``split`` that an earlier split has too: the column decides here, and it divides the group."""
+    code = SPLITS.index(split)
+    there = rows.groups >= 0
+    here = np.unique(rows.groups[there & (rows.splits == code)])
+    for other in range(code):
+        both = np.intersect1d(here, rows.groups[there & (rows.splits == other)])
+        if len(both):
+            names = sorted(rows.group_names[number] for number in both.tolist())
+            raise UsageError(
+                f"{len(both)} groups of data.group_column={config.group_column} have rows for {SPLITS[other]} and for "
+                f"{split} in {config.file}, so {split} is no test of what is learned in {SPLITS[other]}: {few(names)}\n"
+                "mark the rows of each for one of them, or set data.group_column=null"
+            )
+
+
+def _rule(config: TableConfig, file: Path) -> Division:
+    return Division(
+        share=config.validation_share,
+        folds=config.folds,
+        fold=config.fold,
+        by_path=False,
+        place=str(file),
+        class_place=lambda name: f"the class {name} in {file}",
+        group_key="data.group_column",
+        group_value=config.group_column,
+        beside="or mark rows for validation in a column: data.split_column=COLUMN",
+    )
+
+
+def _elsewhere(root: Path, path: str, config: TableConfig) -> str:
+    """Where a missing file seems to be, and what says so; else what can be done."""
+    with os.scandir(root) as entries:
+        folders = sorted(entry.path for entry in entries if entry.is_dir())[:FOLDERS_SEARCHED]
+    for folder in (str(root), os.path.dirname(root), *folders):
+        for ending in ("", *ENDINGS) if not config.path_suffix else ("",):
+            place = os.path.join(folder, path + ending)
+            if not os.path.isabs(path) and os.path.isfile(place):
+                keys = [argument("data.root", folder)] if folder != str(root) else []
+                keys += [argument("data.path_suffix", ending)] if ending else []
+                return f"there is {one_line(place)}: set {' '.join(keys)}"
+    return (
+        f"paths are relative to data.root, now {root}; bring the files, remove the rows, or have them left out and "
+        "counted: data.on_bad_record=skip"
+    )

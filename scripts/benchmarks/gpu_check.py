@@ -15,6 +15,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from trainer.runtime.peaks import peak_flops
+
 OUTPUT = Path("outputs/bench/gpu_check.md")
 PROGRAM = Path(__file__).with_name("gpu_measure.py")
 USUAL = (
@@ -36,20 +38,6 @@ WAYS = {
     "mixed_float16, XLA": ("runtime.precision=mixed_float16", "runtime.xla=true"),
 }
 STOP, STEPS = 7, 12
-# Dense 10¹² operations/s of float32 (TF32 where the GPU has it, which TensorFlow uses by itself) and of 16 bits, from
-# NVIDIA's data sheets, by a part of the name that TensorFlow reports
-PEAKS = {
-    "P100": (10.6, 21.2),
-    "V100": (15.7, 125.0),
-    "T4": (8.1, 65.0),
-    "A100": (156.0, 312.0),
-    "A10": (62.5, 125.0),
-    "L40S": (183.0, 362.0),
-    "L4": (60.0, 121.0),
-    "H100 PCIe": (378.0, 756.0),
-    "H100": (494.7, 989.4),
-    "H200": (494.7, 989.4),
-}
 
 
 def main(arguments: list[str]) -> int:
@@ -115,8 +103,8 @@ def _exactness(keys: list[str], variables: Mapping[str, str]) -> str:
 
 
 def _row(way: str, exact: str, measured: Mapping[str, Any], *, sixteen_bits: bool) -> list[str]:
-    peak = next((peaks[sixteen_bits] for part, peaks in PEAKS.items() if part in measured["device"]), None)
-    share = "" if peak is None else f"{measured['step'] * measured['training_flops'] / (peak * 1e12):.0%}"
+    peak = peak_flops(measured["device"], sixteen_bits=sixteen_bits)
+    share = "" if peak is None else f"{measured['step'] * measured['training_flops'] / peak:.0%}"
     memory = "" if measured["peak_bytes"] is None else f"{measured['peak_bytes'] / 1e9:.1f} GB"
     return [
         way,

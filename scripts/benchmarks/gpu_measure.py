@@ -15,7 +15,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tensorflow as tf
-from cost import cost
 from saver import own_saver
 
 from trainer.config.complete import complete
@@ -26,6 +25,7 @@ from trainer.data.batches import training_batches
 from trainer.data.sources.source import open_source
 from trainer.distributed.replicas import replicas_here
 from trainer.fingerprint import versions
+from trainer.models.cost import cost
 from trainer.runtime import execution
 from trainer.training.state import TrainingState, build_state
 from trainer.training.step import make_train_step

@@ -135,10 +135,9 @@ def published_table(gradient_bytes: int) -> str:
 
 def tables() -> list[str]:
     """All tables of docs/scaling.md, counted and computed."""
-    from cost import cost
-
     from trainer.config.complete import complete
     from trainer.config.compose import compose
+    from trainer.models.cost import cost
 
     overrides = ["experiment=images", "data=digits", "model.num_classes=1000"]
     costs = {

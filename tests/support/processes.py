@@ -49,7 +49,8 @@ for command in first:
     assert status == 0, (command, status)
 main(last)
 """
-MEASURED = ("images_per_second", "input_wait", "straggler", "straggler_ratio")
+DEVICE_USE = ("mfu", "device_memory", "gpu_utilization", "gpu_power")
+MEASURED = ("images_per_second", "input_wait", "straggler", "straggler_ratio", *DEVICE_USE)
 
 
 class Process:

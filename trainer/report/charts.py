@@ -34,6 +34,8 @@ CHARTS = {
     "AUROC, each class against the rest": ("auroc", (VALIDATION,), False),
     "Learning rate": ("learning_rate", (TRAIN,), False),
     "Images per second": ("images_per_second", (TRAIN,), False),
+    "Share of the GPUs' peak (MFU)": ("mfu", (TRAIN,), False),
+    "Memory of a GPU, bytes": ("device_memory", (TRAIN,), False),
     "Share of time waiting for input": ("input_wait", (TRAIN,), False),
     "Norm of the gradients": ("gradient_norm", (TRAIN,), True),
     "Norm of the weights": ("weight_norm", (TRAIN,), False),

@@ -12,6 +12,7 @@ from trainer.distributed.membership import Process
 from trainer.distributed.peers import Message
 from trainer.distributed.stop_vote import StopVote
 from trainer.distributed.stragglers import Stragglers
+from trainer.monitoring.device_use import device_use
 from trainer.run.start_cache import start_cache_of
 from trainer.training.interfaces import Clock, Display, Records, Run, Saves, Views
 from trainer.training.state import TrainingState, flatten
@@ -74,4 +75,5 @@ def wire(
         stop=StopVote(process.stop, replicas, process.is_asked_elsewhere),
         stragglers=Stragglers(process.names()),
         start_cache=start_cache_of(config, replicas),
+        device_use=device_use(state, sixteen_bits=config.runtime.precision != "float32"),
     )

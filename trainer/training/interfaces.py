@@ -105,6 +105,7 @@ class Run:
     stop: StopVote
     stragglers: Stragglers
     start_cache: StartCache | None
+    device_use: Callable[[float], Mapping[str, float]]  # see trainer.monitoring.device_use
 
     def epoch(self, examples: int) -> float:
         return examples / self.examples_per_epoch

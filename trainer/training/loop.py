@@ -264,7 +264,9 @@ def _log_training(run: Run, step: int, stretch: _Stretch) -> None:
         raise TrainingFailed(_not_finite(run, step, stretch.told))
     rate = learning_rate(progress.step - 1, progress.examples - config.train.global_batch_size, config)
     told = stretch.told
-    measured = stretch.end(config.train.global_batch_size)
+    measured: dict[str, float] = stretch.end(config.train.global_batch_size)
+    if measured:
+        measured.update(run.device_use(measured["images_per_second"]))
     scalars = {
         "loss": loss,
         "accuracy": int(progress.correct.numpy()) / seen,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -44,6 +45,12 @@ def small(tmp_path: Path) -> Iterator[tuple[str, ...]]:
     small_plugin.install(tmp_path)
     with small_plugin.installed_here(tmp_path):
         yield small_plugin.SMALL
+
+
+def pytest_configure() -> None:
+    """A suite that is started in the background ignores Ctrl-C, and so would every process that it starts."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

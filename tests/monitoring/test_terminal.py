@@ -135,14 +135,14 @@ class Window:
         assert TMUX is not None
         command = [TMUX, "-S", str(self._place / "socket"), *arguments]
         variables = {**os.environ, "LC_ALL": "C.UTF-8"}
-        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=variables).stdout
+        return subprocess.run(command, check=True, capture_output=True, text=True, timeout=240, env=variables).stdout
 
     def resize(self, width: int) -> None:
         self._tmux("resize-window", "-x", str(width))
 
     def lines(self, are_there: Callable[[list[str]], bool]) -> list[str]:
         """What is on the screen and above it, when it is as it should be and stays so, else after some time."""
-        deadline = time.monotonic() + 20.0
+        deadline = time.monotonic() + 120.0
         while True:
             shown = [line.rstrip() for line in self._tmux("capture-pane", "-p", "-S", "-").splitlines() if line.strip()]
             if are_there(shown) or time.monotonic() > deadline:

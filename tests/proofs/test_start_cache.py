@@ -10,7 +10,7 @@ import pytest
 from processes import NARROW, Trainer, assert_same_run
 from small_plugin import SMALL
 
-STEPS = ("train.steps=4", "evaluation.every_steps=2", "checkpoint.every_steps=2")
+STEPS = ("train.steps=4", "schedule.decay_steps=9", "evaluation.every_steps=2", "checkpoint.every_steps=2")
 EVERYTHING = (
     "ema.decay=0.9",
     "model.aux_logits=true",
@@ -20,6 +20,7 @@ EVERYTHING = (
     "mixing=mixup_cutmix",
     "train.on_divergence=rollback",
 )
+KEPT = {"train_step", "evaluation_step", "step_facts", "evaluation_facts"}
 CHANGED = """
 import sys
 from trainer.__main__ import main
@@ -46,7 +47,7 @@ def test_a_second_start_and_a_resume_take_what_the_first_has_traced_and_changed_
     first, second = trainer.cwd / "first", trainer.cwd / "second"
     run(trainer, "train", f"run_dir={first}", *small, *STEPS)
     before = kept(trainer)
-    assert {name.partition("-")[2] for name in before} == {"train_step", "evaluation_step"}
+    assert {name.partition("-")[2] for name in before} == KEPT
     run(trainer, "train", f"run_dir={second}", *small, *STEPS)
     after = kept(trainer)
     assert after.keys() == before.keys()
@@ -60,6 +61,11 @@ def test_a_second_start_and_a_resume_take_what_the_first_has_traced_and_changed_
     assert resumed.keys() == before.keys()
     assert all(resumed[name] > after[name] for name in before), "a resume did not use them"
     assert_same_run(first, second)
+    assert fingerprint(second) == fingerprint(first), "whether it was found or kept"
+    run(trainer, "resume", f"run_dir={second}", "train.steps=5", "checkpoint.keep_last=1")
+    longer = kept(trainer)
+    assert longer.keys() == before.keys()
+    assert all(longer[name] > resumed[name] for name in before), "more steps did not use them"
 
     traced, taken = (evaluated(trainer, first) for _ in range(2))
     assert traced == taken
@@ -71,9 +77,13 @@ def test_a_second_start_and_a_resume_take_what_the_first_has_traced_and_changed_
         "-c", CHANGED, "train", f"run_dir={other}", *small, *STEPS, XDG_CACHE_HOME=str(trainer.cwd / "cache")
     )
     assert changed.wait() == 0, changed.output
-    assert len(kept(trainer)) == 5
+    assert len(kept(trainer)) == 2 * len(KEPT) + 1
     with pytest.raises(AssertionError):
         assert_same_run(first, other)
+
+
+def fingerprint(run_dir: Path) -> str:
+    return (run_dir / "checkpoints" / "step-00000004" / "fingerprint.json").read_text()
 
 
 def evaluated(trainer: Trainer, run_dir: Path) -> dict[str, Any]:

@@ -128,7 +128,7 @@ def test_a_report_shows_what_the_run_recorded_and_takes_no_tensorflow(run_dir: P
         "assert not {'keras', 'tensorflow'} & set(sys.modules)\nsys.exit(status)"
     )
     command = [sys.executable, "-c", program, "report", f"run_dir={run_dir}"]
-    subprocess.run(command, cwd=run_dir.parent, check=True, timeout=60)  # where the network is installed
+    subprocess.run(command, cwd=run_dir.parent, check=True, timeout=240)  # where the network is installed
     text = (run_dir / "report.html").read_text()
     newest = manifests.read(run_dir / "checkpoints" / f"step-{STEPS:08d}" / manifests.FILE_NAME)
     assert [start.from_step for start in newest.lineage] == [0, RESTART]
@@ -396,7 +396,7 @@ class TestBrowser:
             assert process.stderr is not None
             url = next(found[0] for line in process.stderr if (found := re.search(r"http://127\.0\.0\.1:\d+", line)))
             kinds = ("scalars", "images", "text", "histograms", "hparams", "graphs")
-            deadline = time.monotonic() + 60
+            deadline = time.monotonic() + 240
             shown = ["tensorboard", "tensorboard/train", "tensorboard/val"]  # read one after the other
             while ask(url, "data/runs") != shown and time.monotonic() < deadline:
                 time.sleep(0.2)
@@ -443,7 +443,7 @@ class TestBrowser:
             dom = chromium(f"{url}/#timeseries", "--window-size=1400,1000", "--dump-dom")
         finally:
             process.kill()  # how TensorBoard ends is not the claim, and takes it long on a busy machine
-            process.wait(30)
+            process.wait(120)
         for run_name in (train, validation):
             assert f'title="{run_name}"' in dom or run_name in dom
         assert 'title="accuracy/accuracy"' in dom or "accuracy/accuracy" in dom
@@ -453,5 +453,5 @@ class TestBrowser:
 def ask(url: str, path: str, question: dict[str, str] | None = None) -> Any:
     content = None if question is None else json.dumps(question).encode()
     request = urllib.request.Request(f"{url}/{path}", content, {"Content-Type": "application/json"})
-    with urllib.request.urlopen(request, timeout=60) as answer:
+    with urllib.request.urlopen(request, timeout=240) as answer:
         return json.load(answer)

@@ -142,7 +142,7 @@ def test_a_save_in_flight_is_committed_before_anyone_says_so(
     import threading
 
     training, gate = start("run"), threading.Event()
-    monkeypatch.setattr(directory, "sync", lambda path: gate.wait(20) and durable.sync(path))
+    monkeypatch.setattr(directory, "sync", lambda path: gate.wait(120) and durable.sync(path))
     training.step()
     training.checkpointer.save()
     training.step()

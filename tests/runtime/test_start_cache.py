@@ -164,6 +164,27 @@ def test_a_function_that_depends_on_anything_else_is_not_kept(tmp_path: Path) ->
         assert [path.unlink() for path in tmp_path.iterdir()] == ([] if name else [None]), name
 
 
+def test_what_is_said_of_a_function_is_made_anew_with_it_and_kept_beside_it(tmp_path: Path) -> None:
+    cache, made = StartCache(tmp_path, "digest"), []
+
+    def say() -> str:
+        made.append(f"[\n{len(made)}\n]\n")
+        return made[-1]
+
+    assert [cache.text("facts", "step", say) for _ in range(2)] == ["[\n0\n]\n", "[\n1\n]\n"], "no function is kept"
+    called(tmp_path)
+    assert [cache.text("facts", "step", say) for _ in range(2)] == ["[\n1\n]\n"] * 2
+    (tmp_path / "digest-step").unlink()
+    assert cache.text("facts", "step", say) == made[2]
+    called(tmp_path)
+    path = tmp_path / "digest-facts"
+    path.write_bytes(path.read_bytes().replace(b"2", b"3"))
+    assert cache.text("facts", "step", say) == made[3], "it is damaged"
+    path.unlink()
+    path.mkdir()
+    assert cache.text("facts", "step", say) == made[4], "it cannot be kept"
+
+
 def test_what_was_not_used_for_the_longest_time_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for age, name in enumerate(("new", "older", "oldest")):
         (tmp_path / name).write_bytes(bytes(100))

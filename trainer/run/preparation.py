@@ -22,7 +22,9 @@ from trainer.fingerprint.facts import Fact
 from trainer.models.layers import slowest_momentum
 from trainer.run import fast_dev_run, short_run, suitability, train_on
 from trainer.run.assembly import Assembly, assemble
+from trainer.run.start_cache import start_cache_of
 from trainer.run.starting_point import StartingPoint
+from trainer.runtime.start_cache import StartCache
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +36,7 @@ class Prepared:
     data: Sources
     assembly: Assembly
     start: StartingPoint
+    start_cache: StartCache | None
     fingerprint: list[Fact]
     versions: Mapping[str, str]  # for manifests
     accepted: tuple[str, ...]  # differences from the checkpoint that it continues
@@ -76,7 +79,8 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     shared = shares(config, process)
     _stage(f"building {config.model.name}")
     assembly = assemble(config, process, shared, drawn=start.draws_weights)
-    fingerprint = fingerprint_of(config, assembly.state, data)
+    cache = start_cache_of(config, assembly.state.replicas)
+    fingerprint = fingerprint_of(config, assembly.state, data, cache)
     current = versions.of_run(config, assembly.state.replicas)
     accepted = start.judge(run_dir, fingerprint, current)
     ahead = start.look_ahead(run_dir, config, whole)
@@ -91,7 +95,9 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     ]
     notes = start.fill(assembly, class_names)
     lineage = start.lineage(assembly.step, accepted)
-    return Prepared(config, total, data, assembly, start, fingerprint, current, accepted, lineage, notes, warnings)
+    return Prepared(
+        config, total, data, assembly, start, cache, fingerprint, current, accepted, lineage, notes, warnings
+    )
 
 
 def _stage(text: str) -> None:

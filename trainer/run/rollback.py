@@ -32,6 +32,7 @@ from trainer.distributed.peers import Message
 from trainer.errors import Diverged, NoValidCheckpoint, ProcessesDiffer, TrainingFailed
 from trainer.run.assembly import Assembly
 from trainer.run.preparation import Prepared
+from trainer.run.start_cache import start_cache_of
 from trainer.run.starting_point import FromCheckpoint, FromNothing, StartingPoint
 from trainer.run_directory import occupancy
 from trainer.run_directory.layout import CHECKPOINTS
@@ -107,6 +108,7 @@ def roll_back(run_dir: Path, run: Prepared, diverged: Diverged) -> Prepared:
     return dataclasses.replace(
         run,
         config=config,
+        start_cache=start_cache_of(config, assembly.state.replicas),
         assembly=assembly,
         start=start,
         accepted=(),

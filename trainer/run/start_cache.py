@@ -9,22 +9,34 @@ from trainer.distributed.replicas import Replicas
 from trainer.fingerprint.versions import chosen_plugins
 from trainer.runtime.start_cache import StartCache, start_cache
 
-# the code that decides the graphs of a step, of an evaluation and of predictions
-BUILT = ("model.", "optimizer.", "schedule.")
-COMPILED = ("trainer.training", "trainer.models", "trainer.distributed", "trainer.config.schema")
+# The code that decides the graphs of a step, of an evaluation and of predictions, and the facts about them: the
+# packages that these may import, but those of files and records (tests/run/test_start_cache.py).
+DECIDING = (
+    "trainer.training",
+    "trainer.models",
+    "trainer.distributed",
+    "trainer.fingerprint",
+    "trainer.data",
+    "trainer.config",
+    "trainer.runtime",
+)
+BUILT = ("model.", "optimizer.", "schedule.")  # plug-ins build these, and say themselves what a resume may change
 
 
 def start_cache_of(config: Config, replicas: Replicas) -> StartCache | None:
     """None where nothing is kept: on several replicas, and with XLA, which keeps what it compiles."""
     if replicas.count > 1 or config.runtime.xla:
         return None
-    return start_cache([*COMPILED, *plugins.packages(chosen_plugins(config))], deciding(config))
+    return start_cache([*DECIDING, *plugins.packages(chosen_plugins(config))], deciding(config))
 
 
 def deciding(config: Config) -> str:
-    """The keys that may decide a graph, as text: all that a resume may not change freely, and all of what plug-ins
-    build. So a run that goes on for more steps, or keeps other checkpoints, finds what it has traced. The batch of an
-    evaluation is free, and is seen in what the function takes; the devices are in the name as TensorFlow has them.
+    """The keys that may decide a graph, as text: all that a resume may not change freely, and all that is built. So a
+    run that goes on for more steps, or keeps other checkpoints, finds what was traced before. The batch of an
+    evaluation is free, and is seen in what the function takes; devices are in the name as TensorFlow has them.
     """
-    found = leaves(config)
-    return "\n".join(f"{path} = {value!r}" for path, value, fact in found if fact.resume != "free" or path.startswith(BUILT))
+    return "\n".join(
+        f"{path} = {value!r}"
+        for path, value, fact in leaves(config)
+        if fact.resume != "free" or path.startswith(BUILT)
+    )

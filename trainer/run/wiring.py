@@ -13,7 +13,7 @@ from trainer.distributed.peers import Message
 from trainer.distributed.stop_vote import StopVote
 from trainer.distributed.stragglers import Stragglers
 from trainer.monitoring.device_use import device_use
-from trainer.run.start_cache import start_cache_of
+from trainer.runtime.start_cache import StartCache
 from trainer.training.interfaces import Clock, Display, Records, Run, Saves, Views
 from trainer.training.state import TrainingState, flatten
 
@@ -49,6 +49,7 @@ def wire(
     terminal: Display,
     views: Views,
     clock: Clock,
+    start_cache: StartCache | None,
 ) -> Run:
     """What the loop of this process uses: its part of every batch, and the chief's values in ``state``.
 
@@ -74,6 +75,6 @@ def wire(
         clock=clock,
         stop=StopVote(process.stop, replicas, process.is_asked_elsewhere),
         stragglers=Stragglers(process.names()),
-        start_cache=start_cache_of(config, replicas),
+        start_cache=start_cache,
         device_use=device_use(state, sixteen_bits=config.runtime.precision != "float32"),
     )

@@ -175,7 +175,7 @@ def work(process: Process, watchdog: Watchdog) -> None:
         )
     for line in worker_warnings(peers.cluster.rank, announced.versions, own):
         warn(line)
-    found = facts.differences(facts.from_text(announced.fingerprint), fingerprint_of(config, state, data))
+    found = facts.differences(facts.from_text(announced.fingerprint), fingerprint_of(config, state, data, None))
     if found:
         raise ProcessesDiffer(
             f"{own_name(peers.cluster.rank)}, computes something else than the chief: {found[0]} "
@@ -185,7 +185,7 @@ def work(process: Process, watchdog: Watchdog) -> None:
     while True:
         watchdog.clock.follow(_Clock())
         standing_in = (_Saves(peers), _Records(announced.validations), _Display(), _Views(), watchdog.clock)
-        run = wire(announced, config, state, data, process, *standing_in)
+        run = wire(announced, config, state, data, process, *standing_in, start_cache=None)  # of one process
         watchdog.may_stop(run.stop)
         try:
             run_loop(run)

@@ -79,7 +79,25 @@ class StartCache:
 
         ``result`` makes what ``traced`` returns of the tensors in it, which it has in the order of ``tf.nest``.
         """
-        return Kept(self.directory / f"{self.program}-{name}", traced, variables, result)
+        return Kept(self._path(name), traced, variables, result)
+
+    def text(self, name: str, of: str, make: Callable[[], str]) -> str:
+        """What ``make`` says of the function that is kept as ``of``, kept as ``name`` beside it.
+
+        A process that finds no such function traces one, and makes the text anew: so both are of one process, and of
+        the libraries as they were then.
+        """
+        path = self._path(name)
+        with contextlib.suppress(OSError, ValueError):
+            if self._path(of).exists():
+                return _read(path)[1].decode()
+        made = make()
+        with contextlib.suppress(OSError):
+            _write(path, b"", made.encode())
+        return made
+
+    def _path(self, name: str) -> Path:
+        return self.directory / f"{self.program}-{name}"
 
 
 def start_cache(code: Collection[str], configuration: str) -> StartCache | None:
@@ -213,13 +231,7 @@ def _signature(argument: Any) -> Signature:
 def _take(path: Path, argument: Any, variables: Mapping[str, tf.Variable]) -> _Taken | None:
     """What is kept at ``path``; None if it is absent, damaged, another's, or for other arguments or variables."""
     try:
-        with path.open("rb") as file:
-            facts = os.fstat(file.fileno())
-            if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
-                return None
-            digest, header, definition = file.read().split(b"\n", 2)
-        if hashlib.sha256(header + b"\n" + definition).hexdigest().encode() != digest:
-            return None
+        header, definition = _read(path)
         described = json.loads(header)
         captured = [variables[name] for name, *_ in described["captured"]]
         alike = described["captured"] == [[name, *_kind(variables[name])] for name, *_ in described["captured"]]
@@ -227,10 +239,35 @@ def _take(path: Path, argument: Any, variables: Mapping[str, tf.Variable]) -> _T
         if not alike or inputs != _signature(argument):
             return None
         taken = _Taken(function_pb2.FunctionDef.FromString(definition), inputs, captured)
-        os.utime(path)
     except (OSError, ValueError, KeyError, DecodeError, tf.errors.OpError):
         return None
     return taken
+
+
+def _read(path: Path) -> tuple[bytes, bytes]:
+    """The header and the content of an entry, which counts as used from now on.
+
+    Raises:
+        OSError: it is absent, or cannot be read.
+        ValueError: it is damaged, or others than the user may have written it.
+    """
+    with path.open("rb") as file:
+        facts = os.fstat(file.fileno())
+        if facts.st_uid != os.getuid() or facts.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            raise ValueError(f"{path} may be another's")
+        digest, header, content = file.read().split(b"\n", 2)
+    if hashlib.sha256(header + b"\n" + content).hexdigest().encode() != digest:
+        raise ValueError(f"{path} is damaged")
+    os.utime(path)
+    return header, content
+
+
+def _write(path: Path, header: bytes, content: bytes) -> None:
+    """Keep an entry; ``header`` is one line."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with replacing(path) as file:
+        file.write(hashlib.sha256(header + b"\n" + content).hexdigest().encode() + b"\n" + header + b"\n" + content)
+    _make_room(path.parent)
 
 
 def _kind(variable: tf.Variable) -> list[Any]:
@@ -257,11 +294,7 @@ def _keep(
     # a full disk, or a graph that cannot be made a function, costs the next start its time, and nothing else
     with contextlib.suppress(OSError, ValueError):
         definition = _definition(function.function_def.signature.input_arg, graph)
-        content = json.dumps(header).encode() + b"\n" + definition.SerializeToString()
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with replacing(path) as file:
-            file.write(hashlib.sha256(content).hexdigest().encode() + b"\n" + content)
-        _make_room(path.parent)
+        _write(path, json.dumps(header).encode(), definition.SerializeToString())
 
 
 def _optimised(

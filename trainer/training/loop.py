@@ -32,6 +32,7 @@ from trainer.training.state import Progress, flatten
 from trainer.training.step import Told, make_evaluation_step, make_train_step
 from trainer.training.validation import patience_is_exhausted, validate
 
+TRAIN_STEP, EVALUATION_STEP = "train_step", "evaluation_step"  # in the start cache
 ADVICE = "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
 
 
@@ -143,8 +144,8 @@ def _compiled(run: Run) -> tuple[Callable[[Batch], Told], EvaluationStep]:
         return train_step, evaluation_step
     variables = flatten(run.state.tree())
     return (
-        run.start_cache.kept("train_step", train_step, variables, Told.of),
-        run.start_cache.kept("evaluation_step", evaluation_step, variables, lambda values: (values[0], values[1])),
+        run.start_cache.kept(TRAIN_STEP, train_step, variables, Told.of),
+        run.start_cache.kept(EVALUATION_STEP, evaluation_step, variables, lambda values: (values[0], values[1])),
     )
 
 

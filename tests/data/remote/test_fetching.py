@@ -31,7 +31,7 @@ class Store:
         number = begin // BLOCK
         self.fetched[number] += 1
         self.at_once += 1
-        self.open.wait(20)
+        self.open.wait(120)
         if number in self.failing:
             self.failing.remove(number)
             raise ConnectionError("gone")

@@ -15,9 +15,7 @@ from trainer.training.loop import EVALUATION_STEP, TRAIN_STEP
 from trainer.training.state import TrainingState
 
 
-def fingerprint_of(
-    config: Config, state: TrainingState, sources: Sources, cache: StartCache | None
-) -> list[Fact]:
+def fingerprint_of(config: Config, state: TrainingState, sources: Sources, cache: StartCache | None) -> list[Fact]:
     """All facts. ``cache`` has those about the functions that it keeps."""
 
     def kept(name: str, of: str, facts: Callable[[], list[Fact]]) -> list[Fact]:

@@ -192,7 +192,14 @@ def _train(run_dir: Path, run: Prepared, process: Process, watchdog: Watchdog, b
             versions=run.versions,
         )
         process.tell(announced.message())
-        where = (outputs.checkpointer, outputs.history, outputs.terminal, outputs.views, watchdog.clock, run.start_cache)
+        where = (
+            outputs.checkpointer,
+            outputs.history,
+            outputs.terminal,
+            outputs.views,
+            watchdog.clock,
+            run.start_cache,
+        )
         wired = wire(announced, run.config, run.assembly.state, run.data, process, *where)
         watchdog.may_stop(wired.stop)
         run_loop(wired)

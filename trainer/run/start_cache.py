@@ -36,7 +36,5 @@ def deciding(config: Config) -> str:
     evaluation is free, and is seen in what the function takes; devices are in the name as TensorFlow has them.
     """
     return "\n".join(
-        f"{path} = {value!r}"
-        for path, value, fact in leaves(config)
-        if fact.resume != "free" or path.startswith(BUILT)
+        f"{path} = {value!r}" for path, value, fact in leaves(config) if fact.resume != "free" or path.startswith(BUILT)
     )

@@ -7,12 +7,12 @@ to TensorFlow as a function and calls that, with the optimizers off, because the
 the same numbers in the same order, so the same bits.
 
 **Why a kept function is the right one.** Its name is a digest of everything that is known to decide the graph: the code
-of the program as it is loaded (``loaded_code``), the complete configuration, the packages that are installed, the
-processor, the devices, the environment variables of TensorFlow and its kernels, and the options that TensorFlow runs
-functions with. What it takes is compared with the batch and the variables at hand. What the digest does not cover is
-not kept: a graph for several replicas or processes, for a GPU, or for XLA (which keeps its own), and one that calls
-Python, depends on anything but its arguments and the named variables, or calls functions, as logical replicas do:
-TensorFlow specialises these while it optimises, and does not tell what they became.
+of the program as it is loaded (``loaded_code``), the configuration, the packages that are installed, the processor, the
+devices, the environment variables of TensorFlow and its kernels, and the options that TensorFlow runs functions with.
+What it takes is compared with the batch and the variables at hand. What the digest does not cover is not kept: a graph
+for several replicas or processes, for a GPU, or for XLA (which keeps its own), and one that calls Python, depends on
+anything but its arguments and the named variables, or calls functions, as logical replicas do: TensorFlow specialises
+these while it optimises, and does not tell what they became.
 
 **Why a file is trusted.** It lies in the user's cache directory, never in a run directory, belongs to the user, and
 nobody else may write it. It has its own SHA-256. What is damaged, foreign or of another version is as good as absent.

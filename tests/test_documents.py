@@ -114,6 +114,14 @@ def test_no_sentence_is_longer_than_a_reader_can_hold(document: Path) -> None:
     assert [sentence for sentence in found if len(sentence.split()) > LONGEST_SENTENCE] == []
 
 
+def test_the_first_hour_is_that_of_the_readme_in_six_commands() -> None:
+    (typed,) = [block for block in blocks(README) if "images=new" in block]
+    commands_of_readme = [re.sub(r"\s+#.*", "", line) for line in typed.splitlines()]
+    page = (ROOT / "docs" / "first-hour.md").read_text()
+    assert re.findall(r"^\$ (.*)$", page, re.MULTILINE) == commands_of_readme
+    assert len(commands_of_readme) <= 6
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text().splitlines()) <= LONGEST_README
 

@@ -78,7 +78,7 @@ def test_every_script_that_is_named_exists(document: str, words: list[str]) -> N
     if words[0] == "scripts/bench" and len(words) > 1:
         assert (ROOT / "scripts" / "benchmarks" / f"bench_{words[1]}.py").exists()
     if words[0] in ("scripts/train", "scripts/slurm/train.sbatch"):
-        given = [word.replace("$SLURM_ARRAY_TASK_ID", "1") for word in words[1:]]
+        given = [word.replace("$SLURM_ARRAY_TASK_ID", "1") for word in words[1:] if word != "--help"]
         compose([word for word in given if word.split("=")[0] not in (*Invocation.__annotations__, "sweep_dir")])
 
 

@@ -138,7 +138,7 @@ def _resume(run_dir: Path, cache: Path) -> Start:
     command = [sys.executable, "-m", "trainer", "resume", f"run_dir={run_dir}", *never]
     before = _kept(cache)
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=_with_cache(cache))
-    while not _kept(cache) - before:
+    while _kept(cache) == before:  # one of the runs before it may have left the same
         time.sleep(0.1)
         if process.poll() is not None:
             sys.exit(f"{command} has ended with {process.returncode}")
@@ -152,8 +152,9 @@ def _resume(run_dir: Path, cache: Path) -> Start:
     )
 
 
-def _kept(cache: Path) -> set[str]:
-    return {path.name for path in cache.glob("trainer/start/*-train_step")}
+def _kept(cache: Path) -> dict[str, int]:
+    """The steps that are kept, and when each was last used, in nanoseconds."""
+    return {path.name: path.stat().st_mtime_ns for path in cache.glob("trainer/start/*-train_step")}
 
 
 def _move(run_dir: Path, step: int) -> None:

@@ -11,6 +11,7 @@ import pytest
 import pythons
 from composing import compose
 from processes import NARROW, SMOOTH, Trainer, assert_same_run, metrics
+from small_plugin import SMALL, SMALL_SMOOTH
 
 from trainer.config.check import unequal_shares
 from trainer.data.batches import Part
@@ -19,14 +20,18 @@ from trainer.errors import UsageError
 GROUPS = ("model.batch_norm.synchronized=false", "model.batch_norm.group_size=8")
 
 
-def curves(steps: int, counts: list[int], *overrides: str) -> dict[int, dict[str, Any]]:
-    return {count: curve(steps, count, *overrides) for count in counts}
+NARROW_SMOOTH = (*NARROW, *SMOOTH)
+EVERYTHING = (*GROUPS, "train.accumulate_steps=2", "mixing=mixup", "optimizer.clip_norm=1", "ema.decay=0.9")
 
 
-def curve(steps: int, count: int, *overrides: str) -> dict[str, Any]:
+def curves(place: Path, steps: int, counts: list[int], *overrides: str) -> dict[int, dict[str, Any]]:
+    return {count: curve(place, steps, count, *overrides) for count in counts}
+
+
+def curve(place: Path, steps: int, count: int, *overrides: str) -> dict[str, Any]:
     arguments = [str(steps), str(count), json.dumps(overrides)]
     program = Path(__file__).parents[1] / "support" / "curves.py"
-    printed = pythons.run([str(program), *arguments], timeout=900).stdout
+    printed = pythons.run([str(program), *arguments], cwd=place, timeout=900).stdout
     found: dict[str, Any] = json.loads(printed.splitlines()[-1])
     return found
 
@@ -43,23 +48,27 @@ def assert_one_curve(found: dict[int, dict[str, Any]], tolerance: float) -> None
         np.testing.assert_allclose(many["validation"]["loss"], one["validation"]["loss"], rtol=tolerance)
 
 
-def test_1_and_2_replicas_give_one_loss_curve_with_accumulation_mixing_clipping_and_averages() -> None:
-    found = curves(
-        50, [1, 2], *GROUPS, "train.accumulate_steps=2", "mixing=mixup", "optimizer.clip_norm=1", "ema.decay=0.9"
-    )
-    assert_one_curve(found, 1e-5)
+@pytest.mark.usefixtures("small")
+def test_1_and_2_replicas_give_one_loss_curve_with_accumulation_mixing_clipping_and_averages(tmp_path: Path) -> None:
+    """Of the small network; the next test has Inception V3."""
+    assert_one_curve(curves(tmp_path, 50, [1, 2], *SMALL, *SMALL_SMOOTH, *EVERYTHING), 1e-5)
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("overrides", [(), GROUPS, ("train.accumulate_steps=2",)], ids=["sync", "groups", "parts"])
-def test_1_2_and_4_replicas_give_one_loss_curve(overrides: tuple[str, ...]) -> None:
-    assert_one_curve(curves(50, [1, 2, 4], *overrides), 1e-5)
+@pytest.mark.parametrize(
+    "overrides",
+    [(), GROUPS, ("train.accumulate_steps=2",), EVERYTHING],
+    ids=["sync", "groups", "parts", "everything"],
+)
+def test_1_2_and_4_replicas_give_one_loss_curve(overrides: tuple[str, ...], tmp_path: Path) -> None:
+    counts = [1, 2] if overrides == EVERYTHING else [1, 2, 4]  # a batch has two groups of each of two parts
+    assert_one_curve(curves(tmp_path, 50, counts, *NARROW_SMOOTH, *overrides), 1e-5)
 
 
 @pytest.mark.long
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_1_2_and_4_replicas_give_one_loss_curve_in_16_bits(precision: str) -> None:
-    assert_one_curve(curves(50, [1, 2, 4], *GROUPS, f"runtime.precision={precision}"), 1e-5)
+def test_1_2_and_4_replicas_give_one_loss_curve_in_16_bits(precision: str, tmp_path: Path) -> None:
+    assert_one_curve(curves(tmp_path, 50, [1, 2, 4], *NARROW_SMOOTH, *GROUPS, f"runtime.precision={precision}"), 1e-5)
 
 
 def test_rows_of_all_parts_are_the_whole_batch_and_every_block_is_shared_by_all() -> None:

@@ -1,19 +1,19 @@
 """A program: the losses of the first steps of one configuration on a number of replicas, as JSON.
 
-Usage: curves.py STEPS COUNT OVERRIDES, e.g. 50 2 '["train.accumulate_steps=2"]'. It has COUNT logical CPU devices. A
-process can have one strategy only: TensorFlow takes the groups of two for the same.
+Usage: curves.py STEPS COUNT OVERRIDES, e.g. 50 2 '["model.width=0.01"]'. It has COUNT logical CPU devices, and knows the
+plug-ins in the working directory. A process can have one strategy only: TensorFlow takes the groups of two for the same.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import sys
 
 import numpy as np
 import tensorflow as tf
 from composing import compose
-from processes import NARROW, SMOOTH
 
 from trainer.config.complete import complete
 from trainer.config.schema import Config
@@ -57,7 +57,8 @@ def curve(config: Config, replicas: Replicas, steps: int) -> dict[str, object]:
 
 
 def main(steps: int, count: int, overrides: list[str]) -> None:
-    config = complete(compose(*NARROW, *SMOOTH, *overrides), 320, 10)
+    sys.path.insert(0, os.getcwd())
+    config = complete(compose(*overrides), 320, 10)
     execution.configure(dataclasses.replace(config.runtime, virtual_devices=count))
     print(json.dumps(curve(config, replicas_here(config), steps)))
 

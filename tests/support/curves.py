@@ -1,7 +1,8 @@
 """A program: the losses of the first steps of one configuration on a number of replicas, as JSON.
 
-Usage: curves.py STEPS COUNT OVERRIDES, e.g. 50 2 '["model.width=0.01"]'. It has COUNT logical CPU devices, and knows the
-plug-ins in the working directory. A process can have one strategy only: TensorFlow takes the groups of two for the same.
+Usage: curves.py STEPS COUNT OVERRIDES, e.g. 50 2 '["model.width=0.01"]'. It has COUNT logical CPU devices, and knows
+the plug-ins in the working directory. A process can have one strategy only: TensorFlow takes the groups of two for the
+same.
 """
 
 from __future__ import annotations

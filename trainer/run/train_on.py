@@ -184,7 +184,8 @@ def check_continued(ahead: Ahead, changes: Sequence[Change], allow: Sequence[str
     else:
         what = f"gives steps {idle + 1} to {ahead.total} learning rate {ahead.rate(ahead.total - 1):.2g}"
     raise RestoreRefused(
-        f"{request.run_dir}: {_schedule(ahead.config)} {what}; nothing was restored or changed\n" + "\n".join(lines)
+        f"{request.run_dir} at step {ahead.first}: {_schedule(ahead.config)} {what}; nothing was restored or changed\n"
+        + "\n".join(lines)
     )
 
 

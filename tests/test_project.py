@@ -193,3 +193,21 @@ def test_the_configuration_reference_is_what_its_script_writes(tmp_path: Path) -
     written = (tmp_path / "configuration.md").read_text()
     assert written == (ROOT / "docs" / "configuration.md").read_text(), "run scripts/make_reference"
     assert "| `optimizer.rho` | number, ≥ 0.0 < 1.0 | `0.9` | decay of the mean square | consent |" in written
+
+
+def test_a_path_given_to_scripts_train_is_one_of_the_folder_where_it_is_called(tmp_path: Path) -> None:
+    checkout, here = tmp_path / "checkout", tmp_path / "here"
+    here.mkdir()
+    (checkout / "scripts").mkdir(parents=True)
+    for name in ("train", "environment.sh"):
+        shutil.copy(ROOT / "scripts" / name, checkout / "scripts")
+    for name in ("requirements.lock", "pyproject.toml"):
+        (checkout / name).touch()
+    python = checkout / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text('#!/bin/sh\necho "$PWD $*"\n')
+    python.chmod(0o755)
+    process = run("../checkout/scripts/train", "data.root=photos", cwd=here)
+    assert process.returncode == 0, process.stderr
+    assert process.stdout.splitlines()[-1] == f"{here} -m trainer train data.root=photos"
+    assert (checkout / ".venv" / "installed").is_file(), "the environment is that of the checkout"

@@ -201,8 +201,9 @@ def _running(strategy: str) -> Iterator[StopRequest]:
 
         if cluster_of(strategy, os.environ) is not None:
             raise UsageError(
-                "this process is one of several that were started to share a run (TF_CONFIG, or srun); such processes "
-                "end together\nstart them with python -m trainer, or set runtime.strategy=one"
+                "this process is one of several that were started to share a run (TF_CONFIG, TRAINER_WORKERS, "
+                "SkyPilot or srun); such processes end together\n"
+                "start them with python -m trainer, or set runtime.strategy=one"
             )
         stop = StopRequest()
         with stop.installed(), streams.spelling():

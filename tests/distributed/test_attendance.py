@@ -12,8 +12,8 @@ import pytest
 from worker_processes import free_ports
 
 from trainer.distributed import attendance
+from trainer.distributed.addresses import Cluster
 from trainer.distributed.attendance import expected
-from trainer.distributed.cluster import Cluster
 from trainer.distributed.meeting import connect
 from trainer.errors import PeerLost, TrainerError, UsageError
 from trainer.runtime.signals import StopRequest

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from trainer.distributed.cluster import Cluster, discover, split_address
+from trainer.distributed.addresses import Cluster, split_address
+from trainer.distributed.cluster import discover, source
 from trainer.errors import UsageError
 from trainer.runtime.signals import EXIT_STOPPED
 
@@ -323,17 +322,73 @@ def test_by_the_manifest_only_failures_of_a_pod_itself_count_and_what_cannot_suc
     assert names == {container["name"]}
 
 
-def test_the_manifest_in_the_documentation_makes_a_tf_config_that_is_understood() -> None:
+def environment_of(spec: dict[str, Any]) -> dict[str, str]:
+    """What the manifest sets in a container."""
+    (container,) = spec["containers"]
+    return {each["name"]: each["value"] for each in container["env"]}
+
+
+def test_the_manifest_in_the_documentation_names_the_processes_that_its_pods_are() -> None:
     job = manifest()
-    (command,) = job["spec"]["template"]["spec"]["containers"][0]["args"]
-    seen = re.sub("exec python .*", "printenv TF_CONFIG", command)
-    for index in range(job["spec"]["completions"]):
-        shell = subprocess.run(
-            ["bash", "-c", seen],
-            env={**os.environ, "JOB_COMPLETION_INDEX": str(index)},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        cluster = discover({"TF_CONFIG": shell.stdout})
-        assert cluster == Cluster(("trainer-0.trainer:2222", "trainer-1.trainer:2222"), index)
+    names, completions = environment_of(job["spec"]["template"]["spec"]), job["spec"]["completions"]
+    subdomain, job_name = job["spec"]["template"]["spec"]["subdomain"], job["metadata"]["name"]
+    pods = tuple(f"{job_name}-{index}.{subdomain}:2222" for index in range(completions))
+    for index in range(completions):
+        assert discover({**names, "JOB_COMPLETION_INDEX": str(index)}) == Cluster(pods, index)
+
+
+def test_the_jobset_in_the_documentation_names_the_processes_that_its_pods_are() -> None:
+    """Its pods are JOBSET-REPLICATEDJOB-JOBINDEX-PODINDEX.SUBDOMAIN (JobSet's documentation)."""
+    jobset = yaml.safe_load((ROOT / "docs" / "cluster" / "jobset.yaml").read_text())
+    (group,) = jobset["spec"]["replicatedJobs"]
+    assert group["replicas"] == 1
+    job = group["template"]["spec"]
+    assert job["completionMode"] == "Indexed"
+    names = environment_of(job["template"]["spec"])
+    prefix, subdomain = f"{jobset['metadata']['name']}-{group['name']}-0", jobset["spec"]["network"]["subdomain"]
+    pods = tuple(f"{prefix}-{index}.{subdomain}:2222" for index in range(job["completions"]))
+    assert job["parallelism"] == job["completions"] == 2
+    for index in range(2):
+        assert discover({**names, "JOB_COMPLETION_INDEX": str(index)}) == Cluster(pods, index)
+    rules = job["podFailurePolicy"]["rules"]
+    assert rules == manifest()["spec"]["podFailurePolicy"]["rules"], "as of the Job in docs/cluster.md"
+
+
+def test_a_task_of_skypilot_has_a_process_on_each_node() -> None:
+    seen = {"SKYPILOT_NODE_IPS": "10.0.0.4\n10.0.0.7\n", "SKYPILOT_NUM_NODES": "2", "SLURM_STEP_ID": "0"}
+    for rank in range(2):
+        found = discover({**seen, "SKYPILOT_NODE_RANK": str(rank)})
+        assert found == Cluster(("10.0.0.4:12000", "10.0.0.7:12000"), rank)
+    assert source(seen) == "SKYPILOT_NODE_IPS"
+    assert discover({"SKYPILOT_NODE_IPS": "10.0.0.4\n", "SKYPILOT_NODE_RANK": "0"}) is None
+    version_6 = discover({"SKYPILOT_NODE_IPS": "fd00::1\nfd00::2", "SKYPILOT_NODE_RANK": "1"})
+    assert version_6 == Cluster(("[fd00::1]:12000", "[fd00::2]:12000"), 1)
+
+
+POD = {"JOB_COMPLETION_INDEX": "1"}
+
+
+@pytest.mark.parametrize(
+    ("environ", "named"),
+    [
+        ({"TRAINER_WORKERS": "a-[0-.b:2222", **POD}, "TRAINER_WORKERS=a-[0-.b:2222 cannot be understood"),
+        ({"TRAINER_WORKERS": "a-[0-1].b", **POD}, "has a-0.b: it is not host:port"),
+        ({"TRAINER_WORKERS": "a:1,a:1", **POD}, "has a:1 is there twice"),
+        ({"TRAINER_WORKERS": "a-[0-1].b:2222"}, "JOB_COMPLETION_INDEX='' does not say which this is"),
+        ({"TRAINER_WORKERS": "a-[0-1].b:2222", "JOB_COMPLETION_INDEX": "2"}, "names 2 processes, 0 to 1"),
+        ({"SKYPILOT_NODE_IPS": "10.0.0.4\n10.0.0.4", "SKYPILOT_NODE_RANK": "0"}, "10.0.0.4,10.0.0.4 is no list"),
+        ({"SKYPILOT_NODE_IPS": "", "SKYPILOT_NODE_RANK": "0"}, "SKYPILOT_NODE_IPS= is no list"),
+        ({"SKYPILOT_NODE_IPS": "10.0.0.4\n10.0.0.5"}, "SKYPILOT_NODE_RANK='' is none of the 2 nodes"),
+        ({"SKYPILOT_NODE_IPS": "10.0.0.4\n10.0.0.5", "SKYPILOT_NODE_RANK": "2"}, "RANK='2' is none of the 2 nodes"),
+    ],
+)
+def test_what_does_not_add_up_in_a_pod_or_on_a_node_of_skypilot_is_refused(environ: dict[str, str], named: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(named)):
+        discover(environ)
+
+
+def test_one_named_process_works_alone_and_tf_config_comes_first() -> None:
+    assert discover({"TRAINER_WORKERS": "a:2222"}) is None
+    both = {**tf_config({"worker": ["x:1", "y:1"]}, type="worker", index=1), "TRAINER_WORKERS": "a:1,b:1", **POD}
+    assert discover(both) == Cluster(("x:1", "y:1"), 1)
+    assert source(both) == "TF_CONFIG"

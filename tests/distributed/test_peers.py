@@ -20,7 +20,7 @@ from worker_processes import free_ports
 
 from trainer.distributed import gathering, meeting
 from trainer.distributed import peers as module
-from trainer.distributed.cluster import Cluster
+from trainer.distributed.addresses import Cluster
 from trainer.distributed.meeting import connect, decline
 from trainer.distributed.membership import Process, build_replicas, shares
 from trainer.distributed.peers import Peers

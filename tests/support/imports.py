@@ -27,7 +27,7 @@ TABLE = {
     "training": ("models", "data", "distributed", "run_directory", "config", "runtime"),
     "interchange": ("models", "run_directory", "checkpoint", "config", "storage"),
     "fingerprint": ("training", "models", "data", "distributed", "checkpoint", "config", "runtime", "storage"),
-    "monitoring": ("training", "models", "data", "run_directory", "checkpoint", "config", "storage"),
+    "monitoring": ("training", "models", "data", "run_directory", "checkpoint", "runtime", "config", "storage"),
     "report": ("monitoring", "run_directory", "checkpoint", "config", "storage"),
     "diagnosis": (*("interchange", "training", "models", "data", "run_directory", "checkpoint", "config", "storage"),),
     "run": (

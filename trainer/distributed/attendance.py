@@ -9,7 +9,8 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator, Sequence
 
-from trainer.distributed.cluster import Cluster, discover
+from trainer.distributed.addresses import Cluster
+from trainer.distributed.cluster import discover
 from trainer.distributed.meeting import decline
 from trainer.errors import TrainerError, UsageError
 from trainer.runtime.shortage import shortage

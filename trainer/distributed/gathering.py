@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from multiprocessing import connection as descriptors  # whose wait() polls: select() fails above descriptor 1,023
 from typing import Any
 
+from trainer.distributed.addresses import Cluster, split_address
 from trainer.distributed.agreement import Facts, differences, name_of, own_name, refuse_unless_alike
-from trainer.distributed.cluster import Cluster, source, split_address
+from trainer.distributed.cluster import source
 from trainer.distributed.peers import ALIVE, CHIEF, SILENCE, Message, farewell, first_message, send
 from trainer.errors import PeerLost, ProcessesDiffer, TrainerError, UsageError, warn
 

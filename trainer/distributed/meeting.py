@@ -15,8 +15,9 @@ import time
 from collections.abc import Callable
 from multiprocessing.connection import wait  # which polls: select() fails above descriptor 1,023
 
+from trainer.distributed.addresses import Cluster, split_address
 from trainer.distributed.agreement import Facts
-from trainer.distributed.cluster import Cluster, source, split_address
+from trainer.distributed.cluster import names_come_late, source
 from trainer.distributed.gathering import (
     RETRY_SECONDS,
     UNABLE_SECONDS,
@@ -175,10 +176,8 @@ def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool], fa
 
 
 def _unknown_since(error: OSError, before: float | None) -> float | None:
-    """Since when the chief's name is unknown here, None if it is not. Slurm's nodes have their names from the start;
-    elsewhere, the name may come with the chief.
-    """
-    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and "TF_CONFIG" not in os.environ:
+    """Since when the chief's name is unknown here, None if it is not, or may come with the chief."""
+    if isinstance(error, socket.gaierror) and error.errno == socket.EAI_NONAME and not names_come_late(os.environ):
         return before or time.monotonic()
     return None
 

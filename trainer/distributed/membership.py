@@ -15,9 +15,10 @@ import tensorflow as tf
 from tensorflow.python.eager import context  # not public; tf.distribute's own health check aborts collectives with it
 
 from trainer.config.schema import Config
+from trainer.distributed.addresses import Cluster
 from trainer.distributed.agreement import Facts
 from trainer.distributed.attendance import SHARING
-from trainer.distributed.cluster import Cluster, discover
+from trainer.distributed.cluster import discover
 from trainer.distributed.meeting import connect
 from trainer.distributed.peers import SILENCE, Message, Peers
 from trainer.distributed.replicas import Replicas, devices_here, replicas_here, replicas_of
@@ -42,8 +43,9 @@ def cluster_of(strategy: str, environ: Mapping[str, str]) -> Cluster | None:
     cluster = discover(environ)
     if cluster is None and strategy == "multi_worker":
         raise UsageError(
-            "runtime.strategy=multi_worker finds no other process: TF_CONFIG is not set and srun has not started "
-            "several tasks\nstart one process on each node, or set runtime.strategy=auto"
+            "runtime.strategy=multi_worker finds no other process: neither TF_CONFIG nor TRAINER_WORKERS is "
+            "set, and neither srun nor SkyPilot has started several\n"
+            "start one process on each node, or set runtime.strategy=auto"
         )
     return cluster
 
@@ -204,8 +206,8 @@ def build_replicas(config: Config, process: Process, shared: Sharing | None) -> 
     if peers is None or shared is None:
         if strategy == "multi_worker":
             raise UsageError(
-                "the run is stored with runtime.strategy=multi_worker, but this process is alone: TF_CONFIG is not set "
-                "and srun has not started several tasks\n"
+                "the run is stored with runtime.strategy=multi_worker, but this process is alone: neither "
+                "TF_CONFIG nor TRAINER_WORKERS is set, and neither srun nor SkyPilot has started several\n"
                 "start one process on each node, or add runtime.strategy=auto to continue with this one"
             )
         return replicas_here(config)

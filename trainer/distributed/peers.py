@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from trainer.distributed import exchange
-from trainer.distributed.cluster import Cluster
+from trainer.distributed.addresses import Cluster
 from trainer.errors import PeerLost
 from trainer.runtime.counted_time import CountedTime
 from trainer.storage.documents import parse_json, shown

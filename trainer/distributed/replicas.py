@@ -15,7 +15,7 @@ import tensorflow as tf
 
 from trainer.config.schema import Config
 from trainer.distributed import exchange, sharing
-from trainer.distributed.cluster import Cluster
+from trainer.distributed.addresses import Cluster
 from trainer.distributed.sharing import Sharing
 from trainer.errors import UsageError
 from trainer.runtime.devices import physical_gpus

@@ -9,6 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
+from trainer.distributed.indexed_job import WORKERS
+from trainer.distributed.skypilot import ADDRESSES
+
 LARGEST_STEP = 0xFFFF_FFF0  # Slurm numbers the steps that a user starts below it: above are batch and interactive steps
 
 # launcher -> variables that have the number of its processes
@@ -18,7 +21,7 @@ LAUNCHERS = {
 }
 HOW = (
     "start one process on each node with srun --ntasks-per-node=1, or submit scripts/slurm/train.sbatch; elsewhere, "
-    "give each its TF_CONFIG (docs/cluster.md)"
+    "name the processes to each (docs/cluster.md)"
 )
 
 
@@ -26,7 +29,7 @@ def unshared(environ: Mapping[str, str]) -> str | None:
     """What a process that has found no cluster in ``environ`` leaves unused, and how to use it; None where it leaves
     nothing. A task of a step that was asked for with one task is meant to be alone.
     """
-    if "TF_CONFIG" in environ:
+    if any(name in environ for name in ("TF_CONFIG", WORKERS, ADDRESSES)):
         return None
     for launcher, names in LAUNCHERS.items():  # before Slurm: mpirun starts its daemons as steps
         for name in names:

@@ -1,4 +1,4 @@
 """The views of a run for people: the terminal and TensorBoard.
 
-May import: training, models, data, run_directory, checkpoint, config, storage.
+May import: training, models, data, run_directory, checkpoint, runtime, config, storage.
 """

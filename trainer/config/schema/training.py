@@ -177,7 +177,8 @@ class WatchdogConfig:
 @dataclasses.dataclass(frozen=True)
 class RuntimeConfig:
     strategy: Literal["auto", "one", "mirrored", "multi_worker"] = key(
-        "compute on one device, on all of this process, or on those of all processes that TF_CONFIG or Slurm names; "
+        "compute on one device, on all of this process, or on those of all processes that the environment "
+        "names (TF_CONFIG, TRAINER_WORKERS, SkyPilot, Slurm); "
         "auto: whichever there are",
         "free",
     )

@@ -405,6 +405,47 @@ def test_a_labels_file_gives_the_classes_and_their_order(tmp_path: Path) -> None
     assert [label for _, label in both(file, "data.labels_file=names.txt")] == [1, 0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("1", "2", "3"), ["1.0", "2.0", "1.0", "2.0"]),  # pandas, beside an empty cell
+        (("01", "02", "03"), ["1", "2", "1", "2"]),  # a spreadsheet
+        (("1.0", "2.0", "3.0"), ["1", "2", "1", "2"]),
+        (("1", "2", "3"), ["1", "2.0", "1.0", "2"]),
+    ],
+)
+def test_a_label_is_the_name_in_the_labels_file_that_is_the_same_number(
+    tmp_path: Path, names: Sequence[str], labels: Sequence[str]
+) -> None:
+    write(images(tmp_path) / "names.txt", "\n".join(names).encode())
+    rows = "".join(f"{image}.jpg,{label}\n" for image, label in zip("abcd", labels, strict=True))
+    file = write(tmp_path / "t.csv", (HEADER + rows).encode())
+    assert [label for _, label in both(file, "data.labels_file=names.txt")] == [0, 1, 0, 1]
+
+
+def test_labels_that_are_names_and_numbers_of_other_classes_are_refused(tmp_path: Path) -> None:
+    write(images(tmp_path) / "names.txt", b"1\n2\n3\n")
+    file = write(tmp_path / "t.csv", (HEADER + "a.jpg,0\nb.jpg,1\nc.jpg,0\nd.jpg,1\n").encode())
+    with pytest.raises(
+        UsageError, match=r"has 1, which is the name of a class .* and 0, .* can only be the number of the class 1\n"
+    ):
+        both(file, "data.labels_file=names.txt")
+    (tmp_path / "names.txt").write_text("0:0\n1:1\n2:ten\n")  # each number is the name of its own class
+    file.write_text(HEADER + "a.jpg,2\nb.jpg,1\nc.jpg,2.0\nd.jpg,1\n")
+    assert [label for _, label in both(file, "data.labels_file=names.txt")] == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_may_write_the_labels_of_training_in_another_way(tmp_path: Path, split: str) -> None:
+    images(tmp_path, "abcdef")
+    rows = "a.jpg,1,train\nb.jpg,0,train\nc.jpg,1,val\nd.jpg,0,val\n"
+    rows += f"e.jpg,1.0,{split}\nf.jpg,0.0,{split}\n"
+    file = write(tmp_path / "t.csv", ("path,label,part\n" + rows).encode())
+    opened = source(file, "validation" if split == "val" else "test", "data.split_column=part")
+    assert opened.class_names == ("0", "1")
+    assert opened.labels().tolist()[-2:] == [1, 0]
+
+
 def test_a_table_that_moved_is_the_same_data_and_an_edited_one_is_not(tmp_path: Path) -> None:
     def facts(folder: Path) -> Any:
         return data_facts(source(folder / "t.csv"), "train")

@@ -7,6 +7,7 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from trainer.data.sources.open_files import AnyPath
@@ -20,6 +21,7 @@ UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's begin with
 OTHER_FORMATS = ("item {", "item{", "<")  # a label map in protocol buffers' text, XML
 JSON_BEGINS = ("{", "[")
 NUMBER = re.compile(r"\d{1,9}")
+DECIMAL = re.compile(r"[+-]?(\d{1,18})(\.\d{1,18})?")  # a text that is a number: 7, 07, 7.0
 SYNSET = re.compile(r"(n\d{8})[ \t]+\S.*")  # a line of ImageNet's lists: WordNet's number of the synset, then its words
 
 
@@ -97,6 +99,15 @@ def labels_by_text(names: Sequence[str]) -> dict[str, int]:
     if all(synsets):
         found |= {match[1]: label for label, match in enumerate(synsets) if match is not None}
     return found
+
+
+def labels_by_value(names: Sequence[str]) -> dict[Decimal, int]:
+    """The label of each number that a name is, however it is written; none where several names are the same number."""
+    found: dict[Decimal, list[int]] = {}
+    for label, name in enumerate(names):
+        if DECIMAL.fullmatch(name):
+            found.setdefault(Decimal(name), []).append(label)
+    return {value: labels[0] for value, labels in found.items() if len(labels) == 1}
 
 
 def _several(unit: str) -> str:

@@ -503,6 +503,26 @@ def test_another_table_is_evaluated_whole_and_the_own_one_as_in_training(tmp_pat
     assert (only_test.split, only_test.source.count) == ("test", 40)
 
 
+def test_a_test_set_need_not_have_the_columns_that_divided_the_training_set(tmp_path: Path) -> None:
+    names = [f"{number:02d}" for number in range(8)]
+    rows = [f"{name}.jpg,{'ab'[number % 2]}" for number, name in enumerate(names)]
+    images(tmp_path / "own", names)
+    images(tmp_path / "other", names)
+    marked = [f"{row},{'train' if number < 4 else 'val'},p{number}" for number, row in enumerate(rows)]
+    own = write(tmp_path / "own" / "t.csv", "\n".join(["path,label,split,patient", *marked]).encode())
+    test = write(tmp_path / "other" / "test.csv", "\n".join(["path,label", *rows]).encode())
+    keys = ("data.split_column=split", "data.group_column=patient")
+    train = source(own, "train", *keys)
+    trained = Trained(Path("run/step"), data(own, *keys), train.class_names, train.listing)
+    found = open_evaluated(trained, data(test, *keys), None)
+    assert (found.split, found.source.count, found.divided) == ("test", 8, False)
+    assert f"{test} has no column split (data.split_column), so all of its rows are evaluated" in found.notes
+    with pytest.raises(UsageError, match=r"data.split_column=COLUMN, or set data.split_column=null$"):
+        open_evaluated(trained, data(test, *keys), "validation")
+    with pytest.raises(UsageError, match=r"has no column label .*\n.*data.label_column=COLUMN$"):
+        open_evaluated(trained, data(write(test, b"path,class\n00.jpg,a\n"), *keys), None)
+
+
 def test_what_pandas_writes_is_read_with_its_own_quotes_and_lines(tmp_path: Path) -> None:
     names = ["a b.jpg", 'q"uote.jpg', "comma,.jpg", "plain.jpg"]
     for number, name in enumerate(names):

@@ -21,6 +21,7 @@ from trainer.data.sources.image_folder import ImageFolderSplit
 from trainer.data.sources.source import Source
 from trainer.data.sources.split_folders import Layout, layout_of
 from trainer.data.sources.table import TableSplit
+from trainer.data.sources.table_file import has_column
 from trainer.errors import NoSuchSplit, RestoreRefused, UsageError, few
 
 PARTING = ("validation_share", "split_by", "folds", "fold")  # keys that choose among the images of a folder
@@ -90,9 +91,13 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
 def _open_table(trained: Trained, wanted: TableConfig, asked: Split | None) -> Evaluated:
     own = isinstance(trained.data, TableConfig) and os.path.realpath(trained.data.file) == os.path.realpath(wanted.file)
     own = own or _is_copied_table(trained, wanted)
+    unmarked: tuple[str, ...] = ()
+    if not own and asked in (None, "test"):
+        wanted, unmarked = _as_test_set(wanted)
     if wanted.split_column is None and not own and asked in (None, "test"):
         whole = TableSplit(wanted, "test", undivided=True)
-        return _evaluated(trained, wanted, "test", whole, _rows_trained_on(trained.data, whole), divided=False)
+        notes = (*unmarked, *_rows_trained_on(trained.data, whole))
+        return _evaluated(trained, wanted, "test", whole, notes, divided=False)
     split = asked or "validation"
     if not own and asked is None:
         try:
@@ -103,6 +108,21 @@ def _open_table(trained: Trained, wanted: TableConfig, asked: Split | None) -> E
         stored = TableSplit(wanted, split)
     notes = _changed(trained.data, wanted, SPLITTING_ROWS) if own else _rows_trained_on(trained.data, stored)
     return _evaluated(trained, wanted, split, stored, notes, divided=stored.divided)
+
+
+def _as_test_set(wanted: TableConfig) -> tuple[TableConfig, tuple[str, ...]]:
+    """``wanted`` without the columns that say how rows are divided where the table lacks them: a table of a test set
+    seldom has those of the one that was trained on. A note says what this means.
+    """
+    columns = {"data.path_column": wanted.path_column, "data.label_column": wanted.label_column}
+    split, group = wanted.split_column, wanted.group_column
+    note: tuple[str, ...] = ()
+    if split is not None and not has_column(Path(wanted.file), columns, "data.split_column", split):
+        note = (f"{wanted.file} has no column {split} (data.split_column), so all of its rows are evaluated",)
+        split = None
+    if group is not None and not has_column(Path(wanted.file), columns, "data.group_column", group):
+        group = None
+    return dataclasses.replace(wanted, split_column=split, group_column=group), note
 
 
 def _is_copied_table(trained: Trained, wanted: TableConfig) -> bool:

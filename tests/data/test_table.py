@@ -446,6 +446,30 @@ def test_a_split_may_write_the_labels_of_training_in_another_way(tmp_path: Path,
     assert opened.labels().tolist()[-2:] == [1, 0]
 
 
+def test_what_programs_write_for_an_empty_cell_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path, "abcdef")
+    rows = "path,label,who\na.jpg,x,p1\nb.jpg,x,p2\nc.jpg,x,nan\nd.jpg,none,p4\ne.jpg,none,p5\nf.jpg,NaN,nan\n"
+    file = write(tmp_path / "t.csv", rows.encode())
+    assert source(file, "train", "data.group_column=who").class_names == ("NaN", "none", "x")
+    said = capsys.readouterr().out
+    assert "warning: 1 rows have NaN in data.label_column=label, and are trained as a class; if" in said
+    assert "warning: 2 rows have nan in data.group_column=who, and are kept together as one group; if" in said
+    source(file, "validation", "data.group_column=who")
+    assert capsys.readouterr().out == ""
+
+
+def test_training_warns_of_groups_that_the_test_set_has_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path, "abcdef")
+    rows = "a.jpg,x,train,p1\nb.jpg,y,train,p2\nc.jpg,x,val,p3\nd.jpg,y,val,p4\ne.jpg,x,test,p1\nf.jpg,y,test,p5\n"
+    file = write(tmp_path / "t.csv", ("path,label,part,who\n" + rows).encode())
+    keys = ("data.split_column=part", "data.group_column=who")
+    assert source(file, "train", *keys).count == 2
+    warning = "1 groups of data.group_column=who have rows for train and for test in "
+    assert f"warning: {warning}{file}, so test is no test of what is learned in train: p1\n" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=f"^{warning}"):
+        source(file, "test", *keys)
+
+
 def test_a_table_that_moved_is_the_same_data_and_an_edited_one_is_not(tmp_path: Path) -> None:
     def facts(folder: Path) -> Any:
         return data_facts(source(folder / "t.csv"), "train")

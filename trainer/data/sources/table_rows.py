@@ -25,6 +25,8 @@ from trainer.errors import UsageError, few, nearest, one_line
 
 WHOLE = re.compile(r"\.0+$")  # as pandas writes the integers of a column that has empty cells
 NONE = -1  # no label, no split, no group
+# what programs write for an empty cell, in any case; "none" may well be a class
+MISSING = frozenset({"nan", "<na>", "n/a", "#n/a", "nat", "null"})
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 
 Numbers = npt.NDArray[np.int64]
@@ -139,6 +141,9 @@ def read_rows(config: TableConfig, root: Path, split: Split) -> Rows:
     kept, notes = _without_repetitions(rows, labels, np.array(hashes, np.int64), faults)
     names, others, of_texts, more = _classes(config, labels, rows.splits, faults)
     classes = np.append(of_texts, np.int32(NONE))[np.array(labels.of_rows, np.int64)]
+    more += _named_missing(config.label_column, "label_column", labels, "trained as a class")
+    if config.group_column is not None:
+        more += _named_missing(config.group_column, "group_column", groups, "kept together as one group")
     rows = dataclasses.replace(rows, labels=classes, class_names=names, more_names=others, notes=(*notes, *more))
     faults.refuse(config, rows, (rows.splits == TEST) == (split == "test"))
     return rows if kept is None else _only(rows, kept)
@@ -364,6 +369,18 @@ def _alike(names: Sequence[str]) -> list[str]:
                 f"warning: the classes {twin} and {name} differ in upper and lower case alone; they are two classes"
             ]
     return []
+
+
+def _named_missing(name: str, key: str, column: _Column, what: str) -> list[str]:
+    """A warning where cells look like what a program writes for nothing."""
+    found = [text for text in column.numbers if text.casefold() in MISSING]
+    count = int(np.isin(np.array(column.of_rows, np.int64), [column.numbers[text] for text in found]).sum())
+    if not found:
+        return []
+    return [
+        f"warning: {count} rows have {few(found)} in data.{key}={name}, and are {what}; if it means that nothing is "
+        "known, leave the cells empty or remove the rows"
+    ]
 
 
 def _only(rows: Rows, kept: npt.NDArray[np.bool_]) -> Rows:

@@ -110,6 +110,18 @@ def labels_by_value(names: Sequence[str]) -> dict[Decimal, int]:
     return {value: labels[0] for value, labels in found.items() if len(labels) == 1}
 
 
+def alike(names: Sequence[str]) -> list[str]:
+    """A warning where classes differ in the case of letters alone."""
+    folded: dict[str, str] = {}
+    for name in names:
+        twin = folded.setdefault(name.casefold(), name)
+        if twin != name:
+            return [
+                f"warning: the classes {twin} and {name} differ in upper and lower case alone; they are two classes"
+            ]
+    return []
+
+
 def _several(unit: str) -> str:
     return "entries" if unit == "entry" else "lines"
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import TableConfig
-from trainer.data.sources.class_names import DECIMAL, labels_by_text, labels_by_value, read_label_names
+from trainer.data.sources.class_names import DECIMAL, alike, labels_by_text, labels_by_value, read_label_names
 from trainer.data.sources.split_folders import SPLITS, split_named
 from trainer.data.sources.table_file import read_cells
 from trainer.errors import UsageError, few, nearest, one_line
@@ -288,7 +288,7 @@ def _classes(
             "rows for validation whose label no row for training has",
             f"has the label {text}{nearest(text, names)}",
         )
-    return names, tuple(more), of_texts, _alike(names)
+    return names, tuple(more), of_texts, alike(names)
 
 
 def _listed(config: TableConfig, texts: Sequence[str]) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
@@ -357,18 +357,6 @@ def ordered(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], dict[st
 def _spelled(text: str, *, numeric: bool) -> str:
     """The name of the class that a label means; where labels are numbers, a whole one without a fraction."""
     return WHOLE.sub("", text) if numeric else unicodedata.normalize("NFC", text)
-
-
-def _alike(names: Sequence[str]) -> list[str]:
-    """A warning where classes differ in the case of letters alone."""
-    folded: dict[str, str] = {}
-    for name in names:
-        twin = folded.setdefault(name.casefold(), name)
-        if twin != name:
-            return [
-                f"warning: the classes {twin} and {name} differ in upper and lower case alone; they are two classes"
-            ]
-    return []
 
 
 def _named_missing(name: str, key: str, column: _Column, what: str) -> list[str]:

@@ -20,6 +20,7 @@ from processes import NARROW, Trainer
 
 from trainer.commands import prepare_data
 from trainer.data import prepared
+from trainer.data.evaluated import Trained, open_evaluated
 from trainer.data.images.decoding import decode_file
 from trainer.data.images.shrinking import shrunk
 from trainer.data.sources.source import open_source
@@ -278,6 +279,29 @@ def test_a_class_that_training_lacks_is_refused_before_anything_is_written(folde
     shutil.rmtree(folder / "test" / "dog")
     with pytest.raises(UsageError, match=r"take them out of the data for test$"):
         run(*command, f"output={tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "table"])
+def test_of_the_originals_that_part_is_evaluated_that_validated(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "images"
+    rows = ["path,label"]
+    for number in range(40):
+        image = root / ("cat", "dog")[number % 2] / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(picture((20, 20), "PNG", number))
+        rows.append(f"{image},{image.parent.name}")
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "t.csv").write_text("\n".join(rows))
+    place = f"data.root={root}" if kind == "image_folder" else f"data.file={tmp_path}/table/t.csv"
+    run(f"data={kind}", place, f"output={tmp_path / 'small'}")
+    given = ("data=tfrecord", f"data.root={tmp_path / 'small'}", "data.labels_file=labels.json")
+    train = open_source(compose(*given).data, "train")
+    trained = Trained(Path("run/step"), compose(*given).data, train.class_names, train.listing)
+    found = open_evaluated(trained, compose(f"data={kind}", place).data, None)
+    assert (found.split, found.source.count, found.source.whole) == ("validation", 4, 40)
+    (tmp_path / "small" / "prepared.json").write_text("{")
+    found = open_evaluated(trained, compose(f"data={kind}", place).data, None)
+    assert (found.split, found.source.count) == ("test", 40)
 
 
 def test_a_place_that_is_not_for_it_is_refused_and_left_as_it_is(folder: Path, tmp_path: Path) -> None:

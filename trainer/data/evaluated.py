@@ -16,7 +16,8 @@ from trainer.command_line import argument
 from trainer.config.contracts import Split, StoredSplit
 from trainer.config.registry import builder_of
 from trainer.config.reproduction import spelled
-from trainer.config.schema.sources import DataConfig, ImageFolderConfig, TableConfig
+from trainer.config.schema.sources import DataConfig, ImageFolderConfig, TableConfig, TFRecordConfig
+from trainer.config.urls import is_url
 from trainer.data.sources.image_folder import ImageFolderSplit
 from trainer.data.sources.source import Source
 from trainer.data.sources.split_folders import Layout, layout_of
@@ -126,12 +127,17 @@ def _as_test_set(wanted: TableConfig) -> tuple[TableConfig, tuple[str, ...]]:
 
 
 def _is_copied_table(trained: Trained, wanted: TableConfig) -> bool:
-    """Whether the table has the very images that the checkpoint was trained on, at another place."""
-    if not isinstance(trained.data, TableConfig) or trained.listing is None:
+    """Whether the table has the very images that the checkpoint was trained on, at another place, or is what they were
+    prepared from.
+    """
+    there = wanted
+    if isinstance(trained.data, TableConfig):
+        there = dataclasses.replace(trained.data, file=wanted.file, root=wanted.root)
+    listing = _listing(trained, wanted)
+    if listing is None:
         return False
-    there = dataclasses.replace(trained.data, file=wanted.file, root=wanted.root)
     try:
-        return Source(TableSplit(there, "train", say=_unsaid), there, "train").listing == trained.listing
+        return Source(TableSplit(there, "train", say=_unsaid), there, "train").listing == listing
     except UsageError:
         return False  # it has not even its columns
 
@@ -232,14 +238,32 @@ def _is_own_root(trained: DataConfig, wanted: ImageFolderConfig) -> bool:
 
 
 def _is_copy(trained: Trained, wanted: ImageFolderConfig) -> bool:
-    """Whether the folder has the very images that the checkpoint was trained on, at another place."""
-    if not isinstance(trained.data, ImageFolderConfig) or trained.listing is None:
+    """Whether the folder has the very images that the checkpoint was trained on, at another place, or is what they were
+    prepared from.
+    """
+    there = wanted
+    if isinstance(trained.data, ImageFolderConfig):
+        there = dataclasses.replace(trained.data, root=wanted.root)
+    listing = _listing(trained, wanted)
+    if listing is None:
         return False
-    there = dataclasses.replace(trained.data, root=wanted.root)
     try:
-        return Source(ImageFolderSplit(there, "train", say=_unsaid), there, "train").listing == trained.listing
+        return Source(ImageFolderSplit(there, "train", say=_unsaid), there, "train").listing == listing
     except UsageError:
         return False  # it is not even laid out like them
+
+
+def _listing(trained: Trained, wanted: DataConfig) -> str | None:
+    """The listing of the training records or, where their source is not that of ``wanted``, of those that
+    ``prepare-data`` made them of; None where it is not known.
+    """
+    if isinstance(trained.data, type(wanted)):
+        return trained.listing
+    if not isinstance(trained.data, TFRecordConfig) or is_url(trained.data.root):
+        return None
+    from trainer.data.prepared import listing_of_originals  # imports TensorFlow, which is slow
+
+    return listing_of_originals(Path(trained.data.root))
 
 
 def _training_images(trained: DataConfig, wanted: ImageFolderConfig) -> tuple[str, ...]:

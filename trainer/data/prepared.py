@@ -38,6 +38,8 @@ from trainer.data.sources.source import Source
 from trainer.data.sources.tfrecord import TFRecordReader, index_records
 from trainer.errors import BadRecord, UsageError, few
 from trainer.storage import durable
+from trainer.storage.documents import parse_json
+from trainer.storage.unacceptable import Unacceptable
 
 MANIFEST, JOURNAL, LABELS = "prepared.json", "unfinished.jsonl", "labels.json"
 FILE = "file"  # of a line: the name that a shard has in the end, where it is not that under which it was made
@@ -104,6 +106,19 @@ def prepare(sources: Mapping[Split, Source], settings: Settings, output: Path) -
         left_out=tuple(reason for line in lines for reason in line["left_out"]),
         made=made,
     )
+
+
+def listing_of_originals(root: Path) -> str | None:
+    """The listing of the training records that the shards in ``root`` were made of; None where something else wrote
+    them.
+    """
+    try:
+        with (root / MANIFEST).open(encoding="utf-8") as file:
+            about = parse_json(file.readline())
+    except (OSError, ValueError, Unacceptable):
+        return None
+    found = about.get("train: listing") if isinstance(about, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _about(sources: Mapping[Split, Source], settings: Settings) -> dict[str, Any]:

@@ -135,10 +135,11 @@ def _json_lines(text: str, given: str) -> list[str]:
     if isinstance(value, list):
         return [_json_name(entry, given, number) for number, entry in enumerate(value, 1)]
     entries = list(value.items())
-    if all(NUMBER.fullmatch(name) for name, _ in entries):
-        return [f"{name}:{_json_name(entry, given, number)}" for number, (name, entry) in enumerate(entries, 1)]
+    # first, because the names of classes may be numbers, as those of digits; a name is never one
     if all(type(number) is int and 0 <= number < 10**9 for _, number in entries):
         return [f"{number}:{name.strip()}" for name, number in entries]
+    if all(NUMBER.fullmatch(name) for name, _ in entries):
+        return [f"{name}:{_json_name(entry, given, number)}" for number, (name, entry) in enumerate(entries, 1)]
     raise UsageError(
         f'{given} is JSON, but neither a list of names, nor numbers with names ({{"0": "cat"}}), nor names with '
         'numbers ({"cat": 0})'

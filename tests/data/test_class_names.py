@@ -33,6 +33,7 @@ TAKEN: dict[str, tuple[bytes, int, tuple[str, ...]]] = {
     "a JSON list": (b'["cat", "sea lion"]', 0, ("cat", "sea lion")),
     "JSON, numbers with names": (b'\n {"1": "dog", "0": "cat"}\n', 0, ("cat", "dog")),
     "JSON, names with numbers": (b'{"dog": 2, "cat": 1, "background": 0}', 1, ("cat", "dog")),
+    "JSON, names that are numbers with numbers": (b'{"0": 0, "1": 1, "10": 2, "2": 3}', 0, ("0", "1", "10", "2")),
     "Keras's index of ImageNet": (
         b'{"0": ["n01440764", "tench"], "1": ["n02012849", "crane"], "2": ["n03126707", "crane"]}',
         0,

@@ -45,6 +45,18 @@ def test_train_and_val_folders_are_the_splits(tmp_path: Path, capsys: pytest.Cap
     assert capsys.readouterr().out == ""
 
 
+def test_classes_that_differ_in_case_alone_are_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("Cat", "cat", "dog"):
+        for number in range(4):
+            write(tmp_path / name / f"{number}.png", png(number))
+    warning = "warning: the classes Cat and cat differ in upper and lower case alone; they are two classes\n"
+    assert folder_source(tmp_path).class_names == ("Cat", "cat", "dog")
+    assert warning in capsys.readouterr().out
+    folder_source(tmp_path, "validation")
+    folder_source(tmp_path, "train", "data.classes=[cat,dog]")
+    assert warning not in capsys.readouterr().out
+
+
 def test_one_tree_of_a_stored_run_is_split_by_a_hash_of_the_path_alone(tmp_path: Path) -> None:
     """Runs that were stored without ``data.split_by`` have these values: ``trainer/config/additions.py``."""
     root, stored = make_tree(tmp_path / "all", 40), ("data.split_by=path", "data.layout=exact")

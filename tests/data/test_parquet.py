@@ -122,6 +122,22 @@ def test_names_of_classes_are_found_given_or_counted(tmp_path: Path) -> None:
     assert everything(parquet_source(texts, "train", "data.num_classes=3", "data.label_offset=1"))[1] == LABELS
 
 
+@pytest.mark.parametrize("kind", [pa.int8(), pa.uint8(), pa.uint16(), pa.uint32(), pa.int64(), pa.uint64()])
+@pytest.mark.parametrize("packed", [False, True])
+def test_labels_are_whole_numbers_of_any_type(kind: Any, packed: bool, tmp_path: Path) -> None:
+    stored: list[int | None] = [*LABELS]
+    stored[4], stored[5] = None, 2**64 - 1 if kind == pa.uint64() else 99
+    column = pa.array(stored, kind)
+    for name in ("train-0.parquet", "validation-0.parquet"):
+        write_table(tmp_path / name, pa.array(IMAGES), column.dictionary_encode() if packed else column)
+    source = parquet_source(tmp_path, "train", "data.num_classes=3", "data.on_bad_record=skip")
+    good = [*range(4), *range(6, 12)]
+    assert source.read(np.array(good))[1].tolist() == [LABELS[number] for number in good]
+    for record, message in ((4, "has no label in"), (5, f"has label {stored[5]}, but 3 classes")):
+        with pytest.raises(BadRecord, match=message):
+            source.read(np.array([record]))
+
+
 REFUSED: dict[str, tuple[Callable[[Path], object], tuple[str, ...], str]] = {
     # how the second file is changed, keys, what is said
     "no such image column": (

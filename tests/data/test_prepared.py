@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shlex
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from processes import NARROW, Trainer
 
 from trainer.commands import prepare_data
 from trainer.data import prepared
+from trainer.data.evaluated import Trained, open_evaluated
 from trainer.data.images.decoding import decode_file
 from trainer.data.images.shrinking import shrunk
 from trainer.data.sources.source import open_source
@@ -200,6 +202,106 @@ def test_other_data_or_settings_are_refused_with_both_values(folder: Path, tmp_p
     (folder / "train" / "cat" / "20.png").write_bytes(picture((20, 20), "PNG"))
     with pytest.raises(UsageError, match="train: records was 20, and is 21"):
         run(*command, "max_side=100")
+
+
+def test_an_image_that_was_edited_within_its_size_is_other_data(folder: Path, tmp_path: Path) -> None:
+    image = folder / "train" / "cat" / "plain.bmp"
+    image.write_bytes(picture((20, 20), "BMP", 1))
+    command = ("data=image_folder", f"data.root={folder}", f"output={tmp_path / 'small'}")
+    run(*command)
+    run(*command)
+    image.write_bytes(picture((20, 20), "BMP", 2))
+    with pytest.raises(UsageError, match="train: content was "):
+        run(*command)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"{number}:{'abcdefghijk'[number]}" for number in range(11)],  # sorted, 10:k comes before 1:b
+        ["0 cat", "1 dog", "2 ox"],
+        ["# of cats", "dogs"],
+        ["0", "1", "10"],
+    ],
+)
+def test_classes_keep_their_names_however_numbered_these_look(tmp_path: Path, names: list[str]) -> None:
+    root = tmp_path / "images"
+    for split in ("train", "val"):
+        for number, name in enumerate(names):
+            (root / split / name).mkdir(parents=True)
+            (root / split / name / "0.png").write_bytes(picture((20, 20), "PNG", number))
+    run("data=image_folder", f"data.root={root}", f"output={tmp_path / 'small'}")
+    given = ("data=tfrecord", f"data.root={tmp_path / 'small'}", "data.labels_file=labels.json")
+    original = open_source(compose("data=image_folder", f"data.root={root}").data, "train")
+    copied = open_source(compose(*given).data, "train")
+    assert copied.class_names == original.class_names == tuple(sorted(names))
+    for number in range(len(names)):
+        ((image,), (label,)), ((same,), (wanted,)) = (each.read(np.array([number])) for each in (copied, original))
+        assert (image, label) == (same, wanted)
+
+
+def test_a_shard_of_which_every_record_is_left_out_leaves_no_gap(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(prepared, "RECORDS_A_SHARD", 5)
+    original = open_source(compose("data=image_folder", f"data.root={folder}").data, "train")
+    for number in range(5, 10):
+        Path(original.place(number).split(" (")[0]).write_bytes(b"no image")
+    output = tmp_path / "small"
+    command = ("data=image_folder", f"data.root={folder}", f"output={output}", "data.on_bad_record=skip")
+    run(*command)
+    assert "5 shards, 6 of them made now" in capsys.readouterr().out
+    shards = [f"train-0000{number}-of-00003" for number in range(3)]
+    assert [name for name in sorted(contents(output)) if name.startswith("train")] == shards
+    given = ("data=tfrecord", f"data.root={output}", "data.labels_file=labels.json")
+    assert open_source(compose(*given).data, "train").count == 15
+    complete = contents(output)
+    (output / shards[1]).write_bytes(b"damaged")
+    run(*command)
+    assert "5 shards, 1 of them made now" in capsys.readouterr().out
+    assert contents(output) == complete
+    for image in (folder / "val").rglob("*.*"):
+        image.write_bytes(b"no image")
+    with pytest.raises(UsageError, match="no record for validation can be used: "):
+        run(*command, f"output={tmp_path / 'none'}")
+
+
+def test_a_class_that_training_lacks_is_refused_before_anything_is_written(folder: Path, tmp_path: Path) -> None:
+    for name in ("cat", "dog", "zebra"):
+        (folder / "test" / name).mkdir(parents=True)
+        (folder / "test" / name / "0.png").write_bytes(picture((20, 20), "PNG"))
+    command = ("data=image_folder", f"data.root={folder}", f"output={tmp_path / 'small'}")
+    with pytest.raises(UsageError, match=r"test has classes that training lacks: zebra\n") as refused:
+        run(*command)
+    assert not (tmp_path / "small").exists()
+    (advice,) = shlex.split(str(refused.value).splitlines()[-1].partition(": ")[2])
+    assert run(*command, advice) == 0
+    shutil.rmtree(folder / "test" / "dog")
+    with pytest.raises(UsageError, match=r"take them out of the data for test$"):
+        run(*command, f"output={tmp_path / 'other'}")
+
+
+@pytest.mark.parametrize("kind", ["image_folder", "table"])
+def test_of_the_originals_that_part_is_evaluated_that_validated(tmp_path: Path, kind: str) -> None:
+    root = tmp_path / "images"
+    rows = ["path,label"]
+    for number in range(40):
+        image = root / ("cat", "dog")[number % 2] / f"{number}.png"
+        image.parent.mkdir(parents=True, exist_ok=True)
+        image.write_bytes(picture((20, 20), "PNG", number))
+        rows.append(f"{image},{image.parent.name}")
+    (tmp_path / "table").mkdir()
+    (tmp_path / "table" / "t.csv").write_text("\n".join(rows))
+    place = f"data.root={root}" if kind == "image_folder" else f"data.file={tmp_path}/table/t.csv"
+    run(f"data={kind}", place, f"output={tmp_path / 'small'}")
+    given = ("data=tfrecord", f"data.root={tmp_path / 'small'}", "data.labels_file=labels.json")
+    train = open_source(compose(*given).data, "train")
+    trained = Trained(Path("run/step"), compose(*given).data, train.class_names, train.listing)
+    found = open_evaluated(trained, compose(f"data={kind}", place).data, None)
+    assert (found.split, found.source.count, found.source.whole) == ("validation", 4, 40)
+    (tmp_path / "small" / "prepared.json").write_text("{")
+    found = open_evaluated(trained, compose(f"data={kind}", place).data, None)
+    assert (found.split, found.source.count) == ("test", 40)
 
 
 def test_a_place_that_is_not_for_it_is_refused_and_left_as_it_is(folder: Path, tmp_path: Path) -> None:

@@ -405,6 +405,71 @@ def test_a_labels_file_gives_the_classes_and_their_order(tmp_path: Path) -> None
     assert [label for _, label in both(file, "data.labels_file=names.txt")] == [1, 0, 1, 0]
 
 
+@pytest.mark.parametrize(
+    ("names", "labels"),
+    [
+        (("1", "2", "3"), ["1.0", "2.0", "1.0", "2.0"]),  # pandas, beside an empty cell
+        (("01", "02", "03"), ["1", "2", "1", "2"]),  # a spreadsheet
+        (("1.0", "2.0", "3.0"), ["1", "2", "1", "2"]),
+        (("1", "2", "3"), ["1", "2.0", "1.0", "2"]),
+    ],
+)
+def test_a_label_is_the_name_in_the_labels_file_that_is_the_same_number(
+    tmp_path: Path, names: Sequence[str], labels: Sequence[str]
+) -> None:
+    write(images(tmp_path) / "names.txt", "\n".join(names).encode())
+    rows = "".join(f"{image}.jpg,{label}\n" for image, label in zip("abcd", labels, strict=True))
+    file = write(tmp_path / "t.csv", (HEADER + rows).encode())
+    assert [label for _, label in both(file, "data.labels_file=names.txt")] == [0, 1, 0, 1]
+
+
+def test_labels_that_are_names_and_numbers_of_other_classes_are_refused(tmp_path: Path) -> None:
+    write(images(tmp_path) / "names.txt", b"1\n2\n3\n")
+    file = write(tmp_path / "t.csv", (HEADER + "a.jpg,0\nb.jpg,1\nc.jpg,0\nd.jpg,1\n").encode())
+    with pytest.raises(
+        UsageError, match=r"has 1, which is the name of a class .* and 0, .* can only be the number of the class 1\n"
+    ):
+        both(file, "data.labels_file=names.txt")
+    (tmp_path / "names.txt").write_text("0:0\n1:1\n2:ten\n")  # each number is the name of its own class
+    file.write_text(HEADER + "a.jpg,2\nb.jpg,1\nc.jpg,2.0\nd.jpg,1\n")
+    assert [label for _, label in both(file, "data.labels_file=names.txt")] == [2, 1, 2, 1]
+
+
+@pytest.mark.parametrize("split", ["val", "test"])
+def test_a_split_may_write_the_labels_of_training_in_another_way(tmp_path: Path, split: str) -> None:
+    images(tmp_path, "abcdef")
+    rows = "a.jpg,1,train\nb.jpg,0,train\nc.jpg,1,val\nd.jpg,0,val\n"
+    rows += f"e.jpg,1.0,{split}\nf.jpg,0.0,{split}\n"
+    file = write(tmp_path / "t.csv", ("path,label,part\n" + rows).encode())
+    opened = source(file, "validation" if split == "val" else "test", "data.split_column=part")
+    assert opened.class_names == ("0", "1")
+    assert opened.labels().tolist()[-2:] == [1, 0]
+
+
+def test_what_programs_write_for_an_empty_cell_is_warned_of(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path, "abcdef")
+    rows = "path,label,who\na.jpg,x,p1\nb.jpg,x,p2\nc.jpg,x,nan\nd.jpg,none,p4\ne.jpg,none,p5\nf.jpg,NaN,nan\n"
+    file = write(tmp_path / "t.csv", rows.encode())
+    assert source(file, "train", "data.group_column=who").class_names == ("NaN", "none", "x")
+    said = capsys.readouterr().out
+    assert "warning: 1 rows have NaN in data.label_column=label, and are trained as a class; if" in said
+    assert "warning: 2 rows have nan in data.group_column=who, and are kept together as one group; if" in said
+    source(file, "validation", "data.group_column=who")
+    assert capsys.readouterr().out == ""
+
+
+def test_training_warns_of_groups_that_the_test_set_has_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    images(tmp_path, "abcdef")
+    rows = "a.jpg,x,train,p1\nb.jpg,y,train,p2\nc.jpg,x,val,p3\nd.jpg,y,val,p4\ne.jpg,x,test,p1\nf.jpg,y,test,p5\n"
+    file = write(tmp_path / "t.csv", ("path,label,part,who\n" + rows).encode())
+    keys = ("data.split_column=part", "data.group_column=who")
+    assert source(file, "train", *keys).count == 2
+    warning = "1 groups of data.group_column=who have rows for train and for test in "
+    assert f"warning: {warning}{file}, so test is no test of what is learned in train: p1\n" in capsys.readouterr().out
+    with pytest.raises(UsageError, match=f"^{warning}"):
+        source(file, "test", *keys)
+
+
 def test_a_table_that_moved_is_the_same_data_and_an_edited_one_is_not(tmp_path: Path) -> None:
     def facts(folder: Path) -> Any:
         return data_facts(source(folder / "t.csv"), "train")
@@ -460,6 +525,26 @@ def test_another_table_is_evaluated_whole_and_the_own_one_as_in_training(tmp_pat
     )
     only_test = open_evaluated(trained, data(marked, "data.split_column=split"), None)
     assert (only_test.split, only_test.source.count) == ("test", 40)
+
+
+def test_a_test_set_need_not_have_the_columns_that_divided_the_training_set(tmp_path: Path) -> None:
+    names = [f"{number:02d}" for number in range(8)]
+    rows = [f"{name}.jpg,{'ab'[number % 2]}" for number, name in enumerate(names)]
+    images(tmp_path / "own", names)
+    images(tmp_path / "other", names)
+    marked = [f"{row},{'train' if number < 4 else 'val'},p{number}" for number, row in enumerate(rows)]
+    own = write(tmp_path / "own" / "t.csv", "\n".join(["path,label,split,patient", *marked]).encode())
+    test = write(tmp_path / "other" / "test.csv", "\n".join(["path,label", *rows]).encode())
+    keys = ("data.split_column=split", "data.group_column=patient")
+    train = source(own, "train", *keys)
+    trained = Trained(Path("run/step"), data(own, *keys), train.class_names, train.listing)
+    found = open_evaluated(trained, data(test, *keys), None)
+    assert (found.split, found.source.count, found.divided) == ("test", 8, False)
+    assert f"{test} has no column split (data.split_column), so all of its rows are evaluated" in found.notes
+    with pytest.raises(UsageError, match=r"data.split_column=COLUMN, or set data.split_column=null$"):
+        open_evaluated(trained, data(test, *keys), "validation")
+    with pytest.raises(UsageError, match=r"has no column label .*\n.*data.label_column=COLUMN$"):
+        open_evaluated(trained, data(write(test, b"path,class\n00.jpg,a\n"), *keys), None)
 
 
 def test_what_pandas_writes_is_read_with_its_own_quotes_and_lines(tmp_path: Path) -> None:

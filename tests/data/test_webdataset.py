@@ -366,6 +366,8 @@ def test_a_text_that_is_a_number_and_a_name_is_a_label_only_if_both_mean_the_sam
     assert (turned.of_text(b"1"), turned.of_text(b"x")) == (1, 2)
     with pytest.raises(NoLabel, match="is the number of one class and the name of another"):
         turned.of_text(b"2")
+    synsets = StoredLabels(2, 0, ("n01440764 tench, Tinca tinca", "n01443537 goldfish"))  # as for tfrecord
+    assert (synsets.of_text(b"n01443537"), synsets.of_text(b"n01440764 tench, Tinca tinca")) == (1, 0)
     assert StoredLabels(3, 1, None).of_text(b"3") == 2
     with pytest.raises(NoLabel, match=r"has label 0, but 3 classes with data.label_offset=1 are labels 1 to 3"):
         StoredLabels(3, 1, None).of_text(b"0")

@@ -229,6 +229,42 @@ def test_no_command_writes_below_a_checkpoint_or_over_the_files_of_a_run(
     assert content(run_dir) == before
 
 
+@pytest.mark.parametrize(
+    ("command", "given"),
+    [
+        ("train data=digits train.steps=1", "run_dir=s3://bucket/run"),
+        ("train --multirun data=digits train.steps=1 seed=1,2", "hydra.sweep.dir=GS://bucket/runs"),
+        ("find-lr data=digits", "output=s3://bucket/curve.html"),
+        ("check-data data=digits", "report=https://host/report.txt"),
+        ("prepare-data data=digits", "output=s3://bucket/data"),
+        ("predict run_dir=RUN images=RUN", "output=s3://bucket/predictions.csv"),
+        ("export run_dir=RUN format=savedmodel", "output=s3://bucket/model"),
+        ("report run_dir=RUN", "output=s3://bucket/report.html"),
+    ],
+)
+def test_a_url_is_no_directory_of_that_name(
+    command: str,
+    given: str,
+    run_dir: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    checkpoint(run_dir, 10)
+    monkeypatch.chdir(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert run([*command.replace("RUN", str(run_dir)).split(), given]) == UsageError.exit_status
+    assert f"error: {given.replace('//', '/')} is a URL, and must be a path of this machine" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_a_run_in_a_directory_that_is_called_like_a_url_goes_on(tmp_path: Path) -> None:
+    there = made(tmp_path / "s3:" / "bucket" / "run", 10)
+    places.refuse_in_checkpoint(there, "run_dir=…")
+    with pytest.raises(UsageError, match="is a URL"):
+        places.refuse_in_checkpoint(there.with_name("other"), "run_dir=…")
+
+
 def test_a_report_in_the_run_and_an_export_beside_it_are_fine(run_dir: Path) -> None:
     for path in (run_dir / "report.html", run_dir / "model.keras", run_dir.parent / "mine.keras"):
         places.refuse_output(path, f"output={path}", layout.OWN)

@@ -16,11 +16,13 @@ from trainer.command_line import argument
 from trainer.config.contracts import Split, StoredSplit
 from trainer.config.registry import builder_of
 from trainer.config.reproduction import spelled
-from trainer.config.schema.sources import DataConfig, ImageFolderConfig, TableConfig
+from trainer.config.schema.sources import DataConfig, ImageFolderConfig, TableConfig, TFRecordConfig
+from trainer.config.urls import is_url
 from trainer.data.sources.image_folder import ImageFolderSplit
 from trainer.data.sources.source import Source
 from trainer.data.sources.split_folders import Layout, layout_of
 from trainer.data.sources.table import TableSplit
+from trainer.data.sources.table_file import has_column
 from trainer.errors import NoSuchSplit, RestoreRefused, UsageError, few
 
 PARTING = ("validation_share", "split_by", "folds", "fold")  # keys that choose among the images of a folder
@@ -90,9 +92,13 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
 def _open_table(trained: Trained, wanted: TableConfig, asked: Split | None) -> Evaluated:
     own = isinstance(trained.data, TableConfig) and os.path.realpath(trained.data.file) == os.path.realpath(wanted.file)
     own = own or _is_copied_table(trained, wanted)
+    unmarked: tuple[str, ...] = ()
+    if not own and asked in (None, "test"):
+        wanted, unmarked = _as_test_set(wanted)
     if wanted.split_column is None and not own and asked in (None, "test"):
         whole = TableSplit(wanted, "test", undivided=True)
-        return _evaluated(trained, wanted, "test", whole, _rows_trained_on(trained.data, whole), divided=False)
+        notes = (*unmarked, *_rows_trained_on(trained.data, whole))
+        return _evaluated(trained, wanted, "test", whole, notes, divided=False)
     split = asked or "validation"
     if not own and asked is None:
         try:
@@ -105,13 +111,33 @@ def _open_table(trained: Trained, wanted: TableConfig, asked: Split | None) -> E
     return _evaluated(trained, wanted, split, stored, notes, divided=stored.divided)
 
 
+def _as_test_set(wanted: TableConfig) -> tuple[TableConfig, tuple[str, ...]]:
+    """``wanted`` without the columns that say how rows are divided where the table lacks them: a table of a test set
+    seldom has those of the one that was trained on. A note says what this means.
+    """
+    columns = {"data.path_column": wanted.path_column, "data.label_column": wanted.label_column}
+    split, group = wanted.split_column, wanted.group_column
+    note: tuple[str, ...] = ()
+    if split is not None and not has_column(Path(wanted.file), columns, "data.split_column", split):
+        note = (f"{wanted.file} has no column {split} (data.split_column), so all of its rows are evaluated",)
+        split = None
+    if group is not None and not has_column(Path(wanted.file), columns, "data.group_column", group):
+        group = None
+    return dataclasses.replace(wanted, split_column=split, group_column=group), note
+
+
 def _is_copied_table(trained: Trained, wanted: TableConfig) -> bool:
-    """Whether the table has the very images that the checkpoint was trained on, at another place."""
-    if not isinstance(trained.data, TableConfig) or trained.listing is None:
+    """Whether the table has the very images that the checkpoint was trained on, at another place, or is what they were
+    prepared from.
+    """
+    there = wanted
+    if isinstance(trained.data, TableConfig):
+        there = dataclasses.replace(trained.data, file=wanted.file, root=wanted.root)
+    listing = _listing(trained, wanted)
+    if listing is None:
         return False
-    there = dataclasses.replace(trained.data, file=wanted.file, root=wanted.root)
     try:
-        return Source(TableSplit(there, "train", say=_unsaid), there, "train").listing == trained.listing
+        return Source(TableSplit(there, "train", say=_unsaid), there, "train").listing == listing
     except UsageError:
         return False  # it has not even its columns
 
@@ -212,14 +238,32 @@ def _is_own_root(trained: DataConfig, wanted: ImageFolderConfig) -> bool:
 
 
 def _is_copy(trained: Trained, wanted: ImageFolderConfig) -> bool:
-    """Whether the folder has the very images that the checkpoint was trained on, at another place."""
-    if not isinstance(trained.data, ImageFolderConfig) or trained.listing is None:
+    """Whether the folder has the very images that the checkpoint was trained on, at another place, or is what they were
+    prepared from.
+    """
+    there = wanted
+    if isinstance(trained.data, ImageFolderConfig):
+        there = dataclasses.replace(trained.data, root=wanted.root)
+    listing = _listing(trained, wanted)
+    if listing is None:
         return False
-    there = dataclasses.replace(trained.data, root=wanted.root)
     try:
-        return Source(ImageFolderSplit(there, "train", say=_unsaid), there, "train").listing == trained.listing
+        return Source(ImageFolderSplit(there, "train", say=_unsaid), there, "train").listing == listing
     except UsageError:
         return False  # it is not even laid out like them
+
+
+def _listing(trained: Trained, wanted: DataConfig) -> str | None:
+    """The listing of the training records or, where their source is not that of ``wanted``, of those that
+    ``prepare-data`` made them of; None where it is not known.
+    """
+    if isinstance(trained.data, type(wanted)):
+        return trained.listing
+    if not isinstance(trained.data, TFRecordConfig) or is_url(trained.data.root):
+        return None
+    from trainer.data.prepared import listing_of_originals  # imports TensorFlow, which is slow
+
+    return listing_of_originals(Path(trained.data.root))
 
 
 def _training_images(trained: DataConfig, wanted: ImageFolderConfig) -> tuple[str, ...]:

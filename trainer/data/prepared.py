@@ -4,6 +4,9 @@ A shard gets its name when it is complete and was read back; then the journal ha
 finds of the same data and settings it keeps, so a killed one loses the shard that it was writing. The same data and
 settings give the same bytes, with the same versions of Pillow and TensorFlow: no time, no place and no order of threads
 is in them. The manifest comes last, and nothing that reads the data needs it.
+
+A shard all of whose records are left out is no file: readers take an empty one for a loss. The others of its split then
+get their names when all are made, because the names count them.
 """
 
 from __future__ import annotations
@@ -11,9 +14,11 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import fcntl
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping, Sequence
+import shlex
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -22,17 +27,25 @@ import numpy as np
 import PIL
 import tensorflow as tf
 
+from trainer.command_line import argument
 from trainer.config.contracts import Split
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.data.images.headers import ImageFault
 from trainer.data.images.shrinking import shrunk
 from trainer.data.sources.progress import tracked
+from trainer.data.sources.sample import spread
 from trainer.data.sources.source import Source
 from trainer.data.sources.tfrecord import TFRecordReader, index_records
 from trainer.errors import BadRecord, UsageError, few
 from trainer.storage import durable
+from trainer.storage.documents import parse_json
+from trainer.storage.unacceptable import Unacceptable
 
 MANIFEST, JOURNAL, LABELS = "prepared.json", "unfinished.jsonl", "labels.json"
+FILE = "file"  # of a line: the name that a shard has in the end, where it is not that under which it was made
+CONTENT = "content"
+COMPARED = 256  # images of each split
+LISTED = 20  # classes that a message names to be copied
 RECORDS_A_SHARD = 1024
 RECORDS_A_TASK = 8
 FORMAT = 1
@@ -70,6 +83,7 @@ def prepare(sources: Mapping[Split, Source], settings: Settings, output: Path) -
         BadRecord: a record cannot be used, and the data's policy is to fail; what is complete stays.
     """
     about = _about(sources, settings)
+    labelled = {split: _Labelled(source, split, about["classes"]) for split, source in sources.items()}
     lines, made = [], 0
     with _writing(output):
         done = _begin(output, about)
@@ -77,21 +91,34 @@ def prepare(sources: Mapping[Split, Source], settings: Settings, output: Path) -
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for split, name, records in tracked(planned, f"preparing {output}", len(planned)):
                 line = done.get(name)
-                if line is None or not _is_whole(output / name, line):
-                    line = _shard(output / name, _Labelled(sources[split], about["classes"]), records, settings, pool)
+                if line is None or not _is_whole(output, line):
+                    line = _shard(output / name, labelled[split], records, settings, pool)
                     _note(output, line)
                     made += 1
                 lines.append(line)
-        _finish(output, about, lines)
-    counted = {split: [line for line in lines if line["name"].startswith(f"{split}-")] for split in sources}
+        _finish(output, about, _named(output, sources, lines))
+    counted = {split: _of(split, lines) for split in sources}
     return Prepared(
         records={split: sum(line["records"] for line in each) for split, each in counted.items()},
-        shards={split: len(each) for split, each in counted.items()},
+        shards={split: sum(line["records"] > 0 for line in each) for split, each in counted.items()},
         bytes_before=sum(line["bytes_before"] for line in lines),
         bytes_after=sum(line["bytes_after"] for line in lines),
         left_out=tuple(reason for line in lines for reason in line["left_out"]),
         made=made,
     )
+
+
+def listing_of_originals(root: Path) -> str | None:
+    """The listing of the training records that the shards in ``root`` were made of; None where something else wrote
+    them.
+    """
+    try:
+        with (root / MANIFEST).open(encoding="utf-8") as file:
+            about = parse_json(file.readline())
+    except (OSError, ValueError, Unacceptable):
+        return None
+    found = about.get("train: listing") if isinstance(about, dict) else None
+    return found if isinstance(found, str) else None
 
 
 def _about(sources: Mapping[Split, Source], settings: Settings) -> dict[str, Any]:
@@ -107,9 +134,18 @@ def _about(sources: Mapping[Split, Source], settings: Settings) -> dict[str, Any
         "classes": list(first.class_names),
         **{f"{split}: records": source.count for split, source in sources.items()},
         **{f"{split}: listing": source.listing for split, source in sources.items()},
+        **{f"{split}: {CONTENT}": _content(source) for split, source in sources.items()},
         "pillow": PIL.__version__,
         "tensorflow": tf.__version__,
     }
+
+
+def _content(source: Source) -> str:
+    """A digest of some images: a listing has their sizes, which an edit of uncompressed images does not change."""
+    digest = hashlib.sha256()
+    for record, image in spread(source, COMPARED):
+        digest.update(b"%d %d\0" % (record, len(image)) + image)
+    return digest.hexdigest()[:16]
 
 
 def _shards(split: Split, count: int) -> Iterator[tuple[Split, str, range]]:
@@ -148,7 +184,11 @@ def _begin(output: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     if there and kept is None:
         raise UsageError(f"output={output} is not empty: {few(there)}; choose another")
     lines = [about] if kept is None else _lines(output / kept)
-    differing = [name for name in about | lines[0] if about.get(name) != lines[0].get(name)]
+    differing = [
+        name
+        for name in about | lines[0]
+        if about.get(name) != lines[0].get(name) and (name in lines[0] or not name.endswith(CONTENT))
+    ]
     if differing:
         name = differing[0]
         raise UsageError(
@@ -161,8 +201,9 @@ def _begin(output: Path, about: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return {line["name"]: line for line in lines[1:]}
 
 
-def _is_whole(path: Path, line: Mapping[str, Any]) -> bool:
-    return path.is_file() and durable.digest(path) == line["sha256"]
+def _is_whole(output: Path, line: Mapping[str, Any]) -> bool:
+    path = output / line.get(FILE, line["name"])
+    return not line["records"] or (path.is_file() and durable.digest(path) == line["sha256"])
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:
@@ -187,13 +228,20 @@ def _short(value: Any) -> str:
 class _Labelled:
     """Records with labels that count the classes of all splits, which are those of the first."""
 
-    def __init__(self, source: Source, classes: Sequence[str]) -> None:
+    def __init__(self, source: Source, split: Split, classes: Sequence[str]) -> None:
+        """
+        Raises:
+            UsageError: ``split`` has a class that is none of ``classes``.
+        """
         self._source = source
         self.classes = classes
         self.skips = source.skip_bad
         strange = [name for name in source.class_names if name not in classes]
         if strange:
-            raise UsageError(f"a split has classes that the first one lacks: {few(strange)}; leave them out")
+            key = shlex.quote(argument("data.classes", list(classes)))
+            choosing = len(classes) <= LISTED and set(classes) <= set(source.class_names)  # every class needs a record
+            advice = f"to leave them out: {key}" if choosing else f"take them out of the data for {split}"
+            raise UsageError(f"{split} has classes that training lacks: {few(strange)}\n{advice}")
         self._label = [classes.index(name) for name in source.class_names]
 
     def read(self, number: int) -> tuple[bytes, int]:
@@ -229,6 +277,9 @@ def _shard(
         "bytes_after": after,
         "left_out": left_out,
     }
+    if not count:
+        temporary.unlink()
+        return line
     durable.sync(temporary)
     temporary.rename(path)
     durable.sync(path.parent)
@@ -276,8 +327,39 @@ def _note(output: Path, line: Mapping[str, Any]) -> None:
     durable.sync(output / JOURNAL)
 
 
+def _of(split: Split, lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines about the shards of a split."""
+    return [line for line in lines if line["name"].startswith(f"{split}-")]
+
+
+def _named(output: Path, splits: Iterable[Split], lines: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines, after the shards have got names that count those with a record.
+
+    Raises:
+        UsageError: a split has none.
+    """
+    named = []
+    for split in splits:
+        those = _of(split, lines)
+        total = sum(line["records"] > 0 for line in those)
+        if not total:
+            reasons = [reason for line in those for reason in line["left_out"]]
+            raise UsageError(f"no record for {split} can be used: {few(reasons)}")
+        number = 0
+        for line in those:
+            name, made = f"{split}-{number:05d}-of-{total:05d}", output / line["name"]
+            renamed = line["records"] > 0 and name != line["name"]
+            if renamed and made.exists():  # it is not there where it was renamed before
+                made.rename(output / name)
+            named.append({**line, FILE: name} if renamed else line)
+            number += line["records"] > 0
+    return named
+
+
 def _finish(output: Path, about: Mapping[str, Any], lines: Sequence[Mapping[str, Any]]) -> None:
-    durable.replace(output / LABELS, json.dumps(about["classes"], indent=1).encode() + b"\n")
+    # with numbers, because a list of names may look numbered itself: "10:dog" behind "0:cat"
+    labels = dict(enumerate(about["classes"]))
+    durable.replace(output / LABELS, json.dumps(labels, indent=1).encode() + b"\n")
     texts = [json.dumps(about), *(json.dumps(line) for line in lines)]
     durable.replace(output / MANIFEST, "".join(f"{text}\n" for text in texts).encode())
     (output / JOURNAL).unlink(missing_ok=True)

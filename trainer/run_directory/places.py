@@ -11,6 +11,7 @@ a path from the user checks it here first.
 from __future__ import annotations
 
 import os
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -21,6 +22,11 @@ from trainer.checkpoint.manifest import CHECKPOINTS, PREFIX
 from trainer.command_line import argument, place_beside, resume_command
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
+
+# how a URL begins, which as a path is a directory of this name
+SCHEME = re.compile(
+    "(abfss?|adl|az|file|ftp|gcs|gs|hdfs|https?|memory|oss|s3a?|sftp|ssh|webhdfs):", re.IGNORECASE | re.ASCII
+)
 
 
 def real(place: Path) -> Path:
@@ -56,13 +62,29 @@ def is_run(place: Path) -> bool:
     return os.path.isdir(place / CHECKPOINTS)
 
 
+def refuse_url(place: Path, given: str) -> None:
+    """Refuse a URL: a directory called ``s3:`` would be made here, and lost with this machine. What is there already
+    may be gone on with.
+
+    Raises:
+        UsageError: says what copies checkpoints to another machine.
+    """
+    if not any(map(SCHEME.fullmatch, place.parts)) or os.path.exists(place):
+        return
+    raise UsageError(
+        f"{given} is a URL, and must be a path of this machine: nothing is written to another one directly\n"
+        "the checkpoints of a run are copied to a bucket by checkpoint.mirror=URL; copy other files yourself"
+    )
+
+
 def refuse_in_checkpoint(place: Path, given: str) -> None:
     """Refuse to write to ``place`` when it is, or lies in, a checkpoint or a directory of checkpoints. ``given`` is
     what the user wrote.
 
     Raises:
-        UsageError: names the checkpoint, its run, and a command that the user may have meant.
+        UsageError: names the checkpoint, its run, and a command that the user may have meant; or it is a URL.
     """
+    refuse_url(place, given)
     for above in _up(place):
         if is_checkpoint(above):
             what = "is a checkpoint" if above == real(place) else f"lies in the checkpoint {above}"
@@ -129,8 +151,9 @@ def refuse_nested(place: Path, given: str) -> None:
     """Refuse to begin something new inside a run directory.
 
     Raises:
-        UsageError: names both.
+        UsageError: names both; or it is a URL.
     """
+    refuse_url(place, given)
     for above in list(_up(place))[1:]:
         if is_run(above):
             raise UsageError(

@@ -7,6 +7,7 @@ import dataclasses
 import re
 import unicodedata
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 from trainer.data.sources.open_files import AnyPath
@@ -20,6 +21,7 @@ UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)  # UTF-32's begin with
 OTHER_FORMATS = ("item {", "item{", "<")  # a label map in protocol buffers' text, XML
 JSON_BEGINS = ("{", "[")
 NUMBER = re.compile(r"\d{1,9}")
+DECIMAL = re.compile(r"[+-]?(\d{1,18})(\.\d{1,18})?")  # a text that is a number: 7, 07, 7.0
 SYNSET = re.compile(r"(n\d{8})[ \t]+\S.*")  # a line of ImageNet's lists: WordNet's number of the synset, then its words
 
 
@@ -99,6 +101,27 @@ def labels_by_text(names: Sequence[str]) -> dict[str, int]:
     return found
 
 
+def labels_by_value(names: Sequence[str]) -> dict[Decimal, int]:
+    """The label of each number that a name is, however it is written; none where several names are the same number."""
+    found: dict[Decimal, list[int]] = {}
+    for label, name in enumerate(names):
+        if DECIMAL.fullmatch(name):
+            found.setdefault(Decimal(name), []).append(label)
+    return {value: labels[0] for value, labels in found.items() if len(labels) == 1}
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """A warning where classes differ in the case of letters alone."""
+    folded: dict[str, str] = {}
+    for name in names:
+        twin = folded.setdefault(name.casefold(), name)
+        if twin != name:
+            return [
+                f"warning: the classes {twin} and {name} differ in upper and lower case alone; they are two classes"
+            ]
+    return []
+
+
 def _several(unit: str) -> str:
     return "entries" if unit == "entry" else "lines"
 
@@ -112,10 +135,11 @@ def _json_lines(text: str, given: str) -> list[str]:
     if isinstance(value, list):
         return [_json_name(entry, given, number) for number, entry in enumerate(value, 1)]
     entries = list(value.items())
-    if all(NUMBER.fullmatch(name) for name, _ in entries):
-        return [f"{name}:{_json_name(entry, given, number)}" for number, (name, entry) in enumerate(entries, 1)]
+    # first, because the names of classes may be numbers, as those of digits; a name is never one
     if all(type(number) is int and 0 <= number < 10**9 for _, number in entries):
         return [f"{number}:{name.strip()}" for name, number in entries]
+    if all(NUMBER.fullmatch(name) for name, _ in entries):
+        return [f"{name}:{_json_name(entry, given, number)}" for number, (name, entry) in enumerate(entries, 1)]
     raise UsageError(
         f'{given} is JSON, but neither a list of names, nor numbers with names ({{"0": "cat"}}), nor names with '
         'numbers ({"cat": 0})'

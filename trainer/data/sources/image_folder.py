@@ -20,6 +20,7 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
+from trainer.data.sources.class_names import alike
 from trainer.data.sources.image_files import read_file
 from trainer.data.sources.image_groups import grouped
 from trainer.data.sources.image_names import ImageNames, names_of
@@ -96,6 +97,7 @@ class ImageFolderSplit:
         self._images = images
         self.class_names = names
         self.count = len(self._images)
+        _say_alike(names, config, split, say)
         if split == "train" or not divided:  # a divided tree is scanned for both splits
             asked = [path for path in ignored if finding.is_ignored(os.path.basename(path))]
             others = [path for path in ignored if not finding.is_ignored(os.path.basename(path))]
@@ -170,6 +172,13 @@ def class_folders(folder: Path, ignored: list[str], finding: ImageNames, least: 
             f"{folder}/CLASS/IMAGE (or in data.root {TRAIN_FOLDER}/ and {VALIDATION_FOLDERS[0]}/ with class folders)"
         )
     return dict(sorted(found.items()))
+
+
+def _say_alike(names: Sequence[str], config: ImageFolderConfig, split: Split, say: Callable[[str], object]) -> None:
+    """Training warns of classes that two sources may have spelled differently."""
+    used = _used(config)
+    for warning in alike([name for name in names if used is None or name in used]) if split == "train" else ():
+        say(warning)
 
 
 def _used(config: ImageFolderConfig) -> frozenset[str] | None:

@@ -24,7 +24,7 @@ from trainer.errors import BadRecord, UsageError, few
 
 Numbers = npt.NDArray[np.int64]
 
-INDEX = "rows 1"  # another number where another index is made of the same files
+INDEX = "rows 2"  # another number where another index is made of the same files
 MEGABYTE = 10**6
 IMAGE_KEY = "data.image_column"
 # writes a file again with its images as they are, each to be read by itself

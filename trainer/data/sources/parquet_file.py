@@ -213,7 +213,9 @@ def _labels(path: AnyPath, file: Any, name: str, labels: StoredLabels) -> npt.ND
             column = column.cast(kind)
         missing = column.is_null().to_numpy(zero_copy_only=False)
         if arrow.types.is_integer(kind):
-            stored = column.fill_null(labels.offset - 1).cast(arrow.int64()).to_numpy(zero_copy_only=False)
+            # first signed, because -1 is no number of an unsigned column; one beyond int64 becomes negative: no label
+            signed = column.cast(arrow.int64(), safe=False)
+            stored = signed.fill_null(labels.offset - 1).to_numpy(zero_copy_only=False)
             known = ~missing & (stored >= labels.offset) & (stored < labels.offset + labels.num_classes)
             return np.where(known, stored - labels.offset, UNKNOWN).astype(np.int32)
         if arrow.types.is_string(kind) or arrow.types.is_large_string(kind):

@@ -7,6 +7,7 @@ import functools
 import json
 import unicodedata
 
+from trainer.data.sources.class_names import labels_by_text
 from trainer.errors import nearest, one_line
 
 LONGEST_SHOWN = 60  # characters of a text that is no label
@@ -98,7 +99,7 @@ class StoredLabels:
 
     @functools.cached_property
     def _labels(self) -> dict[str, int]:
-        return {unicodedata.normalize("NFC", name): label for label, name in enumerate(self.names or ())}
+        return labels_by_text(self.names or ())
 
 
 def _kind(value: object) -> str:

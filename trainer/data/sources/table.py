@@ -67,7 +67,7 @@ class TableSplit:
                 "data.fold=null"
             )
         if config.split_column is not None and config.group_column is not None and not undivided:
-            _check_groups_apart(config, rows, split)
+            _check_groups_apart(config, rows, split, say)
         here = np.arange(len(rows)) if undivided else _rows_of(config, rows, split)
         self.whole = len(here)
         if self.divided and not undivided:
@@ -217,20 +217,30 @@ def _rows_of(config: TableConfig, rows: Rows, split: Split) -> Numbers:
     )
 
 
-def _check_groups_apart(config: TableConfig, rows: Rows, split: Split) -> None:
-    """Refuse a group in ``split`` that an earlier split has too: the column decides here, and it divides the group."""
-    code = SPLITS.index(split)
-    there = rows.groups >= 0
-    here = np.unique(rows.groups[there & (rows.splits == code)])
-    for other in range(code):
-        both = np.intersect1d(here, rows.groups[there & (rows.splits == other)])
-        if len(both):
-            names = sorted(rows.group_names[number] for number in both.tolist())
-            raise UsageError(
-                f"{len(both)} groups of data.group_column={config.group_column} have rows for {SPLITS[other]} and for "
-                f"{split} in {config.file}, so {split} is no test of what is learned in {SPLITS[other]}: {few(names)}\n"
-                "mark the rows of each for one of them, or set data.group_column=null"
-            )
+def _check_groups_apart(config: TableConfig, rows: Rows, split: Split, say: Callable[[str], object]) -> None:
+    """Refuse a group in ``split`` that an earlier split has too: the column decides here, and it divides the group.
+    Training warns of those that the test set has: whoever evaluates it would hear of them too late.
+    """
+    for other in SPLITS[: SPLITS.index(split)]:
+        reason = _in_both(config, rows, other, split)
+        if reason is not None:
+            raise UsageError(f"{reason}\nmark the rows of each for one of them, or set data.group_column=null")
+    reason = _in_both(config, rows, split, "test") if split == "train" else None
+    if reason is not None:
+        say(f"warning: {reason}")
+
+
+def _in_both(config: TableConfig, rows: Rows, split: Split, later: Split) -> str | None:
+    """Which groups have rows in two splits, and what that means; None where there are none."""
+    of_splits = (rows.groups[(rows.groups >= 0) & (rows.splits == SPLITS.index(each))] for each in (split, later))
+    both = np.intersect1d(*of_splits)
+    if not len(both):
+        return None
+    names = sorted(rows.group_names[number] for number in both.tolist())
+    return (
+        f"{len(both)} groups of data.group_column={config.group_column} have rows for {split} and for {later} in "
+        f"{config.file}, so {later} is no test of what is learned in {split}: {few(names)}"
+    )
 
 
 def _rule(config: TableConfig, file: Path) -> Division:

@@ -16,6 +16,7 @@ from trainer.storage.unreadable import refuse_unreadable
 
 JSON_LINES = (".jsonl", ".ndjson")
 TAB_SEPARATED = (".tsv", ".tab")
+OPTIONAL = ("data.split_column", "data.group_column")  # keys of columns that a table need not have
 DELIMITERS = (",", ";", "\t")  # a spreadsheet writes semicolons where the comma is the decimal sign
 BEGIN = 4096  # bytes that tell a text from other files
 UTF_32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
@@ -47,6 +48,20 @@ def read_cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Ce
         raise UsageError(
             f"data.file={path} is not UTF-8 ({error.reason}); save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
         ) from error
+
+
+def has_column(path: Path, columns: Mapping[str, str], key: str, name: str) -> bool:
+    """Whether the table has a column ``name`` beside ``columns``, without which it cannot be read anyway.
+
+    Raises:
+        UsageError: as ``read_cells`` of ``columns``.
+    """
+    next(read_cells(path, columns), None)
+    try:
+        next(read_cells(path, {**columns, key: name}), None)
+    except UsageError:
+        return False
+    return True
 
 
 def _encoding(path: Path) -> str:
@@ -133,7 +148,7 @@ def _require(path: Path, header: Sequence[str], key: str, name: str) -> None:
         there = [one_line(each) for each in header if each]
         raise UsageError(
             f"data.file={path} has no column {name} ({key}); its columns are {few(there)}{nearest(name, there)}\n"
-            f"name the right one: {key}=COLUMN"
+            f"name the right one: {key}=COLUMN{f', or set {key}=null' if key in OPTIONAL else ''}"
         )
 
 

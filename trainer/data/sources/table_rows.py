@@ -18,14 +18,15 @@ import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import TableConfig
-from trainer.data.sources.class_names import labels_by_text, read_label_names
+from trainer.data.sources.class_names import DECIMAL, alike, labels_by_text, labels_by_value, read_label_names
 from trainer.data.sources.split_folders import SPLITS, split_named
 from trainer.data.sources.table_file import read_cells
 from trainer.errors import UsageError, few, nearest, one_line
 
-NUMBER = re.compile(r"[+-]?(\d{1,18})(\.\d{1,18})?")
 WHOLE = re.compile(r"\.0+$")  # as pandas writes the integers of a column that has empty cells
 NONE = -1  # no label, no split, no group
+# what programs write for an empty cell, in any case; "none" may well be a class
+MISSING = frozenset({"nan", "<na>", "n/a", "#n/a", "nat", "null"})
 TRAIN, VALIDATION, TEST = range(len(SPLITS))
 
 Numbers = npt.NDArray[np.int64]
@@ -140,6 +141,9 @@ def read_rows(config: TableConfig, root: Path, split: Split) -> Rows:
     kept, notes = _without_repetitions(rows, labels, np.array(hashes, np.int64), faults)
     names, others, of_texts, more = _classes(config, labels, rows.splits, faults)
     classes = np.append(of_texts, np.int32(NONE))[np.array(labels.of_rows, np.int64)]
+    more += _named_missing(config.label_column, "label_column", labels, "trained as a class")
+    if config.group_column is not None:
+        more += _named_missing(config.group_column, "group_column", groups, "kept together as one group")
     rows = dataclasses.replace(rows, labels=classes, class_names=names, more_names=others, notes=(*notes, *more))
     faults.refuse(config, rows, (rows.splits == TEST) == (split == "test"))
     return rows if kept is None else _only(rows, kept)
@@ -265,11 +269,14 @@ def _classes(
     training = splits == TRAIN if (splits == TRAIN).any() else splits == VALIDATION
     trained = of(training | ((splits == VALIDATION) & (config.classes is not None)))
     names, numbers = ordered(list(trained), config.label_column)
-    held_out = [text for text in of(splits == TEST) if text not in trained]
-    others, more_numbers = ordered(held_out, config.label_column)
-    more = [name for name in others if name not in names]
-    place = {name: label for label, name in enumerate((*names, *more))}
     meant = {text: names[number] for text, number in numbers.items()}
+    known, numeric = set(names), all(map(DECIMAL.fullmatch, names))
+    spelled = {text: _spelled(text, numeric=numeric and DECIMAL.fullmatch(text) is not None) for text in texts}
+    meant |= {text: name for text, name in spelled.items() if name in known}  # other splits may write 1.0 for 1
+    held_out = [text for text in of(splits == TEST) if text not in meant]
+    others, more_numbers = ordered(held_out, config.label_column)
+    more = [name for name in others if name not in known]
+    place = {name: label for label, name in enumerate((*names, *more))}
     meant |= {text: others[number] for text, number in more_numbers.items()}
     of_texts = np.array([place[meant[text]] if text in meant else NONE for text in texts], np.int32)
     found = np.append(of_texts, np.int32(NONE))[values]
@@ -281,26 +288,43 @@ def _classes(
             "rows for validation whose label no row for training has",
             f"has the label {text}{nearest(text, names)}",
         )
-    return names, tuple(more), of_texts, _alike(names)
+    return names, tuple(more), of_texts, alike(names)
 
 
 def _listed(config: TableConfig, texts: Sequence[str]) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
-    """The classes of ``data.labels_file``, and the class of each text: a name in it, or the number of one."""
+    """The classes of ``data.labels_file``, and the class of each text: the name in it, or else the number of one.
+
+    Raises:
+        UsageError: some texts are numbers that name classes, and others can only be numbers of classes.
+    """
     assert config.labels_file is not None
     found = read_label_names(Path(config.file).parent / config.labels_file, None)
-    by_text = labels_by_text(found.names)
-
-    def label(text: str) -> int:
-        text = unicodedata.normalize("NFC", text)
-        if text in by_text:
-            return by_text[text]
-        number = WHOLE.sub("", text)
-        if not number.isascii() or not number.isdigit():
-            return NONE
-        place = int(number) - found.first
-        return place if 0 <= place < len(found.names) else NONE
-
-    return found.names, np.array([label(text) for text in texts], np.int32)
+    by_text, by_value = labels_by_text(found.names), labels_by_value(found.names)
+    labels = np.full(len(texts), NONE, np.int32)
+    named: list[str] = []  # numbers that name another class than the one which they count
+    counted: list[str] = []
+    for place, text in enumerate(texts):
+        label = by_text.get(unicodedata.normalize("NFC", text), NONE)
+        if not DECIMAL.fullmatch(text):
+            labels[place] = label
+            continue
+        value = Decimal(text)
+        label = label if label != NONE else by_value.get(value, NONE)
+        number = int(value) - found.first if value == int(value) else NONE
+        if label != NONE:
+            named += [text] if label != number else []
+        elif 0 <= number < len(found.names):
+            label = number
+            counted.append(text)
+        labels[place] = label
+    if named and counted:
+        raise UsageError(
+            f"data.label_column={config.label_column} has {named[0]}, which is the name of a class in "
+            f"data.labels_file={config.labels_file}, and {counted[0]}, which is no name there and can only be the "
+            f"number of the class {found.names[int(Decimal(counted[0])) - found.first]}\n"
+            "write the name of the class in every row"
+        )
+    return found.names, labels
 
 
 def ordered(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], dict[str, int]]:
@@ -310,8 +334,8 @@ def ordered(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], dict[st
     Raises:
         UsageError: two texts are the same number, or a text cannot name a class.
     """
-    numeric = all(NUMBER.fullmatch(text) for text in texts)
-    meant = {text: WHOLE.sub("", text) if numeric else unicodedata.normalize("NFC", text) for text in texts}
+    numeric = all(DECIMAL.fullmatch(text) for text in texts)
+    meant = {text: _spelled(text, numeric=numeric) for text in texts}
     names = sorted(set(meant.values()), key=Decimal if numeric else None)
     if numeric:
         twins = [(one, two) for one, two in itertools.pairwise(names) if Decimal(one) == Decimal(two)]
@@ -330,16 +354,21 @@ def ordered(texts: Sequence[str], column: str) -> tuple[tuple[str, ...], dict[st
     return tuple(names), {text: place[name] for text, name in meant.items()}
 
 
-def _alike(names: Sequence[str]) -> list[str]:
-    """A warning where classes differ in the case of letters alone."""
-    folded: dict[str, str] = {}
-    for name in names:
-        twin = folded.setdefault(name.casefold(), name)
-        if twin != name:
-            return [
-                f"warning: the classes {twin} and {name} differ in upper and lower case alone; they are two classes"
-            ]
-    return []
+def _spelled(text: str, *, numeric: bool) -> str:
+    """The name of the class that a label means; where labels are numbers, a whole one without a fraction."""
+    return WHOLE.sub("", text) if numeric else unicodedata.normalize("NFC", text)
+
+
+def _named_missing(name: str, key: str, column: _Column, what: str) -> list[str]:
+    """A warning where cells look like what a program writes for nothing."""
+    found = [text for text in column.numbers if text.casefold() in MISSING]
+    count = int(np.isin(np.array(column.of_rows, np.int64), [column.numbers[text] for text in found]).sum())
+    if not found:
+        return []
+    return [
+        f"warning: {count} rows have {few(found)} in data.{key}={name}, and are {what}; if it means that nothing is "
+        "known, leave the cells empty or remove the rows"
+    ]
 
 
 def _only(rows: Rows, kept: npt.NDArray[np.bool_]) -> Rows:

@@ -28,7 +28,7 @@ from trainer.storage.unreadable import unusable_record
 
 Numbers = npt.NDArray[np.int64]
 
-INDEX = "samples 1"  # another number where another index is made of the same files
+INDEX = "samples 2"  # another number where another index is made of the same files
 
 
 class WebDatasetSplit:

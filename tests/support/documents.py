@@ -11,6 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 DOCUMENTS = sorted(
     [*(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")), *ROOT.glob("docs/*.md")]
 )
+TRANSCRIPT = ROOT / "docs" / "first-hour.md"  # whose lines without a prompt were printed
 BEFORE = r"^\s*(?:\$ )?(?:[A-Z_]+=\S+ |exec |sbatch .*)*(?:\.venv/bin/)?"
 COMMAND = re.compile(BEFORE + r"(python -m trainer|scripts/slurm/train\.sbatch|scripts/\w+)\b(.*)$")
 
@@ -29,7 +30,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
                 text = text.replace(f"${name}", value)
             for line in text.splitlines():
                 found = COMMAND.match(line)
-                if found is None:
+                if found is None or (document == TRANSCRIPT and not line.startswith("$ ")):
                     continue
                 words = shlex.split(f"{found[1]} {found[2]}", comments=True)
                 end = next((index for index, word in enumerate(words) if word in ("&", "|", ">", "&&")), len(words))

@@ -116,6 +116,25 @@ def test_the_command_for_a_run_gives_its_next_step_the_rate_that_was_found(
     assert recorded(step + 1)["learning_rate"] == pytest.approx(0.02, rel=0.06), "the peak is rounded to two digits"
 
 
+def test_what_rollbacks_have_taken_of_the_rate_is_in_the_command(
+    base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run goes on with the factor, and the test did without: the command gave a quarter of what was found."""
+    skipped = ("divergence.learning_rate_factor=0.5", "train.skip_examples=['8-15','16-23','800-807']")
+    assert run(["train", "run_dir=halved", *SMALL, *SETTINGS, "schedule=constant", *skipped]) == 0
+    monkeypatch.setattr(rate_range, "judge", lambda tried: rate_range.Finding([1.0], 0.02, "because"))
+    monkeypatch.setattr(rate_range_test, "try_rates", lambda *arguments: iter([Tried(1e-3, 1.0), Tried(1e-2, 2.0)]))
+    capsys.readouterr()
+    assert run(["find-lr", "run_dir=halved"]) == 0
+    output = capsys.readouterr().out
+    assert "divergence.learning_rate_factor leaves 0.25 of it" in output
+    (command,) = commands_in(output)
+    assert run([*accepted(command)[3:], "train.steps=9"]) == 0
+    records = [json.loads(line) for line in Path("halved/metrics.jsonl").read_text().splitlines()]
+    rates = [each["learning_rate"] for each in records if each["split"] == "train" and each["step"] == 9]
+    assert rates == [pytest.approx(0.02)]
+
+
 def test_a_new_run_is_tested_as_it_would_begin_and_its_command_trains_it(
     base: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

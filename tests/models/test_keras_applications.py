@@ -103,6 +103,25 @@ def test_a_layer_whose_draws_cannot_be_replaced_is_refused_by_name() -> None:
         exact(model, STATISTICS, "noise", 0, "float32")
 
 
+def test_a_rescaling_of_the_image_is_left_out_and_one_further_on_is_refused_unless_a_run_was_trained_so() -> None:
+    image = keras.Input((SIZE, SIZE, 3))
+    prepared = keras.Sequential([keras.layers.Rescaling(2.0), keras.layers.Normalization(mean=1.0, variance=4.0)])
+    x = keras.layers.Flatten()(prepared(keras.layers.Rescaling(3.0)(image)))
+    first = exact(keras.Model(image, keras.layers.Dense(10)(x)), STATISTICS, "first", 0, "float32")
+    assert not any(isinstance(layer, keras.layers.Rescaling) for layer in first.layers)
+    within = keras.Model(image, keras.layers.Dense(10)(keras.layers.Rescaling(5.0, name="five")(x)))
+    with pytest.raises(UsageError, match=r"layer five \(Rescaling\) does not work on the image itself"):
+        exact(within, STATISTICS, "within", 0, "float32")
+    restored = exact(within, STATISTICS, "within", None, "float32")
+    assert len(restored.layers) == len(first.layers)
+    by_operation = exact(keras.Model(image, keras.layers.Dense(10)(x * 5.0)), STATISTICS, "times", 0, "float32")
+    logits = [
+        model({"image": images(), "dropout": tf.zeros([len(images()), 0])})["logits"].numpy()
+        for model in (first, by_operation)
+    ]
+    np.testing.assert_allclose(5.0 * logits[0], logits[1], rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -21,11 +21,18 @@ EVERYTHING = (
     "train.on_divergence=rollback",
 )
 KEPT = {"train_step", "evaluation_step", "step_facts", "evaluation_facts"}
-CHANGED = """
+# the network of these tests is a plug-in, of which nothing is kept elsewhere
+KEEPING_PLUGINS = """
 import sys
 from trainer.__main__ import main
+from trainer.run import start_cache
+start_cache.BUILDING = ()
+"""
+CHANGED = """
 from trainer.training import step
 step.CHAIN_FACTOR = step.CHAIN_FACTOR + 2
+"""
+MAIN = """
 main(sys.argv[1:])
 """
 
@@ -35,8 +42,9 @@ def kept(trainer: Trainer) -> dict[str, int]:
     return {path.name: path.stat().st_mtime_ns for path in (trainer.cwd / "cache/trainer/start").iterdir()}
 
 
-def run(trainer: Trainer, *arguments: str, cache: str = "cache") -> str:
-    process = trainer.start(*arguments, XDG_CACHE_HOME=str(trainer.cwd / cache))
+def run(trainer: Trainer, *arguments: str, cache: str = "cache", changed: str = "") -> str:
+    program = KEEPING_PLUGINS + changed + MAIN
+    process = trainer.start_python("-c", program, *arguments, XDG_CACHE_HOME=str(trainer.cwd / cache))
     assert process.wait() == 0, process.output
     return process.output
 
@@ -73,10 +81,7 @@ def test_a_second_start_and_a_resume_take_what_the_first_has_traced_and_changed_
     assert name.endswith("-prediction_step-raw")
 
     other = trainer.cwd / "other"
-    changed = trainer.start_python(
-        "-c", CHANGED, "train", f"run_dir={other}", *small, *STEPS, XDG_CACHE_HOME=str(trainer.cwd / "cache")
-    )
-    assert changed.wait() == 0, changed.output
+    run(trainer, "train", f"run_dir={other}", *small, *STEPS, changed=CHANGED)
     assert len(kept(trainer)) == 2 * len(KEPT) + 1
     with pytest.raises(AssertionError):
         assert_same_run(first, other)

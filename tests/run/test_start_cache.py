@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from types import FunctionType
+from typing import Any
 
 import pytest
+import tensorflow as tf
 from composing import compose
 from imports import TABLE
 from processes import NARROW
+from small_plugin import SMALL, install, installed_here, paced
 
 from trainer.config.complete import complete
+from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.data.images import mixing
 from trainer.distributed.replicas import ONE_DEVICE
-from trainer.run.start_cache import DECIDING, start_cache_of
+from trainer.fingerprint import probe
+from trainer.run.start_cache import COMPILED, DECIDING, start_cache_of
+from trainer.training.state import rolling_statistics
+from trainer.training.step import make_evaluation_step, make_train_step
 
 
 def composed(*overrides: str) -> Config:
@@ -49,11 +58,70 @@ def test_other_code_anywhere_under_a_step_has_another_name(monkeypatch: pytest.M
     assert program() != before
 
 
+def noting(config: Any, read: set[str], path: str = "") -> Any:
+    """``config``, which notes in ``read`` each of its keys that is read."""
+
+    class Noting(type(config)):  # type: ignore[misc]
+        def __getattribute__(self, name: str) -> Any:
+            value = super().__getattribute__(name)
+            if dataclasses.is_dataclass(value):
+                return noting(value, read, f"{path}{name}.")
+            read.add(f"{path}{name}")
+            return value
+
+    made = object.__new__(Noting)
+    made.__dict__.update(vars(config))
+    return made
+
+
+@pytest.mark.parametrize("policy", ["stop", "rollback"])
+def test_no_other_key_that_a_resume_may_change_freely_is_compiled(policy: str) -> None:
+    """What a graph has of such a key must be in the name: a resume would run with the value of an earlier start."""
+    config = composed("ema.decay=0.9", "train.accumulate_steps=2", "fine_tuning.freeze_until_step=3")
+    tiny = probe.configuration(config)
+    state = dataclasses.replace(
+        probe.make_state(tiny, ONE_DEVICE, auxiliary=False),
+        divergence=rolling_statistics(composed(f"train.on_divergence={policy}")),
+    )
+    read: set[str] = set()
+    watched = noting(tiny, read)
+    batch = probe.training_batch(tiny)
+    make_train_step(state, watched).get_concrete_function(batch)
+    make_evaluation_step(state, watched, scores=True).get_concrete_function(probe.evaluation_batch())
+    free = {path for path, _, fact in leaves(config) if fact.resume == "free"}
+    assert "train.global_batch_size" in read
+    assert read & free <= {*COMPILED, "evaluation.batch_size"}, "the batch is seen in what the function takes"
+    if policy == "stop":
+        assert set(COMPILED) <= read, "a name that is longer than it must be finds less"
+
+
+def test_nothing_is_kept_of_what_a_plugin_builds(tmp_path: Path) -> None:
+    """It may build of anything: an array in its module, a module of another package, a file, the environment."""
+    install(tmp_path)
+    with installed_here(tmp_path):
+        assert start_cache_of(complete(compose(*SMALL), 40, 10), ONE_DEVICE) is None
+        assert start_cache_of(composed(*paced(0.0)), ONE_DEVICE) is not None, "records are no part of a step"
+
+
+def test_where_functions_run_eagerly_or_operations_are_watched_nothing_is_kept() -> None:
+    program()
+    tf.config.run_functions_eagerly(True)
+    try:
+        assert start_cache_of(composed(), ONE_DEVICE) is None
+    finally:
+        tf.config.run_functions_eagerly(False)
+    tf.debugging.enable_check_numerics()
+    try:
+        assert start_cache_of(composed(), ONE_DEVICE) is None
+    finally:
+        tf.debugging.disable_check_numerics()
+    program()
+
+
 @pytest.mark.parametrize(
     "free",
     [
         "train.steps=40",
-        "train.log_every_steps=7",
         "evaluation.every_steps=3",
         "evaluation.batch_size=4",
         "checkpoint.every_steps=5",
@@ -85,6 +153,7 @@ def test_what_a_resume_may_change_freely_finds_what_was_traced_before(free: str)
         "train.label_smoothing=0.2",
         "train.global_batch_size=16",
         "train.on_divergence=rollback",
+        "train.log_every_steps=7",
         "fine_tuning.layer_decay=0.7",
         "evaluation.weights=ema",
         "runtime.precision=mixed_bfloat16",

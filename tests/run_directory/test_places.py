@@ -270,6 +270,23 @@ def test_a_report_in_the_run_and_an_export_beside_it_are_fine(run_dir: Path) -> 
         places.refuse_output(path, f"output={path}", layout.OWN)
 
 
+@pytest.mark.parametrize("command", ["report", "find-lr"])
+def test_a_page_takes_the_place_of_no_device_pipe_or_link(
+    command: str, run_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A command that root gave ``output=/dev/null`` put a file there, for all programs of the machine."""
+    pipe, link, target = tmp_path / "pipe", tmp_path / "link", tmp_path / "target"
+    os.mkfifo(pipe)
+    target.write_text("kept")
+    link.symlink_to(target)
+    for place, what in ((pipe, "a device, a pipe or a socket"), (link, "a link")):
+        assert run([command, f"run_dir={run_dir}", f"output={place}"]) == UsageError.exit_status
+        assert f"output={place} is {what}, and would be replaced by a file" in capsys.readouterr().err
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+    assert target.read_text() == "kept"
+
+
 # Overlaps
 
 

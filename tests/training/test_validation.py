@@ -25,7 +25,7 @@ from trainer.training.due import Standing
 from trainer.training.interfaces import Run
 from trainer.training.state import Progress
 from trainer.training.step import make_evaluation_step
-from trainer.training.validation import patience_is_exhausted, recount, validate
+from trainer.training.validation import _note_validation, patience_is_exhausted, recount, validate
 
 BROKEN = {1: math.nan, 3: math.inf}  # what the classifier's bias has while the step is validated
 STEPS = 4
@@ -89,6 +89,29 @@ def test_a_recount_reads_only_where_the_ranking_changed_and_counts_only_what_the
     assert [line.partition("counted again")[2] for line in said] == [" from 2 earlier validations"] * 2
     found = (progress.best_step, progress.best_value, progress.patience_value, progress.patience_used)
     assert [float(value.numpy()) for value in found] == [1.0, 2.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("undefined", [{"auroc": math.nan}, {}], ids=["not defined", "not recorded"])
+def test_patience_ends_where_no_validation_can_be_the_best(undefined: dict[str, float]) -> None:
+    """As long as there is no best, each validation was taken for the first, and patience began anew."""
+    chosen = ("checkpoint.best_metric=auroc", "early_stopping.metric=loss", "early_stopping.patience=2")
+    config, by_loss = compose(*chosen), compose("checkpoint.best_metric=loss", *chosen[1:])
+    losses = (math.nan, 2.0, 2.5, 2.25)
+    noted = [{"loss": loss, "accuracy": 0.5, "skipped": 0, **undefined} for loss in losses]
+    progress = Progress(1.0)
+    for step, validation in enumerate(noted, 1):
+        _note_validation(progress, step, validation, config)
+    assert (int(progress.best_step.numpy()), float(progress.patience_value.numpy())) == (0, 2.0)
+    assert patience_is_exhausted(progress, config)
+
+    resumed = Progress(1.0)  # of a run that was ranked by its loss before
+    for step, validation in enumerate(noted[:3], 1):
+        _note_validation(resumed, step, validation, by_loss)
+    recount(resumed, lambda: dict(enumerate(noted[:3], 1)), by_loss, config)
+    assert not patience_is_exhausted(resumed, config)
+    _note_validation(resumed, 4, noted[3], config)
+    assert (int(resumed.best_step.numpy()), float(resumed.patience_value.numpy())) == (0, 2.0)
+    assert patience_is_exhausted(resumed, config)
 
 
 def test_examples_without_a_finite_loss_are_wrong(stored: Path) -> None:

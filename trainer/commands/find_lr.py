@@ -17,7 +17,7 @@ from trainer.errors import UsageError, measure, nearest, warn
 from trainer.report import rate_page
 from trainer.report.rate_page import Curve
 from trainer.run_directory import layout
-from trainer.run_directory.places import refuse_output
+from trainer.run_directory.places import refuse_output, refuse_replacing
 from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
@@ -55,7 +55,9 @@ def main(arguments: Sequence[str]) -> int:
     given = _run_dir(rest)
     output = [Path(text) for text in take_list(values, "output")]
     page = output[0] if output else Path(FILE_NAME)
-    refuse_output(page, f"output={page}" if output else f"the curve {page}", layout.OWN)
+    named = f"output={page}" if output else f"the curve {page}"
+    refuse_output(page, named, layout.OWN)
+    refuse_replacing(page, named)
     checkpoint = str(values.pop("checkpoint")) if "checkpoint" in values else None
     if checkpoint is not None and given is None:
         raise UsageError("checkpoint= is one of a run: find-lr needs run_dir=DIR with it")

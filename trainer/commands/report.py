@@ -12,7 +12,7 @@ from trainer.errors import UsageError, warn
 from trainer.report import contents, page
 from trainer.report.contents import Contents
 from trainer.run_directory import layout, which_checkpoint
-from trainer.run_directory.places import refuse_output
+from trainer.run_directory.places import refuse_output, refuse_replacing
 from trainer.sweeps import plan
 from trainer.sweeps.trial import newest_step, run_dir_of
 
@@ -54,7 +54,9 @@ def main(arguments: Sequence[str]) -> int:
         title = f"{len(places)} runs"
         runs, directory = [contents.read(place, str(place), warn) for place in places], Path()
     path = Path(output[0]) if output else directory / FILE_NAME
-    refuse_output(path, f"output={path}" if output else f"the report {path}", layout.OWN)
+    named = f"output={path}" if output else f"the report {path}"
+    refuse_output(path, named, layout.OWN)
+    refuse_replacing(path, named)
     page.write(path, title, runs)
     print(path)
     return 0

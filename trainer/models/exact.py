@@ -47,7 +47,8 @@ def exact(
     - batch norm over the last axis is the fused one, with the momentum and epsilon that ``model`` has;
     - every initialiser draws from a seed that only ``seed`` and its layer's name decide; without one it makes zeros;
     - layers that Keras has numbered are numbered from the beginning of this network;
-    - layers that rescale the image are left out: ``preprocess.normalize`` does it;
+    - layers that rescale the image are left out: ``preprocess.normalize`` does it. Such a layer further on is a part of
+      the network, but was left out by earlier versions, too: only a network that is restored is still made so;
     - batch norm, the classifier and what follows it are float32 in any ``precision``;
     - with ``conventions="torch"`` it computes what torchvision's network does, see ``trainer.models.conventions``.
 
@@ -84,6 +85,12 @@ def exact(
             for inner in layer.layers:
                 x = apply(inner, x)
             return x
+        if isinstance(layer, PREPROCESSING) and arguments[0] is not image and seed is not None:
+            raise UsageError(
+                f"{name}: layer {layer.name} ({type(layer).__name__}) does not work on the image itself, and would be "
+                "left out like one that does, because preprocess.normalize replaces those\n"
+                "write it as operations, such as x * scale + offset, or as a layer of your own"
+            )
         if isinstance(layer, PREPROCESSING) or (id(layer) in dropped and layer.rate == 0.0):
             return arguments[0]
         if id(layer) in dropped:

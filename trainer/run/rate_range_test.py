@@ -25,7 +25,7 @@ from trainer.run_directory import which_checkpoint
 from trainer.runtime.signals import StopRequest
 from trainer.storage.unreadable import is_directory
 from trainer.training.rate_range import Tried, try_rates
-from trainer.training.schedules import learning_rate_at
+from trainer.training.schedules import learning_rate_at, left_by_rollbacks
 
 RATE = "optimizer.learning_rate"
 LEAST_SHARE = 0.1  # of the peak; below it, the peak would have to be far above the rate that was found
@@ -107,13 +107,15 @@ def command_for_run(rate: float, run_dir: Path, checkpoint: str, subject: Subjec
     """What the command does, and the command that continues a run at ``rate`` from the tested checkpoint, of ``step``.
 
     The key has the peak of the schedule. So it gets the peak with which the rate at this step is ``rate``, and where
-    the schedule leaves next to nothing of it, or has ended, the rate becomes a constant one.
+    the schedule leaves next to nothing of it, or has ended, the rate becomes a constant one. What rollbacks take of the
+    rate (``divergence.learning_rate_factor``) they take of any schedule.
     """
     start = subject.prepared.start
-    assert start.checkpoint is not None
+    assert isinstance(start, FromCheckpoint), "of_run has made it"
     there = stored.read(start.checkpoint / stored.FILE_NAME)
     total = total_steps(there, subject.prepared.data.sampling.examples_per_epoch)
     share = _share(there, step)
+    left = float(left_by_rollbacks(tf.constant(start.manifest.examples, tf.int64), there).numpy())
     chosen = [] if checkpoint == "latest" else [argument("checkpoint", _place(checkpoint))]
     changes: dict[str, Any] = {}
     consents = [RATE]
@@ -125,9 +127,14 @@ def command_for_run(rate: float, run_dir: Path, checkpoint: str, subject: Subjec
         consents.append("schedule")
         share = 1.0
         what = f"{what}, as a constant rate"
-    changes[RATE] = float(f"{rate / share:.2g}")
-    if changes[RATE] != rate:
-        what = f"{what} (schedule={there.schedule.name} has {share:.2g} of the peak at step {step})"
+    changes[RATE] = float(f"{rate / share / left:.2g}")
+    reasons = []
+    if share != 1.0:
+        reasons.append(f"schedule={there.schedule.name} has {share:.2g} of the peak at step {step}")
+    if left != 1.0:
+        reasons.append(f"divergence.learning_rate_factor leaves {left:.2g} of it after the rollbacks")
+    if changes[RATE] != rate and reasons:
+        what = f"{what} ({', and '.join(reasons)})"
     return what, changing_command(run_dir, changes, consents, *chosen)
 
 

@@ -20,21 +20,27 @@ DECIDING = (
     "trainer.config",
     "trainer.runtime",
 )
-BUILT = ("model.", "optimizer.", "schedule.")  # plug-ins build these, and say themselves what a resume may change
+# A plug-in may build these of anything: modules of other packages, files, variables of the environment.
+BUILDING = (plugins.MODELS, plugins.OPTIMIZERS, plugins.SCHEDULES)
+COMPILED = ("train.log_every_steps",)  # keys that a resume may change freely, and that a graph has all the same
 
 
 def start_cache_of(config: Config, replicas: Replicas) -> StartCache | None:
-    """None where nothing is kept: on several replicas, and with XLA, which keeps what it compiles."""
+    """None where nothing is kept: on several replicas, with XLA, which keeps what it compiles, and where a plug-in has
+    a part in the step: nothing tells from outside whether it would still build the same.
+    """
     if replicas.count > 1 or config.runtime.xla:
         return None
-    return start_cache([*DECIDING, *plugins.packages(chosen_plugins(config))], deciding(config))
+    if any(group in BUILDING for group, _ in chosen_plugins(config)):
+        return None
+    return start_cache(DECIDING, deciding(config))
 
 
 def deciding(config: Config) -> str:
-    """The keys that may decide a graph, as text: all that a resume may not change freely, and all that is built. So a
-    run that goes on for more steps, or keeps other checkpoints, finds what was traced before. The batch of an
+    """The keys that may decide a graph, as text: all that a resume may not change freely, and what else is compiled. So
+    a run that goes on for more steps, or keeps other checkpoints, finds what was traced before. The batch of an
     evaluation is free, and is seen in what the function takes; devices are in the name as TensorFlow has them.
     """
     return "\n".join(
-        f"{path} = {value!r}" for path, value, fact in leaves(config) if fact.resume != "free" or path.startswith(BUILT)
+        f"{path} = {value!r}" for path, value, fact in leaves(config) if fact.resume != "free" or path in COMPILED
     )

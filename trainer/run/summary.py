@@ -6,7 +6,7 @@ from pathlib import Path
 
 from trainer.checkpoint import directory
 from trainer.command_line import argument, command_line, tensorboard_command
-from trainer.config.metrics import OF_CLASSES
+from trainer.config.metrics import OF_CLASSES, counts
 from trainer.config.schema import Config
 from trainer.errors import measure
 from trainer.monitoring.terminal import Terminal
@@ -26,9 +26,7 @@ def summarize(run_dir: Path, run: Prepared, history: History, terminal: Terminal
     best = best_step(history.validations, config.checkpoint.best_metric)
     if history.validations:
         rows.append(("last", _validation(config, history, max(history.validations))))
-        rows.append(
-            ("best", "none: no validation had a finite loss" if best is None else _validation(config, history, best))
-        )
+        rows.append(("best", _no_best(config, history) if best is None else _validation(config, history, best)))
     if config.train.fast_dev_run:
         rows.append(("kept", f"nothing; the same command without {KEY}=true trains the run"))
         terminal.closing(f"{KEY}: {step} steps, a validation and a checkpoint worked", rows)
@@ -41,6 +39,12 @@ def summarize(run_dir: Path, run: Prepared, history: History, terminal: Terminal
         ("more", train_on.longer(run_dir, config, step, run.total_steps, run.data.sampling.examples_per_epoch, waited)),
     ]
     terminal.closing(f"done at step {step}{f' of {run.total_steps}, by early stopping' if early else ''}", rows)
+
+
+def _no_best(config: Config, history: History) -> str:
+    if any(map(counts, history.validations.values())):
+        return f"none: checkpoint.best_metric={config.checkpoint.best_metric} was not defined in any validation"
+    return "none: no validation had a finite loss"
 
 
 def _out_of_patience(config: Config, waited: int) -> str:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import re
 import shlex
+import stat
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -145,6 +146,22 @@ def refuse_output(path: Path, given: str, own: Sequence[str]) -> None:
                 f"{given} belongs to the run {above}, which writes {first} itself\nchoose another place, such as "
                 f"{above / f'of-{path.name}'}"
             )
+
+
+def refuse_replacing(path: Path, given: str) -> None:
+    """Refuse to put a new file in the place of what is no file: a user who may write to ``/dev`` would have no such
+    device any more. A link is as bad: it would be replaced, and not what it leads to, as with ``/dev/stdout``.
+
+    Raises:
+        UsageError: says what is there.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError:  # nothing is there, or writing will say why it cannot be reached
+        return
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        what = "a link" if stat.S_ISLNK(mode) else "a device, a pipe or a socket"
+        raise UsageError(f"{given} is {what}, and would be replaced by a file; choose another place")
 
 
 def refuse_nested(place: Path, given: str) -> None:

@@ -6,16 +6,22 @@ the new one, and a function that another program has replaced is in no file.
 
 from __future__ import annotations
 
+import dataclasses
+import enum
 import functools
 import hashlib
+import re
 import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from types import CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CodeType, FunctionType, ModuleType
 from typing import Any
+
+import numpy as np
+import tensorflow as tf
 
 PLAIN = (type(None), bool, int, float, complex, str, bytes)
 # what methods, properties, caches and compiled functions are made of
-INNER = ("__func__", "__wrapped__", "fget", "python_function")
+INNER = ("__func__", "__wrapped__", "fget", "func", "python_function")
 # what Python adds to a class, and what decides nothing
 ADDED = ("__dict__", "__weakref__", "__doc__", "_abc_impl")
 
@@ -23,8 +29,9 @@ ADDED = ("__dict__", "__weakref__", "__doc__", "_abc_impl")
 def digest(packages: Collection[str]) -> str:
     """SHA-256 of all functions, classes and plain values of the loaded modules in ``packages``, in hexadecimal digits.
 
-    It is the same in every process that has loaded the same code, wherever the files lie. Objects of other kinds are
-    told apart by their type alone.
+    It is the same in every process that has loaded the same code, wherever the files lie. Values are plain ones, and
+    arrays, patterns, enumerations, dataclasses and containers of them. Objects of other kinds, such as locks, are told
+    apart by their type alone.
     """
     found = hashlib.sha256()
     for name, module in sorted(sys.modules.items()):
@@ -51,11 +58,13 @@ def _described(value: Any, module: str, inside: tuple[int, ...]) -> str:
     def described(part: Any) -> str:
         return _described(part, module, (*inside, id(value)))
 
-    if isinstance(value, type) and value.__module__ != module and _has_module(value):
+    if isinstance(value, type) and value.__module__ != module and _is_its_modules(value):
         return f"class {value.__module__}.{value.__qualname__}"  # described there, or of a package with a version
     for kind, describe in KINDS:
         if isinstance(value, kind):
             return describe(value, described)
+    if dataclasses.is_dataclass(value):
+        return _dataclass(value, described)
     inner = (getattr(value, attribute, None) for attribute in INNER)
     parts = [described(each) for each in inner if each is not None]
     return f"a {type(value).__module__}.{type(value).__qualname__} {parts}"
@@ -80,6 +89,17 @@ def _class(cls: type, described: Described) -> str:
     return f"class {cls.__module__}.{cls.__qualname__} {own} {[base.__qualname__ for base in cls.__mro__]}"
 
 
+def _array(array: np.ndarray | np.generic, described: Described) -> str:
+    if array.dtype.hasobject:
+        return f"array {array.shape} {described(array.tolist())}"
+    return f"array {array.dtype.str} {array.shape} {hashlib.sha256(array.tobytes()).hexdigest()}"
+
+
+def _dataclass(value: Any, described: Described) -> str:
+    fields = [(field.name, described(getattr(value, field.name, None))) for field in dataclasses.fields(value)]
+    return f"{described(type(value))} {fields}"
+
+
 def _mapping(mapping: Mapping[Any, Any], described: Described) -> str:
     return f"mapping {sorted((described(key), described(value)) for key, value in mapping.items())}"
 
@@ -96,7 +116,12 @@ KINDS: tuple[tuple[Any, Callable[[Any, Described], str]], ...] = (
     (ModuleType, lambda module, described: f"module {module.__name__}"),
     (CodeType, _code),
     (FunctionType, _function),
+    (BuiltinFunctionType, lambda function, described: f"builtin {function.__module__}.{function.__qualname__}"),
     (type, _class),
+    (enum.Enum, lambda member, described: f"{type(member).__qualname__}.{member.name} {described(member.value)}"),
+    (re.Pattern, lambda pattern, described: f"pattern {pattern.flags} {pattern.pattern!r}"),
+    (tf.DType, lambda dtype, described: repr(dtype)),
+    ((np.ndarray, np.generic), _array),
     (Mapping, _mapping),
     ((set, frozenset), _set),
     ((tuple, list), _sequence),
@@ -104,10 +129,14 @@ KINDS: tuple[tuple[Any, Callable[[Any, Described], str]], ...] = (
 )
 
 
-def _has_module(cls: type) -> bool:
-    """Whether a class is in an imported module, and not in a program that was given to Python, as tests are."""
-    loaded = sys.modules.get(cls.__module__)
-    return cls.__module__ != "__main__" and getattr(loaded, cls.__qualname__.partition(".")[0], None) is not None
+def _is_its_modules(cls: type) -> bool:
+    """Whether its module has this very class under its name. A program that was given to Python is no such module, and
+    one that was loaded again has another class of that name.
+    """
+    found: Any = None if cls.__module__ == "__main__" else sys.modules.get(cls.__module__)
+    for name in cls.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is cls
 
 
 def _is_filled(cell: Any) -> bool:

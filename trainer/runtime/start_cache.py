@@ -10,9 +10,10 @@ the same numbers in the same order, so the same bits.
 of the program as it is loaded (``loaded_code``), the configuration, the packages that are installed, the processor, the
 devices, the environment variables of TensorFlow and its kernels, and the options that TensorFlow runs functions with.
 What it takes is compared with the batch and the variables at hand. What the digest does not cover is not kept: a graph
-for several replicas or processes, for a GPU, or for XLA (which keeps its own), and one that calls Python, depends on
-anything but its arguments and the named variables, or calls functions, as logical replicas do: TensorFlow specialises
-these while it optimises, and does not tell what they became.
+that other people's code has built (``trainer.run.start_cache``), one for several replicas or processes, for a GPU, or
+for XLA (which keeps its own), and one that calls Python, depends on anything but its arguments and the named variables,
+or calls functions, as logical replicas do: TensorFlow specialises these while it optimises, and does not tell what they
+became. Nothing is kept or taken where functions run eagerly, or operations are watched, as debugging does.
 
 **Why a file is trusted.** It lies in the user's cache directory, never in a run directory, belongs to the user, and
 nobody else may write it. It has its own SHA-256. What is damaged, foreign or of another version is as good as absent.
@@ -45,7 +46,9 @@ from tensorflow.core.framework import function_pb2, graph_pb2, node_def_pb2, op_
 from tensorflow.core.protobuf import config_pb2
 from tensorflow.python.eager import context, execute
 from tensorflow.python.eager.polymorphic_function import atomic_function
+from tensorflow.python.framework import config, ops
 from tensorflow.python.framework.func_graph import FuncGraph
+from tensorflow.python.ops import control_flow_util
 
 from trainer.runtime import loaded_code, machine
 from trainer.runtime.purity import PYTHON
@@ -55,7 +58,8 @@ FORMAT = 1
 TESTED = "2.21."  # versions of TensorFlow that begin so
 LARGEST = 256 * 2**20  # bytes of all that is kept; what was not used for the longest time goes first
 ENVIRONMENT = ("TF_", "XLA_", "KERAS_", "ONEDNN_", "DNNL_", "OMP_", "KMP_", "MKL_")
-SILENT = ("TF_CPP_MIN_LOG_LEVEL", "TF_CPP_MAX_VLOG_LEVEL")  # decide what is printed
+# These decide what is printed, and how OpenMP starts. Importing scikit-learn sets the last two.
+SILENT = ("TF_CPP_MIN_LOG_LEVEL", "TF_CPP_MAX_VLOG_LEVEL", "KMP_DUPLICATE_LIB_OK", "KMP_INIT_AT_FORK")
 
 Result = TypeVar("Result")
 Signature = list[tuple[str, list[int | None]]]  # dtype and shape
@@ -107,6 +111,8 @@ def start_cache(code: Collection[str], configuration: str) -> StartCache | None:
     place = user_cache()
     if place is None or not tf.__version__.startswith(TESTED) or tf.config.list_logical_devices("GPU"):
         return None
+    if tf.config.functions_run_eagerly() or context.context().op_callbacks:
+        return None
     facts = (
         FORMAT,
         loaded_code.digest(code),
@@ -124,6 +130,13 @@ def start_cache(code: Collection[str], configuration: str) -> StartCache | None:
             keras.config.floatx(),
             keras.config.epsilon(),
             keras.config.image_data_format(),
+        ),
+        # settings under which Python makes other operations of the same code
+        (
+            config.is_op_determinism_enabled(),
+            control_flow_util.ENABLE_CONTROL_FLOW_V2,
+            ops.is_auto_dtype_conversion_enabled(),
+            ops.is_numpy_style_type_promotion(),
         ),
         hashlib.sha256(context.context().function_call_options.config_proto_serialized).hexdigest(),
     )

@@ -52,12 +52,19 @@ def learning_rate(step: tf.Tensor, examples: tf.Tensor, config: Config) -> tf.Te
     the step ends.
     """
     rate = learning_rate_at(step, config.optimizer.learning_rate, config.schedule)
-    entries, factor = config.train.skip_examples, config.divergence.learning_rate_factor
-    if not entries or factor == 1.0:
+    if not config.train.skip_examples or config.divergence.learning_rate_factor == 1.0:
         return rate
+    return rate * left_by_rollbacks(examples, config)
+
+
+def left_by_rollbacks(examples: tf.Tensor, config: Config) -> tf.Tensor:
+    """What rollbacks have left of the learning rate, float32 ``[]``, at the step whose first example is number
+    ``examples``.
+    """
+    entries, factor = config.train.skip_examples, config.divergence.learning_rate_factor
     begins = tf.constant([to_range("train.skip_examples", entry).start for entry in entries], tf.int64)
     reached = tf.reduce_sum(tf.cast(begins < examples + config.train.global_batch_size, tf.float64))
-    return rate * tf.cast(tf.pow(tf.constant(factor, tf.float64), reached), tf.float32)
+    return tf.cast(tf.pow(tf.constant(factor, tf.float64), reached), tf.float32)
 
 
 def learning_rate_at(step: tf.Tensor, peak: float, config: ScheduleConfig) -> tf.Tensor:

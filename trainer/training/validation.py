@@ -147,11 +147,18 @@ def _note_validation(progress: Progress, step: int, validation: dict[str, float]
 
     A validation that does not count is no improvement, and none of its values enter the state.
     """
-    first = int(progress.best_step.numpy()) == 0  # no validation has counted yet
+    first = _is_first(progress)
     _note_best(progress, step, validation, config)
     _note_patience(progress, validation, config, first=first)
     progress.evaluations.assign_add(1)
     progress.evaluated_step.assign(step)
+
+
+def _is_first(progress: Progress) -> bool:
+    """Whether patience has nothing to compare with. A best so far alone does not tell: by a metric that is not defined
+    for these examples there is none, and by one that earlier versions did not record there is none yet.
+    """
+    return int(progress.best_step.numpy()) == 0 and float(progress.patience_value.numpy()) == 0.0
 
 
 def _note_best(progress: Progress, step: int, validation: Mapping[str, float], config: Config) -> None:
@@ -201,7 +208,8 @@ def recount(
     first = True
     for step, validation in sorted(known.items()):
         if of_patience and stopping.metric in validation:
-            _note_patience(progress, validation, config, first=first)
+            nothing = first and float(progress.patience_value.numpy()) == 0.0
+            _note_patience(progress, validation, config, first=nothing)
         if of_best:
             _note_best(progress, step, validation, config)
         first = first and not counts_by(validation, metric)

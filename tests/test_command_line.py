@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import ast
 import os
+import shlex
+import subprocess
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -163,6 +166,10 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
     # where: (the calls there, messages or the test that runs the commands)
     "api.resume": (Counter(resume_command=1), lambda r, p: [raised(lambda: api.resume(f"file://{r.parent}/a b"))]),
     "checkpoint.verification._older": (Counter(command_line=1), lambda r, p: [older(r, p)]),
+    "data.sources.parquet.ParquetSplit._say_cost": (
+        Counter(python_command=1),
+        "tests/data/test_parquet.py::test_the_command_keeps_the_names_of_classes",
+    ),
     "commands.verify._temporary_directory": (
         Counter(command_line=1, with_variable=1),
         lambda r, p: [without_temporary(r, p)],
@@ -413,3 +420,25 @@ def test_a_fixed_type_is_refused_for_what_it_is_and_its_new_run_has_it(run_dir: 
     assert "init_from" not in message, "weights of another network do not fit"
     with pytest.raises(RestoreRefused, match=r"data\.name: digits -> image_folder; nothing was restored"):
         refused(run_dir, data="image_folder")
+
+
+def test_where_the_environment_is_not_activated_a_command_names_its_interpreter_and_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As after scripts/train in a fresh shell, whose ``python`` has none of what the program needs."""
+    assert shlex.split(command_line.resume_command("runs/x"))[0] == "python", "the tests run in an activated one"
+    other = tmp_path / "bin"
+    other.mkdir()
+    (other / "python").write_text("#!/bin/sh\nexit 9\n")
+    (other / "python").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{other}:/usr/bin:/bin")
+    assert shlex.split(command_line.tensorboard_command(tmp_path))[0] == f"{Path(sys.executable).parent}/tensorboard"
+    for printed, status, said in (
+        (command_line.resume_command(tmp_path / "none"), 2, "error: "),
+        (command_line.python_command("print(6 * 7)"), 0, "42"),
+    ):
+        assert shlex.split(printed)[0] == sys.executable
+        shell = subprocess.run(["sh", "-c", printed], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert shell.returncode == status, shell.stderr
+        assert said in shell.stdout + shell.stderr
+        assert "ModuleNotFoundError" not in shell.stderr

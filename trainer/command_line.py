@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,9 +22,21 @@ from hydra.errors import OverrideParseException
 JOB_SCRIPT = Path(__file__).resolve().parents[1] / "scripts" / "slurm" / "train.sbatch"  # absent from a wheel
 
 
+def program(name: str) -> str:
+    """``name``, where a shell finds by it the program of this environment, else its path: in a shell where the
+    environment is not activated, ``python`` is another one, which has none of what the program needs.
+    """
+    here = os.path.dirname(sys.executable)
+    found = shutil.which(name)
+    if found is not None and os.path.realpath(os.path.dirname(found)) == os.path.realpath(here):
+        return name
+    own = sys.executable if name == "python" else os.path.join(here, name)
+    return own if os.path.isfile(own) else name
+
+
 def command_line(command: str, *arguments: str) -> str:
     """``python -m trainer COMMAND …``, quoted for the shell. ``arguments`` use Hydra's grammar: see ``argument``."""
-    return shlex.join(["python", "-m", "trainer", command, *arguments])
+    return shlex.join([program("python"), "-m", "trainer", command, *arguments])
 
 
 def resume_command(run_dir: Path | str, *arguments: str) -> str:
@@ -53,9 +67,9 @@ def with_variable(name: str, value: Path, command: str) -> str:
     return f"{name}={shlex.quote(os.path.abspath(value))} {command}"
 
 
-def python_command(code: str) -> str:
+def python_command(code: str, *arguments: str) -> str:
     """A command that runs ``code`` in the user's Python."""
-    return shlex.join(["python", "-c", code])
+    return shlex.join([program("python"), "-c", code, *arguments])
 
 
 def array_command(sweep_dir: Path, trials: int) -> str:
@@ -66,7 +80,7 @@ def array_command(sweep_dir: Path, trials: int) -> str:
 
 def tensorboard_command(logs: Path) -> str:
     """The command that shows a directory of event files."""
-    return shlex.join(["tensorboard", "--logdir", os.path.abspath(logs)])
+    return shlex.join([program("tensorboard"), "--logdir", os.path.abspath(logs)])
 
 
 def list_command(place: Path) -> str:

@@ -26,7 +26,7 @@ from typing import Any
 import fork_server
 
 READ_LATER = {"XDG_CACHE_HOME", "PYTEST_CURRENT_TEST", "TF_CONFIG"}
-# what TensorFlow, Keras, h5py and Hydra set in the process that imports them: a user's shell has none of it
+# what TensorFlow, Keras, JAX, h5py and Hydra set in the process that imports them: a user's shell has none of it
 SET_BY_IMPORTS = {
     "ENABLE_RUNTIME_UPTIME_TELEMETRY",
     "HDF5_PLUGIN_PATH",
@@ -34,6 +34,7 @@ SET_BY_IMPORTS = {
     "KMP_DUPLICATE_LIB_OK",
     "KMP_INIT_AT_FORK",
     "TF2_BEHAVIOR",
+    "TPU_SKIP_MDS_QUERY",  # where scripts/bench has installed JAX
     "TPU_ML_PLATFORM",
     "TPU_ML_PLATFORM_VERSION",
 }
@@ -48,6 +49,8 @@ def without_tensorflow(environment: Mapping[str, str]) -> dict[str, str]:
     }
 
 
+# as in a shell where the environment is activated: messages name ``python`` and not its path
+os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 # whoever keeps Python from storing bytecode would have each of hundreds of processes compile the program anew
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import shlex
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
+from trainer.command_line import python_command
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ParquetConfig
 from trainer.data.sources import parquet_file
@@ -124,7 +124,7 @@ class ParquetSplit:
             if not isinstance(first, Path):
                 print(f"warning: {warning}; files without compression and dictionary cost nothing (docs/data.md)")
                 return
-            command = shlex.join(["python", "-c", REWRITE, str(first), f"{first.stem}-plain.parquet"])
+            command = python_command(REWRITE, str(first), f"{first.stem}-plain.parquet")
             print(f"warning: {warning}; this writes a file again, so that each image is read by itself:\n  {command}")
 
 

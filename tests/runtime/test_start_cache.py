@@ -164,25 +164,34 @@ def test_a_function_that_depends_on_anything_else_is_not_kept(tmp_path: Path) ->
         assert [path.unlink() for path in tmp_path.iterdir()] == ([] if name else [None]), name
 
 
-def test_what_is_said_of_a_function_is_made_anew_with_it_and_kept_beside_it(tmp_path: Path) -> None:
-    cache, made = StartCache(tmp_path, "digest"), []
+def test_what_is_said_of_a_function_is_kept_when_that_is_kept_and_made_anew_with_it(tmp_path: Path) -> None:
+    made: list[str] = []
 
     def say() -> str:
         made.append(f"[\n{len(made)}\n]\n")
         return made[-1]
 
-    assert [cache.text("facts", "step", say) for _ in range(2)] == ["[\n0\n]\n", "[\n1\n]\n"], "no function is kept"
-    called(tmp_path)
-    assert [cache.text("facts", "step", say) for _ in range(2)] == ["[\n1\n]\n"] * 2
+    def start(*, steps: bool) -> str:
+        """What a process hears, which ends before its first step or after it."""
+        cache, program = StartCache(tmp_path, "digest"), Program()
+        heard = cache.text("facts", "step", say)
+        if steps:
+            cache.kept("step", program.step, {"total": program.total, "calls": program.calls}, tuple)(BATCH)
+            settle()
+        return heard
+
+    assert start(steps=False) == made[0]
+    assert list(tmp_path.iterdir()) == [], "a process that was refused leaves nothing"
+    assert start(steps=True) == made[1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["digest-facts", "digest-step"]
+    assert [start(steps=steps) for steps in (False, True)] == [made[1]] * 2
+    assert len(made) == 2
     (tmp_path / "digest-step").unlink()
-    assert cache.text("facts", "step", say) == made[2]
-    called(tmp_path)
+    assert start(steps=True) == made[2], "of a function that is not kept nothing is believed"
+    assert start(steps=True) == made[2]
     path = tmp_path / "digest-facts"
     path.write_bytes(path.read_bytes().replace(b"2", b"3"))
-    assert cache.text("facts", "step", say) == made[3], "it is damaged"
-    path.unlink()
-    path.mkdir()
-    assert cache.text("facts", "step", say) == made[4], "it cannot be kept"
+    assert start(steps=True) == made[3], "it is damaged"
 
 
 def test_what_was_not_used_for_the_longest_time_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

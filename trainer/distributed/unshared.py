@@ -21,7 +21,7 @@ LAUNCHERS = {
 }
 HOW = (
     "start one process on each node with srun --ntasks-per-node=1, or submit scripts/slurm/train.sbatch; elsewhere, "
-    "name the processes to each (docs/cluster.md)"
+    "give each its TF_CONFIG or TRAINER_WORKERS (docs/cluster.md)"
 )
 
 

@@ -71,6 +71,8 @@ class StartCache:
 
     directory: Path
     program: str
+    # function that is not kept yet -> where what was said of it is to be kept with it, and what that is
+    said: dict[str, tuple[Path, str]] = dataclasses.field(default_factory=dict, compare=False)
 
     def kept(
         self,
@@ -83,22 +85,28 @@ class StartCache:
 
         ``result`` makes what ``traced`` returns of the tensors in it, which it has in the order of ``tf.nest``.
         """
-        return Kept(self._path(name), traced, variables, result)
+        return Kept(self._path(name), traced, variables, result, lambda: self._keep_said(name))
 
     def text(self, name: str, of: str, make: Callable[[], str]) -> str:
         """What ``make`` says of the function that is kept as ``of``, kept as ``name`` beside it.
 
-        A process that finds no such function traces one, and makes the text anew: so both are of one process, and of
-        the libraries as they were then.
+        A process that finds no such function makes the text anew, and keeps it when it has traced and kept the
+        function: so both are of one process, and of the libraries as they were then. One that is refused before its
+        first step leaves nothing.
         """
         path = self._path(name)
         with contextlib.suppress(OSError, ValueError):
             if self._path(of).exists():
                 return _read(path)[1].decode()
         made = make()
-        with contextlib.suppress(OSError):
-            _write(path, b"", made.encode())
+        self.said[of] = (path, made)
         return made
+
+    def _keep_said(self, name: str) -> None:
+        """Keep what was said of a function that is kept now."""
+        if name in self.said:
+            path, text = self.said.pop(name)
+            _write(path, b"", text.encode())
 
     def _path(self, name: str) -> Path:
         return self.directory / f"{self.program}-{name}"
@@ -161,8 +169,10 @@ class Kept(Generic[Result]):
         traced: tf.types.experimental.PolymorphicFunction,
         variables: Mapping[str, tf.Variable],
         result: Callable[[Sequence[tf.Tensor]], Result],
+        when_kept: Callable[[], object],
     ) -> None:
         self._path = path
+        self._when_kept = when_kept
         self._traced = traced
         self._variables = variables
         self._result = result
@@ -203,7 +213,7 @@ class Kept(Generic[Result]):
         finally:
             running.disable_graph_collection()
         function = self._traced.get_concrete_function(argument)  # which was made by the call
-        entry = (self._path, function, argument, self._variables, collected)
+        entry = (self._path, function, argument, self._variables, collected, self._when_kept)
         threading.Thread(target=_keep, args=entry, name=KEEPING).start()
         return result
 
@@ -293,6 +303,7 @@ def _keep(
     argument: Any,
     variables: Mapping[str, tf.Variable],
     collected: config_pb2.RunMetadata,
+    when_kept: Callable[[], object],
 ) -> None:
     """Write a function that was traced, if nothing but its argument and ``variables`` decides what it does."""
     names = {id(variable.handle): name for name, variable in variables.items()}
@@ -308,6 +319,7 @@ def _keep(
     with contextlib.suppress(OSError, ValueError):
         definition = _definition(function.function_def.signature.input_arg, graph)
         _write(path, json.dumps(header).encode(), definition.SerializeToString())
+        when_kept()
 
 
 def _optimised(

@@ -104,7 +104,8 @@ def _exactness(keys: list[str], variables: Mapping[str, str]) -> str:
 
 def _row(way: str, exact: str, measured: Mapping[str, Any], *, sixteen_bits: bool) -> list[str]:
     peak = peak_flops(measured["device"], sixteen_bits=sixteen_bits)
-    share = "" if peak is None else f"{measured['step'] * measured['training_flops'] / peak:.0%}"
+    flops = measured["training_flops"]  # None where a layer of the network cannot be counted
+    share = "" if peak is None or flops is None else f"{measured['step'] * flops / peak:.0%}"
     memory = "" if measured["peak_bytes"] is None else f"{measured['peak_bytes'] / 1e9:.1f} GB"
     return [
         way,

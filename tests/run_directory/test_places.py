@@ -267,7 +267,7 @@ def test_a_run_in_a_directory_that_is_called_like_a_url_goes_on(tmp_path: Path) 
 
 def test_a_report_in_the_run_and_an_export_beside_it_are_fine(run_dir: Path) -> None:
     for path in (run_dir / "report.html", run_dir / "model.keras", run_dir.parent / "mine.keras"):
-        places.refuse_output(path, f"output={path}", layout.OWN)
+        places.refuse_output(path, f"output={path}")
 
 
 @pytest.mark.parametrize("command", ["report", "find-lr"])

@@ -18,7 +18,7 @@ from trainer.config.compose import compose
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.config.schema.sources import DataConfig, ImageFolderConfig, SyntheticConfig, TFRecordConfig, root_of
 from trainer.errors import SPELLED, NoSuchSplit, UsageError, few, one_line
-from trainer.run_directory import layout, places
+from trainer.run_directory import places
 from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str]) -> int:
 
 def _opened(path: Path) -> TextIO:
     """The report, opened before any reading: a failure must not come after an hour."""
-    places.refuse_output(path, f"report={path}", layout.OWN)
+    places.refuse_output(path, f"report={path}")
     try:
         return path.open("w", encoding="utf-8", errors=SPELLED)
     except OSError as error:

@@ -13,7 +13,7 @@ from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, warn
-from trainer.run_directory import layout, places, which_checkpoint
+from trainer.run_directory import places, which_checkpoint
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.unreadable import is_directory
 
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     asked = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
-    places.refuse_output(output, f"output={output}", layout.OWN)
+    places.refuse_output(output, f"output={output}")
     if form == STATE:
         if asked is not None or allow:
             raise UsageError("format=state has all weights and builds no network: leave weights=… and allow=… out")

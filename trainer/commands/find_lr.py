@@ -16,7 +16,6 @@ from trainer.config.compose import compose_run
 from trainer.errors import UsageError, measure, nearest, warn
 from trainer.report import rate_page
 from trainer.report.rate_page import Curve
-from trainer.run_directory import layout
 from trainer.run_directory.places import refuse_output, refuse_replacing
 from trainer.runtime.importing import importing_tensorflow
 
@@ -56,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
     output = [Path(text) for text in take_list(values, "output")]
     page = output[0] if output else Path(FILE_NAME)
     named = f"output={page}" if output else f"the curve {page}"
-    refuse_output(page, named, layout.OWN)
+    refuse_output(page, named)
     refuse_replacing(page, named)
     checkpoint = str(values.pop("checkpoint")) if "checkpoint" in values else None
     if checkpoint is not None and given is None:

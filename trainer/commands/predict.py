@@ -21,7 +21,7 @@ from trainer.config.arguments import parse_arguments
 from trainer.config.schema.training import WeightsName
 from trainer.errors import SPELLED, TrainerError, UsageError, one_line, warn
 from trainer.inference.appearing import appearing, refuse_place
-from trainer.run_directory import layout, places
+from trainer.run_directory import places
 from trainer.runtime.importing import importing_tensorflow
 from trainer.storage.documents import to_json
 
@@ -155,7 +155,7 @@ def _top(value: object) -> int:
 
 
 def _refuse_output(output: Path) -> None:
-    places.refuse_output(output, f"output={output}", layout.OWN)
+    places.refuse_output(output, f"output={output}")
     refuse_place(output)
 
 

@@ -13,7 +13,7 @@ from trainer.config.arguments import parse_arguments
 from trainer.config.compose import compose
 from trainer.config.schema.sources import SyntheticConfig, root_of
 from trainer.errors import NoSuchSplit, UsageError
-from trainer.run_directory import layout, places
+from trainer.run_directory import places
 from trainer.runtime.importing import importing_tensorflow
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def main(arguments: Sequence[str]) -> int:
     config = compose([each for each in arguments if each not in own])
     if isinstance(config.data, SyntheticConfig):
         raise UsageError("data=synthetic is made up, so there is nothing to prepare")
-    places.refuse_output(output, f"output={output}", layout.OWN)
+    places.refuse_output(output, f"output={output}")
     root = root_of(config.data)
     if root is not None and places.within(output, Path(root)):
         raise UsageError(

@@ -11,7 +11,7 @@ from trainer.config.arguments import parse_arguments
 from trainer.errors import UsageError, warn
 from trainer.report import contents, page
 from trainer.report.contents import Contents
-from trainer.run_directory import layout, which_checkpoint
+from trainer.run_directory import which_checkpoint
 from trainer.run_directory.places import refuse_output, refuse_replacing
 from trainer.sweeps import plan
 from trainer.sweeps.trial import newest_step, run_dir_of
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> int:
         runs, directory = [contents.read(place, str(place), warn) for place in places], Path()
     path = Path(output[0]) if output else directory / FILE_NAME
     named = f"output={path}" if output else f"the report {path}"
-    refuse_output(path, named, layout.OWN)
+    refuse_output(path, named)
     refuse_replacing(path, named)
     page.write(path, title, runs)
     print(path)

@@ -9,6 +9,8 @@ from trainer.distributed.addresses import Cluster
 from trainer.distributed.slurm_step import from_slurm
 from trainer.distributed.tf_config import from_tf_config
 
+NAMING = ("TF_CONFIG", indexed_job.WORKERS, skypilot.ADDRESSES)  # variables that name all processes, in this order
+
 
 def discover(environ: Mapping[str, str]) -> Cluster | None:
     """The cluster this process belongs to, None when it works alone.
@@ -34,7 +36,7 @@ def discover(environ: Mapping[str, str]) -> Cluster | None:
 def source(environ: Mapping[str, str]) -> str:
     """The variables that name the addresses that ``discover`` finds, for messages."""
     reserved = "SLURM_STEP_RESV_PORTS"
-    for name in ("TF_CONFIG", indexed_job.WORKERS, skypilot.ADDRESSES, reserved):
+    for name in (*NAMING, reserved):
         if name in environ:
             return name
     return "SLURM_JOB_ID and SLURM_STEP_ID"

@@ -9,8 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-from trainer.distributed.indexed_job import WORKERS
-from trainer.distributed.skypilot import ADDRESSES
+from trainer.distributed.cluster import NAMING
 
 LARGEST_STEP = 0xFFFF_FFF0  # Slurm numbers the steps that a user starts below it: above are batch and interactive steps
 
@@ -29,7 +28,7 @@ def unshared(environ: Mapping[str, str]) -> str | None:
     """What a process that has found no cluster in ``environ`` leaves unused, and how to use it; None where it leaves
     nothing. A task of a step that was asked for with one task is meant to be alone.
     """
-    if any(name in environ for name in ("TF_CONFIG", WORKERS, ADDRESSES)):
+    if any(name in environ for name in NAMING):
         return None
     for launcher, names in LAUNCHERS.items():  # before Slurm: mpirun starts its daemons as steps
         for name in names:

@@ -11,8 +11,8 @@ from trainer.fingerprint.facts import Fact, from_text, to_text
 from trainer.fingerprint.step import evaluation_facts, step_facts
 from trainer.fingerprint.structure import model_facts, optimizer_facts, schedule_facts, tuning_facts
 from trainer.runtime.start_cache import StartCache
-from trainer.training.loop import EVALUATION_STEP, TRAIN_STEP
 from trainer.training.state import TrainingState
+from trainer.training.step import EVALUATION_STEP, TRAIN_STEP
 
 
 def fingerprint_of(config: Config, state: TrainingState, sources: Sources, cache: StartCache | None) -> list[Fact]:

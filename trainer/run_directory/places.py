@@ -14,7 +14,7 @@ import os
 import re
 import shlex
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.checkpoint import manifest as manifests
@@ -23,6 +23,7 @@ from trainer.checkpoint.manifest import CHECKPOINTS, PREFIX
 from trainer.command_line import argument, place_beside, resume_command
 from trainer.config import stored
 from trainer.errors import NoValidCheckpoint, UsageError
+from trainer.run_directory.layout import OWN
 
 # how a URL begins, which as a path is a directory of this name
 SCHEME = re.compile(
@@ -130,9 +131,8 @@ def refuse_as_run(place: Path, given: str) -> None:
         )
 
 
-def refuse_output(path: Path, given: str, own: Sequence[str]) -> None:
-    """Refuse to write a result to ``path`` when that would change a checkpoint or the files of a run. ``own`` are the
-    names in a run directory that only the run writes to.
+def refuse_output(path: Path, given: str) -> None:
+    """Refuse to write a result to ``path`` when that would change a checkpoint or the files of a run.
 
     Raises:
         UsageError: names the run.
@@ -141,7 +141,7 @@ def refuse_output(path: Path, given: str, own: Sequence[str]) -> None:
     resolved = real(path)
     for above in resolved.parents:
         first = resolved.relative_to(above).parts[0]
-        if first in own and is_run(above):
+        if first in OWN and is_run(above):
             raise UsageError(
                 f"{given} belongs to the run {above}, which writes {first} itself\nchoose another place, such as "
                 f"{above / f'of-{path.name}'}"

@@ -29,10 +29,9 @@ from trainer.training.pace import Pace
 from trainer.training.save_interval import SaveInterval
 from trainer.training.schedules import learning_rate
 from trainer.training.state import Progress, flatten
-from trainer.training.step import Told, make_evaluation_step, make_train_step
+from trainer.training.step import EVALUATION_STEP, TRAIN_STEP, Told, make_evaluation_step, make_train_step
 from trainer.training.validation import patience_is_exhausted, validate
 
-TRAIN_STEP, EVALUATION_STEP = "train_step", "evaluation_step"  # in the start cache
 ADVICE = "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
 
 

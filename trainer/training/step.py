@@ -23,6 +23,7 @@ from trainer.training.moving_statistics import warming_up
 from trainer.training.schedules import learning_rate
 from trainer.training.state import TrainingState, variable_name
 
+TRAIN_STEP, EVALUATION_STEP = "train_step", "evaluation_step"  # in the start cache
 COUNTED = ("ledger", "substituted")  # columns of a batch that the network does not see
 
 

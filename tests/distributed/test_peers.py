@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import select
 import socket
 import threading
 import time
@@ -337,6 +338,23 @@ def test_a_chief_that_cannot_come_ends_all_with_its_status(workers: tuple[str, .
             assert other.lost is not None
             assert other.lost.exit_status == 4
             assert "there is no checkpoint" in str(other.lost)
+
+
+def test_who_has_spoken_unheard_hears_the_last_word_of_a_chief_that_ends(workers: tuple[str, ...]) -> None:
+    with ThreadPoolExecutor() as pool:
+        joining = pool.submit(connect, Cluster(workers, 1), lambda: False)
+        with gathering.Gathering(Cluster(workers, 0), {}) as meeting_of_all:
+            while 1 not in meeting_of_all.connections:
+                meeting_of_all.wait()
+            other = joining.result(60)
+            connection = meeting_of_all.connections[1]
+            select.select([connection], [], [], 60)  # it has said that it is alive, which nobody reads
+            module.send(connection, module.ALIVE)  # not acknowledged when the last word follows
+            meeting_of_all.tell(PeerLost("there is no checkpoint", 4), {0})
+        del meeting_of_all, connection
+        assert other.wait_for_loss(20)
+        assert other.lost is not None
+        assert other.lost.exit_status == 4
 
 
 @pytest.mark.parametrize(("chief", "one", "all_end_with"), [(75, 2, 2), (3, 2, 2), (2, 75, 2), (75, 130, 130)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import errno
 import os
@@ -15,7 +16,17 @@ from typing import Any
 from trainer.distributed.addresses import Cluster, split_address
 from trainer.distributed.agreement import Facts, differences, name_of, own_name, refuse_unless_alike
 from trainer.distributed.cluster import source
-from trainer.distributed.peers import ALIVE, CHIEF, SILENCE, Message, farewell, first_message, send
+from trainer.distributed.peers import (
+    ALIVE,
+    CHIEF,
+    READ_AT_ONCE,
+    SILENCE,
+    Message,
+    farewell,
+    first_message,
+    send,
+    send_at_once,
+)
 from trainer.errors import PeerLost, ProcessesDiffer, TrainerError, UsageError, warn
 
 RETRY_SECONDS = 0.5
@@ -80,6 +91,7 @@ class Gathering:
         self.facts: dict[int, Facts] = {CHIEF: facts}
         self.unable: dict[int, Unable] = {}
         self.turned_away: list[str] = []  # processes with the rank of another, for messages
+        self._told: list[socket.socket] = []  # those to whom a verdict was sent
         self._odd_since: float | None = None
         self._listener = own_listener(cluster)
 
@@ -88,6 +100,7 @@ class Gathering:
 
     def __exit__(self, *error: object) -> None:
         self._listener.close()
+        let_go(self._told)
         for unable in self.unable.values():
             if unable.connection is not None:
                 unable.connection.close()
@@ -111,6 +124,7 @@ class Gathering:
             return
         connection, _ = self._listener.accept()
         connection.settimeout(SILENCE)
+        send_at_once(connection)
         if not self._take(connection):
             connection.close()
 
@@ -191,7 +205,34 @@ class Gathering:
         there = {**waiting, **self.connections}
         for rank in there.keys() - told:
             send(there[rank], farewell(CHIEF, verdict.exit_status, str(verdict)))
+            self._told.append(there[rank])
         return {*told, *there}
+
+
+def let_go(connections: Iterable[socket.socket]) -> None:
+    """Close connections over which a last message was sent, when the other ends have closed theirs, and at the latest
+    after ``UNABLE_SECONDS``. To close one with something unread resets it, and what the other end has not received by
+    then is lost with it.
+    """
+    open_ones, deadline = set(connections), time.monotonic() + UNABLE_SECONDS
+    for connection in open_ones:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_WR)
+    while open_ones and (left := deadline - time.monotonic()) > 0:
+        readable = descriptors.wait(list(open_ones), left)
+        for connection in [each for each in open_ones if each in readable]:
+            if _is_read_to_its_end(connection):
+                connection.close()
+                open_ones.remove(connection)
+    for connection in open_ones:
+        connection.close()
+
+
+def _is_read_to_its_end(connection: socket.socket) -> bool:
+    try:
+        return not connection.recv(READ_AT_ONCE)
+    except OSError:
+        return True
 
 
 def _place(name: str) -> str:

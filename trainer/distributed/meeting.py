@@ -38,6 +38,7 @@ from trainer.distributed.peers import (
     first_message,
     line_of,
     send,
+    send_at_once,
 )
 from trainer.errors import PeerLost, TrainerError, UsageError, warn
 
@@ -133,7 +134,9 @@ def _announce(cluster: Cluster, message: Message, interrupted: Callable[[], bool
 
 
 def _called(address: str, seconds: float) -> socket.socket:
-    return socket.create_connection(split_address(address), timeout=seconds)
+    connection = socket.create_connection(split_address(address), timeout=seconds)
+    send_at_once(connection)
+    return connection
 
 
 def _join(cluster: Cluster, deadline: float, interrupted: Callable[[], bool], facts: Facts) -> Peers:

@@ -186,6 +186,9 @@ class Peers:
             how = (
                 "what came from there is no message of this program: another program, or another process, has its place"
             )
+        if not self.is_chief:  # the chief, which says nothing more, hears no more either, and waits for this end
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_WR)
         if rank not in self._gone and not self._leaving:
             name = self.name(rank)
             self._lose(PeerLost(f"{name} was lost: {how}"), rank)
@@ -268,6 +271,11 @@ def farewell(rank: int, status: int, reason: str) -> Message:
 
 def line_of(message: Message) -> bytes:
     return json.dumps(message).encode() + b"\n"
+
+
+def send_at_once(connection: socket.socket) -> None:
+    """Let what is sent leave at once: a short message would else wait until the one before it is acknowledged."""
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 
 def send(connection: socket.socket, message: Message) -> None:

@@ -137,18 +137,19 @@ def job(number: int, *values: str) -> Job:
 
 def test_a_search_is_written_trial_by_trial_and_remembers_failures_that_others_follow(tmp_path: Path) -> None:
     words = ("--multirun", "seed=choice(1,2,3)", "hydra/sweeper=optuna")
-    plan.propose(tmp_path, job(0, "seed=1"), words, (), "fail")
-    plan.propose(tmp_path, job(1, "seed=2"), words, (), "fail")
-    sweep = plan.propose(tmp_path, job(2, "seed=3"), words, (1,), "fail")
+    first = plan.propose(tmp_path, None, job(0, "seed=1"), words, ())
+    second = plan.propose(tmp_path, first, job(1, "seed=2"), words, ())
+    sweep = plan.propose(tmp_path, second, job(2, "seed=3"), words, (1,))
     assert plan.read(tmp_path) == sweep
     assert [plan.label(sweep, each) for each in sweep.trials] == ["seed=1", "seed=2", "seed=3"]
     assert sweep.search == plan.Search(words, (1,), ended=False)
-    assert plan.propose(tmp_path, job(1, "seed=2"), words, (), "resume") == sweep, "told again, and nothing is written"
+    assert plan.propose(tmp_path, sweep, job(1, "seed=2"), words, ()) == sweep, "told again, and nothing is written"
     with pytest.raises(UsageError, match=r"another search: trial 1: seed: 2 -> 9"):
-        plan.propose(tmp_path, job(1, "seed=9"), words, (), "resume")
+        plan.propose(tmp_path, sweep, job(1, "seed=9"), words, ())
     with pytest.raises(UsageError, match="has a sweep already"):
-        plan.propose(tmp_path, job(0, "seed=1"), words, (), "fail")
-    ended = plan.end_search(tmp_path, (1, 2))
+        plan.existing_search(tmp_path, "fail")
+    assert plan.existing_search(tmp_path, "resume") == sweep
+    ended = plan.end_search(tmp_path, sweep, (1, 2))
     assert plan.read(tmp_path) == ended
     assert ended.search == plan.Search(words, (1, 2), ended=True)
 

@@ -29,6 +29,7 @@ def files(run_dir: Path) -> dict[Path, tuple[int, int]]:
 
 def outcomes(output: str) -> dict[int, str]:
     """Trial → outcome, from the table that a sweep ends with."""
-    words = "finished before|finished|diverged before|diverged|stopped|interrupted|not begun|invalid|refused|failed"
+    before = "(?:finished|pruned|diverged)(?: before)?"
+    words = f"{before}|stopped|interrupted|not begun|invalid|refused|failed"
     rows = re.findall(rf"^ +(\d+) .*  ({words})\b", output, re.MULTILINE)
     return {int(number): outcome for number, outcome in rows}

@@ -1,4 +1,6 @@
-"""From a command line to ``(Invocation, Config)``. Only this module, ``explain`` and ``multirun`` use Hydra."""
+"""From a command line to ``(Invocation, Config)``. Only ``explain``, ``multirun``, ``search`` and
+this module use Hydra.
+"""
 
 from __future__ import annotations
 

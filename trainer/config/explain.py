@@ -14,11 +14,13 @@ from trainer.config import plugins, registry
 from trainer.config.hints import hint
 from trainer.config.options import REGISTRIES, chosen
 from trainer.config.schema.sources import is_table
+from trainer.config.search_keys import PRUNERS, SAMPLERS
 from trainer.config.spelling import not_an_assignment
 from trainer.errors import nearest
 
 ABSENT = object()
-INSTALLED_BY_SWEEPS = ("joblib", "submitit_local", "submitit_slurm", "optuna")
+SEARCH_OPTIONS = {"hydra/sweeper/sampler": [*SAMPLERS], "hydra/sweeper/pruner": [*PRUNERS]}
+INSTALLED_BY_SWEEPS = ("joblib", "submitit_local", "submitit_slurm")
 
 
 def explain(error: Exception, arguments: Sequence[str], places: Sequence[Path]) -> str:
@@ -59,7 +61,7 @@ def _unknown_option(group: str, option: str, places: Sequence[Path]) -> str:
     if group in ("hydra/launcher", "hydra/sweeper"):
         how = ": pip install 'resumable-trainer[sweeps]'" if option in INSTALLED_BY_SWEEPS else ""
         return f"{group}={option} is not installed{how}"
-    options = _options(places, group)
+    options = SEARCH_OPTIONS[group] if group in SEARCH_OPTIONS else _options(places, group)
     root, _, folders = group.partition("/")
     if not options and folders and (others := _options(places, root)):
         path = f"{folders}/{option}"

@@ -1,9 +1,8 @@
-"""The jobs of a ``--multirun``: their list, their launch by a plug-in of Hydra, and a search by one."""
+"""The jobs of a ``--multirun``: their list, and their launch by a plug-in of Hydra."""
 
 from __future__ import annotations
 
 import dataclasses
-import enum
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,13 +10,9 @@ from pathlib import Path
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.types import Quote, QuotedString
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
-from trainer.config.compose import application, composing, configuration_places, run_application, typed
-from trainer.config.explain import explain
-from trainer.config.metrics import LOWER_IS_BETTER
+from trainer.config.compose import application, composing, run_application, typed
 from trainer.config.schema import Config, Invocation
 from trainer.errors import LaunchFailed, TrainerError, UsageError
 
@@ -43,24 +38,6 @@ class Job:
     problem: str | None
 
 
-class Suspended(BaseException):
-    """Ends a search that has no result to continue with. Hydra and sweepers would handle an ordinary exception."""
-
-
-class NoResult(enum.Enum):
-    """A trial of a search has no result. If that is ``FINAL``, the trial would end so again: it diverged, or its
-    configuration is not valid. The sweeper learns of it and goes on. A trial that ``FAILED`` otherwise ends the search,
-    and is tried again when the search continues, unless ``hydra.sweeper.max_failure_rate`` is 1.
-    """
-
-    FINAL = "final"
-    FAILED = "failed"
-
-
-class _TrialFailed(Exception):
-    """Reports a trial without a result to the sweeper."""
-
-
 def is_multirun(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for several jobs."""
     return bool({"--multirun", "-m", "hydra.mode=MULTIRUN"} & set(arguments))
@@ -82,10 +59,10 @@ def check_launcher(arguments: Sequence[str]) -> None:
     Raises:
         UsageError: the launcher is not installed, or one of its settings is wrong.
     """
-    _settings(arguments, "launcher")
+    settings_of(arguments, "launcher")
 
 
-def _settings(arguments: Sequence[str], kind: str) -> DictConfig:
+def settings_of(arguments: Sequence[str], kind: str) -> DictConfig:
     """The settings of the launcher or sweeper that a command line chooses, before anything else is done with it.
 
     Raises:
@@ -108,8 +85,8 @@ def jobs_of(arguments: Sequence[str]) -> list[Job]:
 
     def job(composed: DictConfig) -> None:
         for kind in ("launcher", "sweeper"):
-            _refuse_plugins(kind)
-        jobs.append(_job(composed))
+            refuse_plugins(kind)
+        jobs.append(job_of(composed))
 
     run_application(arguments, job)
     return jobs
@@ -137,62 +114,7 @@ def launch_with_hydra(arguments: Sequence[str], sweep_dir: Path, run: Callable[[
         raise LaunchFailed(f"hydra/launcher={plugin(arguments, 'launcher')} failed: {said}") from error
 
 
-def search_with_hydra(arguments: Sequence[str], result_of: Callable[[Job], float | NoResult]) -> bool:
-    """Have the sweeper choose each job by the results of earlier ones. Returns whether it wants no more.
-
-    ``result_of`` runs a job. It may raise ``Suspended``.
-
-    Raises:
-        UsageError: with the sweeper's settings a stopped search could not continue; or as ``jobs_of``.
-        TrainerError: ``result_of`` raised it.
-    """
-    sweeper = plugin(arguments, "sweeper")
-    if sweeper != "optuna":
-        raise UsageError(f"hydra/sweeper={sweeper} is not supported; allowed: {STOCK}, optuna")
-    if not any(argument.startswith("hydra.sweeper.n_jobs=") for argument in arguments):
-        arguments = [*arguments, "hydra.sweeper.n_jobs=1"]  # Optuna's default is 2: chosen without each other's result
-    settings = _settings(arguments, "sweeper")
-    _check_search(settings)
-    accepts_failures = settings.max_failure_rate >= 1
-    arguments = [*arguments, "hydra.sweeper.max_failure_rate=1"]  # which failures end the search is decided here
-    failures: list[TrainerError] = []
-    results: list[float] = []
-    composed_once = False
-
-    def job(composed: DictConfig) -> float:
-        nonlocal composed_once
-        composed_once = True
-        try:
-            _refuse_plugins("launcher")
-            proposed = _job(composed)
-            _check_direction(settings, proposed)
-            result = result_of(proposed)
-        except TrainerError as error:
-            failures.append(error)  # as in run_application; the sweeper does not see it
-            raise Suspended from error
-        if result is NoResult.FAILED and not accepts_failures:
-            raise Suspended
-        if isinstance(result, NoResult):
-            raise _TrialFailed("the trial failed; above is why")
-        results.append(result)
-        return result
-
-    try:
-        application(arguments, job)
-    except Suspended:
-        if failures:
-            raise failures[0] from None
-        return False
-    except (HydraException, OmegaConfBaseException, ValueError) as error:
-        if composed_once and not results and isinstance(error, ValueError):
-            return True  # every trial has failed, and Optuna finds no best one
-        if composed_once and isinstance(error, ValueError):
-            raise
-        raise UsageError(explain(error, arguments, configuration_places())) from error
-    return True
-
-
-def _refuse_plugins(kind: str) -> None:
+def refuse_plugins(kind: str) -> None:
     """Refuse a launcher or a sweeper that a configuration file chose: this program looks at the command line only.
 
     Raises:
@@ -203,42 +125,7 @@ def _refuse_plugins(kind: str) -> None:
         raise UsageError(f"a configuration file sets hydra/{kind}={chosen}; give it on the command line instead")
 
 
-def _check_search(sweeper: DictConfig) -> None:
-    """Refuse settings of Optuna's sweeper with which a stopped search could not continue.
-
-    Raises:
-        UsageError: names the key and the value that it should have.
-    """
-    if OmegaConf.select(sweeper, "sampler.seed") is None:
-        raise UsageError(
-            "hydra.sweeper.sampler.seed is not set: a stopped search can continue only if the same trials are chosen "
-            "again\nadd hydra.sweeper.sampler.seed=1; a grid needs no sweeper: key=1,2"
-        )
-    if sweeper.n_jobs != 1:
-        raise UsageError(f"hydra.sweeper.n_jobs is {sweeper.n_jobs}, but a search runs its trials in turn: use 1")
-    if sweeper.storage is not None:
-        raise UsageError("hydra.sweeper.storage cannot be set: a search keeps its results with its trials")
-
-
-def _check_direction(sweeper: DictConfig, job: Job) -> None:
-    """Refuse to look for the worst trial.
-
-    Raises:
-        UsageError: names the key and the value that it should have.
-    """
-    if job.config is None:
-        return
-    metric = job.config.checkpoint.best_metric
-    wanted = "minimize" if metric in LOWER_IS_BETTER else "maximize"
-    direction = getattr(sweeper.direction, "name", sweeper.direction)
-    if direction != wanted:
-        raise UsageError(
-            f"hydra.sweeper.direction is {direction}, and checkpoint.best_metric is {metric}\n"
-            f"add hydra.sweeper.direction={wanted}, or choose another checkpoint.best_metric"
-        )
-
-
-def _job(composed: DictConfig) -> Job:
+def job_of(composed: DictConfig) -> Job:
     """
     Raises:
         UsageError: all jobs would share one directory.

@@ -13,6 +13,7 @@ from trainer.sweeps.trial import how_to_try_again, is_finished, run_dir_of
 
 FINISHED, FINISHED_BEFORE, IN_USE, FAILED = "finished", "finished before", "in use", "failed"
 DIVERGED, DIVERGED_BEFORE = "diverged", "diverged before"
+PRUNED, PRUNED_BEFORE = "pruned", "pruned before"
 OUTCOMES = {  # exit status of a trial's process -> text in the table
     0: FINISHED,
     UsageError.exit_status: "invalid",
@@ -35,6 +36,7 @@ class Outcomes:
         self._outcomes: dict[int, str] = {}
         self._statuses: dict[int, int] = {}  # of trials that are neither finished nor stopped
         self._reasons: dict[int, str] = {}  # of trials that diverged
+        self._pruned: dict[int, str] = {}  # reasons, too
 
     def finished_before(self, trial: Trial) -> None:
         self._outcomes[trial.number] = FINISHED_BEFORE
@@ -51,6 +53,12 @@ class Outcomes:
         self._outcomes[trial.number] = DIVERGED_BEFORE if before else DIVERGED
         self._reasons[trial.number] = reason
         self._statuses[trial.number] = 1
+
+    def pruned(self, trial: Trial, reason: str, *, before: bool = False) -> None:
+        """The search gave up the trial. That is a result as good as another. ``before`` as in ``diverged``."""
+        self._outcomes[trial.number] = PRUNED_BEFORE if before else PRUNED
+        self._pruned[trial.number] = reason
+        self._statuses.pop(trial.number, None)
 
     def ended(self, trial: Trial, status: int) -> None:
         """The process of the trial ended with this exit status."""
@@ -74,11 +82,12 @@ class Outcomes:
             if self._outcome_of(trial) == IN_USE and is_finished(sweep_dir, trial):
                 self.ended(trial, 0)
                 del self._statuses[trial.number]
-        print_summary(sweep_dir, sweep, self._outcomes, self._reasons)
+        print_summary(sweep_dir, sweep, self._outcomes, self._reasons | self._pruned)
         finished = sum(self._outcome_of(trial) in (FINISHED, FINISHED_BEFORE) for trial in sweep.trials)
         invalid = sum(trial.config is None for trial in sweep.trials)
-        others = len(sweep.trials) - finished - len(self._reasons) - invalid
+        others = len(sweep.trials) - finished - len(self._reasons) - len(self._pruned) - invalid
         counted = f"{finished} of {len(sweep.trials)} trials are finished"
+        counted += f", {len(self._pruned)} pruned" if self._pruned else ""
         counted += f", {len(self._reasons)} diverged" if self._reasons else ""
         counted += f", {invalid} invalid" if invalid else ""
         goes_on = sweep.search is not None and not sweep.search.ended

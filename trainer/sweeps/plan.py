@@ -136,30 +136,29 @@ def begin(sweep_dir: Path, sweep: Sweep, on_existing: str) -> None:
         raise UsageError(f"{sweep_dir} has another sweep: {difference}\nchoose another hydra.sweep.dir")
 
 
-def propose(sweep_dir: Path, job: Job, arguments: tuple[str, ...], failed: tuple[int, ...], on_existing: str) -> Sweep:
-    """The search including the trial for ``job``. The trial is added to ``sweep.yaml`` unless it is there already.
+def propose(
+    sweep_dir: Path, there: Sweep | None, job: Job, arguments: tuple[str, ...], failed: tuple[int, ...]
+) -> Sweep:
+    """The search ``there`` including the trial for ``job``. It is added to ``sweep.yaml`` unless it is there already.
 
-    Trials come in order, from 0. ``failed`` are earlier trials whose failure the sweeper knows. They stay failed once
-    the sweeper has chosen a trial with that knowledge.
+    Trials come in order, from 0. ``failed`` are earlier trials whose failure the search knows. They stay failed once a
+    trial was chosen with that knowledge.
 
     Raises:
-        UsageError: there is a sweep already, or the search had another trial at this place, or the directory cannot be
-            written.
+        UsageError: the search had another trial at this place, or the directory cannot be written.
     """
     trial = trial_of(job)
-    if trial.number == 0 and not os.path.lexists(sweep_dir / FILE_NAME):
+    if there is None:
         sweep = _sound(Sweep(FORMAT_VERSION, (trial,), Search(arguments, (), ended=False)))
         _write(sweep_dir, sweep)
         return sweep
-    there = _existing(sweep_dir, on_existing) if trial.number == 0 else read(sweep_dir)
-    if there.search is None:
-        raise UsageError(f"{sweep_dir} has a sweep that is not a search\nchoose another hydra.sweep.dir")
+    assert there.search is not None
     if trial.number < len(there.trials):
         difference = _trial_difference(there.trials[trial.number], trial)
         if difference is not None:
             raise UsageError(
                 f"{sweep_dir} has another search: {difference}\n"
-                "a search continues with the command that began it, and with the same versions of its packages:\n"
+                "a search continues with the command that began it:\n"
                 f"  {search_command(sweep_dir, there.search)}\nor choose another hydra.sweep.dir"
             )
         return there
@@ -169,9 +168,22 @@ def propose(sweep_dir: Path, job: Job, arguments: tuple[str, ...], failed: tuple
     return sweep
 
 
-def end_search(sweep_dir: Path, failed: tuple[int, ...]) -> Sweep:
-    """Record that the sweeper wants no more trials, and return the sweep; ``failed`` as in ``propose``."""
-    sweep = read(sweep_dir)
+def existing_search(sweep_dir: Path, on_existing: str) -> Sweep | None:
+    """The search that exists already; None where there is no sweep.
+
+    Raises:
+        UsageError: this command may not continue it, or it is not a search.
+    """
+    if not os.path.lexists(sweep_dir / FILE_NAME):
+        return None
+    there = _existing(sweep_dir, on_existing)
+    if there.search is None:
+        raise UsageError(f"{sweep_dir} has a sweep that is not a search\nchoose another hydra.sweep.dir")
+    return there
+
+
+def end_search(sweep_dir: Path, sweep: Sweep, failed: tuple[int, ...]) -> Sweep:
+    """Record that the search wants no more trials, and return it; ``failed`` as in ``propose``."""
     assert sweep.search is not None
     search = dataclasses.replace(sweep.search, failed=failed, ended=True)
     if search != sweep.search:

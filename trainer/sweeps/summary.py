@@ -19,7 +19,7 @@ from trainer.sweeps.trial import newest_step, read_note, run_dir_of
 
 def print_summary(sweep_dir: Path, sweep: Sweep, outcomes: Mapping[int, str], reasons: Mapping[int, str]) -> None:
     """Print the table. ``outcomes`` maps the numbers of the trials that were looked at to their outcomes, and
-    ``reasons`` those of trials that diverged to why.
+    ``reasons`` those of trials that diverged or were pruned to why.
     """
     table = Table("trial", title=Text(on_stdout(printable(str(sweep_dir)))), title_justify="left", box=SIMPLE_HEAD)
     table.add_column("overrides", overflow="fold")

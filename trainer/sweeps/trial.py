@@ -6,7 +6,7 @@ left alone. Without the note (after a crash between the last commit and the note
 
 A trial whose training failed (the loss is not finite) would fail again at the same step, because a resume is exact. So
 that is kept as well, in ``failed.json``, and the trial is left alone until its directory is moved away, or its run is
-continued by itself in another way.
+continued by itself in another way. So is a trial that a search gave up (``pruned.json``).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ from trainer.sweeps.plan import Trial, config_of
 
 FINISHED = "finished.json"
 FAILED = "failed.json"
+PRUNED = "pruned.json"
 SIZE_LIMIT = 1 << 12  # bytes
 REASON_KEPT = 300  # characters
 
@@ -56,6 +57,14 @@ class Failed:
     """The contents of ``failed.json``: the step of the newest checkpoint, None without one, and why training failed."""
 
     step: int | None
+    reason: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruned:
+    """The contents of ``pruned.json``: the step of the newest checkpoint, and why the search gave the trial up."""
+
+    step: int
     reason: str
 
 
@@ -91,6 +100,10 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     reason = why_diverged(sweep_dir, trial)
     if reason is not None:
         raise TrainingFailed(f"trial {trial.number} diverged before: {reason}\n{how_to_try_again(run_dir)}")
+    reason = why_pruned(sweep_dir, trial)
+    if reason is not None:
+        print(f"{run_dir} was pruned: {reason}; to continue it: {command_line('resume', argument('run_dir', run_dir))}")
+        return
     # The initial weights, and what was allowed for them, matter only to a run without checkpoints.
     begun = bool(directory.committed(run_dir / CHECKPOINTS))
     invocation = Invocation(
@@ -162,6 +175,25 @@ def why_diverged(sweep_dir: Path, trial: Trial) -> str | None:
     except (OSError, Unacceptable, UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
         return None
     # another checkpoint is of a run that went on, or was brought here
+    return note.reason if note.step == newest_step(run_dir) else None
+
+
+def prune(sweep_dir: Path, trial: Trial, reason: str) -> None:
+    """Note that the search gave up the trial, at its newest checkpoint."""
+    run_dir = run_dir_of(sweep_dir, trial)
+    step = newest_step(run_dir)
+    assert step is not None, "what is pruned has a validation in a checkpoint"
+    replace(run_dir / PRUNED, json.dumps(dataclasses.asdict(Pruned(step, reason))).encode())
+
+
+def why_pruned(sweep_dir: Path, trial: Trial) -> str | None:
+    """Why the search gave up the trial, if it did and nobody continued its run; None otherwise."""
+    try:
+        run_dir = run_dir_of(sweep_dir, trial)
+        note = build(Pruned, parse_json(read_text(run_dir / PRUNED, SIZE_LIMIT)), PRUNED)
+        refuse_changed(sweep_dir, trial)
+    except (OSError, Unacceptable, UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
+        return None
     return note.reason if note.step == newest_step(run_dir) else None
 
 

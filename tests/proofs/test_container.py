@@ -26,13 +26,12 @@ pytestmark = [
 def test_a_run_of_any_user_on_a_read_only_root_is_stopped_with_75_and_goes_on_bit_for_bit(
     suite: str, tmp_path: Path
 ) -> None:
-    """It installs packages. docs/container/transcript.md is such a page."""
+    """It installs packages."""
     page = tmp_path / "page.md"
     command = [sys.executable, str(ROOT / "scripts" / "try_container"), str(page), suite]
     process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=3600)
     assert process.returncode == 0, process.stdout + process.stderr
-    written, kept = page.read_text(), (ROOT / "docs" / "container" / "transcript.md").read_text()
-    assert re.findall(r"^\$ .*$", written, re.MULTILINE) == re.findall(r"^\$ .*$", kept, re.MULTILINE)
+    written = page.read_text()
     assert "Traceback" not in written
     outputs = dict(re.findall(r"^\$ (.*)\n((?:(?!\$ ).*\n)*)", written, re.MULTILINE))
     (waited,) = [output for command, output in outputs.items() if command.startswith("podman wait")]

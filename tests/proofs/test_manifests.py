@@ -16,7 +16,7 @@ BROKEN = {  # file, what stands there, what is put in its place
     "a rule without its statuses": ("trainjob.yaml", "values: [75]", "value: [75]"),
     "a name that no TrainJob may have": ("trainjob.yaml", "metadata: {name: mine}", "metadata: {name: 2nd}"),
     "resources without a quota": ("kueue.yaml", "[nvidia.com/gpu]", "[nvidia.com/gpu, cpu]"),  # a rule in CEL
-    "an unknown key of SkyPilot's": ("skypilot.yaml", "recover_on_exit_codes", "recover_on_exit_code"),
+    "an unknown key of SkyPilot's": ("skypilot.yaml", "use_spot:", "use_spots:"),
     "a container without a name": ("../cluster.md", "- name: trainer\n          image", "- image"),
 }
 

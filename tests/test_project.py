@@ -40,7 +40,7 @@ def test_shellcheck_finds_nothing_in_the_shell_scripts() -> None:
     assert process.returncode == 0, process.stdout + process.stderr
 
 
-@pytest.mark.parametrize("name", ["requirements.lock", "requirements-dev.lock"])
+@pytest.mark.parametrize("name", ["requirements.lock", "requirements-gpu.lock", "requirements-dev.lock"])
 def test_lock_files_pin_with_hashes_and_name_no_registry(name: str) -> None:
     text = (ROOT / name).read_text()
     assert "://" not in text
@@ -51,15 +51,29 @@ def test_lock_files_pin_with_hashes_and_name_no_registry(name: str) -> None:
         assert "--hash=sha256:" in entry, entry.splitlines()[0]
 
 
-def test_both_lock_files_agree_on_the_versions_they_share() -> None:
+def test_the_lock_files_agree_on_the_versions_they_share() -> None:
     def pins(name: str) -> dict[str, set[str]]:
         found: dict[str, set[str]] = {}
         for package, version in re.findall(r"^([a-z0-9._-]+)==(\S+)", (ROOT / name).read_text(), re.MULTILINE):
             found.setdefault(package, set()).add(version)
         return found
 
-    runtime, development = pins("requirements.lock"), pins("requirements-dev.lock")
-    assert {name: versions for name, versions in runtime.items() if development[name] != versions} == {}
+    runtime = pins("requirements.lock")
+    for larger in map(pins, ("requirements-dev.lock", "requirements-gpu.lock")):
+        assert {name: versions for name, versions in runtime.items() if larger[name] != versions} == {}
+    assert "nvidia-cudnn-cu12" in pins("requirements-gpu.lock")
+
+
+def test_the_container_is_made_by_the_steps_that_make_the_environment() -> None:
+    """The environment follows the checkout and keeps what it downloads; the image has a copy, and keeps nothing."""
+
+    def steps(*place: str) -> list[str]:
+        text = re.sub(r" (-e|--no-cache-dir)(?= )", "", ROOT.joinpath(*place).read_text())
+        found: list[str] = re.findall(r"-m pip (.*)$", text, re.MULTILINE)
+        return [step.replace("${LOCK}", "$lock") for step in found]
+
+    assert steps("docs", "container", "Containerfile") == steps("scripts", "environment.sh")
+    assert len(steps("scripts", "environment.sh")) == 2
 
 
 def build(tree: Path, into: Path) -> dict[str, Path]:

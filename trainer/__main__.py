@@ -14,7 +14,7 @@ from trainer.commands.wrapping import wrapped
 from trainer.errors import TrainerError, UsageError, nearest, printable
 from trainer.runtime import distribution, streams
 from trainer.runtime.shortage import shortage
-from trainer.runtime.signals import EXIT_INTERRUPTED
+from trainer.runtime.signals import EXIT_INTERRUPTED, die_as_others_do
 from trainer.runtime.user_cache import KEEPING
 
 # command -> what it does; each is trainer/commands/COMMAND.py (with _ for -) and has a main(arguments)
@@ -101,6 +101,7 @@ def main(arguments: list[str]) -> NoReturn:
     traceback of the error that ended the run. Its threads could no longer take the interpreter's lock, and its
     destructor would wait for them forever. The commands have already closed everything of value.
     """
+    die_as_others_do()
     streams.open_closed()
     streams.guard(tolerant=arguments[:1] in (["train"], ["resume"]))
     try:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from job_controller import action
 
 from trainer.distributed.addresses import Cluster, split_address
 from trainer.distributed.cluster import discover, source
@@ -293,19 +294,6 @@ def manifest() -> Any:
     return job
 
 
-def action(rules: list[dict[str, Any]], status: int | None, conditions: set[str]) -> str:
-    """What Kubernetes does with a pod that has failed: the action of the first rule that matches, else ``Count``
-    (documentation of Jobs, pod failure policy).
-    """
-    for rule in rules:
-        if any(pattern["type"] in conditions for pattern in rule.get("onPodConditions", [])):
-            return str(rule["action"])
-        codes = rule.get("onExitCodes")
-        if codes is not None and (status in codes["values"]) == (codes["operator"] == "In"):
-            return str(rule["action"])
-    return "Count"
-
-
 def test_by_the_manifest_only_failures_of_a_pod_itself_count_and_what_cannot_succeed_ends_the_job() -> None:
     spec = manifest()["spec"]
     rules = spec["podFailurePolicy"]["rules"]
@@ -350,8 +338,42 @@ def test_the_jobset_in_the_documentation_names_the_processes_that_its_pods_are()
     assert job["parallelism"] == job["completions"] == 2
     for index in range(2):
         assert discover({**names, "JOB_COMPLETION_INDEX": str(index)}) == Cluster(pods, index)
-    rules = job["podFailurePolicy"]["rules"]
-    assert rules == manifest()["spec"]["podFailurePolicy"]["rules"], "as of the Job in docs/cluster.md"
+    alone = manifest()["spec"]
+    for part in ("podFailurePolicy", "successPolicy", "backoffLimitPerIndex", "maxFailedIndexes"):
+        assert job[part] == alone[part], "as of the Job in docs/cluster.md"
+
+
+def test_the_trainjob_in_the_documentation_names_the_processes_that_its_pods_are() -> None:
+    """Kubeflow makes a JobSet of the runtime with the name of the TrainJob, as many pods as it has nodes."""
+    runtime, job = yaml.safe_load_all((ROOT / "docs" / "cluster" / "trainjob.yaml").read_text())
+    asked = job["spec"]["trainer"]
+    assert job["spec"]["runtimeRef"] == {"name": runtime["metadata"]["name"], "kind": runtime["kind"]}
+    assert set(runtime["spec"]["mlPolicy"]) == {"numNodes"}, "plain ML"
+    (group,) = runtime["spec"]["template"]["spec"]["replicatedJobs"]
+    (container,) = group["template"]["spec"]["template"]["spec"]["containers"]
+    assert group["name"] == container["name"] == "node", "the names that Kubeflow looks for"
+    name = job["metadata"]["name"]
+    pods = tuple(f"{name}-node-0-{index}.{name}:2222" for index in range(asked["numNodes"]))
+    names = {each["name"]: each["value"] for each in asked["env"]}
+    for index in range(asked["numNodes"]):
+        assert discover({**names, "JOB_COMPLETION_INDEX": str(index)}) == Cluster(pods, index)
+    spec, alone = group["template"]["spec"], manifest()["spec"]
+    for part in ("successPolicy", "backoffLimitPerIndex", "maxFailedIndexes"):
+        assert spec[part] == alone[part], "as of the Job in docs/cluster.md"
+    assert json.dumps(spec["podFailurePolicy"]).replace('"node"', '"trainer"') == json.dumps(alone["podFailurePolicy"])
+
+
+def test_the_queue_in_the_documentation_lets_the_jobset_in() -> None:
+    place = ROOT / "docs" / "cluster"
+    _, queue, local = yaml.safe_load_all((place / "kueue.yaml").read_text())
+    (group,) = yaml.safe_load((place / "jobset.yaml").read_text())["spec"]["replicatedJobs"]
+    job = group["template"]["spec"]
+    (resources,) = queue["spec"]["resourceGroups"]
+    (given,) = resources["flavors"][0]["resources"]
+    (wanted,) = (each["resources"]["limits"] for each in job["template"]["spec"]["containers"])
+    assert set(wanted) == set(resources["coveredResources"]) == {given["name"]}
+    assert wanted[given["name"]] * job["completions"] <= given["nominalQuota"]
+    assert local["spec"]["clusterQueue"] == queue["metadata"]["name"]
 
 
 def test_a_task_of_skypilot_has_a_process_on_each_node() -> None:
@@ -361,6 +383,8 @@ def test_a_task_of_skypilot_has_a_process_on_each_node() -> None:
         assert found == Cluster(("10.0.0.4:12000", "10.0.0.7:12000"), rank)
     assert source(seen) == "SKYPILOT_NODE_IPS"
     assert discover({"SKYPILOT_NODE_IPS": "10.0.0.4\n", "SKYPILOT_NODE_RANK": "0"}) is None
+    task = yaml.safe_load((ROOT / "docs" / "cluster" / "skypilot.yaml").read_text())
+    assert task["resources"]["job_recovery"]["recover_on_exit_codes"] == [EXIT_STOPPED]
     version_6 = discover({"SKYPILOT_NODE_IPS": "fd00::1\nfd00::2", "SKYPILOT_NODE_RANK": "1"})
     assert version_6 == Cluster(("[fd00::1]:12000", "[fd00::2]:12000"), 1)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import threading
 import time
@@ -71,6 +72,22 @@ class StopRequest:
         if number == signal.SIGINT:
             signal.signal(signal.SIGINT, self._on_second_interrupt)
         self._answer()
+
+
+def die_as_others_do() -> None:
+    """Let the first process of a container end at a stop signal before a command handles it, or where none does.
+
+    The kernel keeps from the first process every signal that it has no handler for (pid_namespaces(7)). A pod that is
+    asked to end while Python still imports would never hear of it, and be killed when its time is over.
+    """
+    if os.getpid() == 1:
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, _die)
+
+
+def _die(number: int, frame: FrameType | None) -> None:
+    os._exit(128 + number)  # what a shell reports of a process that died of it
 
 
 def _only_noted() -> None:

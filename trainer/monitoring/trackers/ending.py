@@ -9,9 +9,10 @@ import typing
 from pathlib import Path
 
 from trainer.config.contracts import How
+from trainer.monitoring.trackers import noted
 from trainer.run_directory.layout import TRACKING
 from trainer.storage.documents import parse_json, to_json
-from trainer.storage.durable import make_directory, replace
+from trainer.storage.durable import replace
 from trainer.storage.guarded import read_text
 from trainer.storage.unacceptable import Unacceptable
 
@@ -20,8 +21,7 @@ SIZE_LIMIT = 1 << 10  # bytes
 
 
 def write(run_dir: Path, how: How) -> None:
-    make_directory(run_dir / TRACKING)
-    replace(run_dir / TRACKING / FILE_NAME, (to_json({"how": how}) + "\n").encode())
+    replace(noted.directory_of(run_dir) / FILE_NAME, (to_json({"how": how}) + "\n").encode())
 
 
 def remove(run_dir: Path) -> None:

@@ -29,7 +29,6 @@ from trainer.run_directory.layout import TRACKING
 from trainer.run_directory.phases import Phase
 from trainer.runtime.signals import EXIT_INTERRUPTED, EXIT_STOPPED
 from trainer.storage import holding
-from trainer.storage.durable import make_directory
 from trainer.storage.unacceptable import Unacceptable
 
 Notices = queue.SimpleQueue[str]
@@ -58,6 +57,7 @@ class _Follower:
                 start_new_session=True,  # a Ctrl-C is for the run
             )
         self._notices = notices
+        self._ending = False
         self._reader = threading.Thread(target=self._read, name=f"tracker {name}", daemon=True)
         self._reader.start()
 
@@ -65,10 +65,13 @@ class _Follower:
         assert self._process.stdout is not None
         for line in self._process.stdout:
             self._notices.put(line.rstrip("\n"))
+        if not self._ending:
+            self._notices.put(f"the process that tells {self.name} has ended by itself: {TRACKING}/{self.name}.log")
 
     def end(self) -> None:
         """Tell it that the run has ended."""
         assert self._process.stdin is not None
+        self._ending = True
         with contextlib.suppress(OSError):  # it has ended
             self._process.stdin.close()
 
@@ -99,9 +102,7 @@ def followed(
     if not tracking.trackers:
         yield
         return
-    place = holding.path_of(run_dir)
-    ending.remove(place)
-    followers = [_Follower(run_dir, name, notices) for name in tracking.trackers]
+    followers = list(_begun(run_dir, tracking.trackers, notices))
     how: How | None = "finished"
     seconds = tracking.wait_seconds
     try:
@@ -117,6 +118,15 @@ def followed(
         lacking = [text for name in late if (text := _lacking(run_dir, name)) is not None]
         if lacking and how is not None:
             warn(f"{'; '.join(lacking)}; nothing is lost, and this sends the rest:\n  {track_command(run_dir)}")
+
+
+def _begun(run_dir: Path, trackers: Sequence[str], notices: Notices) -> Iterator[_Follower]:
+    for name in trackers:
+        try:
+            ending.remove(holding.path_of(run_dir))
+            yield _Follower(run_dir, name, notices)
+        except OSError as error:  # no disk or no memory is left for it; the run may need less
+            notices.put(f"no process tells {name} of the run, which goes on without it: {error.strerror}")
 
 
 def _how(error: BaseException) -> How | None:
@@ -158,7 +168,6 @@ def _lacking(run_dir: Path, name: str) -> str | None:
 
 def _log(run_dir: Path, name: str) -> TextIO:
     """Where the libraries of a tracker write what they have to say."""
-    place = holding.path_of(run_dir) / TRACKING
-    make_directory(place)
+    place = noted.directory_of(holding.path_of(run_dir))
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     return os.fdopen(os.open(place / f"{name}.log", flags, 0o644), "a", encoding="utf-8")

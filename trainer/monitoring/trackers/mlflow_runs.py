@@ -41,7 +41,7 @@ class MLflow:
         if found is None:
             found = self._client.create_run(self._experiment(run), tags=tags)
         elif found.info.status != "RUNNING":
-            self._client.set_terminated(found.info.run_id, "RUNNING", end_time=None)
+            self._client.update_run(found.info.run_id, status="RUNNING")
         self._id = str(found.info.run_id)
         self._tell(run, dict(found.data.params), tags)
         return self._id

@@ -21,7 +21,7 @@ from pathlib import Path
 from trainer.monitoring.trackers.committed import NOTHING, Reached, hashed
 from trainer.run_directory.layout import METRICS, TRACKING
 from trainer.storage.documents import parse_json
-from trainer.storage.durable import make_directory, replace
+from trainer.storage.durable import replace, sync
 from trainer.storage.guarded import read_text
 from trainer.storage.typed import build
 from trainer.storage.unacceptable import Unacceptable
@@ -64,6 +64,15 @@ def file_of(run_dir: Path, name: str) -> Path:
     return run_dir / TRACKING / f"{name}.json"
 
 
+def directory_of(run_dir: Path) -> Path:
+    """``tracking/`` in a run directory, made if needed. A run directory that is gone is not made again."""
+    place = run_dir / TRACKING
+    if not place.is_dir():
+        place.mkdir(exist_ok=True)
+        sync(run_dir)
+    return place
+
+
 def read(run_dir: Path, name: str) -> Noted | None:
     """What was noted of a tracker; None where nothing was.
 
@@ -79,7 +88,7 @@ def read(run_dir: Path, name: str) -> Noted | None:
 
 
 def write(run_dir: Path, name: str, noted: Noted) -> None:
-    make_directory(run_dir / TRACKING)
+    directory_of(run_dir)
     replace(file_of(run_dir, name), (json.dumps(dataclasses.asdict(noted), indent=2) + "\n").encode())
 
 

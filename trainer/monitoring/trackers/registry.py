@@ -47,11 +47,17 @@ def refuse_unusable(trackers: Sequence[str], key: str = "tracking.trackers") -> 
             )
         if trackers.count(name) > 1:
             raise UsageError(f"{key} has {name} twice")
-        if name in OWN and importlib.util.find_spec(name) is None:
+        if name in OWN and not _is_installed(name):
             raise UsageError(
                 f"{key} has {name}, whose package is not installed\n"
                 f"install it: pip install '{distribution.NAME}[{name}]'; or do without: {key}=[]"
             )
+
+
+def _is_installed(package: str) -> bool:
+    """Whether there is such a package, and not merely a directory of that name, as W&B makes where it runs."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 def maker_of(name: str) -> Callable[[], Tracker]:

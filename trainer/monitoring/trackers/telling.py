@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,12 +17,11 @@ from trainer.errors import NotSent, RunDirectoryInUse, TrainerError, one_line
 from trainer.monitoring.trackers import committed, ending, noted
 from trainer.monitoring.trackers.feed import Feed
 from trainer.monitoring.trackers.registry import maker_of
-from trainer.run_directory.layout import TRACKING
-from trainer.storage.durable import make_directory
 
 LOOK_EVERY = 1.0  # seconds between two looks at the run's checkpoints
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before another attempt; the last one again and again
 REASON_SHOWN = 300  # characters
+CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*@")  # in the URL of a server
 
 
 def tell(run_dir: Path, name: str, sweep: str | None) -> str:
@@ -60,7 +61,7 @@ def follow(run_dir: Path, name: str, sweep: str | None, run: BinaryIO, say: Call
     threading.Thread(target=_watch, args=(run, run_dir, over), daemon=True).start()
     with contextlib.ExitStack() as stack:
         while not _lock(run_dir, name, stack):  # the process of a life before has not ended yet
-            over.wait(LOOK_EVERY)
+            time.sleep(LOOK_EVERY)
         feed = Feed(run_dir, name, maker_of(name), sweep)
         said, attempt, at = "", 0, -1
         while True:
@@ -100,21 +101,15 @@ def _watch(run: BinaryIO, run_dir: Path, over: threading.Event) -> None:
 
 def _lock(run_dir: Path, name: str, stack: contextlib.ExitStack) -> bool:
     """Whether no other process tells this tracker; then none does until ``stack`` is closed."""
-    return stack.enter_context(_locked(run_dir / TRACKING / f".{name}.lock"))
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[bool]:
-    make_directory(path.parent)
+    path = noted.directory_of(run_dir) / f".{name}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        yield False
-    else:
-        yield True
-    finally:
         os.close(descriptor)
+        return False
+    stack.callback(os.close, descriptor)
+    return True
 
 
 def _records(run_dir: Path, name: str) -> int:
@@ -124,4 +119,5 @@ def _records(run_dir: Path, name: str) -> int:
 
 def _reason(error: Exception) -> str:
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")[:REASON_SHOWN]
+    text = CREDENTIALS.sub("", text)
     return one_line(text if isinstance(error, TrainerError) else f"{type(error).__name__}: {text}")

@@ -55,11 +55,6 @@ def changing_command(run_dir: Path, changes: Mapping[str, Any], consents: Iterab
     return resume_command(run_dir, *arguments, *values, *([consent(allowed)] if allowed else []))
 
 
-def track_command(run_dir: Path | str) -> str:
-    """The command that sends to the trackers of a run what they do not have."""
-    return command_line("track", argument("run_dir", run_dir))
-
-
 def consent(names: Iterable[str]) -> str:
     """``allow=[NAME,…]``, the argument that accepts changes by name. A message that adds it to the user's own command
     prints it alone.

@@ -18,7 +18,7 @@ class TrackingConfig:
         "model in the tracker's registry of which that checkpoint becomes a version, with mlflow; null: none", "free"
     )
     wait_seconds: float = key(
-        "how long the end of a finished run waits for trackers; python -m trainer track sends what is left then",
+        "how long the end of a finished run waits for trackers; the command track sends what is left then",
         "free",
         minimum=0.0,
     )

@@ -20,7 +20,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol, TextIO
 
-from trainer.command_line import argument, track_command
+from trainer.command_line import argument, command_line
 from trainer.config.contracts import How
 from trainer.config.schema.tracking import TrackingConfig
 from trainer.errors import Diverged, TrainerError, TrainingFailed
@@ -117,7 +117,7 @@ def followed(
             warn(notices.get())
         lacking = [text for name in late if (text := _lacking(run_dir, name)) is not None]
         if lacking and how is not None:
-            warn(f"{'; '.join(lacking)}; nothing is lost, and this sends the rest:\n  {track_command(run_dir)}")
+            warn(f"{'; '.join(lacking)}; nothing is lost, and this sends the rest:\n  {later(run_dir)}")
 
 
 def _begun(run_dir: Path, trackers: Sequence[str], notices: Notices) -> Iterator[_Follower]:
@@ -149,6 +149,11 @@ def _end(run_dir: Path, followers: Sequence[_Follower], how: How | None, seconds
         follower.end()
     until = time.monotonic() + seconds
     return [follower.name for follower in followers if not follower.wait(until)]
+
+
+def later(run_dir: Path) -> str:
+    """The command that sends what is left."""
+    return command_line("track", argument("run_dir", run_dir))
 
 
 def _lacking(run_dir: Path, name: str) -> str | None:

@@ -8,6 +8,8 @@ import math
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +18,7 @@ import pytest
 from mlflow_server import MLflowServer
 from processes import Process, Trainer, wait_for_step
 from small_plugin import paced
-from tracked_runs import Series, wanted
+from tracked_runs import Series, TrackedDirectory, wanted
 from wandb_files import records, rows
 
 pytestmark = [
@@ -81,7 +83,7 @@ def in_wandb(files: list[Path]) -> Series:
     numbers = [number for number, _ in told]
     assert sorted(numbers) == list(range(len(numbers))), "a row is missing or doubled"
     return sorted(
-        (int(values["step"]), name, 0.5 if value == "NaN" else float(value))
+        (int(values["step"]), name, 0.5 if math.isnan(value) else float(value))
         for _, values in told
         for name, value in values.items()
         if name != "step"
@@ -136,3 +138,35 @@ def test_after_twenty_kills_and_without_a_server_for_a_while_every_series_is_tha
     ids = {r.run.run_id for path in files for r in records(path) if r.WhichOneof("record_type") == "run"}
     assert ids == {notes["wandb"]["id"]}
     print(f"{KILLS} kills, {orphans} of the run alone; {len(expected)} points in {len(files)} files of W&B")
+
+
+# a process that sends what is committed, and ends: killed, or as the run ends in the way that is given
+TELLING = """
+import os, pathlib, signal, sys
+from trainer.config.schema.tracking import TrackingConfig
+from trainer.monitoring.trackers import committed, feed, registry
+place, how = pathlib.Path(sys.argv[1]), sys.argv[2]
+found = committed.newest(place, finished=how == "finished")
+telling = feed.Feed(place, "wandb", registry.maker_of("wandb"), "grid")
+if how == "killed":
+    telling.bring(found)
+    os.kill(os.getpid(), signal.SIGKILL)
+telling.finish(found, how, TrackingConfig(("wandb",), True, None, 1.0))
+"""
+
+
+def test_sessions_of_wandb_that_were_stopped_killed_and_finished_have_every_row_once(tmp_path: Path) -> None:
+    directory = TrackedDirectory(tmp_path / "run")
+    environment = os.environ | {"WANDB_MODE": "offline"}
+    for number, how in enumerate(("stopped", "killed", "stopped", "killed", "killed", "finished")):
+        directory.record(2 * number + 1)
+        directory.record(2 * number + 2, "val", loss=float("nan"))
+        directory.commit(2 * number + 2)
+        process = subprocess.run([sys.executable, "-c", TELLING, directory.path, how], env=environment, check=False)
+        assert process.returncode == (-signal.SIGKILL if how == "killed" else 0)
+    files = sorted((directory.path / "tracking" / "wandb").rglob("*.wandb"))
+    assert len(files) == 3
+    assert in_wandb(files) == wanted(directory.path / "metrics.jsonl")
+    told = [record for path in files for record in records(path)]
+    assert {record.run.run_group for record in told if record.WhichOneof("record_type") == "run"} == {"grid"}
+    assert [record.artifact.type for record in told if record.WhichOneof("record_type") == "artifact"] == ["model"]

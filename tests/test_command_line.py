@@ -36,6 +36,7 @@ from trainer.errors import RestoreRefused, TrainerError
 from trainer.fingerprint.verdict import Request, judge
 from trainer.interchange.contents import ORIGIN
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding
+from trainer.monitoring.trackers import following
 from trainer.run import left_out, session, short_run, warm_start
 from trainer.run_directory import layout, lost, occupancy, places
 from trainer.runtime.signals import StopRequest
@@ -303,6 +304,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
             lost_run(r, r.parent, "checkpoints"),
         ],
     ),
+    "monitoring.trackers.following.later": (Counter(command_line=1), lambda r, p: [following.later(r)]),
     "run_directory.occupancy.refuse_foreign": (
         Counter(resume_command=1),
         lambda r, p: [raised(lambda: occupancy.refuse_foreign(r.parent, continued=True))],

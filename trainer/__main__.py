@@ -32,6 +32,7 @@ COMMANDS = {
     "doctor": "why does it not fit? python -m trainer doctor checkpoint=PATH [key=value …]",
     "check-data": "read everything once python -m trainer check-data data=… [key=value …] [report=PATH]",
     "prepare-data": "small copies         python -m trainer prepare-data data=… output=DIR [max_side=512]",
+    "track": "tell a tracker       python -m trainer track run_dir=DIR [trackers=[mlflow,…]]",
     "completion": 'tab completes it     eval "$(trainer completion bash|zsh)", in a start file of the shell',
     "help": "what does it mean?   python -m trainer help KEY|SECTION|COMMAND",
 }

@@ -120,6 +120,12 @@ class LaunchFailed(TrainerError):
     exit_status = 1
 
 
+class NotSent(TrainerError):
+    """A tracker of experiments could not be told of a run. Nothing is lost."""
+
+    exit_status = 1
+
+
 class PeerLost(TrainerError):
     """Another process of the run is gone. The exit status is the one that it announced, else 75 ("run it again")."""
 

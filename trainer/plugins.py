@@ -8,7 +8,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from trainer.config.contracts import Numbers, Rule, Slots, Split, StoredSplit, Update
+from trainer.config.contracts import (
+    How,
+    Numbers,
+    Point,
+    Rule,
+    Slots,
+    Split,
+    StoredSplit,
+    TrackedRun,
+    Tracker,
+    Update,
+)
 from trainer.config.keys import key
 from trainer.config.schema.networks import ModelPlugin
 from trainer.config.schema.optimization import OptimizerPlugin, SchedulePlugin
@@ -21,15 +32,19 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BadRecord",
+    "How",
     "ModelPlugin",
     "Numbers",
     "OptimizerPlugin",
+    "Point",
     "Rule",
     "SchedulePlugin",
     "Slots",
     "SourcePlugin",
     "Split",
     "StoredSplit",
+    "TrackedRun",
+    "Tracker",
     "TransformPlugin",
     "Update",
     "UsageError",

@@ -18,6 +18,9 @@ small = trainer_small:SmallNetwork
 
 [trainer.sources]
 paced = trainer_small:PacedDigits
+
+[trainer.trackers]
+journal = trainer_small.journal:Journal
 """
 # As NARROW, but of two convolutions instead of Inception V3.
 SMALL = ("model=small", *(key for key in NARROW if key.partition("=")[0] not in ("model.width", "model.min_depth")))

@@ -184,6 +184,7 @@ def _stretch(start: Entry, end: Entry) -> Leg:
         "checkpoint.every_minutes": None,
         "checkpoint.keep_best": 0,
         "checkpoint.mirror": None,
+        "tracking.trackers": (),
     }
     return Leg(start.path, end.path, with_leaves(end.config, quiet), tuple(consents))
 

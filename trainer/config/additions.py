@@ -40,6 +40,7 @@ ADDITIONS: tuple[tuple[str, Any], ...] = (
     ("fine_tuning.freeze", []),
     ("preprocess.normalize.channels", "rgb"),
     ("preprocess.decode", "whole"),
+    ("tracking", {"trackers": [], "final_checkpoint": True, "register": None, "wait_seconds": 60.0}),
 )
 
 # keys of one option of a section: (section, option, key, value)

@@ -1,4 +1,4 @@
-"""What a plug-in and the program agree on: the records of a split, and an optimizer's update rule.
+"""What a plug-in and the program agree on: the records of a split, an optimizer's update rule, and a tracker.
 
 Nothing here imports TensorFlow, so that a plug-in's keys are read in a second.
 """
@@ -6,7 +6,8 @@ Nothing here imports TensorFlow, so that a plug-in's keys are read in a second.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
 if TYPE_CHECKING:
@@ -63,3 +64,66 @@ class Rule:
 
     slots: Mapping[str, float]
     begin: Callable[[tf.Tensor, tf.Tensor], Update]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrackedRun:
+    """What a tracker is told of a run before its records.
+
+    ``key`` is made once for each run in a tracker, of letters and digits. ``id`` is what the tracker called it, None
+    until ``Tracker.open`` has returned for the first time. ``sent`` is the number of the run's first records that the
+    tracker keeps. ``parent`` is the ``id`` of the run that this one has branched off. ``group`` is the sweep that the
+    run belongs to. ``directory`` is for files of the tracker alone.
+    """
+
+    key: str
+    id: str | None
+    sent: int
+    name: str
+    experiment: str
+    params: Mapping[str, str]
+    tags: Mapping[str, str]
+    group: str | None
+    parent: str | None
+    directory: Path
+
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    """The numbers of one record, by ``train/loss`` and so on; NaN for those that are not finite. ``record`` counts the
+    run's records from 0. ``time`` is when they were committed, milliseconds since the epoch.
+    """
+
+    record: int
+    step: int
+    values: Mapping[str, float]
+    time: int
+
+
+How = Literal["finished", "stopped", "failed"]  # how a run has ended; a stopped one is to be resumed
+
+
+class Tracker(Protocol):
+    """One run in a tracker of experiments. The entry point is called without arguments for each process that tells it.
+
+    It works in a process of its own, so it may take its time, and whatever it raises is said once and tried again,
+    with another object. The process may be killed at any moment. Then it is told again what it may have been told.
+    """
+
+    def open(self, run: TrackedRun) -> str:
+        """Make the run that has this key, or go on with it where it is there already. Returns its ``id``. What was
+        sent of the records from number ``run.sent`` on will come again.
+        """
+
+    def send(self, points: Sequence[Point]) -> bool:
+        """Take points, the first for the first time or again: a point that comes twice must count once. Returns whether
+        they are kept, whatever becomes of this process; False where only ``close`` can say so.
+        """
+
+    def upload(self, checkpoint: Path, model: str | None) -> None:
+        """Take the last checkpoint of a finished run, a directory, and make it a version of ``model`` in a registry. It
+        may come again.
+        """
+
+    def close(self, how: How | None) -> None:
+        """Return when everything is kept. ``how`` the run has ended, None when it has not, or nobody knows."""

@@ -18,6 +18,7 @@ import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from trainer.command_line import consent
 from trainer.config.keys import FACTS
@@ -30,6 +31,7 @@ MODELS, OPTIMIZERS, SCHEDULES, SOURCES, TRANSFORMS = GROUPS = (
     "trainer.sources",
     "trainer.transforms",
 )
+TRACKERS = "trainer.trackers"  # no options of a configuration: ``trainer.config.contracts.Tracker``
 # a transform is not an option of a group: its keys are in a section of its name
 TRANSFORM_VALUES = "preprocess/plugins"
 NAME = re.compile(r"[A-Za-z]\w*", re.ASCII)  # what can be a part of a dotted key
@@ -75,12 +77,7 @@ def keys_of(group: str, name: str, base: type) -> type | None:
     point = _installed(group)[name]
     if not NAME.fullmatch(name):
         raise UsageError(f"the plug-in {name!r} of {_origin(point)} needs a name of letters, digits and _")
-    try:
-        keys = point.load()
-    except Exception as error:  # whatever the import of other people's code raises
-        raise UsageError(
-            f"the plug-in {name} of {_origin(point)} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
+    keys = loaded(group, name)
     if not (isinstance(keys, type) and issubclass(keys, base) and dataclasses.is_dataclass(keys)):
         raise UsageError(
             f"the plug-in {name} of {_origin(point)} is {keys!r}, but must be a dataclass, a "
@@ -90,6 +87,21 @@ def keys_of(group: str, name: str, base: type) -> type | None:
     if bare:
         raise UsageError(f"the plug-in {name} of {_origin(point)} declares {bare[0]} without trainer.plugins.key(…)")
     return keys
+
+
+def loaded(group: str, name: str) -> Any:
+    """What the entry point of an installed plug-in refers to. It is imported now.
+
+    Raises:
+        UsageError: it cannot be imported.
+    """
+    point = _installed(group)[name]
+    try:
+        return point.load()
+    except Exception as error:  # whatever the import of other people's code raises
+        raise UsageError(
+            f"the plug-in {name} of {_origin(point)} cannot be imported: {type(error).__name__}: {error}"
+        ) from error
 
 
 def configuration_directories() -> list[Path]:

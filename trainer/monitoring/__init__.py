@@ -1,4 +1,4 @@
-"""The views of a run for people: the terminal and TensorBoard.
+"""The views of a run for people: the terminal, TensorBoard, and trackers of experiments.
 
 May import: training, models, data, run_directory, checkpoint, runtime, config, storage.
 """

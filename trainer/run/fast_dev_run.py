@@ -26,11 +26,10 @@ BATCHES = 2  # of validation
 
 def shortened(config: Config, data: Sources, total_steps: int) -> tuple[Config, Sources, int]:
     """Configuration, data and length of a trial: one validation and one checkpoint, both at its end. Nothing is
-    mirrored.
+    mirrored, and no tracker is told.
     """
-    config = with_leaves(
-        config, {"evaluation.every_steps": STEPS, "checkpoint.every_steps": STEPS, "checkpoint.mirror": None}
-    )
+    cadence = {"evaluation.every_steps": STEPS, "checkpoint.every_steps": STEPS}
+    config = with_leaves(config, {**cadence, "checkpoint.mirror": None, "tracking.trackers": ()})
     most = BATCHES * config.evaluation.batch_size
     if data.validation.count > most:
         config = with_leaves(config, {"data.validation_examples": most})

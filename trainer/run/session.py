@@ -27,6 +27,7 @@ from trainer.distributed.membership import Process, joined
 from trainer.errors import Diverged, NoValidCheckpoint, UsageError, warn
 from trainer.fingerprint import facts, program
 from trainer.interchange import state_files
+from trainer.monitoring.trackers import registry
 from trainer.run import fast_dev_run, overlaps, warm_start
 from trainer.run.preparation import Prepared, prepare
 from trainer.run.rollback import agreement, roll_back
@@ -166,6 +167,8 @@ def replay(checkpoint: Path, config: Config, allow: Sequence[str], run_dir: Path
 
 def _run(run_dir: Path, config: Config, start: StartingPoint, process: Process, watchdog: Watchdog) -> Ending:
     watchdog.follow(config)
+    registry.refuse_unusable(config.tracking.trackers)
+    registry.refuse_unregistered(config.tracking)
     run, began = prepare(run_dir, config, start, process), process.stop.began
     if run is None:
         return "complete"

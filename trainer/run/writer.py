@@ -19,6 +19,7 @@ from trainer.distributed.peers import SILENCE
 from trainer.errors import PeerLost, TrainerError, warn
 from trainer.monitoring.tensorboard import TensorBoard
 from trainer.monitoring.terminal import Terminal, append
+from trainer.monitoring.trackers.following import followed
 from trainer.monitoring.views import Views
 from trainer.run.checkpointer import Checkpointer, Contents, Store
 from trainer.run.preparation import Prepared
@@ -84,17 +85,18 @@ def taking(run_dir: Path, run: Prepared, process: Process, watchdog: Watchdog, b
         validation, events = run.data.validation, history.events
         tensorboard = TensorBoard(place, events, run.config, run.assembly.state, validation, run.lineage)
         views = Views(place, validation, run.config.preprocess, events[VALIDATION], tensorboard)
-        checkpointer = _checkpointer(checkpoints, run, mirror, history, terminal, process)
-        watchdog.in_flight, watchdog.way_back = checkpointer.wait, checkpointer.way_back
-        # a checkpoint that was taken from elsewhere is not in this directory yet
-        committed_step = step if (checkpoints / directory.name_of(step)).is_dir() else None
-        terminal.stage("tracing the step: the first one takes longer than the others")
-        try:
-            yield Outputs(checkpointer, history, terminal, views, committed_step)
-        finally:
-            with watchdog.clock.phase("saving"):
-                views.close()
-                checkpointer.close()
+        with followed(run_dir, run.config.tracking, history.notices, terminal.warn, watchdog.clock):
+            checkpointer = _checkpointer(checkpoints, run, mirror, history, terminal, process)
+            watchdog.in_flight, watchdog.way_back = checkpointer.wait, checkpointer.way_back
+            # a checkpoint that was taken from elsewhere is not in this directory yet
+            committed_step = step if (checkpoints / directory.name_of(step)).is_dir() else None
+            terminal.stage("tracing the step: the first one takes longer than the others")
+            try:
+                yield Outputs(checkpointer, history, terminal, views, committed_step)
+            finally:
+                with watchdog.clock.phase("saving"):
+                    views.close()
+                    checkpointer.close()
         summarize(run_dir, run, history, terminal)
     except TrainerError as error:
         terminal.log(_logged(error))

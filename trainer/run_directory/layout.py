@@ -26,6 +26,7 @@ TENSORBOARD = "tensorboard"
 PREDICTIONS = "predictions"
 LOG = "train.log"
 TIME = "time.jsonl"
+TRACKING = "tracking"
 
 FILES = (LOCK, METRICS, LOG, TIME, stored.FILE_NAME, commit_mark.FILE_NAME)
 DIRECTORIES = (
@@ -36,9 +37,10 @@ DIRECTORIES = (
     f"{TENSORBOARD}/train",
     f"{TENSORBOARD}/val",
     PREDICTIONS,
+    TRACKING,
 )
 # the names at the top of a run directory that only the run writes to
-OWN = (*FILES, CHECKPOINTS, TENSORBOARD, PREDICTIONS)
+OWN = (*FILES, CHECKPOINTS, TENSORBOARD, PREDICTIONS, TRACKING)
 
 
 @contextmanager

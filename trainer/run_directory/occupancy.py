@@ -20,7 +20,7 @@ from trainer.command_line import resume_command
 from trainer.config import reproduction, stored
 from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
 from trainer.run_directory import commit_mark, places
-from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD, TIME
+from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD, TIME, TRACKING
 from trainer.run_directory.metrics import record_of
 from trainer.storage.durable import make_directory, sync
 from trainer.storage.guarded import open_regular
@@ -40,6 +40,7 @@ RUN = (
     TIME,
     TENSORBOARD,
     PREDICTIONS,
+    TRACKING,
     "report.html",
     "finished.json",
     "failed.json",

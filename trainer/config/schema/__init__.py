@@ -17,6 +17,7 @@ from trainer.config.schema.networks import ModelConfig
 from trainer.config.schema.optimization import EmaConfig, OptimizerConfig, ScheduleConfig
 from trainer.config.schema.preprocessing import MixingConfig, PreprocessConfig
 from trainer.config.schema.sources import DataConfig
+from trainer.config.schema.tracking import TrackingConfig
 from trainer.config.schema.training import (
     CheckpointConfig,
     DivergenceConfig,
@@ -48,6 +49,7 @@ class Config:
     early_stopping: EarlyStoppingConfig = key("stop when validation no longer improves", "consent")
     checkpoint: CheckpointConfig = key("when checkpoints are written and which are kept", "free")
     runtime: RuntimeConfig = key("how the computation is executed", "consent")
+    tracking: TrackingConfig = key("trackers of experiments, such as MLflow, that are told of the run", "free")
     profile: tuple[int, ...] | None = key(
         "first and last step that TensorFlow's profiler records; null: none", "free", minimum=1, length=2
     )

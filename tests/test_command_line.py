@@ -322,6 +322,7 @@ CASES: dict[str, tuple[Counter[str], Case]] = {
     "sweeps.plan.ways_to_run": (Counter(array_command=1), lambda r, p: [planned(r)]),
     "sweeps.plan.search_command": (Counter(command_line=1), lambda r, p: [searching(r)]),
     "sweeps.trial.how_to_try_again": (Counter(move_command=1), lambda r, p: [trial.how_to_try_again(r)]),
+    "sweeps.trial.left_pruned": (Counter(command_line=1), lambda r, p: [trial.left_pruned(r, "little promise")]),
     "sweeps.trial.refuse_changed": (Counter(command_line=1), lambda r, p: [changed_trial(r)]),
 }
 

@@ -102,7 +102,7 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
         raise TrainingFailed(f"trial {trial.number} diverged before: {reason}\n{how_to_try_again(run_dir)}")
     reason = why_pruned(sweep_dir, trial)
     if reason is not None:
-        print(f"{run_dir} was pruned: {reason}; to continue it: {command_line('resume', argument('run_dir', run_dir))}")
+        print(left_pruned(run_dir, reason))
         return
     # The initial weights, and what was allowed for them, matter only to a run without checkpoints.
     begun = bool(directory.committed(run_dir / CHECKPOINTS))
@@ -130,6 +130,10 @@ def run(sweep_dir: Path, trial: Trial, stop: StopRequest) -> None:
     best = best_step(validations, metric)
     ended = Finished(step, metric, None if best is None else validations[best][metric])
     replace(run_dir / FINISHED, json.dumps(dataclasses.asdict(ended)).encode())
+
+
+def left_pruned(run_dir: Path, reason: str) -> str:
+    return f"{run_dir} was pruned: {reason}; to continue it: {command_line('resume', argument('run_dir', run_dir))}"
 
 
 def refuse_changed(sweep_dir: Path, trial: Trial) -> None:

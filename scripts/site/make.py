@@ -20,9 +20,9 @@ CHAPTERS = {
     "Begin": ("first-hour", "tutorial", "results"),
     "How to": (
         *("data", "preprocessing", "fine-tuning", "keras-applications", "resume", "evaluation", "report", "sweeps"),
-        *("cluster", "operations", "python", "plugins", "extending"),
+        *("trackers", "cluster", "container", "operations", "python", "plugins", "extending"),
     ),
-    "Reference": ("configuration", "checkpoints", "checkpoint-format", "CHANGELOG", "SECURITY"),
+    "Reference": ("configuration", "checkpoints", "checkpoint-format", "ecosystem", "CHANGELOG", "SECURITY"),
     "Why": ("design", "durability", "performance", "scaling", "precision", "CONTRIBUTING"),
 }
 SETTINGS = {

@@ -103,7 +103,7 @@ def shell(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
 @pytest.mark.parametrize(
     ("typed", "words"),
     [
-        ("trainer tra\t", ["trainer", "train"]),
+        ("trainer trai\t", ["trainer", "train"]),
         ("trainer train optimizer=s\t", ["trainer", "train", "optimizer=sgd"]),
         ("trainer train seed=3 opti\tlear\t0.1", ["trainer", "train", "seed=3", "optimizer.learning_rate=0.1"]),
         ("trainer train --multirun optimizer=adam,s\t", ["trainer", "train", "--multirun", "optimizer=adam,sgd"]),

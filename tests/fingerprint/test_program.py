@@ -97,7 +97,7 @@ def test_the_code_of_the_plug_ins_that_a_run_uses_is_compared_and_of_no_others(t
     install(tmp_path)
     with installed_here(tmp_path):
         facts = program.plugin_code(compose(*SMALL))
-        assert {f"code of trainer_small/{name}" for name in ("__init__.py", "paced.py")} == facts.keys()
+        assert {f"code of trainer_small/{name}" for name in ("__init__.py", "journal.py", "paced.py")} == facts.keys()
         assert program.plugin_code(compose()) == {}
     edited = {**facts, "code of trainer_small/paced.py": "0"}
     program.refuse_other_code(facts, facts, 1)

@@ -24,7 +24,7 @@ from trainer.errors import UsageError
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.shortage import refuse_small_limit
 from trainer.runtime.signals import StopRequest
-from trainer.sweeps import launching, plan, running, searching
+from trainer.sweeps import launching, plan, running
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -48,6 +48,9 @@ def main(arguments: Sequence[str]) -> int:
         if launcher != NO_LAUNCHER:
             check_launcher(arguments)
     if sweeper != STOCK:
+        # It loads code of the configuration that no resume loads, and the start cache is named for all such code.
+        from trainer.sweeps import searching
+
         return searching.run(arguments, stop)
     jobs = jobs_of(arguments if launcher == STOCK else without_launcher(arguments))
     return _sweep(jobs, arguments, launcher, stop) if jobs else 0

@@ -14,7 +14,7 @@ from documents import blocks
 from imports import named_by
 
 from trainer import plugins
-from trainer.config.plugins import GROUPS
+from trainer.config.plugins import GROUPS, TRACKERS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "plugins.md"
@@ -57,7 +57,7 @@ def test_the_example_imports_nothing_else_of_trainer() -> None:
 def test_the_page_names_nothing_else_of_trainer() -> None:
     text = PAGE.read_text()
     named = set(re.findall(r"\btrainer\.([a-z_]+)(?:\.(\w+))?", text))
-    modules = {module for module, _ in named} - {group.partition(".")[2] for group in GROUPS}
+    modules = {module for module, _ in named} - {group.partition(".")[2] for group in (*GROUPS, TRACKERS)}
     assert modules == {"plugins", "load"}
     assert {name for module, name in named if module == "plugins" and name} <= set(plugins.__all__)
     python = [block for block in blocks(PAGE) if "import" in block and "dataclass" in block]
@@ -73,7 +73,7 @@ def test_the_page_names_nothing_else_of_trainer() -> None:
 @pytest.mark.parametrize("judge", JUDGES)
 def test_what_is_said_of_a_plug_in_names_nothing_else_of_trainer(judge: str) -> None:
     for text in messages(ast.parse((ROOT / "trainer" / judge).read_text())):
-        assert set(re.findall(r"\btrainer\.[a-z_]+", text)) <= {"trainer.plugins", *GROUPS}, text
+        assert set(re.findall(r"\btrainer\.[a-z_]+", text)) <= {"trainer.plugins", *GROUPS, TRACKERS}, text
 
 
 def test_every_name_is_there_and_tensorflow_only_with_what_needs_it() -> None:

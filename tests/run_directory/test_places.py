@@ -627,7 +627,8 @@ def test_a_run_that_goes_on_from_a_checkpoint_elsewhere_is_no_new_one(tmp_path: 
 
 
 def test_beginning_again_keeps_everything_of_the_run_and_moves_nothing_else(run_dir: Path) -> None:
-    filled(run_dir, {"slurm-1.out": "", "finished.json": "{}", "metrics.jsonl.damaged.0": "", ".hydra/x": ""})
+    notes = dict.fromkeys(("finished.json", "failed.json", "pruned.json"), "{}")
+    filled(run_dir, {"slurm-1.out": "", **notes, "metrics.jsonl.damaged.0": "", ".hydra/x": ""})
     before = content(run_dir)
     (said,) = occupancy.begin(run_dir, continues=False, restart=True)
     assert said.endswith(f"are in {run_dir / 'before-1'}")

@@ -27,6 +27,8 @@ PREDICTIONS = "predictions"
 LOG = "train.log"
 TIME = "time.jsonl"
 TRACKING = "tracking"
+# what a sweep notes of the trial that a run is
+FINISHED, FAILED, PRUNED = NOTES = ("finished.json", "failed.json", "pruned.json")
 
 FILES = (LOCK, METRICS, LOG, TIME, stored.FILE_NAME, commit_mark.FILE_NAME)
 DIRECTORIES = (

@@ -20,7 +20,7 @@ from trainer.command_line import resume_command
 from trainer.config import reproduction, stored
 from trainer.errors import NoValidCheckpoint, TrainerError, UsageError
 from trainer.run_directory import commit_mark, places
-from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, PREDICTIONS, TENSORBOARD, TIME, TRACKING
+from trainer.run_directory.layout import CHECKPOINTS, LOG, METRICS, NOTES, PREDICTIONS, TENSORBOARD, TIME, TRACKING
 from trainer.run_directory.metrics import record_of
 from trainer.storage.durable import make_directory, sync
 from trainer.storage.guarded import open_regular
@@ -42,8 +42,7 @@ RUN = (
     PREDICTIONS,
     TRACKING,
     "report.html",
-    "finished.json",
-    "failed.json",
+    *NOTES,
     stored.FILE_NAME,
 )
 ADVICE = "to begin again at step 0, add on_existing=restart (for a trial of a sweep, move its directory away)"

@@ -22,7 +22,7 @@ from trainer.command_line import argument, command_line, move_command, place_bes
 from trainer.config import override, stored
 from trainer.config.schema import Invocation
 from trainer.errors import NoValidCheckpoint, RestoreRefused, TrainingFailed, UsageError, warn
-from trainer.run_directory.layout import CHECKPOINTS
+from trainer.run_directory.layout import CHECKPOINTS, FAILED, FINISHED, PRUNED
 from trainer.run_directory.metrics import best_step, read_validations
 from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.signals import StopRequest
@@ -34,9 +34,6 @@ from trainer.storage.unacceptable import Unacceptable
 from trainer.storage.unreadable import Unreadable
 from trainer.sweeps.plan import Trial, config_of
 
-FINISHED = "finished.json"
-FAILED = "failed.json"
-PRUNED = "pruned.json"
 SIZE_LIMIT = 1 << 12  # bytes
 REASON_KEPT = 300  # characters
 
@@ -172,14 +169,7 @@ def is_finished(sweep_dir: Path, trial: Trial) -> bool:
 
 def why_diverged(sweep_dir: Path, trial: Trial) -> str | None:
     """Why the training of a trial failed, if it did and would again; None otherwise."""
-    try:
-        run_dir = run_dir_of(sweep_dir, trial)
-        note = build(Failed, parse_json(read_text(run_dir / FAILED, SIZE_LIMIT)), FAILED)
-        refuse_changed(sweep_dir, trial)
-    except (OSError, Unacceptable, UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
-        return None
-    # another checkpoint is of a run that went on, or was brought here
-    return note.reason if note.step == newest_step(run_dir) else None
+    return _why(sweep_dir, trial, FAILED, Failed)
 
 
 def prune(sweep_dir: Path, trial: Trial, reason: str) -> None:
@@ -192,12 +182,18 @@ def prune(sweep_dir: Path, trial: Trial, reason: str) -> None:
 
 def why_pruned(sweep_dir: Path, trial: Trial) -> str | None:
     """Why the search gave up the trial, if it did and nobody continued its run; None otherwise."""
+    return _why(sweep_dir, trial, PRUNED, Pruned)
+
+
+def _why(sweep_dir: Path, trial: Trial, name: str, kind: type[Failed] | type[Pruned]) -> str | None:
+    """The reason in a note of a trial, if it is of this trial and of its newest checkpoint; None otherwise."""
     try:
         run_dir = run_dir_of(sweep_dir, trial)
-        note = build(Pruned, parse_json(read_text(run_dir / PRUNED, SIZE_LIMIT)), PRUNED)
+        note = build(kind, parse_json(read_text(run_dir / name, SIZE_LIMIT)), name)
         refuse_changed(sweep_dir, trial)
     except (OSError, Unacceptable, UsageError, RestoreRefused, NoValidCheckpoint, Unreadable):
         return None
+    # another checkpoint is of a run that went on, or was brought here
     return note.reason if note.step == newest_step(run_dir) else None
 
 

@@ -350,7 +350,7 @@ def test_who_has_spoken_unheard_hears_the_last_word_of_a_chief_that_ends(workers
             connection = meeting_of_all.connections[1]
             select.select([connection], [], [], 60)  # it has said that it is alive, which nobody reads
             module.send(connection, module.ALIVE)  # not acknowledged when the last word follows
-            meeting_of_all.tell(PeerLost("there is no checkpoint", 4), {0})
+            meeting_of_all.tell(PeerLost("there is no checkpoint", 4))
         del meeting_of_all, connection
         assert other.wait_for_loss(20)
         assert other.lost is not None

@@ -1,6 +1,4 @@
-"""From a command line to ``(Invocation, Config)``. Only ``explain``, ``multirun``, ``search`` and
-this module use Hydra.
-"""
+"""From a command line to ``(Invocation, Config)``. Hydra is used here, in ``explain``, ``multirun`` and ``search``."""
 
 from __future__ import annotations
 

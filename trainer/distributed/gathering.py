@@ -9,7 +9,7 @@ import os
 import select
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Iterable, Mapping
 from multiprocessing import connection as descriptors  # whose wait() polls: select() fails above descriptor 1,023
 from typing import Any
 
@@ -91,7 +91,7 @@ class Gathering:
         self.facts: dict[int, Facts] = {CHIEF: facts}
         self.unable: dict[int, Unable] = {}
         self.turned_away: list[str] = []  # processes with the rank of another, for messages
-        self._told: list[socket.socket] = []  # those to whom a verdict was sent
+        self._told: dict[int, socket.socket] = {}  # by rank, of those to whom a verdict was sent
         self._odd_since: float | None = None
         self._listener = own_listener(cluster)
 
@@ -100,7 +100,7 @@ class Gathering:
 
     def __exit__(self, *error: object) -> None:
         self._listener.close()
-        let_go(self._told)
+        let_go(self._told.values())
         for unable in self.unable.values():
             if unable.connection is not None:
                 unable.connection.close()
@@ -191,22 +191,23 @@ class Gathering:
 
     def tell_all(self, verdict: TrainerError, deadline: float, interrupted: Callable[[], bool]) -> None:
         """Tell the verdict to those who are there, and wait for the others, to whom it is told when they come."""
-        told = self.tell(verdict, {CHIEF})
-        untold = [rank for rank in range(len(self.cluster.workers)) if rank not in told]
-        if untold:
-            warn(f"{str(verdict).splitlines()[0]}; telling {self.names(untold)} when it comes")
-        while len(told) < len(self.cluster.workers) and time.monotonic() < deadline and not interrupted():
+        self.tell(verdict)
+        if self._untold():
+            warn(f"{str(verdict).splitlines()[0]}; telling {self.names(self._untold())} when it comes")
+        while self._untold() and time.monotonic() < deadline and not interrupted():
             self.wait()
-            told |= self.tell(verdict, told)
+            self.tell(verdict)
 
-    def tell(self, verdict: TrainerError, told: Set[int]) -> set[int]:
-        """Tell the verdict to those who are there, apart from those ``told`` before; returns the ranks of all."""
+    def tell(self, verdict: TrainerError) -> None:
+        """Tell the verdict to those who are there, each once."""
         waiting = {rank: unable.connection for rank, unable in self.unable.items() if unable.connection is not None}
         there = {**waiting, **self.connections}
-        for rank in there.keys() - told:
+        for rank in there.keys() - self._told.keys():
             send(there[rank], farewell(CHIEF, verdict.exit_status, str(verdict)))
-            self._told.append(there[rank])
-        return {*told, *there}
+            self._told[rank] = there[rank]
+
+    def _untold(self) -> list[int]:
+        return [rank for rank in range(1, len(self.cluster.workers)) if rank not in self._told]
 
 
 def let_go(connections: Iterable[socket.socket]) -> None:

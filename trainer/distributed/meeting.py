@@ -95,7 +95,7 @@ def _gather(cluster: Cluster, deadline: float, interrupted: Callable[[], bool], 
         while not gathering.is_decided():
             if interrupted() or time.monotonic() > deadline:
                 lost = _in_vain(gathering, interrupted)
-                gathering.tell(lost, {CHIEF})
+                gathering.tell(lost)
                 raise lost
             gathering.wait()
         verdict = gathering.verdict()

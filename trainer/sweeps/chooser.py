@@ -62,7 +62,7 @@ class Chooser:
 
     def draw(self, history: Sequence[FrozenTrial]) -> FrozenTrial:
         """The trial that comes after ``history``, running."""
-        keys = {name: value for name, value in self.settings.sampler.items() if name != "name"}
+        keys = _without_name(self.settings.sampler)
         keys["seed"] = derive_seed(keys["seed"], "search", len(history))
         study = self._copy(history, SAMPLERS[self.settings.sampler["name"]](**keys))
         study.ask(self.distributions)
@@ -88,12 +88,11 @@ class Chooser:
         return Seen(pruned_at, reports, study.get_trials()[number].system_attrs)
 
     def _copy(self, trials: Sequence[FrozenTrial], sampler: optuna.samplers.BaseSampler) -> optuna.Study:
-        keys = {name: value for name, value in self.settings.pruner.items() if name != "name"}
         study = optuna.create_study(
             study_name=STUDY,
             direction=self.settings.direction,
             sampler=sampler,
-            pruner=PRUNERS[self.pruner](**keys),
+            pruner=PRUNERS[self.pruner](**_without_name(self.settings.pruner)),
         )
         study.add_trials(trials)
         return study
@@ -104,6 +103,11 @@ class Chooser:
         for kind, keys in (("sampler", self.settings.sampler), ("pruner", self.settings.pruner)):
             found |= {f"hydra.sweeper.{kind}.{name}": str(value) for name, value in keys.items()}
         return found | {name: str(distribution) for name, distribution in self.distributions.items()}
+
+
+def _without_name(keys: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of a sampler or pruner."""
+    return {name: value for name, value in keys.items() if name != "name"}
 
 
 def running(

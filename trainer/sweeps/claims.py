@@ -7,12 +7,12 @@ process lives on without the one that started it is kept by the lease on its run
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 from trainer.errors import UsageError
+from trainer.storage import flock
 from trainer.storage.durable import make_directory
 from trainer.storage.guarded import refuse_unless_directory
 from trainer.storage.unacceptable import Unacceptable
@@ -41,7 +41,7 @@ def place_of(sweep_dir: Path) -> Path:
 @contextlib.contextmanager
 def choosing(sweep_dir: Path) -> Iterator[None]:
     """Wait until no other process chooses a trial, and keep others from it while the block runs."""
-    descriptor = _locked(place_of(sweep_dir) / CHOOSING, fcntl.LOCK_EX)
+    descriptor = _locked(place_of(sweep_dir) / CHOOSING, wait=True)
     assert descriptor is not None
     try:
         yield
@@ -61,25 +61,17 @@ class Claim:
 
 def claim(sweep_dir: Path, number: int) -> Claim | None:
     """Claim a trial; None when another process of the search has it."""
-    descriptor = _locked(place_of(sweep_dir) / str(number), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    descriptor = _locked(place_of(sweep_dir) / str(number), wait=False)
     return None if descriptor is None else Claim(descriptor)
 
 
-def _locked(path: Path, how: int) -> int | None:
-    """The descriptor of a locked file; None when another process holds the lock and ``how`` does not wait."""
+def _locked(path: Path, *, wait: bool) -> int | None:
     try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o644)
+        return flock.locked(path, wait=wait)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written: {error.strerror}") from error
-    try:
-        fcntl.flock(descriptor, how)
-    except BlockingIOError:
-        os.close(descriptor)
-        return None
-    except OSError as error:
-        os.close(descriptor)
+        if error.filename is not None:
+            raise UsageError(f"{path} cannot be written: {error.strerror}") from error
         raise UsageError(
             f"{path} is on a filesystem without locks (flock: {error.strerror}), so two processes could choose the "
             "same trial\nput hydra.sweep.dir on another filesystem, or mount this one with locks"
         ) from error
-    return descriptor

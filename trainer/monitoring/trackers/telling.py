@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import threading
@@ -17,6 +16,7 @@ from trainer.errors import NotSent, RunDirectoryInUse, TrainerError, one_line
 from trainer.monitoring.trackers import committed, ending, noted
 from trainer.monitoring.trackers.feed import Feed
 from trainer.monitoring.trackers.registry import maker_of
+from trainer.storage import flock
 
 LOOK_EVERY = 1.0  # seconds between two looks at the run's checkpoints
 PAUSES = (1.0, 2.0, 5.0, 10.0, 30.0)  # seconds before another attempt; the last one again and again
@@ -101,12 +101,8 @@ def _watch(run: BinaryIO, run_dir: Path, over: threading.Event) -> None:
 
 def _lock(run_dir: Path, name: str, stack: contextlib.ExitStack) -> bool:
     """Whether no other process tells this tracker; then none does until ``stack`` is closed."""
-    path = noted.directory_of(run_dir) / f".{name}.lock"
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(descriptor)
+    descriptor = flock.locked(noted.directory_of(run_dir) / f".{name}.lock", wait=False)
+    if descriptor is None:
         return False
     stack.callback(os.close, descriptor)
     return True

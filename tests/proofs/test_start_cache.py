@@ -21,12 +21,9 @@ EVERYTHING = (
     "train.on_divergence=rollback",
 )
 KEPT = {"train_step", "evaluation_step", "step_facts", "evaluation_facts"}
-# the network of these tests is a plug-in, of which nothing is kept elsewhere
-KEEPING_PLUGINS = """
+IMPORTS = """
 import sys
 from trainer.__main__ import main
-from trainer.run import start_cache
-start_cache.BUILDING = ()
 """
 CHANGED = """
 from trainer.training import step
@@ -43,7 +40,7 @@ def kept(trainer: Trainer) -> dict[str, int]:
 
 
 def run(trainer: Trainer, *arguments: str, cache: str = "cache", changed: str = "") -> str:
-    program = KEEPING_PLUGINS + changed + MAIN
+    program = IMPORTS + changed + MAIN
     process = trainer.start_python("-c", program, *arguments, XDG_CACHE_HOME=str(trainer.cwd / cache))
     assert process.wait() == 0, process.output
     return process.output

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import FunctionType
 from typing import Any
 
+import keras
 import pytest
 import tensorflow as tf
 from composing import compose
@@ -14,13 +15,17 @@ from imports import TABLE
 from processes import NARROW
 from small_plugin import SMALL, install, installed_here, paced
 
+from trainer.config import plugins
 from trainer.config.complete import complete
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.data.images import mixing
 from trainer.distributed.replicas import ONE_DEVICE
 from trainer.fingerprint import probe
+from trainer.models.registry import build_model
+from trainer.run import start_cache
 from trainer.run.start_cache import COMPILED, DECIDING, start_cache_of
+from trainer.runtime.start_cache import StartCache
 from trainer.training.state import rolling_statistics
 from trainer.training.step import make_evaluation_step, make_train_step
 
@@ -29,8 +34,16 @@ def composed(*overrides: str) -> Config:
     return complete(compose(*NARROW, *overrides), 40, 10)
 
 
+class OwnLayer(keras.layers.Layer):  # type: ignore[misc]
+    def call(self, x: tf.Tensor) -> tf.Tensor:
+        return 2.0 * x
+
+
+NETWORK = keras.Model()  # that of the program's own is known by its configuration, and not looked at
+
+
 def program(*overrides: str) -> str:
-    found = start_cache_of(composed(*overrides), ONE_DEVICE)
+    found = start_cache_of(composed(*overrides), ONE_DEVICE, NETWORK)
     assert found is not None
     return found.program
 
@@ -95,24 +108,49 @@ def test_no_other_key_that_a_resume_may_change_freely_is_compiled(policy: str) -
         assert set(COMPILED) <= read, "a name that is longer than it must be finds less"
 
 
-def test_nothing_is_kept_of_what_a_plugin_builds(tmp_path: Path) -> None:
-    """It may build of anything: an array in its module, a module of another package, a file, the environment."""
+def test_of_plugins_a_network_of_keras_layers_is_kept_as_long_as_it_and_its_code_are_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     install(tmp_path)
     with installed_here(tmp_path):
-        assert start_cache_of(complete(compose(*SMALL), 40, 10), ONE_DEVICE) is None
-        assert start_cache_of(composed(*paced(0.0)), ONE_DEVICE) is not None, "records are no part of a step"
+        config = complete(compose(*SMALL), 40, 10)
+
+        def found(drawn: bool = True) -> StartCache | None:
+            model = build_model(config.model, 75, config.seed if drawn else None, "float32")
+            return start_cache_of(config, ONE_DEVICE, model)
+
+        first = found()
+        assert first is not None
+        assert found() == found(drawn=False) == first, "a resume builds it without its draws"
+        import trainer_small
+
+        monkeypatch.setattr(trainer_small, "OTHER", 1, raising=False)
+        assert found() not in (None, first), "its code may have changed a class of Keras"
+
+
+def test_nothing_is_kept_of_what_the_code_of_a_plugin_computes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may do so with anything: an array in its module, a module of another package, a file, the environment."""
+    install(tmp_path)
+    with installed_here(tmp_path):
+        assert start_cache_of(composed(*paced(0.0)), ONE_DEVICE, NETWORK) is not None, "records are no part of a step"
+        small, image = complete(compose(*SMALL), 40, 10), keras.Input((8,))
+        network = keras.Model(image, OwnLayer()(image))
+        assert start_cache_of(small, ONE_DEVICE, network) is None
+    for group in (plugins.OPTIMIZERS, plugins.SCHEDULES):
+        monkeypatch.setattr(start_cache, "chosen_plugins", lambda config, group=group: [(group, "lion")])
+        assert start_cache_of(composed(), ONE_DEVICE, NETWORK) is None
 
 
 def test_where_functions_run_eagerly_or_operations_are_watched_nothing_is_kept() -> None:
     program()
     tf.config.run_functions_eagerly(True)
     try:
-        assert start_cache_of(composed(), ONE_DEVICE) is None
+        assert start_cache_of(composed(), ONE_DEVICE, NETWORK) is None
     finally:
         tf.config.run_functions_eagerly(False)
     tf.debugging.enable_check_numerics()
     try:
-        assert start_cache_of(composed(), ONE_DEVICE) is None
+        assert start_cache_of(composed(), ONE_DEVICE, NETWORK) is None
     finally:
         tf.debugging.disable_check_numerics()
     program()

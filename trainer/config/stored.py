@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import functools
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -51,9 +53,14 @@ def read(path: Path) -> Config:
 
 
 def from_text(text: str) -> Config:
-    config = parse(Config, with_additions(parse_yaml(text)))
+    config = parse(Config, with_additions(copy.deepcopy(_data(text))))
     check(config)
     return config
+
+
+@functools.lru_cache(maxsize=8)  # a start reads the same text several times, of a checkpoint and of its run
+def _data(text: str) -> Any:
+    return parse_yaml(text)
 
 
 def section_digests(config: Config) -> dict[str, str]:

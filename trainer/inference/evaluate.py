@@ -99,7 +99,8 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
 def _prediction_step(restored: Restored, weights: WeightsName, *, flip: bool) -> PredictionStep:
     """The compiled step; the start cache has it where an earlier process has left it."""
     state = restored.state
-    step, cache = make_prediction_step(state, weights, flip=flip), start_cache_of(restored.config, state.replicas)
+    step = make_prediction_step(state, weights, flip=flip)
+    cache = start_cache_of(restored.config, state.replicas, state.model)
     if cache is None:
         return step
     name = f"prediction_step-{weights}{'-flip' if flip else ''}"

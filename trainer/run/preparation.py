@@ -79,7 +79,7 @@ def prepare(run_dir: Path, config: Config, start: StartingPoint, process: Proces
     shared = shares(config, process)
     _stage(f"building {config.model.name}")
     assembly = assemble(config, process, shared, drawn=start.draws_weights)
-    cache = start_cache_of(config, assembly.state.replicas)
+    cache = start_cache_of(config, assembly.state.replicas, assembly.state.model)
     fingerprint = fingerprint_of(config, assembly.state, data, cache)
     current = versions.of_run(config, assembly.state.replicas)
     accepted = start.judge(run_dir, fingerprint, current)

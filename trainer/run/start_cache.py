@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import keras
+
 from trainer.config import plugins
 from trainer.config.parse import leaves
 from trainer.config.schema import Config
 from trainer.distributed.replicas import Replicas
 from trainer.fingerprint.versions import chosen_plugins
+from trainer.models.definition import definition
 from trainer.runtime.start_cache import StartCache, start_cache
 
 # The code that decides the graphs of a step, of an evaluation and of predictions, and the facts about them: the
@@ -20,20 +23,29 @@ DECIDING = (
     "trainer.config",
     "trainer.runtime",
 )
-# A plug-in may build these of anything: modules of other packages, files, variables of the environment.
-BUILDING = (plugins.MODELS, plugins.OPTIMIZERS, plugins.SCHEDULES)
+# A plug-in may make these of anything: modules of other packages, files, variables of the environment.
+COMPUTING = (plugins.OPTIMIZERS, plugins.SCHEDULES)
 COMPILED = ("train.log_every_steps",)  # keys that a resume may change freely, and that a graph has all the same
 
 
-def start_cache_of(config: Config, replicas: Replicas) -> StartCache | None:
-    """None where nothing is kept: on several replicas, with XLA, which keeps what it compiles, and where a plug-in has
-    a part in the step: nothing tells from outside whether it would still build the same.
+def start_cache_of(config: Config, replicas: Replicas, model: keras.Model) -> StartCache | None:
+    """None where nothing is kept: on several replicas, with XLA, which keeps what it compiles, and where the code of a
+    plug-in has a part in the step: nothing tells from outside whether it would still do the same. A network that a
+    plug-in has built of Keras's layers is known by its definition.
     """
     if replicas.count > 1 or config.runtime.xla:
         return None
-    if any(group in BUILDING for group, _ in chosen_plugins(config)):
+    chosen = chosen_plugins(config)
+    if any(group in COMPUTING for group, _ in chosen):
         return None
-    return start_cache(DECIDING, deciding(config))
+    networks = [entry for entry in chosen if entry[0] == plugins.MODELS]
+    if not networks:
+        return start_cache(DECIDING, deciding(config))
+    defined = definition(model)
+    if defined is None:
+        return None
+    # its code as well: it might have changed a class of Keras
+    return start_cache((*DECIDING, *plugins.packages(networks)), f"{deciding(config)}\n{defined}")
 
 
 def deciding(config: Config) -> str:

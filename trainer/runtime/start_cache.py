@@ -10,7 +10,7 @@ the same numbers in the same order, so the same bits.
 of the program as it is loaded (``loaded_code``), the configuration, the packages that are installed, the processor, the
 devices, the environment variables of TensorFlow and its kernels, and the options that TensorFlow runs functions with.
 What it takes is compared with the batch and the variables at hand. What the digest does not cover is not kept: a graph
-that other people's code has built (``trainer.run.start_cache``), one for several replicas or processes, for a GPU, or
+that other people's code computes in (``trainer.run.start_cache``), one for several replicas or processes, for a GPU, or
 for XLA (which keeps its own), and one that calls Python, depends on anything but its arguments and the named variables,
 or calls functions, as logical replicas do: TensorFlow specialises these while it optimises, and does not tell what they
 became. Nothing is kept or taken where functions run eagerly, or operations are watched, as debugging does.

@@ -145,7 +145,7 @@ def _remove_leftover(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        _warn(f"{path} cannot be deleted: {error.filename}: {error.strerror}; it is no longer a checkpoint")
+        _warn(f"{path} cannot be deleted: {_file_of(error)}: {error.strerror}; it is no longer a checkpoint")
         if path.name.startswith(UNFINISHED):
             with contextlib.suppress(OSError):  # this name does not count either
                 path.rename(free(path.parent, f"{RETIRED}{path.name.removeprefix(UNFINISHED)}"))
@@ -180,7 +180,12 @@ def move(path: Path, target: Path) -> None:
     except OSError as error:
         if is_there(path):
             raise
-        _warn(f"{path} cannot be deleted: {error.filename}: {error.strerror}; its copy {target} has taken its place")
+        _warn(f"{path} cannot be deleted: {_file_of(error)}: {error.strerror}; its copy {target} has taken its place")
+
+
+def _file_of(error: OSError) -> str:
+    """The name of the file that an error of ``shutil.rmtree`` is about: from Python 3.13 on, it has the whole path."""
+    return Path(error.filename).name if isinstance(error.filename, str) else str(error.filename)
 
 
 def remove(path: Path) -> None:

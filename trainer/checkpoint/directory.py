@@ -184,7 +184,7 @@ def move(path: Path, target: Path) -> None:
 
 
 def _file_of(error: OSError) -> str:
-    """The name of the file that an error of ``shutil.rmtree`` is about: from Python 3.13 on, it has the whole path."""
+    """The name that an error of ``shutil.rmtree`` has: of the file, and from Python 3.13 on of its directory."""
     return Path(error.filename).name if isinstance(error.filename, str) else str(error.filename)
 
 

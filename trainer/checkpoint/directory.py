@@ -198,7 +198,7 @@ def move(path: Path, target: Path) -> None:
 
 def _file_of(error: OSError) -> str:
     """The name that an error of ``shutil.rmtree`` has: of the file, and from Python 3.13 on of its directory."""
-    return Path(error.filename).name if isinstance(error.filename, str) else str(error.filename)
+    return Path(error.filename).name if isinstance(error.filename, str | Path) else str(error.filename)
 
 
 def remove(path: Path) -> None:

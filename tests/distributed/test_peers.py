@@ -347,8 +347,10 @@ def test_a_chief_that_is_killed_while_a_worker_greets_it_is_waited_for(workers: 
     with ThreadPoolExecutor(2) as pool:
         with socket.create_server(("127.0.0.1", int(workers[0].rpartition(":")[2]))) as dying:
             joining = pool.submit(connect, worker, lambda: False)
-            for _ in range(3):
+            dying.settimeout(20)
+            for _ in range(3):  # a worker that has ended would not come again
                 connection, _ = dying.accept()
+                assert connection.recv(1), "it has been greeted"
                 connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 connection.close()
         waiting = pool.submit(connect, chief, lambda: False)

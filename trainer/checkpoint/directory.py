@@ -116,7 +116,7 @@ def commit(
     except Exception as error:
         if before is not None and not final.exists():
             with contextlib.suppress(OSError):
-                before.rename(final)
+                move(before, final)  # as it was moved, which may be a copy
         shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this, too
         if isinstance(error, OSError):  # perhaps another writer took over and removed it
             with contextlib.suppress(OSError):

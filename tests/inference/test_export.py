@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 from diagnosing import NARROW, composed
+from exports import export_of
 from keras.src.applications.convnext import LayerScale
 from stored_runs import keep_this_process, lively, store_run
 
@@ -164,8 +165,7 @@ def test_a_run_in_16_bits_is_exported_in_float32_throughout(precision: str, tmp_
     images = generator.normal(size=(4, 75, 75, 3)).astype(np.float32)
     expected = inference(same, "raw")(images).numpy()
     assert np.abs(inference(trained, "raw")(images).numpy() - expected).max() > 1e-4, "16 bits would not be seen"
-    stock = stock_model(trained.model, trained.weights("raw"))
-    export = writers.Export(stock, config, tuple("0123456789"), {}, own_names(trained.model, stock), lambda place: None)
+    export = export_of(trained, config)
     writers.KERAS.write(export, keras_file)
     writers.KERAS.read(export, keras_file, probe(config, trained, "raw"))
     with zipfile.ZipFile(keras_file) as archive:
@@ -213,8 +213,11 @@ def test_a_variable_that_its_layer_gives_no_name_is_found_by_its_place() -> None
             "is not UTF-8, and TensorFlow writes format=saved",
         ),
         (("format=weights", "output=w.h5"), "must end with .safetensors or .weights.h5"),
-        (("format=onnx", "output=x"), "format=onnx does not exist; allowed: keras, savedmodel, weights, hub, state"),
-        (("output=x",), "export needs format=…, one of keras, savedmodel, weights, hub, state"),
+        (
+            ("format=pb", "output=x"),
+            "format=pb does not exist; allowed: keras, savedmodel, weights, hub, onnx, litert, state",
+        ),
+        (("output=x",), "export needs format=…, one of keras, savedmodel, weights, hub, onnx, litert, state"),
         (("format=keras", "output=x.keras", "step=3"), "export does not know step=3"),
     ],
 )

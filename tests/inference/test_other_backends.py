@@ -10,28 +10,14 @@ import backend_reader
 import numpy as np
 import pytest
 from diagnosing import composed
+from exported_networks import NARROW, NETWORKS
+from exports import export_of
 from keras_writer import fill, images
 
 from trainer.inference.export import writers
 from trainer.inference.export.proof import TOLERANCE
-from trainer.inference.export.stock_model import own_names, stock_model
 from trainer.training.state import build_state
 from trainer.training.step import inference
-
-SIZE, APPLICATION_SIZE = 75, 64
-NARROW = ("model.width=0.1", "model.min_depth=8", f"preprocess.image_size={SIZE}")
-APPLICATION = ("model=keras_application", "model.num_classes=10", f"preprocess.image_size={APPLICATION_SIZE}")
-# layers that no other of these has: both kinds of average pooling, squeeze and excite, LayerScale, padding as torch's
-NETWORKS = {
-    "inception_v3": NARROW,
-    "inception_v3 of torchvision": (*NARROW, "model.count_include_pad=true", "model.batch_norm.scale=true"),
-    "inception_v3 in 16 bits": (*NARROW, "runtime.precision=mixed_bfloat16"),
-    "MobileNetV3Small": (*APPLICATION, "model.name=MobileNetV3Small"),
-    "EfficientNetB0": (*APPLICATION, "model.name=EfficientNetB0"),
-    "ConvNeXtTiny": (*APPLICATION, "model.name=ConvNeXtTiny"),
-    "ResNet50 of torchvision": (*APPLICATION, "model.name=ResNet50", "model.conventions=torch"),
-    "NASNetMobile": (*APPLICATION, "model.name=NASNetMobile"),
-}
 
 
 @pytest.mark.long
@@ -43,9 +29,7 @@ def test_an_export_gives_the_same_logits_on_every_backend_of_keras(network: str,
     fill(state.model)
     given = images(config.preprocess.image_size) * 2.0 - 1.0
     np.save(tmp_path / "images.npy", given)
-    names = tuple(map(str, range(10)))
-    stock = stock_model(state.model, state.weights("raw"))
-    export = writers.Export(stock, config, names, {}, own_names(state.model, stock), lambda place: None)
+    export = export_of(state, config)
     for name, form in (("m.keras", writers.KERAS), ("m.weights.h5", writers.WEIGHTS_H5)):
         form.write(export, tmp_path / name)
     writers.SAFETENSORS.write(export, tmp_path / "m.safetensors")

@@ -19,23 +19,29 @@ from trainer.storage.unreadable import is_directory
 
 HELP = """Write the network of a checkpoint, for inference, in a format that other programs read.
 
-  python -m trainer export run_dir=DIR format=keras|savedmodel|weights|hub|state output=PATH
-                           [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [allow=[behaviour,step]]
+  python -m trainer export run_dir=DIR format=keras|savedmodel|weights|hub|onnx|litert|state output=PATH
+                           [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [quantization=int8]
+                           [allow=[behaviour,step]]
 
 keras       PATH.keras: Keras's own layers, from preprocessed images [n, size, size, 3] to logits
 savedmodel  PATH, a directory: from image files (string [n], their bytes) to class names and probabilities
 weights     PATH.safetensors, by this program's names, or PATH.weights.h5, for the model that format=keras writes
 hub         PATH, a directory for a hub of models: model.safetensors, config.json, labels.txt, README.md
+onnx        PATH.onnx for ONNX Runtime: from pixels (0 to 255, [n, size, size, 3]) to logits; PATH.onnx.json says how
+            an image becomes these pixels, and names the classes. Needs pip install 'resumable-trainer[onnx]'
+litert      PATH.tflite and PATH.tflite.json for LiteRT (TensorFlow Lite), alike. With quantization=int8, of 8 bits,
+            calibrated and measured on validation images. Needs pip install 'resumable-trainer[litert]'
 state       PATH.safetensors, from which "resume run_dir=DIR checkpoint=PATH" goes on, bit for bit: weights,
             optimizer slots, averages, counters
 
-Each holds the configuration, the class names and the SHA-256 of the checkpoint's manifest, under "trainer" or in
-assets.extra. The auxiliary classifier is left out: it serves training only. By default, weights are those that the
-run's validations use. The ending may be left out. What was written is read again and compared with the run's network
-before it appears. Nothing is overwritten, and the run may be training meanwhile."""
+Each holds the configuration, the class names and the SHA-256 of the checkpoint's manifest, under "trainer", in
+assets.extra or in the JSON file beside it. The auxiliary classifier is left out: it serves training only. By default,
+weights are those that the run's validations use. The ending may be left out. What was written is read again by the
+runtime that it is for, and compared with the run's network before it appears. Nothing is overwritten, and the run may
+be training meanwhile."""
 STATE = "state"
-FORMATS = ("keras", "savedmodel", "weights", "hub", STATE)
-TAKEN = ("run_dir", "format", "output", "checkpoint", "weights", "allow")
+FORMATS = ("keras", "savedmodel", "weights", "hub", "onnx", "litert", STATE)
+TAKEN = ("run_dir", "format", "output", "checkpoint", "weights", "quantization", "allow")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -49,25 +55,31 @@ def main(arguments: Sequence[str]) -> int:
     form = take_choice(values, "format", FORMATS)
     checkpoint = str(values.pop("checkpoint", "latest"))
     asked = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
+    int8 = take_choice(values, "quantization", (None, "int8")) is not None
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
+    if int8 and form != "litert":
+        raise UsageError(f"quantization=int8 is for format=litert, and not for format={form}")
     places.refuse_output(output, f"output={output}")
     if form == STATE:
         if asked is not None or allow:
             raise UsageError("format=state has all weights and builds no network: leave weights=… and allow=… out")
         return _export_state(run_dir, checkpoint, output)
     with importing_tensorflow():
-        from trainer.inference.export.writers import check_output, write  # imports TensorFlow, which is slow
+        from trainer.inference.export.writers import check_output, description_of, write  # imports TensorFlow, slow
         from trainer.run.restore import restore
 
     output = check_output(form, output)
     with offering("export", arguments):
         restored = restore(run_dir, checkpoint, allow)
     weights = restored.weights(asked)
-    written = write(restored, weights, form, output)
+    written = write(restored, weights, form, output, int8=int8)
     if restored.doubt is not None:
         warn(restored.doubt)
-    print(f"{output}: {form} of {restored.path} ({weights} weights, step {restored.manifest.step})")
+    kind = f"{form} in int8" if int8 else form
+    print(f"{output}: {kind} of {restored.path} ({weights} weights, step {restored.manifest.step})")
+    if written.is_described:
+        print(f"{description_of(output)}: how an image becomes its input, and the classes")
     print(f"to load it in Python: {written.loading.format(path=str(output))}")
     return 0
 

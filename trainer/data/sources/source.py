@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -55,6 +56,14 @@ class Source:
         """``records`` (int64 ``[n]``) are read soon, in this order. ``ahead`` of them may be announced at a time."""
         if self.ahead:
             self._stored.expect(self._chosen[records])  # type: ignore[attr-defined]
+
+    def spread(self, count: int) -> Source:
+        """The same split with at most ``count`` of its records, evenly spread over it: all classes, however sorted."""
+        part = copy.copy(self)
+        part._chosen = self._chosen[np.arange(0, self.count, max(1, -(-self.count // count)))]
+        part.count = len(part._chosen)
+        part.listing = part._stored.listing(part._chosen)
+        return part
 
     def labels(self) -> Numbers:
         """The labels of all records, int64 ``[count]``. Reads all records if only they hold the labels.

@@ -17,6 +17,7 @@ from trainer.data.images.decoding import encoded_image
 from trainer.data.images.draw import Draw
 from trainer.data.images.transforms import network_input
 from trainer.errors import RestoreRefused
+from trainer.inference.export import pixels
 from trainer.training.state import TrainingState, build_state
 from trainer.training.step import inference
 
@@ -24,6 +25,7 @@ PROBES = 4
 COARSE = 6  # sides of the grid of colours that a probe is enlarged from, so that it survives a resize
 # of the largest logit, or of 1; the sums of Inception V3 in another order differ by 1e-6 to 1e-5
 TOLERANCE = 1e-4
+LOST_ACCURACY = 0.01  # that 8 bits may cost
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,12 +33,14 @@ class Probe:
     """Images and what the run's network makes of them in float32.
 
     ``encoded`` has the bytes of ``PROBES`` image files. ``images`` are the same for the network, float32
-    ``[n, S, S, 3]``, and ``logits`` its outputs, float32 ``[n, classes]``.
+    ``[n, S, S, 3]``, and ``logits`` its outputs, float32 ``[n, classes]``. ``fed`` are the same for a network that
+    normalises them itself, see ``pixels.fed``.
     """
 
     encoded: tuple[bytes, ...]
     images: tf.Tensor
     logits: npt.NDArray[np.float32]
+    fed: npt.NDArray[np.float32]
 
     @property
     def probabilities(self) -> npt.NDArray[np.float32]:
@@ -63,7 +67,8 @@ def probe(config: Config, state: TrainingState, weights: WeightsName) -> Probe:
         exact = build_state(dataclasses.replace(config, runtime=runtime), drawn=False)
         _copy(state.weights(weights), exact.weights("raw"))
         state, weights = exact, "raw"
-    return Probe(encoded, images, inference(state, weights)(images).numpy())
+    fed = np.stack([pixels.fed(data, config).numpy() for data in encoded])
+    return Probe(encoded, images, inference(state, weights)(images).numpy(), fed)
 
 
 def refuse_difference(
@@ -86,6 +91,19 @@ def refuse_difference(
             f"{what}, read again, differs from the run's network by {difference:.2g}, of which {limit:.2g} would be "
             f"rounding; nothing was written\n"
             "a layer of a plug-in that does not give in get_config() all that it computes with can cause this"
+        )
+
+
+def refuse_lost_accuracy(expected: int, found: int, images: int, what: str) -> None:
+    """
+    Raises:
+        RestoreRefused: of so many ``images``, ``what`` has ``found`` right, and the network in float32 ``expected``,
+            which is more than ``LOST_ACCURACY`` more.
+    """
+    if expected - found > LOST_ACCURACY * images:
+        raise RestoreRefused(
+            f"{what} has {found} of {images} validation images right, the network in float32 {expected}; more than "
+            f"{100 * LOST_ACCURACY:g} point of accuracy is lost, and nothing was written"
         )
 
 

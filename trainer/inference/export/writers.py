@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,6 +12,7 @@ from pathlib import Path
 import h5py
 import keras
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from trainer.config import stored
@@ -17,10 +20,11 @@ from trainer.config.schema import Config
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, spelled
 from trainer.inference.appearing import appearing, refuse_place
-from trainer.inference.export import hub
+from trainer.inference.export import hub, litert, onnx_runtime, pixels
 from trainer.inference.export.proof import Probe, probe, refuse_difference
 from trainer.inference.export.saved_model import Classifier
 from trainer.inference.export.stock_model import own_names, stock_model
+from trainer.inference.export.validation import ValidationImages
 from trainer.interchange import state_files
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG
 from trainer.interchange.origin import Origin
@@ -33,7 +37,7 @@ class Export:
     """A network in Keras's own layers, and what is known about it. ``class_names`` has an entry for every output.
     ``origin`` holds the texts that record where the network comes from, by the names that readers look for. ``names``
     maps the path of each weight to its name in the state tree. ``describe`` writes what a hub's directory has beside
-    the weights.
+    the weights. ``validation`` opens the images that a network of 8 bits is made and measured with.
     """
 
     model: keras.Model
@@ -42,6 +46,12 @@ class Export:
     origin: Mapping[str, str]
     names: Mapping[str, str]
     describe: Callable[[Path], None]
+    validation: Callable[[], ValidationImages]
+
+    @functools.cached_property
+    def pixel_model(self) -> keras.Model:
+        """``model`` behind the normalisation of images, see ``pixels``."""
+        return pixels.pixel_model(self.model, self.config.preprocess)
 
     @property
     def tensors(self) -> dict[str, np.ndarray]:
@@ -82,6 +92,18 @@ def _write_hub(export: Export, path: Path) -> None:
     _write_safetensors(export, path / hub.WEIGHTS)
 
 
+def _write_onnx(export: Export, path: Path) -> None:
+    onnx_runtime.write(export.pixel_model, export.origin, path)
+
+
+def _write_litert(export: Export, path: Path) -> None:
+    litert.write(export.pixel_model, path)
+
+
+def _write_litert_int8(export: Export, path: Path) -> None:
+    litert.write_int8(export.pixel_model, path, export.validation().calibration())
+
+
 def _read_keras(export: Export, path: Path, probe: Probe) -> None:
     model = keras.models.load_model(path, compile=False)
     refuse_difference(probe.logits, model(probe.images, training=False).numpy(), path.name)
@@ -111,13 +133,36 @@ def _read_hub(export: Export, path: Path, probe: Probe) -> None:
     _read_safetensors(export, path / hub.WEIGHTS, probe)
 
 
+def _read_onnx(export: Export, path: Path, probe: Probe) -> None:
+    refuse_difference(probe.logits, onnx_runtime.run(path, probe.fed), path.name)
+
+
+def _read_litert(export: Export, path: Path, probe: Probe) -> None:
+    refuse_difference(probe.logits, litert.run(path, probe.fed), path.name)
+
+
+def _read_litert_int8(export: Export, path: Path, probe: Probe) -> None:
+    def exact(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = export.pixel_model({pixels.INPUT: images}, training=False)[
+            pixels.OUTPUT
+        ].numpy()
+        return logits
+
+    refuse_difference(probe.logits, exact(probe.fed), "the network behind its normalisation")
+    export.validation().refuse_lost_accuracy(exact, functools.partial(litert.run, path), path.name)
+
+
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How a format is written, and read again as by its users; ``loading`` is the line of Python that reads it."""
+    """How a format is written, and read again as by its users; ``loading`` is the line of Python that reads it.
+    ``is_described``: a JSON document beside it says what to feed. ``check`` refuses where a library is missing.
+    """
 
     write: Callable[[Export, Path], None]
     read: Callable[[Export, Path, Probe], None]
     loading: str
+    is_described: bool = False
+    check: Callable[[], object] = lambda: None
 
 
 KERAS = Format(_write_keras, _read_keras, "keras.models.load_model({path!r})")
@@ -131,13 +176,26 @@ WEIGHTS_H5 = Format(
 )
 SAFETENSORS = Format(_write_safetensors, _read_safetensors, "safetensors.numpy.load_file({path!r})")
 HUB = Format(_write_hub, _read_hub, "safetensors.numpy.load_file({path!r} + '/" + hub.WEIGHTS + "')")
+ONNX = Format(
+    _write_onnx,
+    _read_onnx,
+    'onnxruntime.InferenceSession({path!r}).run(["logits"], {{"image": PIXELS}})[0]',
+    is_described=True,
+    check=onnx_runtime.libraries,
+)
+LITERT_LOADING = 'ai_edge_litert.interpreter.Interpreter({path!r}).get_signature_runner()(image=PIXELS)["logits"]'
+LITERT = Format(_write_litert, _read_litert, LITERT_LOADING, is_described=True, check=litert.library)
+LITERT_INT8 = Format(_write_litert_int8, _read_litert_int8, LITERT_LOADING, is_described=True, check=litert.library)
 # format → ending of the output → what it is; the first ending is added where there is none; "": a directory
 FORMATS: Mapping[str, Mapping[str, Format]] = {
     "keras": {".keras": KERAS},
     "savedmodel": {"": SAVED_MODEL},
     "weights": {".safetensors": SAFETENSORS, ".weights.h5": WEIGHTS_H5},
     "hub": {"": HUB},
+    "onnx": {".onnx": ONNX},
+    "litert": {".tflite": LITERT},
 }
+INT8: Mapping[str, Format] = {"litert": LITERT_INT8}
 ENDINGS: Mapping[str, tuple[str, ...]] = {
     **{form: tuple(of) for form, of in FORMATS.items()},
     "state": (".safetensors",),
@@ -152,8 +210,8 @@ def check_output(form: str, output: Path) -> Path:
     """Where an export will be: ``output``, with the ending of its format where it has none.
 
     Raises:
-        UsageError: it exists, has the ending of another format, its directory cannot be made, or TensorFlow cannot take
-            its path. Says which.
+        UsageError: it exists, has the ending of another format, its directory cannot be made, TensorFlow cannot take
+            its path, or a library that the format needs is not installed. Says which.
     """
     endings = ENDINGS[form]
     if not output.name.endswith(endings):
@@ -161,6 +219,9 @@ def check_output(form: str, output: Path) -> Path:
             raise UsageError(f"output={output} must end with {' or '.join(endings)} for format={form}")
         output = output.with_name(output.name + endings[0])
     refuse_place(output)
+    if form != "state" and _format_of(form, output).is_described:
+        refuse_place(description_of(output))
+        _format_of(form, output).check()
     place = str(output.absolute())
     if form == "savedmodel" and spelled(place) != place:
         raise UsageError(
@@ -170,13 +231,24 @@ def check_output(form: str, output: Path) -> Path:
     return output
 
 
-def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> Format:
+def description_of(output: Path) -> Path:
+    """Where the JSON document beside a converted network is."""
+    return output.with_name(f"{output.name}.json")
+
+
+def _format_of(form: str, output: Path) -> Format:
+    (found,) = [found for ending, found in FORMATS[form].items() if output.name.endswith(ending)]
+    return found
+
+
+def write(restored: Restored, weights: WeightsName, form: str, output: Path, *, int8: bool = False) -> Format:
     """Write a restored network to ``output``, a path of ``check_output``, and read it again as its users do. It appears
-    only when it is complete and gives what the run's network gives.
+    only when it is complete and gives what the run's network gives; with ``int8``, of weights and activations of 8
+    bits, when it has as many validation images right, but for a point.
 
     Raises:
         RestoreRefused: it gives something else.
-        UsageError: the directory cannot be made.
+        UsageError: the directory cannot be made, the network cannot be converted, or there are no validation images.
     """
     names = restored.manifest.class_names
     origin = Origin(restored.path.name, restored.digest, restored.manifest.step, weights, names)
@@ -192,11 +264,16 @@ def write(restored: Restored, weights: WeightsName, form: str, output: Path) -> 
         },
         names=own_names(model, stock),
         describe=lambda place: hub.write_description(place, restored, restored.output_names, origin),
+        validation=functools.cache(lambda: ValidationImages(restored)),
     )
-    (form_of,) = [found for ending, found in FORMATS[form].items() if output.name.endswith(ending)]
-    with appearing(output) as unfinished:
+    form_of = INT8[form] if int8 else _format_of(form, output)
+    with appearing(output) as unfinished, contextlib.ExitStack() as beside:
         form_of.write(export, unfinished)
         form_of.read(export, unfinished, probe(restored.config, restored.state, weights))
+        if form_of.is_described:  # it appears before the network does
+            described = beside.enter_context(appearing(description_of(output)))
+            text = pixels.description(restored.config, restored.output_names, export.origin)
+            described.write_text(text, encoding="utf-8")
     return form_of
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,12 +34,55 @@ def libraries() -> tuple[Any, Any]:
     return onnx, onnxruntime
 
 
+class _GroupedConv2D(keras.layers.Conv2D):
+    """The layer with ``groups``, without Keras's call of XLA for it, which tf2onnx copies as it is."""
+
+    def convolution_op(self, inputs: Any, kernel: Any) -> Any:
+        geometry = {"strides": tuple(self.strides), "padding": self.padding, "data_format": self.data_format}
+        geometry["dilation_rate"] = self.dilation_rate
+        if self.groups == inputs.shape[-1] == self.filters:
+            return keras.ops.depthwise_conv(inputs, keras.ops.transpose(kernel, (0, 1, 3, 2)), **geometry)
+        parts = zip(
+            keras.ops.split(inputs, self.groups, axis=-1), keras.ops.split(kernel, self.groups, axis=-1), strict=True
+        )
+        return keras.ops.concatenate([keras.ops.conv(part, own, **geometry) for part, own in parts], axis=-1)
+
+
+def _without_groups(model: keras.Model) -> keras.Model:
+    def copied(layer: keras.Layer) -> keras.Layer:
+        grouped = type(layer) is keras.layers.Conv2D and layer.groups > 1
+        return (_GroupedConv2D if grouped else type(layer)).from_config(layer.get_config())
+
+    copy = keras.models.clone_model(model, clone_function=copied, recursive=True)
+    copy.set_weights(model.get_weights())
+    return copy
+
+
+@functools.cache
+def _know_erfc() -> None:
+    """Tell tf2onnx what ``Erfc`` is, which TensorFlow's GELU consists of: 1 - erf(x)."""
+    from tf2onnx import handler
+
+    @handler.tf_op("Erfc")
+    class _Erfc:
+        @classmethod
+        def version_9(cls, graph: Any, node: Any, **_: Any) -> None:
+            shapes, types = [graph.get_shape(node.output[0])], [graph.get_dtype(node.output[0])]
+            graph.remove_node(node.name)
+            one = graph.make_const(f"{node.name}/one", np.array(1.0, np.float32))
+            erf = graph.make_node("Erf", node.input)
+            inputs = [one.output[0], erf.output[0]]
+            graph.make_node("Sub", inputs, name=node.name, outputs=node.output, shapes=shapes, dtypes=types)
+
+
 def write(model: keras.Model, metadata: Mapping[str, str], path: Path) -> None:
     """Write ``model``, one of ``pixel_model``, with ``metadata`` in its properties."""
     onnx, _ = libraries()
+    _know_erfc()
     with converting("onnx"):
-        model({INPUT: np.zeros([1, *model.inputs[0].shape[1:]], np.float32)})  # Keras exports what was called once
-        model.export(path, format="onnx", verbose=False)
+        plain = _without_groups(model)
+        plain({INPUT: np.zeros([1, *model.inputs[0].shape[1:]], np.float32)})  # Keras exports what was called once
+        plain.export(path, format="onnx", verbose=False)
     network = onnx.load(path)
     for value in (*network.graph.input, *network.graph.output):
         value.type.tensor_type.shape.dim[0].dim_param = BATCH

@@ -21,11 +21,12 @@ HELP = """Write the network of a checkpoint, for inference, in a format that oth
 
   python -m trainer export run_dir=DIR format=keras|savedmodel|weights|hub|onnx|litert|state output=PATH
                            [checkpoint=latest|best|step-N|PATH] [weights=raw|ema] [quantization=int8]
-                           [allow=[behaviour,step]]
+                           [names=torchvision|timm] [allow=[behaviour,step]]
 
 keras       PATH.keras: Keras's own layers, from preprocessed images [n, size, size, 3] to logits
 savedmodel  PATH, a directory: from image files (string [n], their bytes) to class names and probabilities
-weights     PATH.safetensors, by this program's names, or PATH.weights.h5, for the model that format=keras writes
+weights     PATH.safetensors, by this program's names, or PATH.weights.h5, for the model that format=keras writes;
+            with names=torchvision or names=timm, what their networks load by load_state_dict
 hub         PATH, a directory for a hub of models: model.safetensors, config.json, labels.txt, README.md
 onnx        PATH.onnx for ONNX Runtime: from pixels (0 to 255, [n, size, size, 3]) to logits; PATH.onnx.json says how
             an image becomes these pixels, and names the classes. Needs pip install 'resumable-trainer[onnx]'
@@ -41,7 +42,7 @@ runtime that it is for, and compared with the run's network before it appears. N
 be training meanwhile."""
 STATE = "state"
 FORMATS = ("keras", "savedmodel", "weights", "hub", "onnx", "litert", STATE)
-TAKEN = ("run_dir", "format", "output", "checkpoint", "weights", "quantization", "allow")
+TAKEN = ("run_dir", "format", "output", "checkpoint", "weights", "quantization", "names", "allow")
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,31 +57,42 @@ def main(arguments: Sequence[str]) -> int:
     checkpoint = str(values.pop("checkpoint", "latest"))
     asked = take_choice(values, "weights", (None, *typing.get_args(WeightsName)))
     int8 = take_choice(values, "quantization", (None, "int8")) is not None
+    library = take_choice(values, "names", (None, "torchvision", "timm"))
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
     if int8 and form != "litert":
         raise UsageError(f"quantization=int8 is for format=litert, and not for format={form}")
+    if library is not None and form != "weights":
+        raise UsageError(f"names={library} is for format=weights, and not for format={form}")
     places.refuse_output(output, f"output={output}")
     if form == STATE:
         if asked is not None or allow:
             raise UsageError("format=state has all weights and builds no network: leave weights=… and allow=… out")
         return _export_state(run_dir, checkpoint, output)
     with importing_tensorflow():
-        from trainer.inference.export.writers import check_output, description_of, write  # imports TensorFlow, slow
+        from trainer.inference.export.writers import (  # imports TensorFlow, which is slow
+            check_names,
+            check_output,
+            description_of,
+            loading,
+            write,
+        )
         from trainer.run.restore import restore
 
     output = check_output(form, output)
     with offering("export", arguments):
         restored = restore(run_dir, checkpoint, allow)
     weights = restored.weights(asked)
-    written = write(restored, weights, form, output, int8=int8)
+    if library is not None:
+        check_names(restored.config, library, output)
+    written = write(restored, weights, form, output, int8=int8, library=library)
     if restored.doubt is not None:
         warn(restored.doubt)
     kind = f"{form} in int8" if int8 else form
     print(f"{output}: {kind} of {restored.path} ({weights} weights, step {restored.manifest.step})")
     if written.is_described:
         print(f"{description_of(output)}: how an image becomes its input, and the classes")
-    print(f"to load it in Python: {written.loading.format(path=str(output))}")
+    print(f"to load it in Python: {loading(restored, written, output, library)}")
     return 0
 
 

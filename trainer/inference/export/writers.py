@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import typing
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ import tensorflow as tf
 
 from trainer.config import stored
 from trainer.config.schema import Config
+from trainer.config.schema.networks import InceptionV3Config
 from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, spelled
 from trainer.inference.appearing import appearing, refuse_place
@@ -25,11 +27,16 @@ from trainer.inference.export.proof import Probe, probe, refuse_difference
 from trainer.inference.export.saved_model import Classifier
 from trainer.inference.export.stock_model import own_names, stock_model
 from trainer.inference.export.validation import ValidationImages
-from trainer.interchange import state_files
+from trainer.interchange import state_files, torch_state
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG
 from trainer.interchange.origin import Origin
 from trainer.interchange.safetensors_files import read_safetensors, write_safetensors
+from trainer.run import application_start, warm_start
+from trainer.run.application_start import CONVENTIONS_KEY
 from trainer.run.restore import Restored
+from trainer.run.warm_start import WarmStart
+from trainer.training.state import build_state
+from trainer.training.step import inference
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,6 +93,10 @@ def _write_safetensors(export: Export, path: Path) -> None:
     write_safetensors(path, export.tensors, export.origin)
 
 
+def _write_torch(library: torch_state.Library, export: Export, path: Path) -> None:
+    write_safetensors(path, torch_state.state_dict(export.tensors, export.config, library), export.origin)
+
+
 def _write_hub(export: Export, path: Path) -> None:
     path.mkdir()
     export.describe(path)
@@ -127,6 +138,19 @@ def _read_safetensors(export: Export, path: Path, probe: Probe) -> None:
     for name, values in export.tensors.items():
         refuse_difference(values, found[name], f"{name} of {path.name}", 0.0)
     refuse_difference(probe.logits, export.model(probe.images, training=False).numpy(), path.name)
+
+
+def _read_torch(export: Export, path: Path, probe: Probe) -> None:
+    """Through ``init_from``, which reads what torchvision and timm write."""
+    config = dataclasses.replace(export.config, runtime=dataclasses.replace(export.config.runtime, precision="float32"))
+    if isinstance(config.model, InceptionV3Config):  # their batch norm has a scale, also where it is 1
+        batch_norm = dataclasses.replace(config.model.batch_norm, scale=True)
+        config = dataclasses.replace(config, model=dataclasses.replace(config.model, batch_norm=batch_norm))
+    state = build_state(config)
+    start = WarmStart(warm_start.find(path), ("preprocess", CONVENTIONS_KEY), classes_follow_data=False)
+    way = warm_start if isinstance(config.model, InceptionV3Config) else application_start
+    way.load(start, config, state, export.class_names)
+    refuse_difference(probe.logits, inference(state, "raw")(probe.images).numpy(), path.name)
 
 
 def _read_hub(export: Export, path: Path, probe: Probe) -> None:
@@ -186,14 +210,23 @@ ONNX = Format(
 LITERT_LOADING = 'ai_edge_litert.interpreter.Interpreter({path!r}).get_signature_runner()(image=PIXELS)["logits"]'
 LITERT = Format(_write_litert, _read_litert, LITERT_LOADING, is_described=True, check=litert.library)
 LITERT_INT8 = Format(_write_litert_int8, _read_litert_int8, LITERT_LOADING, is_described=True, check=litert.library)
+SAFETENSORS_ENDING = ".safetensors"
 # format → ending of the output → what it is; the first ending is added where there is none; "": a directory
 FORMATS: Mapping[str, Mapping[str, Format]] = {
     "keras": {".keras": KERAS},
     "savedmodel": {"": SAVED_MODEL},
-    "weights": {".safetensors": SAFETENSORS, ".weights.h5": WEIGHTS_H5},
+    "weights": {SAFETENSORS_ENDING: SAFETENSORS, ".weights.h5": WEIGHTS_H5},
     "hub": {"": HUB},
     "onnx": {".onnx": ONNX},
     "litert": {".tflite": LITERT},
+}
+TORCH: Mapping[str, Format] = {
+    library: Format(
+        functools.partial(_write_torch, library),
+        _read_torch,
+        "model.load_state_dict(safetensors.torch.load_file({path!r}))  # model = {constructor}",
+    )
+    for library in typing.get_args(torch_state.Library)
 }
 INT8: Mapping[str, Format] = {"litert": LITERT_INT8}
 ENDINGS: Mapping[str, tuple[str, ...]] = {
@@ -241,10 +274,39 @@ def _format_of(form: str, output: Path) -> Format:
     return found
 
 
-def write(restored: Restored, weights: WeightsName, form: str, output: Path, *, int8: bool = False) -> Format:
+def check_names(config: Config, library: torch_state.Library, output: Path) -> None:
+    """
+    Raises:
+        UsageError: the network does not exist in ``library``, or the file is none of safetensors.
+    """
+    if not output.name.endswith(SAFETENSORS_ENDING):
+        raise UsageError(f"names={library} is for output=….safetensors, and not for {output.name}")
+    torch_state.refuse_other_network(config, library)
+
+
+def loading(restored: Restored, written: Format, output: Path, library: torch_state.Library | None) -> str:
+    """The line of Python that reads an export."""
+    of = (
+        {}
+        if library is None
+        else {"constructor": torch_state.constructor(restored.config, library, len(restored.output_names))}
+    )
+    return written.loading.format(path=str(output), **of)
+
+
+def write(
+    restored: Restored,
+    weights: WeightsName,
+    form: str,
+    output: Path,
+    *,
+    int8: bool = False,
+    library: torch_state.Library | None = None,
+) -> Format:
     """Write a restored network to ``output``, a path of ``check_output``, and read it again as its users do. It appears
     only when it is complete and gives what the run's network gives; with ``int8``, of weights and activations of 8
-    bits, when it has as many validation images right, but for a point.
+    bits, when it has as many validation images right, but for a point. With a ``library``, which ``check_names`` has
+    accepted, ``weights`` have its names and layouts.
 
     Raises:
         RestoreRefused: it gives something else.
@@ -266,7 +328,7 @@ def write(restored: Restored, weights: WeightsName, form: str, output: Path, *, 
         describe=lambda place: hub.write_description(place, restored, restored.output_names, origin),
         validation=functools.cache(lambda: ValidationImages(restored)),
     )
-    form_of = INT8[form] if int8 else _format_of(form, output)
+    form_of = INT8[form] if int8 else _format_of(form, output) if library is None else TORCH[library]
     with appearing(output) as unfinished, contextlib.ExitStack() as beside:
         form_of.write(export, unfinished)
         form_of.read(export, unfinished, probe(restored.config, restored.state, weights))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import threading
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 from diagnosing import NARROW, composed, narrow_arrays
 from foreign_files import Arrays
+from keras.src.backend.common import global_state
 from keras_files import MODELS, SAVERS, fill, narrow_base, once, save_keras, save_legacy, save_weights, sequential
 
 from trainer.errors import RestoreRefused
@@ -123,8 +125,12 @@ def test_the_state_of_an_optimizer_is_mentioned(tmp_path: Path) -> None:
     assert "tensors of the optimizer's state of adam (a new run begins with its own)" in lines[-1]
 
 
-def test_equal_names_in_a_checkpoint_without_scopes_are_refused(tmp_path: Path) -> None:
-    keras.utils.clear_session()  # the base is numbered as in a process that has built nothing before
+def test_equal_names_in_a_checkpoint_without_scopes_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The base is numbered as in a process that has built nothing before. Numbers go on where they were after this test,
+    # or a layer that another one adds to a base would get a number that the base has.
+    monkeypatch.setattr(global_state, "GLOBAL_STATE_TRACKER", threading.local())
     base = narrow_base(*WIDTH)
     fill(base, body(), list(BODY))
     with pytest.raises(RestoreRefused, match=r"twice, with different values.*\n  conv2d_1a_3x3/\S+: conv2d/kernel and"):

@@ -108,7 +108,7 @@ def roll_back(run_dir: Path, run: Prepared, diverged: Diverged) -> Prepared:
     return dataclasses.replace(
         run,
         config=config,
-        start_cache=start_cache_of(config, assembly.state.replicas),
+        start_cache=start_cache_of(config, assembly.state.replicas, assembly.state.model),
         assembly=assembly,
         start=start,
         accepted=(),

@@ -84,7 +84,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def test_clean_stop_and_resume_equals_uninterrupted_run(
     variant: str, references: dict[str, Path], trainer: Trainer
 ) -> None:
-    stop = VARIANTS[variant.split()[-1]][1]
+    stop = VARIANTS[variant.rsplit(maxsplit=1)[-1]][1]
     run_dir = trainer.cwd / "run"
     trainer.run(*train_arguments(run_dir, variant, f"train.steps={stop}"))
     trainer.run("resume", f"run_dir={run_dir}", f"train.steps={STEPS}")

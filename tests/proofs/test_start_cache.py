@@ -20,7 +20,7 @@ EVERYTHING = (
     "mixing=mixup_cutmix",
     "train.on_divergence=rollback",
 )
-KEPT = {"train_step", "evaluation_step", "step_facts", "evaluation_facts"}
+KEPT = {"train_step", "evaluation_step", "step_facts", "evaluation_facts", "preprocessing_facts"}
 IMPORTS = """
 import sys
 from trainer.__main__ import main

@@ -16,10 +16,15 @@ from trainer.training.step import EVALUATION_STEP, TRAIN_STEP
 
 
 def fingerprint_of(config: Config, state: TrainingState, sources: Sources, cache: StartCache | None) -> list[Fact]:
-    """All facts. ``cache`` has those about the functions that it keeps."""
+    """All facts. ``cache`` has those about the functions that it keeps, and about the images that go into them."""
 
     def kept(name: str, of: str, facts: Callable[[], list[Fact]]) -> list[Fact]:
         return facts() if cache is None else from_text(cache.text(name, of, lambda: to_text(facts())))
+
+    def preprocessing() -> list[Fact]:
+        if config.preprocess.plugins:  # other people's code, which may do with one image whatever it wants
+            return preprocessing_facts(config)
+        return kept("preprocessing_facts", TRAIN_STEP, lambda: preprocessing_facts(config))
 
     auxiliary = "aux_logits" in state.model.output
     return [
@@ -29,7 +34,7 @@ def fingerprint_of(config: Config, state: TrainingState, sources: Sources, cache
         *optimizer_facts(config),
         *tuning_facts(state.tuning),
         *schedule_facts(config),
-        *preprocessing_facts(config),
+        *preprocessing(),
         *mixing_facts(config),
         *order_facts(sources.sampling),
         *kept("step_facts", TRAIN_STEP, lambda: step_facts(config, auxiliary)),

@@ -72,7 +72,7 @@ class StartCache:
     directory: Path
     program: str
     # function that is not kept yet -> where what was said of it is to be kept with it, and what that is
-    said: dict[str, tuple[Path, str]] = dataclasses.field(default_factory=dict, compare=False)
+    said: dict[str, list[tuple[Path, str]]] = dataclasses.field(default_factory=dict, compare=False)
 
     def kept(
         self,
@@ -99,13 +99,12 @@ class StartCache:
             if self._path(of).exists():
                 return _read(path)[1].decode()
         made = make()
-        self.said[of] = (path, made)
+        self.said.setdefault(of, []).append((path, made))
         return made
 
     def _keep_said(self, name: str) -> None:
         """Keep what was said of a function that is kept now."""
-        if name in self.said:
-            path, text = self.said.pop(name)
+        for path, text in self.said.pop(name, ()):
             _write(path, b"", text.encode())
 
     def _path(self, name: str) -> Path:

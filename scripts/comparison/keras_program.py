@@ -17,7 +17,7 @@ def train(photos: str, place: Path) -> None:
     model.compile(keras.optimizers.AdamW(0.003), "sparse_categorical_crossentropy", metrics=["accuracy"])
     model.build((None, SIZE, SIZE, 3))
     show = keras.callbacks.LambdaCallback(
-        on_train_batch_end=lambda batch, logs: print("step", int(model.optimizer.iterations))
+        on_train_batch_end=lambda batch, logs: print("step", int(model.optimizer.iterations), flush=True)
     )
     backup = keras.callbacks.BackupAndRestore(str(place / "backup"), save_freq=10)
     model.fit(images, epochs=EPOCHS, callbacks=[backup, show], verbose=0)

@@ -413,3 +413,32 @@ def test_an_event_that_claims_terabytes_is_where_the_events_end(tmp_path: Path) 
     History(tmp_path, 1).close()
     events.with_name("events.out.tfevents.fifo").unlink()
     assert tensorboard_points(tmp_path / "tensorboard" / "train", "loss/loss") == [(1, 1.0)]
+
+
+def test_a_checkpoint_that_takes_the_place_of_one_of_its_step_leaves_that_if_it_cannot(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parent = tmp_path / "run" / "checkpoints"
+    parent.parent.mkdir()
+    last, fence = make(parent, 6), Fence(parent / LOCK)
+    before, rename = (last / manifests.FILE_NAME).read_text(), Path.rename
+
+    def full(path: Path, target: Path) -> Path:
+        if path.name.startswith(directory.UNFINISHED):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+        return rename(path, target)
+
+    def commit_again() -> None:
+        directory.commit(parent, 6, lambda place: (place / "made").touch(), lambda *_: "again", fence, again=True)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", full)
+        with pytest.raises(OSError, match="No space"):
+            commit_again()
+    assert (last / manifests.FILE_NAME).read_text() == before
+    assert directory.put_away(parent) == []
+    commit_again()
+    assert sorted(path.name for path in last.iterdir()) == ["made", manifests.FILE_NAME]
+    assert directory.put_away(parent) == []
+    with pytest.raises(AssertionError, match="a resume sets later"):
+        directory.commit(parent, 6, lambda place: None, lambda *_: "", fence)

@@ -7,7 +7,9 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -336,7 +338,9 @@ def test_what_cannot_be_deleted_yet_stops_neither_retention_nor_the_next_start(
     assert [path.name for path in directory.committed(parent)] == ["step-00000006"], "the other one was deleted"
     directory.remove_leftovers(parent)
     said = capsys.readouterr().err
-    assert said.count("cannot be deleted: .nfs1: Device or resource busy; it is no longer a checkpoint") == 2
+    named = r"\.nfs1" if sys.version_info < (3, 13) else r"\.\w+-step-\d{8}"  # then rmtree blames the directory
+    reason = "Device or resource busy; it is no longer a checkpoint"
+    assert len(re.findall(rf"cannot be deleted: {named}: {reason}", said)) == 2
     assert not (parent / ".writing-step-00000008").exists(), "a writer that comes back could make it a checkpoint"
     commit(run_dir, 2, narrow_state(), narrow_config())
     (parent / "step-00000002" / ".nfs1").touch()

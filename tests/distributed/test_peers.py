@@ -8,6 +8,7 @@ import json
 import os
 import select
 import socket
+import struct
 import threading
 import time
 from collections.abc import Iterator
@@ -338,6 +339,23 @@ def test_a_chief_that_cannot_come_ends_all_with_its_status(workers: tuple[str, .
             assert other.lost is not None
             assert other.lost.exit_status == 4
             assert "there is no checkpoint" in str(other.lost)
+
+
+def test_a_chief_that_is_killed_while_a_worker_greets_it_is_waited_for(workers: tuple[str, ...]) -> None:
+    """Its listener is there and its connections are reset, as the kernel does with those of a process that is gone."""
+    chief, worker = (Cluster(workers[:2], rank) for rank in range(2))
+    with ThreadPoolExecutor(2) as pool:
+        with socket.create_server(("127.0.0.1", int(workers[0].rpartition(":")[2]))) as dying:
+            joining = pool.submit(connect, worker, lambda: False)
+            dying.settimeout(20)
+            for _ in range(3):  # a worker that has ended would not come again
+                connection, _ = dying.accept()
+                assert connection.recv(1), "it has been greeted"
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                connection.close()
+        waiting = pool.submit(connect, chief, lambda: False)
+        for met in (joining.result(60), waiting.result(60)):
+            met.leave(0, "the test is over")
 
 
 def test_who_has_spoken_unheard_hears_the_last_word_of_a_chief_that_ends(workers: tuple[str, ...]) -> None:

@@ -122,6 +122,36 @@ def test_resume_after_a_signal_equals_uninterrupted_run(
     assert_same_run(references[variant], run_dir)
 
 
+ASKED_WHILE_VALIDATING = """
+import os, signal, sys
+from trainer.__main__ import main
+from trainer.training import loop
+validate = loop.validate
+def asked(run, standing, *arguments, **named):
+    if standing.step == 12:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return validate(run, standing, *arguments, **named)
+loop.validate = asked
+main(sys.argv[1:])
+"""
+
+
+@pytest.mark.usefixtures("small")
+def test_a_stop_before_the_last_validation_leaves_it_to_the_resumed_run_whose_checkpoint_has_it(
+    references: dict[str, Path], trainer: Trainer
+) -> None:
+    run_dir = trainer.cwd / "run"
+    command = train_arguments(run_dir, SMALL_RUN, f"train.steps={STEPS}")
+    process = trainer.start_python("-c", ASKED_WHILE_VALIDATING, *command)
+    assert process.wait() == 75, process.output
+    last = run_dir / "checkpoints" / f"step-{STEPS:08d}"
+    assert manifest.read(last / manifest.FILE_NAME).validation is None
+    trainer.run("resume", f"run_dir={run_dir}")
+    assert_same_run(references[SMALL_RUN], run_dir)
+    assert manifest.read(last / manifest.FILE_NAME).validation is not None
+    assert list((run_dir / "checkpoints" / "superseded").iterdir()) == []
+
+
 # no time between saves that block, so that the second one, which is measured, comes on every machine before step 7
 EAGER = """
 import sys

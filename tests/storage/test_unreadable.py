@@ -68,7 +68,7 @@ def refuse(monkeypatch: pytest.MonkeyPatch) -> Refuse:
     """Let the system refuse to open a file, or to list a directory, with an error: also to root, whom no mode binds."""
 
     def refuse(path: Path, number: int) -> None:
-        for name in ("open", "listdir"):
+        for name in ("open", "listdir", "scandir"):  # Path.iterdir asks the last one from Python 3.13 on
             real = getattr(os, name)
 
             def refusing(given: Any, *arguments: Any, real: Any = real, **named: Any) -> Any:
@@ -162,6 +162,7 @@ def test_a_requeued_run_does_not_go_back_and_does_not_begin_again(
         refuse(run_dir / "checkpoints", errno.ESTALE)
         with pytest.raises(Unreadable, match=r"checkpoints cannot be read: .*\(ESTALE\)"):
             session.train(invocation, composed("model.width=0.01"), StopRequest())
+        monkeypatch.undo()  # the directory is listed now, to see that it is unchanged
 
 
 def test_a_directory_that_cannot_be_looked_at_is_not_one_that_is_missing(run_dir: Path) -> None:

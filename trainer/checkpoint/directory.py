@@ -69,8 +69,12 @@ def commit(
     fill: Callable[[Path], None],
     describe: Callable[[dict[str, str], dict[str, int]], Manifest | str],
     fence: Fence,
+    *,
+    again: bool = False,
 ) -> Path:
-    """Make the checkpoint of ``step`` under ``parent`` and return its directory.
+    """Make the checkpoint of ``step`` under ``parent`` and return its directory. With ``again``, it takes the place of
+    the one that is there: of the same step, committed when its validation was still to be made. A crash in between
+    leaves that one in ``superseded``.
 
     ``fill`` writes the files into the directory that it gets. ``describe`` turns their digests and sizes into the
     manifest, or gives the text of one that describes them.
@@ -81,7 +85,8 @@ def commit(
         OSError: the disk is full, broken, read-only …; there is no checkpoint of ``step``, or a complete one.
     """
     final = parent / name_of(step)
-    assert not final.exists() or _is_doomed(final), "a resume sets later checkpoints aside"
+    assert again or not final.exists() or _is_doomed(final), "a resume sets later checkpoints aside"
+    before: Path | None = None
     fence.refuse_if_lost()
     parent.mkdir(exist_ok=True)  # but not the run directory: a deleted one must not come back half empty
     sync(parent.parent)  # otherwise the name of `checkpoints` itself may be lost, with all its content
@@ -104,9 +109,14 @@ def commit(
         sync(unfinished)
         fence.look_now()
         fence.refuse_if_lost()
+        if final.exists():
+            (before,) = set_aside([final])
         unfinished.rename(final)
         sync(parent)
     except Exception as error:
+        if before is not None and not final.exists():
+            with contextlib.suppress(OSError):
+                move(before, final)  # as it was moved, which may be a copy
         shutil.rmtree(unfinished, ignore_errors=True)  # the disk that failed may refuse this, too
         if isinstance(error, OSError):  # perhaps another writer took over and removed it
             with contextlib.suppress(OSError):
@@ -114,6 +124,9 @@ def commit(
         if isinstance(error, OSError) and error.filename is None:  # a write knows only the descriptor
             error.filename = str(unfinished)
         raise
+    if before is not None:
+        with contextlib.suppress(OSError):  # it stays, and does not count
+            remove(before)
     return final
 
 
@@ -145,7 +158,7 @@ def _remove_leftover(path: Path) -> None:
         else:
             path.unlink()
     except OSError as error:
-        _warn(f"{path} cannot be deleted: {error.filename}: {error.strerror}; it is no longer a checkpoint")
+        _warn(f"{path} cannot be deleted: {_file_of(error)}: {error.strerror}; it is no longer a checkpoint")
         if path.name.startswith(UNFINISHED):
             with contextlib.suppress(OSError):  # this name does not count either
                 path.rename(free(path.parent, f"{RETIRED}{path.name.removeprefix(UNFINISHED)}"))
@@ -180,7 +193,12 @@ def move(path: Path, target: Path) -> None:
     except OSError as error:
         if is_there(path):
             raise
-        _warn(f"{path} cannot be deleted: {error.filename}: {error.strerror}; its copy {target} has taken its place")
+        _warn(f"{path} cannot be deleted: {_file_of(error)}: {error.strerror}; its copy {target} has taken its place")
+
+
+def _file_of(error: OSError) -> str:
+    """The name that an error of ``shutil.rmtree`` has: of the file, and from Python 3.13 on of its directory."""
+    return Path(error.filename).name if isinstance(error.filename, str | Path) else str(error.filename)
 
 
 def remove(path: Path) -> None:
@@ -310,12 +328,15 @@ def manifest_of(path: Path) -> Manifest:
     return manifest
 
 
-def set_aside(paths: Sequence[Path]) -> None:
-    """Move checkpoints that a resume makes obsolete to ``superseded``. Nothing is deleted."""
+def set_aside(paths: Sequence[Path]) -> list[Path]:
+    """Move checkpoints that a resume makes obsolete to ``superseded``. Nothing is deleted. Returns their new places."""
+    places = []
     for path in paths:
         place = path.parent / SUPERSEDED
         make_directory(place)
-        move(path, free(place, path.name))
+        places.append(free(place, path.name))
+        move(path, places[-1])
+    return places
 
 
 def quarantine(path: Path, reason: str) -> Path:

@@ -201,7 +201,7 @@ def _tell_chief(cluster: Cluster, status: int, reason: str, deadline: float, int
     warn(f"{reason.splitlines()[0]}; telling the chief")
     while time.monotonic() < deadline and not interrupted():
         with contextlib.suppress(OSError), _called(cluster.workers[CHIEF], SILENCE) as connection:
-            if connection.getsockname() != connection.getpeername():  # as in _is_welcome
+            if not _is_itself(connection):
                 send(connection, message)
                 return min(status, _verdict_of_chief(connection) or status, key=deciding)
         time.sleep(RETRY_SECONDS)
@@ -236,8 +236,7 @@ def _is_welcome(connection: socket.socket, cluster: Cluster) -> bool:
         UsageError: it is the chief, and has another place for this process, or none.
         PeerLost: it is the chief, and ends.
     """
-    # on one host a process can meet itself: an outgoing connection may begin at the port it goes to
-    if connection.getsockname() == connection.getpeername():
+    if _is_itself(connection):
         return False
     while (answer := first_message(connection)) == ALIVE:
         pass
@@ -247,6 +246,14 @@ def _is_welcome(connection: socket.socket, cluster: Cluster) -> bool:
         case {"kind": "leave", "status": int(status), "reason": str(reason)}:
             raise PeerLost(f"the chief at {cluster.workers[CHIEF]} ended with status {status}: {reason}", status)
     return bool(answer == WELCOME)
+
+
+def _is_itself(connection: socket.socket) -> bool:
+    """On one host a process can meet itself: an outgoing connection may begin at the port it goes to."""
+    try:
+        return bool(connection.getsockname() == connection.getpeername())
+    except OSError:  # the other end, a chief that is killed now, has reset it; who reads from it learns so
+        return False
 
 
 def _refusal(listener: socket.socket, cluster: Cluster) -> PeerLost | None:

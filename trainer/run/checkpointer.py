@@ -331,6 +331,7 @@ class Checkpointer:
             lambda place: self._fill(place, moment),
             lambda digests, sizes: self._describe(moment, digests, sizes),
             self._fence,
+            again=self._last_good is not None and self._last_good.name == directory.name_of(moment.step),
         )
         self._last_good = path
         try:

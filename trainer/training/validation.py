@@ -63,7 +63,9 @@ def validate(run: Run, standing: Standing, evaluation_step: EvaluationStep, *, c
     progress = run.state.progress
     _note_validation(progress, standing.step, validation, run.config)
     out_of_patience = patience_is_exhausted(progress, run.config)
-    return dataclasses.replace(standing, noted=standing.step, out_of_patience=out_of_patience)
+    # a process that was stopped before this validation has committed the step without it
+    committed = None if standing.committed == standing.step else standing.committed
+    return dataclasses.replace(standing, noted=standing.step, committed=committed, out_of_patience=out_of_patience)
 
 
 class _Seen:

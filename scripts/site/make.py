@@ -23,7 +23,7 @@ CHAPTERS = {
         *("trackers", "cluster", "container", "operations", "python", "plugins", "extending"),
     ),
     "Reference": ("configuration", "checkpoints", "checkpoint-format", "ecosystem", "CHANGELOG", "SECURITY"),
-    "Why": ("design", "durability", "performance", "scaling", "precision", "CONTRIBUTING"),
+    "Why": ("design", "comparison", "durability", "performance", "scaling", "precision", "CONTRIBUTING"),
 }
 SETTINGS = {
     "project": "trainer",

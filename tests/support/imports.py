@@ -34,7 +34,9 @@ TABLE = {
         *("diagnosis", "monitoring", "fingerprint", "interchange", "training", "models", "data", "run_directory"),
         *("distributed", "checkpoint", "runtime", "config", "storage"),
     ),
-    "inference": ("run", "diagnosis", "monitoring", "interchange", "training", "models", "data", "config"),
+    "inference": (
+        *("run", "diagnosis", "monitoring", "interchange", "training", "models", "data", "config", "runtime"),
+    ),
     "sweeps": ("run", "distributed", "run_directory", "checkpoint", "config", "runtime", "storage"),
     "plugins": ("distributed", "config"),
 }
@@ -46,6 +48,7 @@ ONLY = {
     ("training", "run_directory"): tuple(f"trainer.run_directory.{name}" for name in ("metrics", "phases", "costs")),
     ("report", "monitoring"): ("trainer.monitoring.confusion",),  # a report takes no TensorFlow
     ("inference", "monitoring"): ("trainer.monitoring.confusion",),
+    ("inference", "runtime"): ("trainer.runtime.quiet",),
 }
 INSIDE_FUNCTIONS = {("sweeps", "run")}  # it would import TensorFlow, which takes seconds
 

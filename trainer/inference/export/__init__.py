@@ -1,1 +1,1 @@
-"""A trained network in the formats of other programs: Keras, SavedModel, bare weights."""
+"""A trained network in the formats of other programs: Keras, SavedModel, bare weights, ONNX, LiteRT."""

@@ -207,3 +207,10 @@ def test_the_tutorial_works_as_it_is_written(tmp_path: Path) -> None:
     assert "Traceback" not in process.stderr
     (accuracy,) = re.findall(r"^accuracy +([01]\.\d+)", process.stdout, re.MULTILINE)
     assert float(accuracy) > 0.9
+
+
+def test_the_picture_of_the_terminal_shows_commands_as_in_an_environment_that_is_activated() -> None:
+    """And so no path of the machine that made it."""
+    picture = (ROOT / "docs" / "pictures" / "terminal.svg").read_text(encoding="utf-8")
+    assert "trainer" in picture
+    assert "/bin/python" not in picture

@@ -193,7 +193,9 @@ def test_networks_of_torchvision_and_timm_load_an_export_and_give_its_logits(
     process = subprocess.run(command, capture_output=True, text=True, check=False, timeout=600)
     assert process.returncode == 0, process.stderr
     expected = inference(state, "raw")(images).numpy()
-    assert np.median(np.ptp(expected, axis=0)) > 0.01, "outputs that do not depend on the image prove nothing"
+    assert np.median(np.ptp(expected, axis=0)) > 0.002 * np.abs(expected).max(), (
+        "outputs that do not depend on the image prove nothing"
+    )
     found = np.load(tmp_path / "logits.npy")
     relative = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
     print(f"| {name} | {library} | {relative:.0e} |")
@@ -212,7 +214,8 @@ def _filled(library: str, name: str) -> tuple[Config, TrainingState]:
         config = composed(*keys, *conventions, f"preprocess.image_size={size}")
     state = build_state(config)
     fill(state.model)
-    for variable, value in state.variables.items():
-        if variable.endswith("project_bn/gamma"):  # else the sums of 30 and more blocks grow until rounding is all
-            value.assign(0.2 * value)
+    if name in ("EfficientNetB5", "EfficientNetB6", "EfficientNetB7"):
+        for variable, value in state.variables.items():  # else sums of 39 and more blocks grow until rounding is all
+            if variable.endswith("project_bn/gamma"):
+                value.assign(0.7 * value)
     return config, state

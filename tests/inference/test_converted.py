@@ -73,7 +73,7 @@ def fed(file, about):
             assert image.size == (step["size"], step["size"]), "every library resizes to the same size alike"
         else:
             assert step["step"] == "decode", step
-    assert about["input"]["values"] == "red, green and blue from 0 to 255, after these steps"
+    assert about["input"]["values"] == "red, green and blue from 0 to 255, after preprocessing"
     return np.asarray(image, about["input"]["dtype"])
 found = {}
 for path in sys.argv[1:]:
@@ -324,7 +324,7 @@ def test_steps_after_the_normalisation_are_left_to_the_program_too(restored: Res
     about = json.loads(pixels.description(config, tuple("0123456789"), {}))
     assert [step["step"] for step in about["preprocessing"]] == ["decode", "normalize", "resize"]
     assert about["preprocessing"][1]["mean"] == [0.2, 0.4, 0.6]
-    assert about["input"]["values"] == "what these steps give"
+    assert about["input"]["values"] == "what preprocessing gives"
     found = proof.probe(config, restored.state, "raw")
     assert np.array_equal(found.fed, found.images.numpy())
     stock = stock_model(restored.state.model, restored.state.weights("raw"))

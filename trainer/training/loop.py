@@ -22,7 +22,7 @@ from trainer.errors import DataLost, Diverged, PeerLost, Stopped, TrainingFailed
 from trainer.run_directory.metrics import TRAIN, Record
 from trainer.runtime.signals import EXIT_STOPPED, exit_status
 from trainer.training.divergence import Watch
-from trainer.training.due import Cadence, Standing, due
+from trainer.training.due import Cadence, Due, Standing, due
 from trainer.training.interfaces import EvaluationStep, Run
 from trainer.training.loss_scale import MINIMUM
 from trainer.training.pace import Pace
@@ -55,7 +55,7 @@ def train(run: Run) -> None:
         if run.stop.is_shared:
             batches.look()
         try:
-            _train(run, batches)
+            _Loop(run, batches).go()
         except Diverged as diverged:
             _refuse_another_rollback(run, diverged)
             raise
@@ -73,64 +73,105 @@ def _refuse_another_rollback(run: Run, diverged: Diverged) -> None:
     )
 
 
-def _train(run: Run, batches: Iterator[Batch]) -> None:
-    config = run.config
-    train_step, evaluation_step = _compiled(run)
-    cadence = _cadence(run)
-    standing = _standing(run)
-    stretch, own_work = _Stretch(), OwnWork()
-    watch = Watch(int(run.state.progress.examples.numpy()), config.train.global_batch_size)
-    run.clock.looping()
-    by_time = SaveInterval(config.checkpoint, run.clock, run.terminal.line)
-    while True:
+class _Loop:
+    """The steps of one process, and what is due between them."""
+
+    def __init__(self, run: Run, batches: Iterator[Batch]) -> None:
+        self._run = run
+        self._batches = batches
+        self._train_step, self._evaluation_step = _compiled(run)
+        self._cadence = _cadence(run)
+        self._standing = _standing(run)
+        self._stretch, self._own_work = _Stretch(), OwnWork()
+        self._watch = Watch(int(run.state.progress.examples.numpy()), run.config.train.global_batch_size)
+        self._stopping: signal.Signals | WithoutData | Stalled | None = None
+        run.clock.looping()
+        self._by_time = SaveInterval(run.config.checkpoint, run.clock, run.terminal.line)
+
+    def go(self) -> None:
+        """Step after step, with what is due before each, until the run ends."""
+        while True:
+            self._note()
+            now = self._due()
+            # with several processes, where all look at once; not where the chief alone saves because of the time
+            self._watch.look(newest=now.validate or now.end or self._cadence.saves_at(self._standing.step))
+            if now.validate:
+                self._validate(closing=now.closing)
+                self._stopping = self._run.stop.poll()  # one that arrives later is seen after the next step
+                now = self._due()
+            if now.save and self._watch.is_sound():
+                self._save()
+            if now.end:
+                self._finish_saving()
+            if now.stop:
+                raise _stopped(self._run, self._stopping, self._standing.step)
+            if now.finish:
+                return
+            batch = self._next()
+            if batch is not None:
+                self._step(batch)
+
+    def _note(self) -> None:
+        """Hear of what has happened since: a save that failed, a request to stop, time that has passed."""
+        run = self._run
         run.checkpointer.check()
-        by_time.step(writing=run.checkpointer.is_writing)
-        run.stop.note(own_work.seconds())
-        stopping = run.stop.poll()
+        self._by_time.step(writing=run.checkpointer.is_writing)
+        run.stop.note(self._own_work.seconds())
+        self._stopping = run.stop.poll()
         _tell_stragglers(run)
-        standing = dataclasses.replace(standing, long_since_saved=by_time.is_over())
-        now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
-        # with several processes, where all look at once; not where the chief alone saves because of the time
-        watch.look(newest=now.validate or now.end or cadence.saves_at(standing.step))
-        if now.validate:
-            with (
-                stretch.paused(),
-                by_time.paused(),
-                run.clock.phase("validating"),
-                _keeping_steps(run, standing, watch, unless=False),
-            ):
-                standing = validate(run, standing, evaluation_step, closing=now.closing)
-            stopping = run.stop.poll()  # one that arrives later is seen after the next step
-            now = due(dataclasses.replace(standing, stop_asked=stopping is not None), cadence)
-        if now.save and watch.is_sound():
-            with stretch.paused(), by_time.saving(), run.clock.phase("saving"):
-                run.checkpointer.save()
-            run.clock.saved()
-            standing = dataclasses.replace(standing, committed=standing.step)
-        if now.end:
-            with run.clock.phase("saving"):
-                run.checkpointer.finish()
-        if now.stop:
-            raise _stopped(run, stopping, standing.step)
-        if now.finish:
-            return
+        self._standing = dataclasses.replace(self._standing, long_since_saved=self._by_time.is_over())
+
+    def _due(self) -> Due:
+        return due(dataclasses.replace(self._standing, stop_asked=self._stopping is not None), self._cadence)
+
+    def _validate(self, *, closing: bool) -> None:
+        run = self._run
+        with (
+            self._stretch.paused(),
+            self._by_time.paused(),
+            run.clock.phase("validating"),
+            _keeping_steps(run, self._standing, self._watch, unless=False),
+        ):
+            self._standing = validate(run, self._standing, self._evaluation_step, closing=closing)
+
+    def _save(self) -> None:
+        run = self._run
+        with self._stretch.paused(), self._by_time.saving(), run.clock.phase("saving"):
+            run.checkpointer.save()
+        run.clock.saved()
+        self._standing = dataclasses.replace(self._standing, committed=self._standing.step)
+
+    def _finish_saving(self) -> None:
+        with self._run.clock.phase("saving"):
+            self._run.checkpointer.finish()
+
+    def _next(self) -> Batch | None:
+        """The batch of the next step; None when a request to stop did not wait for it."""
+        run = self._run
         try:
             # unless shared: the others have not agreed and continue
-            with run.clock.phase("waiting"), _keeping_steps(run, standing, watch, unless=run.stop.is_shared):
-                batch = stretch.next(batches)
-        except WaitEnded:  # a request to stop does not wait for data
+            with (
+                run.clock.phase("waiting"),
+                _keeping_steps(run, self._standing, self._watch, unless=run.stop.is_shared),
+            ):
+                return self._stretch.next(self._batches)
+        except WaitEnded:
             if run.stop.is_shared:
-                raise _without_batch(run, standing.step) from None
-            continue
-        standing = _after_step(run, standing)
-        run.views.before(standing.step, batch)
-        with run.clock.phase("training" if stretch.traced else "tracing"):
-            told = train_step(batch)
-            own_work.add(told.marks)
-            stretch.add(told)
-            watch.add(standing.step, told.loss, told.gradient_norm, told.judged)
-        run.clock.at(standing.step)
-        _show_step(run, standing.step, stretch, watch)
+                raise _without_batch(run, self._standing.step) from None
+            return None
+
+    def _step(self, batch: Batch) -> None:
+        run = self._run
+        self._standing = _after_step(run, self._standing)
+        step = self._standing.step
+        run.views.before(step, batch)
+        with run.clock.phase("training" if self._stretch.traced else "tracing"):
+            told = self._train_step(batch)
+            self._own_work.add(told.marks)
+            self._stretch.add(told)
+            self._watch.add(step, told.loss, told.gradient_norm, told.judged)
+        run.clock.at(step)
+        _show_step(run, step, self._stretch, self._watch)
 
 
 def _compiled(run: Run) -> tuple[Callable[[Batch], Told], EvaluationStep]:

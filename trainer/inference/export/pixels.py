@@ -68,11 +68,11 @@ def description(config: Config, class_names: tuple[str, ...], origin: Mapping[st
     """The JSON document beside a converted network: what to feed, what comes out, where it comes from."""
     rest, side = outside(config.preprocess), config.preprocess.image_size
     is_pixels = scale(config.preprocess) == WHITE
-    values = "red, green and blue from 0 to 255, after these steps" if is_pixels else "what these steps give"
+    values = "red, green and blue from 0 to 255, after preprocessing" if is_pixels else "what preprocessing gives"
     about = {
+        "preprocessing": [_step(name, rest) for name in rest.eval],
         "input": {"name": INPUT, "dtype": "float32", "shape": ["n", side, side, 3], "values": values},
         "output": {"name": OUTPUT, "dtype": "float32", "shape": ["n", len(class_names)], "values": "logits"},
-        "preprocessing": [_step(name, rest) for name in rest.eval],
         "classes": list(class_names),
         **origin,
     }

@@ -89,6 +89,10 @@ np.savez("found.npz", **found)
 """
 
 
+def run_litert(path: Path, images: np.ndarray) -> np.ndarray:
+    return litert.network(path)(images)
+
+
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A run of the small network that knows the digits."""
@@ -176,7 +180,7 @@ def test_eight_bits_are_calibrated_and_measured_on_validation_images(
     }
     assert np.int8 in kinds
     ((images, labels), *_) = ValidationImages(restored)._batches(ValidationImages(restored)._source.spread(100))
-    logits = litert.run(tmp_path / "small.tflite", images)
+    logits = litert.network(tmp_path / "small.tflite")(images)
     assert (logits.argmax(1) == labels).mean() > 0.6, "a network that knows nothing has nothing to lose"
 
 
@@ -203,10 +207,10 @@ def test_inception_v3_in_eight_bits_knows_the_digits_as_well_as_in_float32(
     accuracy = float(re.findall(r"accuracy ([\d.]+)", output)[-1])
     trainer.run("export", "run_dir=run", "format=litert", "quantization=int8", "output=small")
     images = ValidationImages(restore.restore(trainer.cwd / "run", "latest", ()))
-    count = right = 0
+    network, count, right = litert.network(trainer.cwd / "small.tflite"), 0, 0
     for given, labels in images._batches(images._source.spread(1000)):
         count += len(labels)
-        right += int((litert.run(trainer.cwd / "small.tflite", given).argmax(1) == labels).sum())
+        right += int((network(given).argmax(1) == labels).sum())
     with capsys.disabled():
         print(f"float32 {accuracy}, int8 {right} of {count}")
     assert accuracy > 0.95
@@ -223,7 +227,7 @@ def test_networks_give_the_same_logits_in_each_runtime(
     fill(state.model)
     export = export_of(state, config)
     found = proof.probe(config, state, "raw")
-    for form, run_it in (("litert", litert.run), ("onnx", onnx_runtime.run)):
+    for form, run_it in (("litert", run_litert), ("onnx", onnx_runtime.run)):
         ((ending, kind),) = writers.FORMATS[form].items()
         kind.write(export, tmp_path / f"m{ending}")
         difference = np.abs(run_it(tmp_path / f"m{ending}", found.fed) - found.logits).max()
@@ -258,32 +262,6 @@ def test_a_runtime_that_is_not_installed_is_named_before_anything_is_read(
     assert run(["export", "run_dir=nowhere", f"format={form}", f"output={tmp_path / 'm'}"]) == 2
     assert f"pip install 'resumable-trainer[{form}]'" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (("format=litert", "output=m"), "output=m.tflite.json exists, and is not overwritten"),
-        (("format=onnx", "output=m.tflite"), "output=m.tflite must end with .onnx for format=onnx"),
-        (
-            ("format=onnx", "output=m", "quantization=int8"),
-            "quantization=int8 is for format=litert, and not for format",
-        ),
-        (("format=litert", "output=x", "quantization=int4"), "quantization=int4 does not exist; allowed: int8"),
-    ],
-)
-def test_what_cannot_be_written_is_refused_before_anything_is_read(
-    arguments: tuple[str, ...],
-    message: str,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "m.tflite.json").write_text("mine")
-    assert run(["export", "run_dir=nowhere", *arguments]) == 2
-    assert message in capsys.readouterr().err
-    assert (tmp_path / "m.tflite.json").read_text() == "mine"
 
 
 def test_a_network_that_a_converter_does_not_know_is_refused_with_its_reason(

@@ -219,6 +219,13 @@ def test_a_variable_that_its_layer_gives_no_name_is_found_by_its_place() -> None
         ),
         (("output=x",), "export needs format=…, one of keras, savedmodel, weights, hub, onnx, litert, state"),
         (("format=keras", "output=x.keras", "step=3"), "export does not know step=3"),
+        (("format=litert", "output=m"), "output=m.tflite.json exists, and is not overwritten"),
+        (("format=onnx", "output=m.tflite"), "output=m.tflite must end with .onnx for format=onnx"),
+        (
+            ("format=onnx", "output=m", "quantization=int8"),
+            "quantization=int8 is for format=litert, and not for format",
+        ),
+        (("format=litert", "output=x", "quantization=int4"), "quantization=int4 does not exist; allowed: int8"),
     ],
 )
 def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
@@ -229,11 +236,12 @@ def test_an_output_that_cannot_be_written_is_refused_before_anything_is_read(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "there.keras").write_text("mine")
+    mine = {"there.keras", "m.tflite.json"}
+    for name in mine:
+        (tmp_path / name).write_text("mine")
     assert run(["export", "run_dir=nowhere", *arguments]) == 2
     assert message in capsys.readouterr().err
-    assert (tmp_path / "there.keras").read_text() == "mine"
-    assert [path.name for path in tmp_path.iterdir()] == ["there.keras"]
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == dict.fromkeys(mine, "mine")
 
 
 @pytest.mark.parametrize("loss", [float("nan"), 2.0])

@@ -8,7 +8,7 @@ convnext}.py. What the same weights compute with each side's padding, strides an
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
@@ -35,10 +35,9 @@ def is_known(application: str) -> bool:
     return application.startswith(FAMILIES) and not (application.startswith("ResNet") and application.endswith("V2"))
 
 
-def modules(application: str, wanted: Wanted) -> dict[str, tuple[str, ...]]:
+def modules(application: str, paths: Iterable[str]) -> dict[str, tuple[str, ...]]:
     """The modules that each layer may be in torchvision's and timm's definitions, by ``Layer.path``."""
-    layers = [*wanted.named.values(), *(layer for layers in wanted.numbered.values() for layer in layers)]
-    paths = [layer.path for layer in layers]
+    paths = list(paths)
     if application.startswith("VGG"):
         return dict(_vgg(VGG_CONVOLUTIONS[application]))
     rules = {
@@ -210,9 +209,9 @@ def _efficientnet(path: str, paths: list[str]) -> tuple[str, ...]:
 
 def translate_torch(contents: Contents, wanted: Wanted, application: str) -> Translation:
     """``contents`` in this trainer's terms; shapes are TensorFlow's. ``value_of`` turns the values the same way."""
-    places = modules(application, wanted)
     layers = {layer.path: layer for layer in wanted.named.values()}
     layers |= {layer.path: layer for each in wanted.numbered.values() for layer in each}
+    places = modules(application, layers)
     labels: dict[str, Tensor] = {}
     prefixes: dict[str, int] = {}
     known = {f"{module}.{leaf}" for found in places.values() for module in found for leaf in _leaves()}

@@ -15,7 +15,6 @@ from trainer.config.schema import Config
 from trainer.config.schema.networks import InceptionV3Config, KerasApplicationConfig
 from trainer.errors import UsageError
 from trainer.interchange import torch_layers, torch_names
-from trainer.interchange.keras_layers import Layer, Wanted
 from trainer.models.conventions import differs
 from trainer.models.inception_v3_units import BODY, PUBLISHED
 
@@ -105,11 +104,7 @@ def state_dict(values: Mapping[str, np.ndarray], config: Config, library: Librar
 
 
 def _application(values: Mapping[str, np.ndarray], name: str, library: Library) -> dict[str, np.ndarray]:
-    leaves: dict[str, dict[str, tuple[int, ...]]] = {}
-    for variable, value in values.items():
-        layer, _, leaf = variable.rpartition("/")
-        leaves.setdefault(layer, {})[leaf] = value.shape
-    places = torch_layers.modules(name, Wanted({path: Layer(path, of) for path, of in leaves.items()}, {}))
+    places = torch_layers.modules(name, {variable.rpartition("/")[0] for variable in values})
     found = {}
     for variable, value in values.items():
         layer, _, leaf = variable.rpartition("/")

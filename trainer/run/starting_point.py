@@ -32,6 +32,7 @@ from trainer.run_directory.metrics import read_validations
 from trainer.storage import holding
 from trainer.storage.host import host_name
 from trainer.training.moving_statistics import SETTLED
+from trainer.training.state import TrainingState
 from trainer.training.validation import recount
 
 
@@ -113,8 +114,7 @@ class FromNothing:
         if self.weights is None:
             frozen = len(assembly.state.tuning.frozen)
             return [f"warning: {frozen} layers are frozen at random weights: there is no init_from"] if frozen else []
-        way = warm_start if isinstance(assembly.config.model, InceptionV3Config) else application_start
-        return way.load(self.weights, assembly.config, assembly.state, class_names)
+        return load_weights(self.weights, assembly.config, assembly.state, class_names)
 
     def lineage(self, step: int, accepted: Sequence[str]) -> tuple[Start, ...]:
         return (_start(step, None if self.weights is None else self.weights.contents.path, accepted),)
@@ -240,6 +240,12 @@ def _is_same(here: Path, other: Manifest) -> bool:
         return verify(here, "full").files == other.files
     except NoValidCheckpoint:
         return False
+
+
+def load_weights(start: WarmStart, config: Config, state: TrainingState, class_names: Sequence[str]) -> list[str]:
+    """``warm_start.load`` or ``application_start.load``, whichever is for the network."""
+    way = warm_start if isinstance(config.model, InceptionV3Config) else application_start
+    return way.load(start, config, state, class_names)
 
 
 def _start(step: int, came_from: Path | None, accepted: Sequence[str]) -> Start:

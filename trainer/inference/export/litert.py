@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -53,9 +53,15 @@ def write_int8(model: keras.Model, path: Path, calibration: Iterable[npt.NDArray
         )
 
 
-def run(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The logits, float32 ``[n, classes]``, of ``images``, float32 ``[n, S, S, 3]``, from the file itself."""
+def network(path: Path) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """The network in the file, as LiteRT runs it: from images float32 ``[n, S, S, 3]`` to logits float32
+    ``[n, classes]``.
+    """
     with silent():
-        interpreter = library().Interpreter(model_path=str(path))
-        found: npt.NDArray[np.float32] = interpreter.get_signature_runner()(**{INPUT: images})[OUTPUT]
-    return found
+        runner = library().Interpreter(model_path=str(path)).get_signature_runner()
+
+    def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        logits: npt.NDArray[np.float32] = runner(**{INPUT: images})[OUTPUT]
+        return logits
+
+    return run

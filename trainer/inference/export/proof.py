@@ -63,12 +63,16 @@ def probe(config: Config, state: TrainingState, weights: WeightsName) -> Probe:
         ]
     )
     if config.runtime.precision != "float32":
-        runtime = dataclasses.replace(config.runtime, precision="float32")
-        exact = build_state(dataclasses.replace(config, runtime=runtime), drawn=False)
+        exact = build_state(in_float32(config), drawn=False)
         _copy(state.weights(weights), exact.weights("raw"))
         state, weights = exact, "raw"
     fed = np.stack([pixels.fed(data, config).numpy() for data in encoded])
     return Probe(encoded, images, inference(state, weights)(images).numpy(), fed)
+
+
+def in_float32(config: Config) -> Config:
+    """``config`` with the precision of exports."""
+    return dataclasses.replace(config, runtime=dataclasses.replace(config.runtime, precision="float32"))
 
 
 def refuse_difference(

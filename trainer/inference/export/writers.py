@@ -23,7 +23,7 @@ from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, spelled
 from trainer.inference.appearing import appearing, refuse_place
 from trainer.inference.export import hub, litert, onnx_runtime, pixels
-from trainer.inference.export.proof import Probe, probe, refuse_difference
+from trainer.inference.export.proof import Probe, in_float32, probe, refuse_difference
 from trainer.inference.export.saved_model import Classifier
 from trainer.inference.export.stock_model import own_names, stock_model
 from trainer.inference.export.validation import ValidationImages
@@ -31,9 +31,10 @@ from trainer.interchange import state_files, torch_state
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG
 from trainer.interchange.origin import Origin
 from trainer.interchange.safetensors_files import read_safetensors, write_safetensors
-from trainer.run import application_start, warm_start
+from trainer.run import warm_start
 from trainer.run.application_start import CONVENTIONS_KEY
 from trainer.run.restore import Restored
+from trainer.run.starting_point import load_weights
 from trainer.run.warm_start import WarmStart
 from trainer.training.state import build_state
 from trainer.training.step import inference
@@ -142,14 +143,13 @@ def _read_safetensors(export: Export, path: Path, probe: Probe) -> None:
 
 def _read_torch(export: Export, path: Path, probe: Probe) -> None:
     """Through ``init_from``, which reads what torchvision and timm write."""
-    config = dataclasses.replace(export.config, runtime=dataclasses.replace(export.config.runtime, precision="float32"))
+    config = in_float32(export.config)
     if isinstance(config.model, InceptionV3Config):  # their batch norm has a scale, also where it is 1
         batch_norm = dataclasses.replace(config.model.batch_norm, scale=True)
         config = dataclasses.replace(config, model=dataclasses.replace(config.model, batch_norm=batch_norm))
     state = build_state(config)
     start = WarmStart(warm_start.find(path), ("preprocess", CONVENTIONS_KEY), classes_follow_data=False)
-    way = warm_start if isinstance(config.model, InceptionV3Config) else application_start
-    way.load(start, config, state, export.class_names)
+    load_weights(start, config, state, export.class_names)
     refuse_difference(probe.logits, inference(state, "raw")(probe.images).numpy(), path.name)
 
 
@@ -162,7 +162,7 @@ def _read_onnx(export: Export, path: Path, probe: Probe) -> None:
 
 
 def _read_litert(export: Export, path: Path, probe: Probe) -> None:
-    refuse_difference(probe.logits, litert.run(path, probe.fed), path.name)
+    refuse_difference(probe.logits, litert.network(path)(probe.fed), path.name)
 
 
 def _read_litert_int8(export: Export, path: Path, probe: Probe) -> None:
@@ -173,7 +173,7 @@ def _read_litert_int8(export: Export, path: Path, probe: Probe) -> None:
         return logits
 
     refuse_difference(probe.logits, exact(probe.fed), "the network behind its normalisation")
-    export.validation().refuse_lost_accuracy(exact, functools.partial(litert.run, path), path.name)
+    export.validation().refuse_lost_accuracy(exact, litert.network(path), path.name)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -252,9 +252,9 @@ def check_output(form: str, output: Path) -> Path:
             raise UsageError(f"output={output} must end with {' or '.join(endings)} for format={form}")
         output = output.with_name(output.name + endings[0])
     refuse_place(output)
-    if form != "state" and _format_of(form, output).is_described:
+    if form != "state" and (form_of := _format_of(form, output)).is_described:
         refuse_place(description_of(output))
-        _format_of(form, output).check()
+        form_of.check()
     place = str(output.absolute())
     if form == "savedmodel" and spelled(place) != place:
         raise UsageError(

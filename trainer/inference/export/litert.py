@@ -61,7 +61,8 @@ def network(path: Path) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.fl
         runner = library().Interpreter(model_path=str(path)).get_signature_runner()
 
     def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = runner(**{INPUT: images})[OUTPUT]
+        with silent():  # its delegate introduces itself when it computes first
+            logits: npt.NDArray[np.float32] = runner(**{INPUT: images})[OUTPUT]
         return logits
 
     return run

@@ -18,8 +18,9 @@ from saving import no_renames_of_checkpoints
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.differences import differing_tensors
+from trainer.checkpoint.manifest import PREFIX
 from trainer.checkpoint.retention import Retention, retire
-from trainer.checkpoint.tensors import StateFile, read_tensor, stored_tensors
+from trainer.checkpoint.tensors import NotFinite, StateFile, read_tensor, stored_tensors
 from trainer.checkpoint.verification import newest_valid, verify
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.run_directory.history import History, keep_readable
@@ -254,9 +255,12 @@ def test_restore_is_strict_both_ways_and_assigns_nothing_when_it_refuses(tmp_pat
     assert flatten(same)["model/conv/kernel"].numpy().tolist() == [[7.0, 2.0]]
 
 
-def test_non_finite_variables_are_named() -> None:
-    content = tree(extra=tf.Variable([1.0, np.nan]))
-    assert state_file(content).snapshot().non_finite() == ["model/extra"]
+def test_non_finite_variables_are_named(tmp_path: Path) -> None:
+    content = tree(extra=tf.Variable([1.0, np.nan]), large=tf.Variable(tf.fill([3, 2**20], 1.0)[:, 1:]))
+    flatten(content)["model/large"][2, -1].assign(np.inf)
+    with pytest.raises(NotFinite) as found:
+        write(content, tmp_path)
+    assert found.value.names == ["model/extra", "model/large"]
 
 
 def test_comparison_is_bitwise_and_names_the_first_difference(tmp_path: Path) -> None:
@@ -264,7 +268,7 @@ def test_comparison_is_bitwise_and_names_the_first_difference(tmp_path: Path) ->
     for name, value in {"a": 0.0, "b": -0.0, "nan": np.nan, "nan2": np.nan}.items():
         places[name] = tmp_path / name
         places[name].mkdir()
-        write(tree(value), places[name])
+        tf.train.Checkpoint(**tree(value)).write(str(places[name] / PREFIX))  # we do not write a NaN
     assert differing_tensors(places["a"], places["a"]) == []
     assert differing_tensors(places["nan"], places["nan2"]) == []
     (difference,) = differing_tensors(places["a"], places["b"])  # 0.0 == -0.0, but not its bits

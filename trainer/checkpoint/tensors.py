@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,32 +13,36 @@ import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
 from trainer.checkpoint.bundle import BundleError, BundleReader, system_error, translated, without_patterns
+from trainer.checkpoint.bundle_writer import BundleWriter
 from trainer.checkpoint.manifest import PREFIX
 from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.storage.going_on import WRITES
 
 ATTRIBUTE = "/.ATTRIBUTES/VARIABLE_VALUE"  # what tf.train.Checkpoint appends to a variable's path
 OBJECT_GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"  # its key for the structure of the tree
 IN_MEMORY = "ram://object-graph"  # a directory in TensorFlow's filesystem in memory
 SHOWN = 8
+AT_ONCE = 2**20  # numbers that are looked at together, so that no large classifier needs as many truth values
 
 
 @dataclasses.dataclass(frozen=True)
 class Snapshot:
     """The values of a tree at one moment, in host memory. Later steps do not change them.
 
-    On a CPU a value shares its buffer with its variable. The next assignment gives the variable a new buffer. So a
-    snapshot costs at most one more copy of the state, and only as long as something refers to it.
+    On a CPU a value shares its buffer with its variable. An assignment gives the variable a new buffer while the
+    snapshot refers to the old one. So a snapshot costs at most one more copy of the state: of the values that an
+    assignment changes before they are written, since a value leaves ``values`` then.
     """
 
-    values: Mapping[str, tf.Tensor]
+    values: dict[str, tf.Tensor]
 
-    def non_finite(self) -> list[str]:
-        """Names of variables that hold a NaN or an infinity."""
-        return [
-            name
-            for name, value in self.values.items()
-            if value.dtype.is_floating and not np.isfinite(value.numpy()).all()
-        ]
+
+class NotFinite(Exception):
+    """The variables ``names`` hold a NaN or an infinity."""
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(", ".join(names))
+        self.names = names
 
 
 class StateFile:
@@ -63,24 +66,29 @@ class StateFile:
             )
 
     def write(self, snapshot: Snapshot, directory: Path) -> None:
-        """Write ``state.index`` and ``state.data-00000-of-00001``, byte for byte as ``tf.train.Checkpoint`` does.
-
-        One kernel writes them. It runs in the calling thread and releases the interpreter's lock. Nothing is synced.
+        """Write ``state.index`` and ``state.data-00000-of-00001``, byte for byte as ``tf.train.Checkpoint`` does, and
+        take every value out of ``snapshot`` when it is written. Nothing is synced.
 
         Raises:
+            NotFinite: there is a NaN or an infinity. The files are incomplete.
             OSError: the operating system refused a call.
         """
-        keys = [*self._graph.keys, OBJECT_GRAPH]
-        values = [snapshot.values[key.removesuffix(ATTRIBUTE)] for key in self._graph.keys]
+        writer, bad = BundleWriter(directory / PREFIX), []
         try:
-            tf.raw_ops.SaveV2(
-                prefix=os.fsencode(directory / PREFIX),
-                tensor_names=keys,
-                shape_and_slices=[""] * len(keys),
-                tensors=[*values, tf.constant(self._graph.serialized)],
-            )
-        except tf.errors.OpError as error:
-            raise os_error(error, directory / PREFIX) from error
+            for key in self._graph.keys:
+                name = key.removesuffix(ATTRIBUTE)
+                value = _in_place(snapshot.values.pop(name))
+                if not _is_finite(value):
+                    bad.append(name)
+                if not bad:
+                    writer.add(key, value)
+                WRITES.advance()
+            if bad:
+                raise NotFinite([name for name in self._flat if name in bad])
+            writer.add_text(OBJECT_GRAPH, self._graph.serialized)
+            writer.finish()
+        finally:
+            writer.close()
 
     @functools.cached_property
     def _graph(self) -> _ObjectGraph:
@@ -149,6 +157,22 @@ def _object_graph(tree: Mapping[str, Any]) -> _ObjectGraph:
     graph = TrackableObjectGraph.FromString(serialized)
     keys = [attribute.checkpoint_key for node in graph.nodes for attribute in node.attributes]
     return _ObjectGraph(serialized, tuple(keys))
+
+
+def _in_place(value: tf.Tensor) -> np.ndarray[Any, Any]:
+    """The numbers of a tensor in host memory, where they are."""
+    try:
+        return np.asarray(memoryview(value))
+    except ValueError:  # a type that Python's buffers do not have, such as bfloat16
+        copy: np.ndarray[Any, Any] = value.numpy()
+        return copy
+
+
+def _is_finite(value: np.ndarray[Any, Any]) -> bool:
+    if not tf.as_dtype(value.dtype).is_floating:
+        return True
+    flat = value.reshape(-1)
+    return all(np.isfinite(flat[at : at + AT_ONCE]).all() for at in range(0, flat.size, AT_ONCE))
 
 
 def os_error(error: tf.errors.OpError, place: Path) -> OSError:

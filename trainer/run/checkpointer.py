@@ -2,10 +2,10 @@
 deleted.
 
 A save has two halves. ``save`` takes a snapshot of everything the checkpoint will say: the tensors, step, position,
-ledger, validations. The other half, ``_commit``, works only on the snapshot, in one background thread: check, sync of
-the history, write, hash, fsync, rename, retention. Without ``checkpoint.async_save`` the loop waits for it at once. One
-save is in flight at a time: the next save waits for it before it takes its snapshot, so there is at most one more copy
-of the state in memory. Nothing may be reported as committed before ``finish`` has returned.
+ledger, validations. The other half, ``_commit``, works only on the snapshot, in one background thread: sync of the
+history, check and write, hash, fsync, rename, retention. Without ``checkpoint.async_save`` the loop waits for it at
+once. One save is in flight at a time: the next save waits for it before it takes its snapshot, so there is at most one
+more copy of the state in memory. Nothing may be reported as committed before ``finish`` has returned.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from trainer.checkpoint import directory, manifest
 from trainer.checkpoint.manifest import Manifest, RecordedMetrics, Start
 from trainer.checkpoint.retention import Retention, retire
-from trainer.checkpoint.tensors import Snapshot, StateFile
+from trainer.checkpoint.tensors import NotFinite, Snapshot, StateFile
 from trainer.command_line import resume_command
 from trainer.config import stored
 from trainer.config.metrics import counts
@@ -316,23 +316,23 @@ class Checkpointer:
             self._write(moment)
 
     def _write(self, moment: Moment) -> None:
-        bad = moment.tensors.non_finite()
-        if bad:
-            raise TrainingFailed(
-                f"{bad[0]} and {len(bad) - 1} more variables are not finite at step {moment.step}; nothing was "
-                f"committed; {self._last()}\n"
-                "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
-            )
         self._fence.look_now()
         self._history.sync()
-        path = directory.commit(
-            self._checkpoints,
-            moment.step,
-            lambda place: self._fill(place, moment),
-            lambda digests, sizes: self._describe(moment, digests, sizes),
-            self._fence,
-            again=self._last_good is not None and self._last_good.name == directory.name_of(moment.step),
-        )
+        try:
+            path = directory.commit(
+                self._checkpoints,
+                moment.step,
+                lambda place: self._fill(place, moment),
+                lambda digests, sizes: self._describe(moment, digests, sizes),
+                self._fence,
+                again=self._last_good is not None and self._last_good.name == directory.name_of(moment.step),
+            )
+        except NotFinite as error:
+            raise TrainingFailed(
+                f"{error.names[0]} and {len(error.names) - 1} more variables are not finite at step {moment.step}; "
+                f"nothing was committed; {self._last()}\n"
+                "try a lower optimizer.learning_rate or optimizer.clip_norm=1, or resume from an earlier checkpoint"
+            ) from error
         self._last_good = path
         try:
             commit_mark.write(self._run_dir, committed=True)
@@ -349,7 +349,7 @@ class Checkpointer:
 
     def _fill(self, place: Path, moment: Moment) -> None:
         with WRITES.doing(lambda: f"writing the state of {directory.name_of(moment.step)}"):
-            self._state_file.write(moment.tensors, place)  # first: TensorFlow would make a deleted directory again
+            self._state_file.write(moment.tensors, place)
         for name, text in self._texts.items():
             (place / name).write_text(text, encoding="utf-8")
 

@@ -8,8 +8,8 @@ stand beside parts of the same size on one device, and beside plain replicas on 
 from __future__ import annotations
 
 from bench_step import BATCH, BLOCK_STEPS, SIZE
-from interleaved import publish
-from workers import Worker, rates_of
+from interleaved import Contender, publish, rates, row
+from workers import Worker, warm_up
 
 ROUNDS = 7
 BASELINE = "1 replica"
@@ -34,5 +34,11 @@ CONTENDERS = {
 
 def main() -> None:
     workers = {name: Worker("step_contender.py", "loop", *overrides) for name, overrides in CONTENDERS.items()}
-    rows = rates_of(workers, BASELINE, ROUNDS, BLOCK_STEPS)
+    warm_up(workers)
+    contenders = [Contender(name, worker.block, BLOCK_STEPS) for name, worker in workers.items()]
+    rows = rates(contenders, BASELINE, ROUNDS, "steps")
+    peaks = {name: [worker.report["peak"]] for name, worker in workers.items()}
+    rows += [row(f"{name}: peak resident size", peak, "MiB", peaks[BASELINE]) for name, peak in peaks.items()]
+    for worker in workers.values():
+        worker.close()
     publish("scale", f"Inception V3, {SIZE}x{SIZE}, batches of {BATCH} shared out to replicas on the same cores", rows)

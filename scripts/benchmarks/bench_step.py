@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 
 from interleaved import Contender, Row, publish, rates, row
-from workers import Worker
+from workers import Worker, warm_up
 
 BATCH, SIZE, CLASSES = 32, 75, 1000
 WARM_STEPS, BLOCK_STEPS, ROUNDS, SAVE_STEPS = 5, 10, 10, 100
@@ -30,10 +30,7 @@ CONTENDERS = {
 
 def main() -> None:
     workers = {name: Worker("step_contender.py", *arguments) for name, arguments in CONTENDERS.items()}
-    for worker in workers.values():
-        worker.turn()  # to warm up, all at once
-    for worker in workers.values():
-        assert worker.report
+    warm_up(workers)
     seconds: dict[str, list[float]] = {name: [] for name in workers}
     peaks: dict[str, list[float]] = {name: [] for name in workers}
 

@@ -59,10 +59,22 @@ def measured(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, cpu_seconds() - cpu
 
 
+Values = dict[str, list[float]]  # of a contender by its name, one for each round
+
+
 def rates(contenders: Sequence[Contender], baseline: str, rounds: int, unit: str) -> list[Row]:
     """Amount per second of each contender, and its CPU seconds per 1,000 of the amount."""
-    wall: dict[str, list[float]] = {contender.name: [] for contender in contenders}
-    cpu: dict[str, list[float]] = {contender.name: [] for contender in contenders}
+    wall, cpu = measurements(contenders, rounds)
+    return [
+        *(row(name, values, f"{unit}/s", wall[baseline]) for name, values in wall.items()),
+        *(row(f"{name}: CPU", values, f"s/1000 {unit}", cpu[baseline]) for name, values in cpu.items()),
+    ]
+
+
+def measurements(contenders: Sequence[Contender], rounds: int) -> tuple[Values, Values]:
+    """As ``rates``, every value of every round."""
+    wall: Values = {contender.name: [] for contender in contenders}
+    cpu: Values = {contender.name: [] for contender in contenders}
     for number in range(rounds):
         turned = number % len(contenders)
         for contender in [*contenders[turned:], *contenders[:turned]]:
@@ -70,10 +82,7 @@ def rates(contenders: Sequence[Contender], baseline: str, rounds: int, unit: str
             seconds, used = contender.block()
             wall[contender.name].append(contender.amount / seconds)
             cpu[contender.name].append(1000 * used / contender.amount)
-    return [
-        *(row(name, values, f"{unit}/s", wall[baseline]) for name, values in wall.items()),
-        *(row(f"{name}: CPU", values, f"s/1000 {unit}", cpu[baseline]) for name, values in cpu.items()),
-    ]
+    return wall, cpu
 
 
 def row(name: str, values: Sequence[float], unit: str, baseline: Sequence[float] | None = None) -> Row:

@@ -26,8 +26,8 @@ from interleaved import Contender, Row, cpu_seconds, rates
 class Worker:
     """The benchmark's end: a process that runs ``program``, a file beside this one, and calls ``Turns.wait``."""
 
-    def __init__(self, program: str, *arguments: str) -> None:
-        command = [sys.executable, str(Path(__file__).with_name(program)), *arguments]
+    def __init__(self, program: str, *arguments: str, python: str = sys.executable) -> None:
+        command = [python, str(Path(__file__).with_name(program)), *arguments]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self._report: dict[str, float] | None = None
 
@@ -62,14 +62,19 @@ class Worker:
 
 def rates_of(workers: Mapping[str, Worker], baseline: str, rounds: int, steps: int) -> list[Row]:
     """The ``rates`` of workers by name. All warm up at once, and each turn has ``steps`` steps. Then they are ended."""
-    for worker in workers.values():
-        worker.turn()
-    for worker in workers.values():
-        assert worker.report
+    warm_up(workers)
     rows = rates([Contender(name, worker.block, steps) for name, worker in workers.items()], baseline, rounds, "steps")
     for worker in workers.values():
         worker.close()
     return rows
+
+
+def warm_up(workers: Mapping[str, Worker]) -> None:
+    """The first turn of all, at once."""
+    for worker in workers.values():
+        worker.turn()
+    for worker in workers.values():
+        assert worker.report
 
 
 class Turns:

@@ -17,6 +17,7 @@ SUBCOMMANDS = (
     "scale",
     "calls",
     "torch",
+    "kernels",
     "goodput",
 )
 

@@ -76,7 +76,7 @@ def main() -> None:
                 _fit(turns, place, backup=True)
 
 
-def _config(*overrides: str) -> Config:
+def config_of(*overrides: str) -> Config:
     """TensorFlow chooses the threads, as it does for Keras."""
     return complete(
         compose(
@@ -111,7 +111,7 @@ def _images_and_labels(count: int = BATCH, size: int = SIZE) -> tuple[tf.Tensor,
     return tf.constant(images), tf.constant(generator.integers(0, CLASSES, count))
 
 
-def _batch(state: TrainingState, config: Config) -> Batch:
+def batch_of(state: TrainingState, config: Config) -> Batch:
     count = config.train.global_batch_size
     images, labels = _images_and_labels(count, config.preprocess.image_size)
     return {
@@ -133,29 +133,29 @@ def _traced(turns: Turns, function: Any, *arguments: Any) -> None:
 
 def _loop(turns: Turns, place: Path, *overrides: str) -> None:
     """The loop of ``python -m trainer train`` with its log, metrics, progress bar and checkpoints."""
-    config = _config(*overrides)
+    config = config_of(*overrides)
     execution.configure(config.runtime)
     state = build_state(config, replicas_here(config))
-    batch = _batch(state, config)
+    batch = batch_of(state, config)
     with _running(place, config, state, (batch for _ in turns.steps(WARM_STEPS, BLOCK_STEPS))) as run:
         train(run)
 
 
 def _graph(turns: Turns) -> None:
     """Our step without the loop, because the loop does not give access to its graph."""
-    config = _config()
+    config = config_of()
     execution.configure(config.runtime)
     state = build_state(config)
-    _traced(turns, make_train_step(state, config), _batch(state, config))
+    _traced(turns, make_train_step(state, config), batch_of(state, config))
     turns.wait()
 
 
 def _calls(turns: Turns, steps: int, *overrides: str) -> None:
     """Our step without its loop, ``steps`` of them in one call."""
-    config = _config(*overrides)
+    config = config_of(*overrides)
     execution.configure(config.runtime)
     state = build_state(config)
-    batch = _batch(state, config)
+    batch = batch_of(state, config)
     step = make_train_step(state, config)
 
     @tf.function(autograph=False)
@@ -206,7 +206,7 @@ def _views(run_dir: Path, history: History, config: Config, state: TrainingState
 
 def _bare(turns: Turns, *, jit_compile: bool) -> None:
     """The same network and the same kernels, and nothing else."""
-    config = _config()
+    config = config_of()
     execution.configure(config.runtime)
     state = build_state(config)
     variables, steps = list(state.trainable.values()), tf.Variable(0, dtype=tf.int64)

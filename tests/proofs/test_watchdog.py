@@ -173,6 +173,39 @@ def test_a_process_that_hangs_says_where_and_ends_with_75_at_a_commit(
         assert_same_run(trainer.cwd / "straight", trainer.cwd / "run")
 
 
+SILENT_COPY = """
+from trainer.run_directory.mirror_place import Place
+get, copied = Place.get, []
+def hanging(self, source, *rest):
+    copied.append(source)
+    if len(copied) == 2:
+        time.sleep(10**6)
+    get(self, source, *rest)
+Place.get = hanging
+"""
+
+
+def test_a_mirror_that_does_not_answer_while_a_run_is_fetched_is_a_hang_and_the_same_command_goes_on(
+    small: tuple[str, ...], trainer: Trainer
+) -> None:
+    trainer.run(
+        "train",
+        *EXACT,
+        "train.steps=4",
+        "schedule.decay_steps=8",
+        "run_dir=run",
+        f"checkpoint.mirror={trainer.cwd}/copy",
+    )
+    command = ("resume", f"run_dir=file://{trainer.cwd}/copy", "into=fetched", "train.steps=6")
+    process = trainer.start_python("-c", PROGRAM, SILENT_COPY, *command, "runtime.watchdog.starting=5")
+    assert process.wait() == 75, process.output
+    cause = rf"reading file://{re.escape(str(trainer.cwd))}/copy has taken \d+ s so far"
+    assert re.search(REPORT.format(phase="starting", cause=cause), process.output), process.output
+    assert "Traceback" not in process.output
+    trainer.run(*command)
+    assert checkpoint_names(trainer.cwd / "fetched")[-1] == "step-00000006"
+
+
 # of two processes, the one that is broken; how; and what both say about it
 SHARED: dict[str, tuple[int, str, str]] = {
     "before the exchange": (1, STEP, r"while training after step 6 \(.*the main thread is in before \("),

@@ -8,6 +8,7 @@ from pathlib import Path
 from trainer.commands.arguments import refuse_rest, take_list, take_text
 from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
+from trainer.config.compose import compose
 from trainer.config.urls import check_url, is_url
 from trainer.distributed.attendance import expected
 from trainer.errors import UsageError, warn
@@ -19,6 +20,8 @@ from trainer.runtime.importing import importing_tensorflow
 from trainer.runtime.shortage import refuse_small_limit
 from trainer.runtime.signals import StopRequest
 from trainer.sweeps import plan, running, trial
+
+LIMITS = "runtime.watchdog."  # the configuration is in what is fetched; until then these are given, or the program's
 
 HELP = """Continue a run exactly where a checkpoint left it.
 
@@ -55,12 +58,13 @@ def _resume(arguments: Sequence[str], stop: StopRequest) -> None:
         run_dir = take_text(values, "run_dir", "resume")
         checkpoint = str(values.pop("checkpoint", "latest"))
         allowed = take_list(values, "allow")
-        if is_url(run_dir):
-            run_dir = _fetched(run_dir, values)
+        place = _place(run_dir) if is_url(run_dir) else None
         refuse_small_limit()
         with importing_tensorflow():
             from trainer.run import session  # imports TensorFlow, which takes seconds
 
+        if place is not None:
+            run_dir = _fetched(place, values, stop)
         arrive()
         session.resume(Path(run_dir), checkpoint, values, allowed, stop, ends_process=True)
 
@@ -80,20 +84,30 @@ def _resume_sweep(values: dict[str, object]) -> int:
     return 0
 
 
-def _fetched(url: str, values: dict[str, object]) -> str:
-    """Fetch a run from its mirror into a local directory, and return that directory."""
+def _place(url: str) -> Place:
     check_url("run_dir", url)
-    place = Place(url)
+    return Place(url)
+
+
+def _fetched(place: Place, values: dict[str, object], stop: StopRequest) -> str:
+    """Fetch a run from its mirror into a local directory, and return that directory. A mirror that does not answer is a
+    hang.
+    """
+    from trainer.distributed.membership import Process
+    from trainer.run.watchdog import Watchdog
+
     into = Path(str(values.pop("into"))) if "into" in values else default_directory(place)
     if place.local is not None and places.overlap(place.local, into):
         raise UsageError(
-            f"run_dir={url} and into={into} overlap: a run cannot be fetched into the place it is fetched from\n"
+            f"run_dir={place.url} and into={into} overlap: a run cannot be fetched into the place it is fetched from\n"
             "choose another directory: into=DIR"
         )
     if not occupancy.has_checkpoints(into):
         places.refuse_nested(into, f"into={into}")
     occupancy.refuse_foreign(into)
-    with writing(into):
+    watchdog = Watchdog(Process(stop, None), None, ends_process=True)
+    watchdog.follow(compose([f"{key}={value}" for key, value in values.items() if key.startswith(LIMITS)]))
+    with watchdog.watching(), writing(into):
         fetch(place, into, warn)
-    print(f"fetched {url} into {into}")
+    print(f"fetched {place.url} into {into}")
     return str(into)

@@ -353,7 +353,8 @@ def _reached(place: Place) -> Iterator[None]:
         Unreadable: any other error. It says nothing about the stored files.
     """
     try:
-        yield
+        with COPIES.doing(lambda: f"reading {place.url}"):
+            yield
     except Exception as error:
         reason = str(error).splitlines()[0] if str(error) else "no reason given"
         if isinstance(error, Unacceptable):  # it was read, and its content is wrong

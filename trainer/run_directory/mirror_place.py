@@ -8,6 +8,7 @@ import json
 import os
 import re
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from trainer.checkpoint import directory
 from trainer.checkpoint import manifest as manifests
@@ -27,6 +28,13 @@ OWNER_LIMIT = 64 << 10  # bytes; it has about 300
 PATTERN = re.compile(r"[*?\[]")  # the characters that fsspec's ``has_magic`` finds
 
 Checkpoints = list[tuple[PurePosixPath, Manifest]]  # oldest first
+
+
+def _progress() -> Any:
+    """What fsspec calls when a part of a file has come."""
+    from fsspec.callbacks import Callback  # takes long, as filesystem_of says
+
+    return Callback(hooks={"parts": lambda size, value: COPIES.advance()})
 
 
 class Place:
@@ -140,7 +148,7 @@ class Place:
         size = self._files.size(str(source))
         if size is not None and size > limit:
             raise Unacceptable(f"{source.name} has {size} bytes, and at most {limit} were expected")
-        self._files.get_file(str(source), str(target))
+        self._files.get_file(str(source), str(target), callback=_progress())
 
     def remove(self, checkpoint: PurePosixPath) -> None:
         self._accept_directory(checkpoint)

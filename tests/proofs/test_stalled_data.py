@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
 import shutil
 import signal
+import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from image_data import make_splits
-from processes import Process, Trainer, assert_same_run, checkpoint_names
+from processes import Process, Trainer, assert_same_run, checkpoint_names, wait_for_step
 from stalled_reads import STALLING_DIGITS
 from worker_processes import cluster_of_two, finish
 
+fuse_folder = str(Path(__file__).parents[1] / "support" / "fuse_folder.py")
 # trains, and replaces the images of a folder by pipes that nobody writes to, when a step was made
 PROGRAM = """
 import os, sys
@@ -70,6 +75,58 @@ def test_a_stop_does_not_wait_for_data_and_the_read_that_stalls_is_named(
     shutil.rmtree(images / folder)
     Path(images, f"{folder}.away").rename(images / folder)
     trainer.run("resume", "run_dir=stalled")
+    assert_same_run(trainer.cwd / "straight", trainer.cwd / "stalled")
+
+
+@contextlib.contextmanager
+def through_fuse(folder: Path, place: Path, flag: Path) -> Iterator[None]:
+    """``folder`` is seen at ``place`` while the block runs; reads there do not end while there is a file ``flag``."""
+    place.mkdir()
+    command = [os.environ["FUSE"], fuse_folder, str(folder), str(place), str(flag)]
+    with subprocess.Popen(command) as process:
+        try:
+            deadline = time.monotonic() + 20
+            while not place.is_mount() and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert place.is_mount()
+            yield
+        finally:
+            process.terminate()
+    place.rmdir()
+
+
+@pytest.mark.long
+@pytest.mark.skipif("FUSE" not in os.environ, reason="FUSE names no Python that has fusepy")
+@pytest.mark.parametrize("stopped", [False, True], ids=["hang", "stop"])
+def test_a_read_that_blocks_on_fuse_ends_the_process_at_a_commit(
+    stopped: bool, small: tuple[str, ...], trainer: Trainer
+) -> None:
+    """A thread in such a read cannot be interrupted, and the process ends all the same."""
+    folder, flag = trainer.cwd / "train.kept", trainer.cwd / "stalls"
+    images = trainer.cwd / "images"
+    make_splits(images, train=40, validation=16)
+    (images / "train").rename(folder)
+    arguments = (
+        *(each for each in small if not each.startswith(("data.", "checkpoint.", "evaluation."))),
+        *("data=image_folder", "data.root=images", "train.steps=100", "evaluation.batch_size=2"),
+        *("evaluation.every_steps=100", "checkpoint.every_steps=100", "train.log_every_steps=1"),
+    )
+    with through_fuse(folder, images / "train", flag):
+        trainer.run("train", "run_dir=straight", *arguments)
+        limit = "null" if stopped else 20
+        process = trainer.start("train", "run_dir=stalled", *arguments, f"runtime.watchdog.waiting={limit}")
+        wait_for_step(process, trainer.cwd / "stalled", 2)
+        flag.touch()
+        if stopped:
+            wait_for(process, r"warning: no batch for \d+ s: reading \S*/images/train/\S+")
+            process.signal(signal.SIGTERM)
+        assert process.wait() == 75, process.output
+        assert re.search(r"reading \S*/images/train/\S+ \(record \d+\) has taken \d+ s", process.output), (
+            process.output
+        )
+        assert "is committed" in process.output
+        flag.unlink()
+        trainer.run("resume", "run_dir=stalled")
     assert_same_run(trainer.cwd / "straight", trainer.cwd / "stalled")
 
 

@@ -316,6 +316,17 @@ def test_files_of_keras_2_and_3_give_the_logits_of_the_network_that_wrote_them(n
     built_once.cache_clear()
 
 
+def test_a_scale_without_a_name_of_its_own_is_found_in_an_export_that_has_all_variables_twice() -> None:
+    """As ``keras.Model.export`` of Keras 3 writes a ConvNeXt."""
+    wanted = Wanted({"block_scale": Layer("block_scale", {"variable_18": (4,)})}, {})
+    keys = ("_all_variables/3", "_all_variables/7")
+    tensors = tuple(Tensor(key, "block_scale/variable_5", (4,), "f32") for key in keys)
+    found = translate_keras(Contents(Kind.BUNDLE, Path("x"), tensors, lambda tensor: None), wanted)
+    assert [tensor.key for tensor in found.doubled["block_scale/variable_18"]] == list(keys)
+    two = (tensors[0], Tensor("_all_variables/9", "block_scale/other", (4,), "f32"))
+    assert not translate_keras(Contents(Kind.BUNDLE, Path("x"), two, lambda tensor: None), wanted).variables
+
+
 @pytest.mark.parametrize("name", TORCH_NAMES)
 def test_names_and_layouts_of_torchvision_and_timm_are_those_of_the_layers(name: str) -> None:
     model = built(name)[1].model

@@ -170,4 +170,7 @@ def _leaf(leaf: str, layer: Layer, tensors: Sequence[Tensor]) -> str | None:
         return OLD_LEAVES[leaf]
     if leaf.isdecimal() and int(leaf) < len(leaves):
         return leaves[int(leaf)]
-    return leaves[0] if len(leaves) == len(tensors) == 1 else None  # LayerScale of Keras 2 calls it Variable
+    # LayerScale has a variable without a name, which Keras 2 calls Variable, and Keras 3 variable, with a number.
+    # Keras.Model.export stores every variable twice.
+    labels = {tensor.label for tensor in tensors}
+    return leaves[0] if len(leaves) == len(labels) == 1 else None

@@ -276,6 +276,18 @@ def test_comparison_is_bitwise_and_names_the_first_difference(tmp_path: Path) ->
     assert "first at [0, 0]: 0.0 against -0.0" in difference.how
 
 
+def test_a_comparison_with_a_value_that_cannot_be_read_names_it(tmp_path: Path) -> None:
+    write(tree(), tmp_path)
+    data = tmp_path / "state.data-00000-of-00001"
+    content = bytearray(data.read_bytes())
+    content[content.index(np.float32(2.0).tobytes())] ^= 1
+    data.write_bytes(content)
+    with pytest.raises(
+        NoValidCheckpoint, match=r"is damaged: model/conv/kernel cannot be read: .*\nlook at it: .*doctor"
+    ):
+        differing_tensors(tmp_path, tmp_path)
+
+
 def test_history_drops_what_a_resume_makes_again(tmp_path: Path) -> None:
     history = History(tmp_path, 0)
     for step in (2, 4, 6):

@@ -121,9 +121,7 @@ def test_a_read_that_blocks_on_fuse_ends_the_process_at_a_commit(
             wait_for(process, r"warning: no batch for \d+ s: reading \S*/images/train/\S+")
             process.signal(signal.SIGTERM)
         assert process.wait() == 75, process.output
-        assert re.search(r"reading \S*/images/train/\S+ \(record \d+\) has taken \d+ s", process.output), (
-            process.output
-        )
+        assert re.search(r"reading \S*/images/train/\S+ \(record \d+\) has taken \d+ s", process.output), process.output
         assert "is committed" in process.output
         flag.unlink()
         trainer.run("resume", "run_dir=stalled")

@@ -15,6 +15,7 @@ from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectG
 from trainer.checkpoint.bundle import BundleError, BundleReader, system_error, translated, without_patterns
 from trainer.checkpoint.bundle_writer import BundleWriter
 from trainer.checkpoint.manifest import PREFIX
+from trainer.command_line import argument, command_line
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.storage.going_on import WRITES
 
@@ -226,11 +227,23 @@ class StoredValues:
     """The values in a checkpoint directory, by name in the state tree. Each is read when it is requested."""
 
     def __init__(self, directory: Path) -> None:
+        self._directory = directory
         self._reader = BundleReader(directory / PREFIX)
 
     def __getitem__(self, name: str) -> Any:
-        """A NumPy array, a scalar for rank 0."""
-        return self._reader.get(name + ATTRIBUTE)
+        """A NumPy array, a scalar for rank 0.
+
+        Raises:
+            NoValidCheckpoint: the value is damaged, or cannot be what the index says.
+            Unreadable: the system cannot read it now.
+        """
+        try:
+            return self._reader.get(name + ATTRIBUTE)
+        except BundleError as error:
+            raise NoValidCheckpoint(
+                f"{self._directory} is damaged: {name} cannot be read: {error}\n"
+                f"look at it: {command_line('doctor', argument('checkpoint', self._directory))}"
+            ) from error
 
     def names(self) -> list[str]:
         """Of all values, in the order in which they lie in the file; behind them is the object graph."""

@@ -17,12 +17,16 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from composing import compose
 from printed_commands import accepted, commands_in, executed
 
 from trainer import api, command_line
 from trainer.checkpoint import verification
+from trainer.checkpoint.bundle_writer import BundleWriter
+from trainer.checkpoint.manifest import PREFIX
+from trainer.checkpoint.tensors import ATTRIBUTE, StoredValues
 from trainer.command_line import argument as spelled
 from trainer.commands import verify
 from trainer.commands.consenting import offering
@@ -163,9 +167,21 @@ def existing(run_dir: Path) -> str:
 
 NETWORK = ("model=keras_application", "model.name=MobileNet", "preprocess.image_size=75")
 Case = Callable[[Path, pytest.MonkeyPatch], list[str]] | str
+
+
+def damaged_value(run_dir: Path) -> str:
+    writer = BundleWriter(run_dir / STEP / PREFIX)
+    writer.add(f"a{ATTRIBUTE}", np.ones(4, np.float32))
+    writer.finish()
+    data = run_dir / STEP / f"{PREFIX}.data-00000-of-00001"
+    data.write_bytes(bytes(data.stat().st_size))
+    return raised(lambda: StoredValues(run_dir / STEP)["a"])
+
+
 CASES: dict[str, tuple[Counter[str], Case]] = {
     # where: (the calls there, messages or the test that runs the commands)
     "api.resume": (Counter(resume_command=1), lambda r, p: [raised(lambda: api.resume(f"file://{r.parent}/a b"))]),
+    "checkpoint.tensors.StoredValues.__getitem__": (Counter(command_line=1), lambda r, p: [damaged_value(r)]),
     "checkpoint.verification._older": (Counter(command_line=1), lambda r, p: [older(r, p)]),
     "data.sources.parquet.ParquetSplit._say_cost": (
         Counter(python_command=1),

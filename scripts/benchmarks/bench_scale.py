@@ -33,7 +33,11 @@ CONTENDERS = {
 
 
 def main() -> None:
-    workers = {name: Worker("step_contender.py", "loop", *overrides) for name, overrides in CONTENDERS.items()}
+    # logical replicas promise bits, so all contenders compute as if they did
+    workers = {
+        name: Worker("step_contender.py", "loop", *overrides, "runtime.deterministic=true")
+        for name, overrides in CONTENDERS.items()
+    }
     warm_up(workers)
     contenders = [Contender(name, worker.block, BLOCK_STEPS) for name, worker in workers.items()]
     rows = rates(contenders, BASELINE, ROUNDS, "steps")

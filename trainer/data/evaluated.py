@@ -18,6 +18,7 @@ from trainer.config.registry import builder_of
 from trainer.config.reproduction import spelled
 from trainer.config.schema.sources import DataConfig, ImageFolderConfig, TableConfig, TFRecordConfig
 from trainer.config.urls import is_url
+from trainer.data.sources.folders import root_folder
 from trainer.data.sources.image_folder import ImageFolderSplit
 from trainer.data.sources.source import Source
 from trainer.data.sources.split_folders import Layout, layout_of
@@ -76,7 +77,7 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
     own = _is_own_root(trained.data, wanted)
     if not own and wanted.layout == "exact":
         wanted = dataclasses.replace(wanted, layout="auto")  # the names that stored runs knew are for their own data
-    layout = layout_of(wanted)
+    layout = layout_of(wanted, root_folder(wanted, None))
     if not layout.is_tree:
         split = asked or _meant(layout)
         return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), (), divided=layout.divided(split))
@@ -287,7 +288,7 @@ def _also_trained_on(trained: DataConfig, test: ImageFolderSplit) -> tuple[str, 
     """A note where images were trained on, as in a copy of the training data that has grown since. Only what still lies
     where it lay in training is found.
     """
-    if not isinstance(trained, ImageFolderConfig) or not os.path.isdir(trained.root):
+    if not isinstance(trained, ImageFolderConfig) or not (is_url(trained.root) or os.path.isdir(trained.root)):
         return ()
     return _no_test(test, lambda: test.also_in(ImageFolderSplit(trained, "train", say=_unsaid)))
 

@@ -72,7 +72,12 @@ class DigitsConfig(DataConfig):
 @dataclasses.dataclass(frozen=True)
 class ImageFolderConfig(DataConfig):
     name: Literal["image_folder"] = key("which data: image files in a folder for each class", "fixed")
-    root: str = key("directory of the class folders, or of train/ and val/ with the class folders", "free", path=True)
+    root: str = key(
+        "directory of the class folders, or of train/ and val/ with the class folders; or its URL (s3://…, gs://…, "
+        "https://…)",
+        "free",
+        path=True,
+    )
     layout: Literal["auto", "classes", "exact"] = key(
         "what the folders of root are; auto: splits where they have the names of splits, else classes; classes: every "
         "one is a class; exact: splits where they are train and val or validation, in this spelling, else classes (as "
@@ -114,6 +119,11 @@ class ImageFolderConfig(DataConfig):
         maximum=1000,
     )
     fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
     def check_keys(self, image_size: int) -> None:
         _check_folds(self.folds, self.fold)

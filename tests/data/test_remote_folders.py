@@ -12,10 +12,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-import s3fs
 from image_data import everything, folder_source, jpeg, make_splits, make_tree, png, write
 from range_server import Server, serving
-from s3_server import s3_server
+from s3_server import Bucket, s3_server
 
 from trainer.data.remote import bucket as module
 from trainer.data.remote import fetching, remote_path
@@ -23,26 +22,6 @@ from trainer.data.remote.block_cache import taken
 from trainer.data.sources.source import Source
 from trainer.errors import BadRecord, NoSuchSplit, UsageError
 from trainer.fingerprint.behaviour import data_facts
-
-
-class Bucket:
-    """A bucket of S3 with copies of folders of this machine, and the requests that its server has written down."""
-
-    def __init__(self, log: Path) -> None:
-        self.files = s3fs.S3FileSystem()
-        self.files.mkdir("mine")
-        self._log = log
-
-    def copy(self, folder: Path) -> str:
-        """The URL of a copy of ``folder``."""
-        place = f"mine/{folder.parent.name}"
-        content = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-        self.files.pipe({f"{place}/{path.relative_to(folder)}": data for path, data in content.items()})
-        return f"s3://{place}"
-
-    def lists(self) -> list[str]:
-        """The folders that were listed, once for each page."""
-        return re.findall(r'"GET /mine\?list-type=2&prefix=([^&]*)&', self._log.read_text())
 
 
 @pytest.fixture(scope="module")
@@ -276,13 +255,9 @@ def test_an_image_of_s3_is_one_question_that_the_server_answers_for_this_object_
     tmp_path: Path, bucket: Bucket
 ) -> None:
     source = folder_source(bucket.copy(make_splits(tmp_path / "data")))
-    before = len(requests(bucket))
+    before = len(bucket.requests())
     everything(source)
-    assert [line.split()[0] for line in requests(bucket)[before:]] == ["GET"] * source.count
-
-
-def requests(bucket: Bucket) -> list[str]:
-    return re.findall(r'"(?:\x1b\[[0-9;]*m)*((?:GET|HEAD) \S+)', bucket._log.read_text())
+    assert [line.split()[0] for line in bucket.requests()[before:]] == ["GET"] * source.count
 
 
 def test_images_larger_than_the_cache_are_read_right_and_the_bound_holds(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import s3fs
-from image_data import make_splits
+from image_data import make_splits, write
 from processes import Trainer, assert_same_run, checkpoint_names
 from s3_server import KEYS, s3_server
 from small_plugin import SMALL, install
@@ -37,7 +37,16 @@ def as_folder(root: Path) -> tuple[str, ...]:
     return "data=image_folder", "data.root={}"
 
 
-KINDS = {"image_folder": as_folder}
+def as_table(root: Path) -> tuple[str, ...]:
+    """The images of the folders, in the rows of a table."""
+    make_splits(root, 14, 7)
+    paths = sorted(path.relative_to(root) for path in root.rglob("*.*"))
+    rows = "".join(f"{path},{path.parts[1]},{path.parts[0]}\n" for path in paths)
+    write(root / "labels.csv", f"path,label,split\n{rows}".encode())
+    return "data=table", "data.file={}/labels.csv", "data.split_column=split"
+
+
+KINDS = {"image_folder": as_folder, "table": as_table}
 
 
 @pytest.fixture

@@ -160,9 +160,14 @@ class ImageFolderConfig(DataConfig):
 @dataclasses.dataclass(frozen=True)
 class TableConfig(DataConfig):
     name: Literal["table"] = key("which data: image files that a table names, in CSV, TSV or JSON Lines", "fixed")
-    file: str = key("the table (.csv, .tsv, .jsonl); its first line, or its objects, name columns", "free", path=True)
+    file: str = key(
+        "the table (.csv, .tsv, .jsonl), or its URL (s3://…, gs://…, https://…); its first line, or its objects, name "
+        "columns",
+        "free",
+        path=True,
+    )
     root: str | None = key(
-        "directory that the paths in the table are relative to; null: that of the table", "free", path=True
+        "directory that the paths in the table are relative to, or its URL; null: that of the table", "free", path=True
     )
     path_column: str = key("column with the path of an image", "consent")
     path_suffix: str = key("added to each path: .jpg where the column has names without their ending", "consent")
@@ -196,6 +201,11 @@ class TableConfig(DataConfig):
         maximum=1000,
     )
     fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
     def check_keys(self, image_size: int) -> None:
         _check_folds(self.folds, self.fold)

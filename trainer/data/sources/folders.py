@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TypeAlias
 
 from trainer.config.contracts import Split
-from trainer.config.schema.sources import ImageFolderConfig
 from trainer.config.urls import is_url
 from trainer.data.images.other_formats import BEGIN
 from trainer.data.remote.bucket import State
@@ -81,18 +80,18 @@ AnyFolder: TypeAlias = Path | RemoteFolder
 AnyEntry: TypeAlias = "os.DirEntry[str] | RemoteEntry"
 
 
-def root_folder(config: ImageFolderConfig, split: Split | None) -> AnyFolder:
-    """``data.root``, to open ``split``; None: to look at it only.
+def folder_at(root: str, gigabytes: float, split: Split | None) -> AnyFolder:
+    """``data.root``, to open ``split``; None: to look at it only. ``gigabytes`` are those of ``remote_root``.
 
     Raises:
         UsageError: it is no directory, or there is no way to its machine.
     """
-    if is_url(config.root):
-        return RemoteFolder(tree_of(config.root, config.disk_cache_gigabytes, split), "")
-    root = Path(config.root)
-    if not root.is_dir():
-        raise UsageError(f"data.root={root} {'is not a directory' if root.exists() else 'does not exist'}")
-    return root
+    if is_url(root):
+        return RemoteFolder(tree_of(root, gigabytes, split), "")
+    place = Path(root)
+    if not place.is_dir():
+        raise UsageError(f"data.root={root} {'is not a directory' if place.exists() else 'does not exist'}")
+    return place
 
 
 def entries_of(folder: str | AnyFolder) -> list[AnyEntry]:

@@ -29,7 +29,7 @@ from trainer.data.sources.folders import (
     RemoteFolder,
     begin_of,
     entries_of,
-    root_folder,
+    folder_at,
     status_of,
 )
 from trainer.data.sources.image_files import read_file
@@ -71,7 +71,7 @@ class ImageFolderSplit:
         """With ``undivided``, one tree is not split: all of its images are in this split. ``say`` gets notes and
         warnings.
         """
-        root = root_folder(config, split)
+        root = folder_at(config.root, config.disk_cache_gigabytes, split)
         ignored: list[str] = []
         finding = names_of(config)
         layout = layout_of(config, root)

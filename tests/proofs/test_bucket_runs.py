@@ -1,4 +1,4 @@
-"""Training from single files in a bucket, end to end: killed, resumed there and here, and bitwise the local run."""
+"""Training from images and prepared data sets in a bucket: killed, resumed there and here, bitwise the local run."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import s3fs
 from image_data import make_splits, write
+from prepared_data import prepare
 from processes import Trainer, assert_same_run, checkpoint_names
 from s3_server import KEYS, s3_server
 from small_plugin import SMALL, install
@@ -46,7 +47,12 @@ def as_table(root: Path) -> tuple[str, ...]:
     return "data=table", "data.file={}/labels.csv", "data.split_column=split"
 
 
-KINDS = {"image_folder": as_folder, "table": as_table}
+def as_prepared(root: Path) -> tuple[str, ...]:
+    prepare(root, "tfrecord")
+    return "data=tfds", "data.root={}", "data.dataset=tiny_pets", "data.validation_split=test"
+
+
+KINDS = {"image_folder": as_folder, "table": as_table, "tfds": as_prepared}
 
 
 @pytest.fixture

@@ -325,13 +325,18 @@ def _check_below(root: str, key: str, path: str, place: str = "data.root") -> No
 @dataclasses.dataclass(frozen=True)
 class TFDSConfig(DataConfig):
     name: Literal["tfds"] = key("which data: a data set that tensorflow-datasets has prepared", "fixed")
-    root: str = key("tensorflow-datasets' data_dir", "free", path=True)
+    root: str = key("tensorflow-datasets' data_dir, or its URL (s3://…, gs://…, https://…)", "free", path=True)
     dataset: str = key("name[/config][:version], as tensorflow-datasets writes it", "consent")
     train_split: str = key("split for training, in tensorflow-datasets' notation (train, train[:80%])", "consent")
     validation_split: str = key("split for validation, in tensorflow-datasets' notation", "consent")
     test_split: str = key("the test set, in tensorflow-datasets' notation; only evaluate reads it", "free")
     image_key: str = key("feature that holds the image", "consent")
     label_key: str = key("feature that holds the label, a ClassLabel", "consent")
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
 
 @option(SOURCES, "trainer.data.sources.webdataset:WebDatasetSplit")

@@ -95,16 +95,27 @@ def test_files_without_random_access_are_refused_with_the_command_that_makes_oth
 ) -> None:
     """The command is run where the data set of this test is known, as one of tensorflow-datasets' own is anywhere."""
     data_dir = tmp_path / "it's here"
-    prepare(data_dir, "tfrecord")
+    described = prepare(data_dir, "tfrecord") / "dataset_info.json"
+    described.write_text(described.read_text().replace('"tfrecord"', '"riegeli"'))
     with pytest.raises(UsageError) as refused:
         tfds_source(data_dir)
-    assert "tiny_pets/1.0.0 is prepared as tfrecord, which has no random access" in str(refused.value)
+    assert "tiny_pets/1.0.0 is prepared as riegeli, which has no random access" in str(refused.value)
     command = str(refused.value).splitlines()[-1].removeprefix("to prepare it: ")
     python, option, code, *arguments = shlex.split(command)
     assert (python, option, arguments) == ("python", "-c", ["tiny_pets", str(data_dir)])
     monkeypatch.setattr(sys, "argv", ["-c", arguments[0], str(tmp_path / "other")])
     exec(code, {})
     assert tfds_source(tmp_path / "other").count == 30
+
+
+def test_files_in_tfrecord_are_read_at_random(data_dir: Path, tmp_path: Path) -> None:
+    prepare(tmp_path, "tfrecord")
+    whole, arrayed = tfds_source(tmp_path), tfds_source(data_dir)
+    assert everything(whole) == everything(arrayed)
+    last = tfds_source(tmp_path, "train", "data.train_split='train[80%:]'")
+    assert everything(last) == tuple(each[24:] for each in everything(whole))
+    assert last.place(0).endswith("tiny_pets-train.tfrecord-00000-of-00001 record 24")
+    assert whole.read(np.array([29, 3, 3]))[1].tolist() == [everything(whole)[1][record] for record in (29, 3, 3)]
 
 
 @pytest.mark.parametrize("compression", ["snappy", "none"])

@@ -51,6 +51,6 @@ def prepare(data_dir: Path, file_format: str = "array_record") -> Path:
     return Path(builder.data_dir)
 
 
-def tfds_source(data_dir: Path, split: Any = "train", *overrides: str) -> Source:
+def tfds_source(data_dir: object, split: Any = "train", *overrides: str) -> Source:
     values = {"data.root": str(data_dir), "data.validation_split": "test", **parse_arguments(overrides)}
     return open_source(override(composed("data=tfds", "data.dataset=tiny_pets"), values).data, split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import socket
 import subprocess
 import sys
@@ -15,6 +16,30 @@ import s3fs
 from worker_processes import free_ports
 
 KEYS = {"AWS_ACCESS_KEY_ID": "nobody", "AWS_SECRET_ACCESS_KEY": "nothing"}
+
+
+class Bucket:
+    """A bucket of S3 with copies of folders of this machine, and the requests that its server has written down."""
+
+    def __init__(self, log: Path) -> None:
+        self.files = s3fs.S3FileSystem()
+        self.files.mkdir("mine")
+        self._log = log
+
+    def copy(self, folder: Path) -> str:
+        """The URL of a copy of ``folder``."""
+        place = f"mine/{folder.parent.name}"
+        content = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+        self.files.pipe({f"{place}/{path.relative_to(folder)}": data for path, data in content.items()})
+        return f"s3://{place}"
+
+    def lists(self) -> list[str]:
+        """The folders that were listed, once for each page."""
+        return re.findall(r'"GET /mine\?list-type=2&prefix=([^&]*)&', self._log.read_text())
+
+    def requests(self) -> list[str]:
+        """Method and path of every question for an object or a list."""
+        return re.findall(r'"(?:\x1b\[[0-9;]*m)*((?:GET|HEAD) \S+)', self._log.read_text())
 
 
 @contextlib.contextmanager

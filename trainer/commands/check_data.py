@@ -99,11 +99,14 @@ class _Found:
 
 def _splits_found(config: DataConfig, sources: Mapping[Split, Source], without: str | None) -> list[str]:
     """Which folders are the splits, why there is no test set, and whose classes are not those of training."""
-    from trainer.data.sources.split_folders import layout_of  # not before a --help
+    from trainer.data.sources.folders import folder_at  # not before a --help
+    from trainer.data.sources.split_folders import layout_of
 
     lines = [f"no test split: {without}"] if without is not None else []
     if isinstance(config, ImageFolderConfig):
-        lines = [layout_of(config).sentence()]  # it says of the test set, too
+        lines = [
+            layout_of(config, folder_at(config.root, config.disk_cache_gigabytes, None)).sentence()
+        ]  # it says of the test set, too
     known = sources["train"].class_names
     for split, source in sources.items():
         strange = [name for name in source.class_names if name not in known]

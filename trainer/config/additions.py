@@ -55,7 +55,10 @@ OPTION_ADDITIONS: tuple[tuple[str, str, str, Any], ...] = (
     ("data", "image_folder", "fold", None),
     ("data", "tfrecord", "test_pattern", "test-*"),
     ("data", "tfds", "test_split", "test"),
-    *(("data", name, "disk_cache_gigabytes", 50.0) for name in ("tfrecord", "webdataset", "parquet")),
+    *(
+        ("data", name, "disk_cache_gigabytes", 50.0)
+        for name in ("tfrecord", "webdataset", "parquet", "image_folder", "table", "tfds")
+    ),
     ("optimizer", "adamw", "weight_decay_on", "kernels"),
     *(("model", name, "conventions", "keras") for name in typing.get_args(ApplicationName)),
 )

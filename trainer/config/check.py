@@ -10,8 +10,8 @@ from trainer.config.ranges import to_range
 from trainer.config.schema import Config
 from trainer.config.schema.networks import KerasApplicationConfig
 from trainer.config.schema.preprocessing import PreprocessConfig, TransformName
-from trainer.config.schema.sources import DataConfig, SourcePlugin, root_of
-from trainer.config.urls import check_url, is_url
+from trainer.config.schema.sources import DataConfig
+from trainer.config.urls import check_url
 from trainer.errors import UsageError
 
 CROPS = ("random_area_crop", "central_crop")
@@ -49,7 +49,6 @@ def check(config: Config) -> None:
         raise UsageError(
             f"preprocess.random_erasing.min_area={erasing.min_area} is above its max_area={erasing.max_area}"
         )
-    _check_place(config.data)
     _check_classes(config.data)
     config.data.check_keys(config.preprocess.image_size)
     _check_transforms(config.preprocess)
@@ -167,18 +166,6 @@ def _group_within(config: Config, logical: int) -> int:
     share = config.train.global_batch_size // (config.train.accumulate_steps * logical)
     fitting = [size for size in _divisors(max(share, 1)) if LEAST_ROWS <= size <= config.model.batch_norm.group_size]
     return max(fitting, default=LEAST_ROWS)
-
-
-def _check_place(data: DataConfig) -> None:
-    root = root_of(data)
-    if isinstance(data, SourcePlugin):
-        return  # it may read from anywhere
-    if root is not None and is_url(root) and not hasattr(data, "disk_cache_gigabytes"):
-        raise UsageError(
-            f"data={data.name} reads files of this machine, and {root} is on another one\n"
-            "pack the images into shards (data=webdataset, data=tfrecord, data=parquet), which are read from there, or "
-            "copy them to this machine"
-        )
 
 
 def _check_model(config: Config) -> None:

@@ -18,11 +18,12 @@ from trainer.config.registry import builder_of
 from trainer.config.reproduction import spelled
 from trainer.config.schema.sources import DataConfig, ImageFolderConfig, TableConfig, TFRecordConfig
 from trainer.config.urls import is_url
+from trainer.data.sources.folders import folder_at
 from trainer.data.sources.image_folder import ImageFolderSplit
 from trainer.data.sources.source import Source
 from trainer.data.sources.split_folders import Layout, layout_of
 from trainer.data.sources.table import TableSplit
-from trainer.data.sources.table_file import has_column
+from trainer.data.sources.table_file import has_column, table_at
 from trainer.errors import NoSuchSplit, RestoreRefused, UsageError, few
 
 PARTING = ("validation_share", "split_by", "folds", "fold")  # keys that choose among the images of a folder
@@ -76,7 +77,7 @@ def open_evaluated(trained: Trained, wanted: DataConfig, asked: Split | None) ->
     own = _is_own_root(trained.data, wanted)
     if not own and wanted.layout == "exact":
         wanted = dataclasses.replace(wanted, layout="auto")  # the names that stored runs knew are for their own data
-    layout = layout_of(wanted)
+    layout = layout_of(wanted, folder_at(wanted.root, wanted.disk_cache_gigabytes, None))
     if not layout.is_tree:
         split = asked or _meant(layout)
         return _evaluated(trained, wanted, split, ImageFolderSplit(wanted, split), (), divided=layout.divided(split))
@@ -118,10 +119,10 @@ def _as_test_set(wanted: TableConfig) -> tuple[TableConfig, tuple[str, ...]]:
     columns = {"data.path_column": wanted.path_column, "data.label_column": wanted.label_column}
     split, group = wanted.split_column, wanted.group_column
     note: tuple[str, ...] = ()
-    if split is not None and not has_column(Path(wanted.file), columns, "data.split_column", split):
+    if split is not None and not has_column(table_at(wanted), columns, "data.split_column", split):
         note = (f"{wanted.file} has no column {split} (data.split_column), so all of its rows are evaluated",)
         split = None
-    if group is not None and not has_column(Path(wanted.file), columns, "data.group_column", group):
+    if group is not None and not has_column(table_at(wanted), columns, "data.group_column", group):
         group = None
     return dataclasses.replace(wanted, split_column=split, group_column=group), note
 
@@ -144,7 +145,7 @@ def _is_copied_table(trained: Trained, wanted: TableConfig) -> bool:
 
 def _rows_trained_on(trained: DataConfig, test: TableSplit) -> tuple[str, ...]:
     """A note where images of another table were trained on. Only what has the same path is found."""
-    if not isinstance(trained, TableConfig) or not os.path.isfile(trained.file):
+    if not isinstance(trained, TableConfig) or not (is_url(trained.file) or os.path.isfile(trained.file)):
         return ()
     return _no_test(test, lambda: test.also_in(TableSplit(trained, "train", say=_unsaid)))
 
@@ -287,7 +288,7 @@ def _also_trained_on(trained: DataConfig, test: ImageFolderSplit) -> tuple[str, 
     """A note where images were trained on, as in a copy of the training data that has grown since. Only what still lies
     where it lay in training is found.
     """
-    if not isinstance(trained, ImageFolderConfig) or not os.path.isdir(trained.root):
+    if not isinstance(trained, ImageFolderConfig) or not (is_url(trained.root) or os.path.isdir(trained.root)):
         return ()
     return _no_test(test, lambda: test.also_in(ImageFolderSplit(trained, "train", say=_unsaid)))
 

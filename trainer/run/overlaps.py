@@ -50,7 +50,7 @@ def refuse_for_new(run_dir: Path, config: Config) -> None:
                 f"{key}={value} lies in {given}: a run directory holds only the run\n"
                 "choose a run_dir beside the data, or move the data"
             )
-    if isinstance(config.data, ImageFolderConfig):
+    if isinstance(config.data, ImageFolderConfig) and not is_url(config.data.root):
         _refuse_in_classes(run_dir, given, Path(config.data.root))
 
 
@@ -71,7 +71,7 @@ def refuse_mirror(run_dir: Path, config: Config) -> None:
             "other\ngive a place on another filesystem, or checkpoint.mirror=null"
         )
     places.refuse_in_checkpoint(local, f"checkpoint.mirror={mirror}")
-    if isinstance(config.data, ImageFolderConfig):
+    if isinstance(config.data, ImageFolderConfig) and not is_url(config.data.root):
         _refuse_in_classes(local, f"checkpoint.mirror={mirror}", Path(config.data.root))
 
 

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from damages import flip, grow, truncate, zero
 
-from trainer.data.remote.block_cache import CHUNK, CRC, BlockCache
+from trainer.data.remote.block_cache import CHUNK, CRC, PAGE, BlockCache, taken
 
 SIZE = 5 * CHUNK // 2
-ON_DISK = SIZE + 3 * CRC.size
+ON_DISK = taken(SIZE + 3 * CRC.size)
 DAMAGES = (flip, truncate, grow, zero)
 
 
@@ -22,8 +22,8 @@ def block(number: int) -> bytes:
 
 
 def on_disk(place: Path) -> int:
-    """Bytes of blocks, also of those being written."""
-    return sum(path.stat().st_size for path in place.glob("*/*"))
+    """Bytes of the disk that blocks take, also those being written."""
+    return sum(taken(path.stat().st_size) for path in place.glob("*/*"))
 
 
 def test_a_block_is_read_back_in_any_part(tmp_path: Path) -> None:
@@ -91,6 +91,17 @@ def test_the_bound_holds_and_the_least_recently_used_blocks_are_gone(tmp_path: P
             assert {"0", "9", "10"} <= there
             assert "1" not in there
     assert not (tmp_path / "a").exists(), "an empty folder is left"
+
+
+def test_small_files_share_folders_and_count_as_the_pages_that_they_take(tmp_path: Path) -> None:
+    cache = BlockCache(tmp_path, 10 * PAGE)
+    for number in range(10):
+        assert cache.keep(f"0a1/{number}", 0, b"small")
+    assert [path.name for path in tmp_path.iterdir() if path.is_dir()] == ["0a1"]
+    assert cache.read("0a1/3", 0, 5, 1, 4) == b"mal"
+    assert cache.keep("0a2/0", 0, b"small")
+    assert on_disk(tmp_path) <= 10 * PAGE
+    assert len(list(tmp_path.glob("0a1/*"))) < 10, "an older one gave way"
 
 
 def test_the_bound_holds_for_all_who_share_a_directory_and_counts_what_a_kill_left(

@@ -72,7 +72,12 @@ class DigitsConfig(DataConfig):
 @dataclasses.dataclass(frozen=True)
 class ImageFolderConfig(DataConfig):
     name: Literal["image_folder"] = key("which data: image files in a folder for each class", "fixed")
-    root: str = key("directory of the class folders, or of train/ and val/ with the class folders", "free", path=True)
+    root: str = key(
+        "directory of the class folders, or of train/ and val/ with the class folders; or its URL (s3://…, gs://…, "
+        "https://…)",
+        "free",
+        path=True,
+    )
     layout: Literal["auto", "classes", "exact"] = key(
         "what the folders of root are; auto: splits where they have the names of splits, else classes; classes: every "
         "one is a class; exact: splits where they are train and val or validation, in this spelling, else classes (as "
@@ -114,6 +119,11 @@ class ImageFolderConfig(DataConfig):
         maximum=1000,
     )
     fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
     def check_keys(self, image_size: int) -> None:
         _check_folds(self.folds, self.fold)
@@ -150,9 +160,14 @@ class ImageFolderConfig(DataConfig):
 @dataclasses.dataclass(frozen=True)
 class TableConfig(DataConfig):
     name: Literal["table"] = key("which data: image files that a table names, in CSV, TSV or JSON Lines", "fixed")
-    file: str = key("the table (.csv, .tsv, .jsonl); its first line, or its objects, name columns", "free", path=True)
+    file: str = key(
+        "the table (.csv, .tsv, .jsonl), or its URL (s3://…, gs://…, https://…); its first line, or its objects, name "
+        "columns",
+        "free",
+        path=True,
+    )
     root: str | None = key(
-        "directory that the paths in the table are relative to; null: that of the table", "free", path=True
+        "directory that the paths in the table are relative to, or its URL; null: that of the table", "free", path=True
     )
     path_column: str = key("column with the path of an image", "consent")
     path_suffix: str = key("added to each path: .jpg where the column has names without their ending", "consent")
@@ -186,6 +201,11 @@ class TableConfig(DataConfig):
         maximum=1000,
     )
     fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
     def check_keys(self, image_size: int) -> None:
         _check_folds(self.folds, self.fold)
@@ -305,13 +325,18 @@ def _check_below(root: str, key: str, path: str, place: str = "data.root") -> No
 @dataclasses.dataclass(frozen=True)
 class TFDSConfig(DataConfig):
     name: Literal["tfds"] = key("which data: a data set that tensorflow-datasets has prepared", "fixed")
-    root: str = key("tensorflow-datasets' data_dir", "free", path=True)
+    root: str = key("tensorflow-datasets' data_dir, or its URL (s3://…, gs://…, https://…)", "free", path=True)
     dataset: str = key("name[/config][:version], as tensorflow-datasets writes it", "consent")
     train_split: str = key("split for training, in tensorflow-datasets' notation (train, train[:80%])", "consent")
     validation_split: str = key("split for validation, in tensorflow-datasets' notation", "consent")
     test_split: str = key("the test set, in tensorflow-datasets' notation; only evaluate reads it", "free")
     image_key: str = key("feature that holds the image", "consent")
     label_key: str = key("feature that holds the label, a ClassLabel", "consent")
+    disk_cache_gigabytes: float = key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
 
 @option(SOURCES, "trainer.data.sources.webdataset:WebDatasetSplit")

@@ -4,6 +4,10 @@ A block is a file of its own: its bytes, then a CRC-32C for each ``CHUNK`` of th
 block, so that a block in the place of another is noticed, too. It is written under another name and then renamed. What
 a kill or a power failure leaves is therefore no block, or fails its CRC, and is fetched again.
 
+The blocks of a file lie in a folder named by its key. A file of one block has a key of folder and name (``0a1/…``):
+small files share folders, because a folder takes as much of a disk as a small image. Every block counts as the pages of
+a disk that it takes.
+
 Several processes may share a directory. ``used`` has the number of bytes in it, is locked while it changes, and is
 raised before anything is written: a process that is killed leaves it too high at worst, and whoever counts next
 corrects it.
@@ -26,6 +30,7 @@ import google_crc32c
 from trainer.errors import warn
 
 CHUNK = 64 << 10
+PAGE = 4096  # bytes: a file of one byte takes as many on most disks
 CRC = struct.Struct("<I")
 FREED = 0.1  # of the bound, when room is made: it takes a look at all blocks
 TOUCHED_SECONDS = 60.0  # a block's last use is noted to this accuracy
@@ -112,12 +117,13 @@ class BlockCache:
         Raises:
             OSError: the disk or the bound refuses it.
         """
+        counted = taken(size)
         with self._account() as used:
             before = _number(used)
-            if not self._counted or before is None or before + size > self._most_bytes:
-                before = self._make_room(size)
+            if not self._counted or before is None or before + counted > self._most_bytes:
+                before = self._make_room(counted)
                 self._counted = True
-            os.pwrite(used, f"{before + size:020d}".encode(), 0)
+            os.pwrite(used, f"{before + counted:020d}".encode(), 0)
             place.parent.mkdir(mode=0o700, exist_ok=True)
             descriptor, temporary = tempfile.mkstemp(prefix=TEMPORARY, dir=place.parent)
             os.ftruncate(descriptor, size)  # so that another process that counts sees all of it
@@ -152,7 +158,7 @@ class BlockCache:
                     for file in files:
                         with contextlib.suppress(FileNotFoundError):
                             status = file.stat(follow_symlinks=False)
-                            yield status.st_mtime_ns, status.st_size, file.path
+                            yield status.st_mtime_ns, taken(status.st_size), file.path
 
     @contextlib.contextmanager
     def _account(self) -> Iterator[int]:
@@ -182,7 +188,12 @@ class BlockCache:
             warn(text)
 
     def _place(self, key: str, number: int) -> Path:
-        return self._directory / key / str(number)
+        return self._directory / (key if "/" in key else f"{key}/{number}")
+
+
+def taken(size: int) -> int:
+    """The bytes of a disk that a file of ``size`` bytes takes."""
+    return -(-size // PAGE) * PAGE
 
 
 def _number(descriptor: int) -> int | None:

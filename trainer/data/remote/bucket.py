@@ -20,6 +20,7 @@ from trainer.storage.filesystems import RemoteError, filesystem_of
 
 # what says of which version an object is, by the names that filesystems of fsspec give it; the first one there counts
 VERSIONS = ("ETag", "etag", "generation", "Content-MD5", "md5Hash", "LastModified", "Last-Modified", "last_modified")
+ETAG = "ETag "  # how a version of S3 begins
 TIMES = ("mtime", "updated", "created")
 DELAYS = (1.0, 2.0, 4.0, 8.0, 16.0, 32.0)  # seconds before each further attempt to read
 FIRST_DELAYS = (1.0, 2.0, 4.0)  # of the first question: an address may be mistyped
@@ -42,6 +43,15 @@ class State(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.size:,} bytes, {self.version}"
+
+
+class Listing(NamedTuple):
+    """What lies in a folder: its ``files`` with their states, None where only a question for the file itself finds it,
+    and the names of its ``folders``.
+    """
+
+    files: dict[str, State | None]
+    folders: tuple[str, ...]
 
 
 class Changed(RemoteError):
@@ -99,6 +109,52 @@ class Bucket:
                 names[name] = _state(entry)
         return names
 
+    def listing(self, folder: str = "") -> Listing | None:
+        """What lies in a folder below this one, at this moment; None where it does not exist. Nothing of it is kept.
+
+        Raises:
+            UsageError: it cannot be listed, does not answer, or has something in a folder without a name.
+        """
+        place = self._path(folder).rstrip("/") if folder else self._root.rstrip("/")
+
+        def ask() -> list[Mapping[str, Any]]:
+            self._files.invalidate_cache()
+            try:
+                return list(self._files.ls(f"{place}/" if self._http else place, detail=True))
+            finally:
+                self._files.invalidate_cache()  # of a million files, it would be gigabytes
+
+        try:
+            entries = patiently(ask, FIRST_DELAYS)
+        except RemoteError as error:
+            if _is_missing(error):
+                return None
+            raise UsageError(
+                f"{self.url}{f'/{folder}' if folder else ''} cannot be listed: {error.strerror}"
+            ) from error
+        files: dict[str, State | None] = {}
+        folders = []
+        for entry in entries:
+            path = str(entry["name"])
+            name = path[len(place) + 1 :]
+            is_folder = entry["type"] != "file"
+            if not path.startswith(f"{place}/") or (not name and not is_folder):
+                continue  # an empty object that stands for the folder itself
+            if self._http and ("?" in name or name in ("", "./", "../")):
+                continue  # links of a page to itself
+            name = name.removesuffix("/") if is_folder else name
+            name = urllib.parse.unquote(name) if self._http else name
+            if not name or "/" in name or name in (".", ".."):
+                raise UsageError(
+                    f"{self.url}{f'/{folder}' if folder else ''} has an object {name!r} in a folder that no disk can "
+                    "have: its name is empty, . or ..\nrename it, or leave its folder out of data.root"
+                )
+            if is_folder:
+                folders.append(name)
+            else:
+                files[name] = _state(entry)
+        return Listing(files, tuple(folders))
+
     def states(self, names: list[str]) -> list[State | None]:
         """The states of files below this folder, now; None for each that does not exist.
 
@@ -113,7 +169,7 @@ class Bucket:
         try:
             found = patiently(lambda: self._look(name), FIRST_DELAYS)
         except RemoteError as error:
-            if isinstance(error.__cause__, FileNotFoundError) or _status(error.__cause__) in (404, 410):
+            if _is_missing(error):
                 return None
             raise UsageError(f"{self.url}/{name} cannot be read: {error.strerror}") from error
         if found is None:
@@ -131,7 +187,7 @@ class Bucket:
             Exception: what the network or the library behind the URL has.
         """
         path = self._path(name)
-        if self._s3:
+        if self._s3 and state.version.startswith(ETAG):
             data = self._of_same(path, name, state, begin, end)
         else:
             data = self._files.cat_file(path, start=begin, end=end)
@@ -144,19 +200,17 @@ class Bucket:
         return data
 
     def _of_same(self, path: str, name: str, state: State, begin: int, end: int) -> bytes:
-        """As ``fetch``, where the server itself compares (If-Match), because the file was opened with its ETag."""
-        with self._files.open(path, "rb", cache_type="none") as file:
-            if _state(file.details) != state:  # of a listing that is newer
+        """As ``fetch``, where the server itself compares (If-Match): one question, whatever s3fs remembers."""
+        bucket, key, _ = self._files.split_path(path)
+        tag = state.version.removeprefix(ETAG)
+        span = f"bytes={begin}-{end - 1}"
+        try:
+            answer = self._files.call_s3("get_object", Bucket=bucket, Key=key, Range=span, IfMatch=tag)
+        except OSError as error:
+            if error.errno == errno.EINVAL:  # s3fs's for a condition that does not hold
                 self._compare(name, state)
-            file.seek(begin)
-            try:
-                data: bytes = file.read(end - begin)
-            except OSError as error:
-                if error.errno != errno.EBUSY:  # s3fs.utils.FileExpired
-                    raise
-                self._compare(name, state)
-                raise
-        return data
+            raise
+        return _read_whole(self._files.loop, answer["Body"])
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{urllib.parse.quote(name) if self._http else name}"
@@ -173,6 +227,20 @@ class Bucket:
         if not self._http:
             self._files.invalidate_cache(path.rpartition("/")[0])
         return _state(self._files.info(path))
+
+
+def _read_whole(loop: Any, body: Any) -> bytes:
+    """The bytes of an answer of S3, which is read in the loop of its filesystem."""
+    from fsspec.asyn import sync
+
+    async def read() -> Any:
+        try:
+            return await body.read()
+        finally:
+            body.close()
+
+    data: bytes = sync(loop, read)
+    return data
 
 
 def patiently(attempt: Callable[[], Answer], delays: tuple[float, ...] | None = None) -> Answer:
@@ -204,6 +272,10 @@ def patiently(attempt: Callable[[], Answer], delays: tuple[float, ...] | None = 
                     "check network, address and credentials",
                 ) from cause
         time.sleep(delay)
+
+
+def _is_missing(error: RemoteError) -> bool:
+    return isinstance(error.__cause__, FileNotFoundError) or _status(error.__cause__) in (404, 410)
 
 
 def _cause(error: Exception) -> BaseException:

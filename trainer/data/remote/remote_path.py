@@ -17,6 +17,7 @@ from trainer.runtime.user_cache import user_cache
 
 READ_AHEAD = 8  # blocks, where a file is read from its begin to its end
 SHARE = 4  # no more than this part of the cache is for what is announced
+SHARED = 3  # hexadecimal digits that name a folder of small files: a million of them are 244 in each of 4,096
 FOLDER = "blocks"  # in the user's cache directory
 
 
@@ -92,6 +93,8 @@ class RemoteFile:
         """
         state = path.state()
         key = hashlib.sha256("\0".join((path.url, str(state.size), state.version)).encode()).hexdigest()[:32]
+        if state.size <= BLOCK:
+            key = f"{key[:SHARED]}/{key[SHARED:]}"
         self._remote = Remote(path.root.bucket, path.below, state, path.root.cache, key)
         self._ahead = min(READ_AHEAD, path.root.pieces_ahead) if in_order else 0
         self._fits = path.root.fits

@@ -9,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.data.reads import reading
+from trainer.data.sources.open_files import AnyPath
 from trainer.errors import BadRecord, one_line
 from trainer.storage.unreadable import unusable_record
 
@@ -42,7 +43,7 @@ class ImageFiles:
         return read_file(Path(self._paths[record]), lambda: self.place(record))
 
 
-def read_file(path: Path, place: Callable[[], str], advice: str = "", size: int | None = None) -> bytes:
+def read_file(path: AnyPath, place: Callable[[], str], advice: str = "", size: int | None = None) -> bytes:
     """The bytes of an image file, which ``place`` names in messages. ``size`` is what it had when the process began;
     None where nobody looked. ``advice`` is a line about an empty file.
 

@@ -13,6 +13,7 @@ import shlex
 import stat
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,22 @@ import numpy.typing as npt
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.sources.class_names import alike
+from trainer.data.sources.folders import (
+    AnyEntry,
+    AnyFolder,
+    RemoteEntry,
+    RemoteFolder,
+    begin_of,
+    entries_of,
+    folder_at,
+    status_of,
+)
 from trainer.data.sources.image_files import read_file
 from trainer.data.sources.image_groups import grouped
 from trainer.data.sources.image_names import ImageNames, names_of
 from trainer.data.sources.left_out import left_out
 from trainer.data.sources.packed_images import Image, PackedImages, composed, rank
+from trainer.data.sources.remote_images import remote_files
 from trainer.data.sources.same_images import in_both
 from trainer.data.sources.split_folders import (
     SPLITS,
@@ -59,12 +71,10 @@ class ImageFolderSplit:
         """With ``undivided``, one tree is not split: all of its images are in this split. ``say`` gets notes and
         warnings.
         """
-        root = Path(config.root)
-        if not root.is_dir():
-            raise UsageError(f"data.root={root} {'is not a directory' if root.exists() else 'does not exist'}")
+        root = folder_at(config.root, config.disk_cache_gigabytes, split)
         ignored: list[str] = []
         finding = names_of(config)
-        layout = layout_of(config)
+        layout = layout_of(config, root)
         self._folder = layout.folder(split)
         divided = layout.divided(split) and not undivided
         if config.folds is not None and split != "test" and not divided and not undivided:
@@ -95,6 +105,8 @@ class ImageFolderSplit:
         elif config.group_pattern is not None:
             _check_groups_apart(config, layout, split, images)
         self._images = images
+        self._remote = remote_files(self._folder, images.sizes, split)
+        self.ahead = 0 if self._remote is None else self._remote.ahead
         self.class_names = names
         self.count = len(self._images)
         _say_alike(names, config, split, say)
@@ -102,12 +114,18 @@ class ImageFolderSplit:
             asked = [path for path in ignored if finding.is_ignored(os.path.basename(path))]
             others = [path for path in ignored if not finding.is_ignored(os.path.basename(path))]
             if asked:
-                say(f"left out by data.ignore in {root}: {len(asked)} (the first {os.path.relpath(asked[0], root)})")
+                first = os.path.relpath(asked[0], str(root))
+                say(f"left out by data.ignore in {root}: {len(asked)} (the first {first})")
             if others:
-                say("\n".join(left_out(others, config.extensions, str(root))))
+                say("\n".join(left_out(others, config.extensions, root)))
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         return [self._load(int(record)) for record in records], self._images.labels[records].astype(np.int64)
+
+    def expect(self, records: Numbers) -> None:
+        """``records`` are read soon; see ``Source.expect``."""
+        assert self._remote is not None, "files of this machine are not announced"
+        self._remote.expect(self._images.path(record) for record in records.tolist())
 
     def labels(self) -> Numbers:
         return self._images.labels.astype(np.int64)
@@ -132,26 +150,27 @@ class ImageFolderSplit:
         return in_both(self._images, self._load, other._images, other._load)
 
     def _load(self, record: int) -> bytes:
-        path, size = self._folder / self._images.path(record), int(self._images.sizes[record])
+        below, size = self._images.path(record), int(self._images.sizes[record])
+        path = Path(str(self._folder), below) if self._remote is None else self._remote.path(below)
         return read_file(path, lambda: self.place(record), "replace or remove it", size)
 
 
-def class_folders(folder: Path, ignored: list[str], finding: ImageNames, least: int = 2) -> dict[str, Path]:
+def class_folders(folder: AnyFolder, ignored: list[str], finding: ImageNames, least: int = 2) -> dict[str, AnyFolder]:
     """Class name → its folder, sorted by name. Entries that are hidden or not images are added to ``ignored``.
 
     Raises:
         UsageError: there are fewer than ``least``, two are the same, or an image lies outside of them.
     """
-    found: dict[str, Path] = {}
-    identities: dict[Identity, Path] = {}
+    found: dict[str, AnyFolder] = {}
+    identities: dict[Identity, AnyFolder] = {}
     for entry in _entries(folder):
-        path = Path(entry.path)
+        path = folder / entry.name
         if finding.leaves(entry.name):
             ignored.append(entry.path)
             continue
-        status = _status(path)
+        status = _status_of(entry)
         if not stat.S_ISDIR(status.st_mode):
-            if finding.is_image(entry.path, status):
+            if finding.is_image(entry.name, status, partial(_begin_of, entry)):
                 raise UsageError(f"{path} lies beside the class folders, so it has no class; move it into one")
             ignored.append(entry.path)
             continue
@@ -186,7 +205,7 @@ def _used(config: ImageFolderConfig) -> frozenset[str] | None:
     return None if config.classes is None else frozenset(config.classes)
 
 
-def _check_same_classes(folders: dict[Split, Path], config: ImageFolderConfig) -> None:
+def _check_same_classes(folders: dict[Split, AnyFolder], config: ImageFolderConfig) -> None:
     names = {split: set(class_folders(folder, [], names_of(config))) for split, folder in folders.items()}
     used = _used(config)
     if used is not None:
@@ -222,16 +241,18 @@ def _beside(layout: Layout) -> list[str]:
     return [entry.path for entry in _entries(layout.root) if entry.name not in folders]
 
 
-def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], config: ImageFolderConfig) -> Iterator[Image]:
+def _scan(
+    classes: dict[str, AnyFolder], folder: AnyFolder, ignored: list[str], config: ImageFolderConfig
+) -> Iterator[Image]:
     """The images of every class in order; every class that is used has at least one.
 
     With ``keep_bad`` an empty file and a broken link are images too: reading them reports the fault.
     """
-    place = folder.resolve()
-    prefix = os.path.join(folder, "")
-    above = _identities((place, *place.parents))
+    prefix, above = os.path.join(str(folder), ""), _above(folder)
     used, finding, keep_bad = _used(config), names_of(config), config.on_bad_record == "skip"
-    empty: list[Path] = []
+    if isinstance(folder, RemoteFolder):
+        folder.tree.list_below([f"{folder.below}/{each.name}".lstrip("/") for each in classes.values()], finding.leaves)
+    empty: list[AnyFolder] = []
     for label, (name, path) in enumerate(classes.items()):
         has_images = False
         for file, size in _walk(path, above, ignored, keep_bad, finding):
@@ -243,8 +264,8 @@ def _scan(classes: dict[str, Path], folder: Path, ignored: list[str], config: Im
         others = [name for name, path in classes.items() if path not in empty]
         more = [path.name for path in empty[1:]]
         also = f", and so {'is' if len(more) == 1 else 'are'} {few(more)}" if more else ""
-        there = [each for each in ignored if each.startswith(os.path.join(empty[0], ""))]
-        noted = "".join(f"\n{line}" for line in left_out(there, config.extensions, str(empty[0]))) if there else ""
+        there = [each for each in ignored if each.startswith(os.path.join(str(empty[0]), ""))]
+        noted = "".join(f"\n{line}" for line in left_out(there, config.extensions, empty[0])) if there else ""
         raise UsageError(
             f"{empty[0]} is a class folder without an image ({', '.join(config.extensions)}){also}; fill or remove it"
             f"{noted}{_or_choose('the others', others, before=chr(10)) or _or_ignore(config, empty)}"
@@ -263,23 +284,27 @@ def images_below(folder: Path, ignored: list[str], finding: ImageNames) -> Itera
 
 
 def _walk(
-    folder: str | Path, above: frozenset[Identity], ignored: list[str], keep_bad: bool, finding: ImageNames
+    folder: str | AnyFolder, above: frozenset[Identity], ignored: list[str], keep_bad: bool, finding: ImageNames
 ) -> Iterator[tuple[str, int]]:
     """Path and size of every image below ``folder``; ``above`` are the directories on the way to it."""
-    here = _identity(_status(folder))
-    if here in above:
+    here = _identity(status_of(folder))
+    if here in above and not isinstance(folder, RemoteFolder):
         raise UsageError(f"{folder} leads back to {os.path.realpath(folder)}, which contains it; remove the link")
-    for entry in _entries(folder):
+    entries = _entries(folder)
+    if isinstance(folder, RemoteFolder):
+        folder.look_into(each.name for each in entries if finding.by_content(each.name) and each.is_file())
+    for entry in entries:
         if finding.leaves(entry.name):
             ignored.append(entry.path)
             continue
-        if keep_bad and finding.has_ending(entry.name) and not os.path.exists(entry.path):
+        if keep_bad and finding.has_ending(entry.name) and _leads_nowhere(entry):
             yield entry.path, 0
             continue
-        status = _status(entry.path)
+        status = _status_of(entry)
         if stat.S_ISDIR(status.st_mode):
-            yield from _walk(entry.path, above | {here}, ignored, keep_bad, finding)
-        elif not finding.is_image(entry.path, status):
+            inside = entry.place if isinstance(entry, RemoteEntry) else entry.path
+            yield from _walk(inside, above | {here}, ignored, keep_bad, finding)
+        elif not finding.is_image(entry.name, status, partial(_begin_of, entry)):
             ignored.append(entry.path)
         elif status.st_size == 0 and not keep_bad:
             raise UsageError(f"{entry.path} is empty (0 bytes); replace or remove it")
@@ -287,20 +312,28 @@ def _walk(
             yield entry.path, status.st_size
 
 
-def _entries(folder: str | Path) -> list[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entries, key=lambda entry: (composed(entry.name), entry.name))
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
+def _entries(folder: str | AnyFolder) -> list[AnyEntry]:
+    return sorted(entries_of(folder), key=lambda entry: (composed(entry.name), entry.name))
 
 
-def _status(path: str | Path) -> os.stat_result:
-    try:
-        return os.stat(path)
-    except OSError as error:
-        link = f", a symbolic link to {os.readlink(path)}," if os.path.islink(path) else ""
-        raise UsageError(f"{path}{link} cannot be read: {error.strerror}; repair or remove it") from error
+def _status_of(entry: AnyEntry) -> os.stat_result:
+    return status_of(entry if isinstance(entry, RemoteEntry) else entry.path)
+
+
+def _begin_of(entry: AnyEntry) -> bytes:
+    return begin_of(entry if isinstance(entry, RemoteEntry) else entry.path)
+
+
+def _leads_nowhere(entry: AnyEntry) -> bool:
+    return not isinstance(entry, RemoteEntry) and not os.path.exists(entry.path)
+
+
+def _above(folder: AnyFolder) -> frozenset[Identity]:
+    """The directories on the way to what is in ``folder``; a bucket has no links that could lead back to them."""
+    if isinstance(folder, RemoteFolder):
+        return frozenset()
+    place = folder.resolve()
+    return _identities((place, *place.parents))
 
 
 def _identity(status: os.stat_result) -> Identity:
@@ -308,7 +341,7 @@ def _identity(status: os.stat_result) -> Identity:
 
 
 def _identities(directories: Iterable[Path]) -> frozenset[Identity]:
-    return frozenset(_identity(_status(directory)) for directory in directories)
+    return frozenset(_identity(status_of(directory)) for directory in directories)
 
 
 def _or_choose(which: str, classes: Iterable[str], before: str = ", ") -> str:
@@ -325,7 +358,7 @@ def _key(key: str, names: Iterable[str]) -> str:
     return shlex.quote(f"{key}=[{shown}]")
 
 
-def _or_ignore(config: ImageFolderConfig, folders: Sequence[Path]) -> str:
+def _or_ignore(config: ImageFolderConfig, folders: Sequence[AnyFolder]) -> str:
     """How to leave these folders out, as it is typed into a shell; nothing when there are too many."""
     if len(folders) > MOST_CHOSEN:
         return ""

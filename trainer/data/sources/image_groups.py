@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.config.schema.sources import ImageFolderConfig
+from trainer.data.sources.folders import AnyFolder
 from trainer.data.sources.packed_images import PackedImages, composed, rank
 from trainer.errors import UsageError
 
@@ -34,7 +34,7 @@ class Grouping:
         return [(self.names[group], pairs[pairs[:, 0] == group, 1].tolist()) for group in several]
 
 
-def grouped(config: ImageFolderConfig, folder: Path, images: PackedImages) -> Grouping:
+def grouped(config: ImageFolderConfig, folder: AnyFolder, images: PackedImages) -> Grouping:
     """The groups that ``data.group_pattern`` makes of the images below ``folder``, by their paths below ``data.root``.
 
     Raises:
@@ -42,7 +42,7 @@ def grouped(config: ImageFolderConfig, folder: Path, images: PackedImages) -> Gr
     """
     assert config.group_pattern is not None
     pattern = re.compile(config.group_pattern)
-    prefix = "" if folder == Path(config.root) else f"{folder.name}/"
+    prefix = "" if str(folder) == config.root.rstrip("/") else f"{folder.name}/"
     numbers: dict[str, int] = {}
     found = np.zeros(len(images), np.int64)
     missed: list[str] = []

@@ -7,11 +7,11 @@ import fnmatch
 import os
 import re
 import stat
+from collections.abc import Callable
 
 from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.images.headers import known_format
 from trainer.data.sources.foreign import is_foreign
-from trainer.data.sources.left_out import begin_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,13 +36,15 @@ class ImageNames:
         _, dot, ending = name.rpartition(".")
         return bool(dot) and ending.lower() in self.extensions
 
-    def is_image(self, path: str, status: os.stat_result) -> bool:
+    def is_image(self, name: str, status: os.stat_result, begin: Callable[[], bytes]) -> bool:
+        """``begin`` gives the first bytes of the file."""
         if not stat.S_ISREG(status.st_mode):
             return False
-        name = os.path.basename(path)
-        if self.unnamed and "." not in name:
-            return known_format(begin_of(path)) is not None
-        return self.has_ending(name)
+        return known_format(begin()) is not None if self.by_content(name) else self.has_ending(name)
+
+    def by_content(self, name: str) -> bool:
+        """Whether the first bytes of a file of this name decide."""
+        return self.unnamed and "." not in name
 
 
 def names_of(config: ImageFolderConfig) -> ImageNames:

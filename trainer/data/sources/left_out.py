@@ -7,7 +7,8 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 
 from trainer.data.images.headers import known_format
-from trainer.data.images.other_formats import BEGIN, by_content, by_name
+from trainer.data.images.other_formats import by_content, by_name
+from trainer.data.sources.folders import AnyFolder, RemoteEntry, RemoteFolder, begin_of
 from trainer.errors import one_line
 
 SHOWN = 12  # kinds
@@ -17,7 +18,7 @@ FOLDER = "folder"
 UNNAMED = "without an ending"
 
 
-def left_out(paths: Sequence[str], extensions: Sequence[str], root: str) -> list[str]:
+def left_out(paths: Sequence[str], extensions: Sequence[str], root: str | AnyFolder) -> list[str]:
     """Lines about ``paths``, which lie below ``root`` and are not read; the first counts them by format.
 
     ``extensions`` are those of ``data.extensions``. Files that are images of a format that is read, and lack such an
@@ -31,16 +32,16 @@ def left_out(paths: Sequence[str], extensions: Sequence[str], root: str) -> list
         if len(seen) == 1 and seen.total() >= ENOUGH:
             kind, reads = next(iter(seen))  # there may be a million of them
         else:
-            kind, reads = _kind(path, extensions)
+            kind, reads = _kind(path, extensions, root)
             if kind not in (HIDDEN, FOLDER):
                 seen[kind, reads] += 1
         found.setdefault(kind, []).append(path)
         if reads:
             readable.append(path)
     kinds = sorted(found, key=lambda kind: (kind in (HIDDEN, FOLDER), -len(found[kind])))
-    named = [f"{len(found[kind])} {kind} ({_first(found[kind], root)})" for kind in kinds[:SHOWN]]
+    named = [f"{len(found[kind])} {kind} ({_first(found[kind], str(root))})" for kind in kinds[:SHOWN]]
     rest = sum(len(found[kind]) for kind in kinds[SHOWN:])
-    lines = [f"not read in {one_line(root)}: {', '.join(named)}{f' and {rest} others' if rest else ''}"]
+    lines = [f"not read in {one_line(str(root))}: {', '.join(named)}{f' and {rest} others' if rest else ''}"]
     if readable:
         ending = os.path.splitext(readable[0])[1].lower().removeprefix(".")
         wanted = "rename them"
@@ -50,31 +51,23 @@ def left_out(paths: Sequence[str], extensions: Sequence[str], root: str) -> list
     return lines
 
 
-def _kind(path: str, extensions: Sequence[str]) -> tuple[str, bool]:
+def _kind(path: str, extensions: Sequence[str], root: str | AnyFolder) -> tuple[str, bool]:
     """What an entry is, and whether it is an image of a format that is read."""
     name = os.path.basename(path)
     if name.startswith("."):
         return HIDDEN, False
-    if os.path.isdir(path):
+    place = root.entry_at(path) if isinstance(root, RemoteFolder) else path
+    if place.is_dir() if isinstance(place, RemoteEntry) else os.path.isdir(place):
         return FOLDER, False
     known = by_name(name)
     if known is not None:
         return known, False
-    begin = begin_of(path)
+    begin = begin_of(place)
     there = known_format(begin)
     ending = os.path.splitext(name)[1].lower()
     if there is not None and ending.removeprefix(".") not in extensions:
         return f"{there} named {ending}" if ending else f"{there} {UNNAMED}", True
     return by_content(begin) or ending or UNNAMED, False
-
-
-def begin_of(path: str) -> bytes:
-    """The first bytes of a file, by which its format is known; none where it cannot be read."""
-    try:
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:  # a pipe would block
-            return file.read(BEGIN)
-    except OSError:
-        return b""
 
 
 def _first(paths: Sequence[str], root: str) -> str:

@@ -78,10 +78,17 @@ def _translated(pattern: str) -> re.Pattern[str]:
 
 def as_they_fit(root: AnyRoot, files: list[AnyPath]) -> list[AnyPath]:
     """The files of a split; where the cache has no room for all of them, they know."""
-    if not isinstance(root, RemoteRoot) or _size(files) <= root.most_bytes:
+    if not isinstance(root, RemoteRoot):
         return files
-    tight = dataclasses.replace(root, fits=False)
+    tight = as_it_fits(root, _size(files))
+    if tight.fits:
+        return files
     return [dataclasses.replace(file, root=tight) for file in files if isinstance(file, RemotePath)]
+
+
+def as_it_fits(root: RemoteRoot, total: int) -> RemoteRoot:
+    """The root, from which ``total`` bytes are read at random."""
+    return root if total <= root.most_bytes else dataclasses.replace(root, fits=False)
 
 
 def _size(files: Sequence[AnyPath]) -> int:
@@ -95,11 +102,12 @@ def ahead_of(root: AnyRoot, files: Sequence[AnyPath], split: Split) -> int:
     if not isinstance(root, RemoteRoot):
         return 0
     if split == "train":
-        _say_cost(root, _size(files))
+        say_cost(root, _size(files))
     return min(file.root.pieces_ahead for file in files if isinstance(file, RemotePath))
 
 
-def _say_cost(root: RemoteRoot, total: int) -> None:
+def say_cost(root: RemoteRoot, total: int) -> None:
+    """Say how much of ``total`` bytes for training is kept on this machine, and what it costs if that is not all."""
     place, most = cache_directory(), root.most_bytes
     print(f"{in_bytes(total)} for training in {root}; up to {in_bytes(most)} are kept in {place}")
     if total > most:

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import re
 import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from pathlib import Path
 
 from trainer.command_line import argument
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
+from trainer.data.sources.folders import AnyFolder, entries_of
 from trainer.data.sources.image_names import ImageNames, names_of
 from trainer.data.sources.packed_images import Image
 from trainer.errors import NoSuchSplit, UsageError, few
@@ -41,8 +40,8 @@ class Layout:
     folders beside the splits, and ``flat`` those of them that have the name of a split, but no folders in them.
     """
 
-    root: Path
-    folders: Mapping[Split, Path]
+    root: AnyFolder
+    folders: Mapping[Split, AnyFolder]
     others: tuple[str, ...]
     flat: tuple[str, ...]
 
@@ -56,7 +55,7 @@ class Layout:
         """
         return self.is_tree or (split != "test" and "validation" not in self.folders)
 
-    def folder(self, split: Split) -> Path:
+    def folder(self, split: Split) -> AnyFolder:
         """The folder that has the images of ``split``, of a divided one together with others.
 
         Raises:
@@ -105,13 +104,14 @@ class Layout:
         return " and ".join(f"{folder.name}/" for folder in self.folders.values())
 
 
-def layout_of(config: ImageFolderConfig) -> Layout:
-    """The splits in ``data.root``. A folder with the name of a split may be a class: then it holds images, not folders.
+def layout_of(config: ImageFolderConfig, root: AnyFolder) -> Layout:
+    """The splits in ``data.root``, which is ``root``. A folder with the name of a split may be a class: then it holds
+    images, not folders.
 
     Raises:
         UsageError: two folders are the same split, or folders named for splits hold no class folders.
     """
-    root, finding = Path(config.root), names_of(config)
+    finding = names_of(config)
     names = folders_in(root, finding)
     named = by_split(names)
     inside = {split: [name for name in those if folders_in(root / name, finding)] for split, those in named.items()}
@@ -174,7 +174,7 @@ def say_others(layout: Layout, say: Callable[[str], object]) -> None:
     say(f"not read in {layout.root}: {few(layout.others)}, beside the splits{why}")
 
 
-def refuse_folder_between(folder: Path, finding: ImageNames, *, is_root: bool) -> None:
+def refuse_folder_between(folder: AnyFolder, finding: ImageNames, *, is_root: bool) -> None:
     """Refuse a folder whose only folder has the class folders, as some archives leave it: ``archive/archive/…``."""
     deepest, inside = folder, folders_in(folder, finding)
     for _ in range(DEEPEST):
@@ -192,7 +192,7 @@ def refuse_folder_between(folder: Path, finding: ImageNames, *, is_root: bool) -
 
 
 def refuse_same_inside(
-    folder: Path, classes: Sequence[str], used: Collection[str] | None, images: Iterable[Image]
+    folder: AnyFolder, classes: Sequence[str], used: Collection[str] | None, images: Iterable[Image]
 ) -> None:
     """Refuse "classes" in ``folder`` that hold folders of the same names: those are the classes, or splits. Only the
     classes that are ``used`` count; None: all.
@@ -249,23 +249,18 @@ def same_inside(folders: Mapping[str, Collection[str]]) -> tuple[tuple[str, str]
     return None
 
 
-def folders_in(folder: Path, finding: ImageNames) -> list[str]:
+def folders_in(folder: AnyFolder, finding: ImageNames) -> list[str]:
     """The names of the folders in ``folder``, sorted; those that are left alone are left out.
 
     Raises:
         UsageError: it cannot be read.
     """
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not finding.leaves(entry.name) and entry.is_dir())
-    except OSError as error:
-        raise UsageError(f"{folder} cannot be read: {error.strerror}") from error
+    return sorted(each.name for each in entries_of(folder) if not finding.leaves(each.name) and each.is_dir())
 
 
-def _has_files(folder: Path, finding: ImageNames) -> bool:
-    with os.scandir(folder) as entries:
-        return any(entry.is_file() and not finding.leaves(entry.name) for entry in entries)
+def _has_files(folder: AnyFolder, finding: ImageNames) -> bool:
+    return any(each.is_file() and not finding.leaves(each.name) for each in entries_of(folder))
 
 
-def _root_argument(folder: Path) -> str:
-    return shlex.quote(argument("data.root", folder))
+def _root_argument(folder: AnyFolder) -> str:
+    return shlex.quote(argument("data.root", str(folder)))

@@ -5,12 +5,14 @@ Records are in the order of the rows. A split is marked in a column, or made by 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import stat
 import weakref
 from array import array
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,13 +21,19 @@ import numpy.typing as npt
 from trainer.command_line import argument
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import TableConfig, root_of
+from trainer.data.remote.remote_path import RemotePath
+from trainer.data.remote.tree import RemoteTree
 from trainer.data.sources.division import Division, judge, validating
+from trainer.data.sources.folders import AnyFolder, RemoteEntry, RemoteFolder, folder_at, status_of
 from trainer.data.sources.image_files import read_file
 from trainer.data.sources.image_groups import Grouping
 from trainer.data.sources.labels import UNKNOWN
+from trainer.data.sources.open_files import AnyPath
 from trainer.data.sources.packed_images import Image, composed, rank, rank_of_encoded
+from trainer.data.sources.remote_images import remote_files
 from trainer.data.sources.same_images import in_both
 from trainer.data.sources.split_folders import SPLITS
+from trainer.data.sources.table_file import beside, table_at
 from trainer.data.sources.table_rows import TEST, TRAIN, VALIDATION, Rows, read_rows
 from trainer.errors import BadRecord, NoSuchSplit, UsageError, few, one_line
 from trainer.storage.unreadable import AWAY, RESOURCES, unusable_record
@@ -51,10 +59,9 @@ class TableSplit:
         """
         root = root_of(config)
         assert root is not None
-        self._file, self._root = Path(config.file), Path(root)
-        if not self._root.is_dir():
-            raise UsageError(f"data.root={root} {'is not a directory' if self._root.exists() else 'does not exist'}")
-        rows = _read(config, self._root, split)
+        self._root = folder_at(root, config.disk_cache_gigabytes, split)
+        self._file = table_at(config)
+        rows = _read(config, self._file, self._root, split)
         marked = bool((rows.splits == VALIDATION).any())
         self.divided = split != "test" and not marked
         if split == "train":
@@ -77,10 +84,18 @@ class TableSplit:
         self._labels = rows.labels[here].astype(np.int64)
         self._labels[np.isin(here, list(rows.faults))] = UNKNOWN
         self._sizes = self._sizes_of(config, rows, here, split)
+        self._remote = remote_files(self._root, self._sizes, split)
+        self.ahead = 0 if self._remote is None else self._remote.ahead
         self.count = len(here)
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         return [self._load(int(record)) for record in records], self._labels[records]
+
+    def expect(self, records: Numbers) -> None:
+        """``records`` are read soon; see ``Source.expect``."""
+        assert self._remote is not None, "files of this machine are not announced"
+        usable = (record for record in records.tolist() if int(self._here[record]) not in self._rows.faults)
+        self._remote.expect(self._path(record) for record in usable)
 
     def labels(self) -> Numbers:
         return self._labels
@@ -139,14 +154,14 @@ class TableSplit:
 
     def _sizes_of(self, config: TableConfig, rows: Rows, here: Numbers, split: Split) -> Numbers:
         """The size of each file in bytes, int64 ``[n]``; 0 for what ``data.on_bad_record=skip`` leaves out."""
-        prefix, sizes = os.path.join(os.fsencode(self._root), b""), array("q")
+        look = self._look_at(rows, here)
+        sizes = array("q")
         missing: list[tuple[int, str]] = []
         for row in here.tolist():
             size, reason = 0, None
             if row not in rows.faults:
                 try:
-                    path = rows.encoded(row)
-                    found = os.stat(path if path.startswith(b"/") else prefix + path)
+                    found = look(row)
                     size = found.st_size
                     if not stat.S_ISREG(found.st_mode):
                         reason = "is not a file"
@@ -169,29 +184,64 @@ class TableSplit:
             )
         return np.array(sizes, np.int64)
 
+    def _look_at(self, rows: Rows, here: Numbers) -> Callable[[int], os.stat_result]:
+        """What describes the file of a row. Those of the rows ``here`` are looked for first where each would be a
+        question to another machine.
+        """
+        root = self._root
+        if isinstance(root, RemoteFolder):
+            tree = root.tree
+            tree.look_for([rows.path(row) for row in here.tolist() if row not in rows.faults])
+            return lambda row: _described(tree, rows.path(row))
+        prefix = os.path.join(os.fsencode(root), b"")
+
+        def look(row: int) -> os.stat_result:
+            path = rows.encoded(row)
+            return os.stat(path if path.startswith(b"/") else prefix + path)
+
+        return look
+
     def _load(self, record: int) -> bytes:
         fault = self._rows.faults.get(int(self._here[record]))
         if fault is not None:
             raise BadRecord(f"{self.place(record)} {fault}")
-        path, size = self._root / self._path(record), int(self._sizes[record])
+        below, size = self._path(record), int(self._sizes[record])
+        path = Path(str(self._root), below) if self._remote is None else self._remote.path(below)
         return read_file(path, lambda: self.place(record), "replace it, or remove its row", size)
 
 
-def _read(config: TableConfig, root: Path, split: Split) -> Rows:
+def _read(config: TableConfig, file: AnyPath, root: AnyFolder, split: Split) -> Rows:
     """The rows of the table, read once for both splits of a run: those that another split holds, if the files are the
     same.
     """
-    names = (
-        [config.file]
-        if config.labels_file is None
-        else [config.file, str(Path(config.file).parent / config.labels_file)]
-    )
-    states = [os.stat(name) if os.path.isfile(name) else None for name in names]
-    key = (config, str(root), split == "test", *((each.st_mtime_ns, each.st_size) if each else None for each in states))
+    files = [file] if config.labels_file is None else [file, beside(file, config.labels_file)]
+    key = (config, str(root), split == "test", *map(_state_of, files))
     rows = _HELD.get(key)
     if rows is None:
-        rows = _HELD[key] = read_rows(config, root, split)
+        rows = _HELD[key] = read_rows(config, file, root, split)
     return rows
+
+
+def _state_of(file: AnyPath) -> tuple[object, int] | None:
+    """What says that a file is the same; None where there is none."""
+    if isinstance(file, RemotePath):
+        state = file.state()
+        return state.version, state.size
+    if not file.is_file():
+        return None
+    status = file.stat()
+    return status.st_mtime_ns, status.st_size
+
+
+def _described(tree: RemoteTree, path: str) -> os.stat_result:
+    """
+    Raises:
+        FileNotFoundError: it is not there.
+    """
+    state = tree.state(path)
+    if state is None:
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    return status_of(RemoteEntry(RemoteFolder(tree, path), state))
 
 
 def _rows_of(config: TableConfig, rows: Rows, split: Split) -> Numbers:
@@ -243,7 +293,7 @@ def _in_both(config: TableConfig, rows: Rows, split: Split, later: Split) -> str
     )
 
 
-def _rule(config: TableConfig, file: Path) -> Division:
+def _rule(config: TableConfig, file: AnyPath) -> Division:
     return Division(
         share=config.validation_share,
         folds=config.folds,
@@ -257,14 +307,21 @@ def _rule(config: TableConfig, file: Path) -> Division:
     )
 
 
-def _elsewhere(root: Path, path: str, config: TableConfig) -> str:
+def _elsewhere(root: AnyFolder, path: str, config: TableConfig) -> str:
     """Where a missing file seems to be, and what says so; else what can be done."""
-    with os.scandir(root) as entries:
-        folders = sorted(entry.path for entry in entries if entry.is_dir())[:FOLDERS_SEARCHED]
-    for folder in (str(root), os.path.dirname(root), *folders):
-        for ending in ("", *ENDINGS) if not config.path_suffix else ("",):
+    endings = ("", *ENDINGS) if not config.path_suffix else ("",)
+    if isinstance(root, RemoteFolder):
+        folders, tree = [str(root)], root.tree
+        tree.look_for([path + ending for ending in endings])
+        is_file: Callable[[str], bool] = partial(_is_below, root)
+    else:
+        with os.scandir(root) as entries:
+            inside = sorted(entry.path for entry in entries if entry.is_dir())[:FOLDERS_SEARCHED]
+        folders, is_file = [str(root), os.path.dirname(root), *inside], os.path.isfile
+    for folder in folders:
+        for ending in endings:
             place = os.path.join(folder, path + ending)
-            if not os.path.isabs(path) and os.path.isfile(place):
+            if not os.path.isabs(path) and is_file(place):
                 keys = [argument("data.root", folder)] if folder != str(root) else []
                 keys += [argument("data.path_suffix", ending)] if ending else []
                 return f"there is {one_line(place)}: set {' '.join(keys)}"
@@ -272,3 +329,7 @@ def _elsewhere(root: Path, path: str, config: TableConfig) -> str:
         f"paths are relative to data.root, now {root}; bring the files, remove the rows, or have them left out and "
         "counted: data.on_bad_record=skip"
     )
+
+
+def _is_below(root: RemoteFolder, place: str) -> bool:
+    return root.entry_at(place).is_file()

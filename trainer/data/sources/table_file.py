@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import csv
+import dataclasses
+import io
 import json
 import math
 import os
@@ -11,6 +13,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
+from trainer.config.schema.sources import TableConfig
+from trainer.config.urls import is_url
+from trainer.data.remote.remote_path import RemotePath, RemoteStream, remote_root
+from trainer.data.sources.open_files import AnyPath
 from trainer.errors import UsageError, few, nearest, one_line
 from trainer.storage.unreadable import refuse_unreadable
 
@@ -18,6 +24,7 @@ JSON_LINES = (".jsonl", ".ndjson")
 TAB_SEPARATED = (".tsv", ".tab")
 OPTIONAL = ("data.split_column", "data.group_column")  # keys of columns that a table need not have
 DELIMITERS = (",", ";", "\t")  # a spreadsheet writes semicolons where the comma is the decimal sign
+AT_ONCE = 1 << 16  # bytes that are read of a table on another machine
 BEGIN = 4096  # bytes that tell a text from other files
 UTF_32_MARKS = (codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 UTF_16_MARKS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
@@ -26,7 +33,7 @@ COMPRESSED = {b"\x1f\x8b": "gzip", b"BZ": "bzip2", b"\xfd7zXZ": "xz", b"\x28\xb5
 Cells = tuple[str, ...]
 
 
-def read_cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells | str]]:
+def read_cells(path: AnyPath, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells | str]]:
     """Each row of the table below its header: the number of its first line, counted from 1, and its cells in the
     ``columns`` (key → name), or the reason why it has none. Space around a cell is no part of it. Rows without a
     character are passed over.
@@ -36,21 +43,20 @@ def read_cells(path: Path, columns: Mapping[str, str]) -> Iterator[tuple[int, Ce
     """
     encoding = _encoding(path)
     try:
-        with path.open(encoding=encoding, newline="") as file:
-            if path.suffix.lower() in JSON_LINES:
+        with _opened(path, encoding) as file:
+            if _ending(path) in JSON_LINES:
                 yield from _json_cells(path, file, columns)
             else:
                 yield from _delimited_cells(path, file, columns)
     except OSError as error:
-        refuse_unreadable(path, error)
-        raise UsageError(f"data.file={path} cannot be read: {error.strerror}") from error
+        raise _unreadable(path, error) from error
     except UnicodeDecodeError as error:
         raise UsageError(
             f"data.file={path} is not UTF-8 ({error.reason}); save it as UTF-8 (in a spreadsheet: CSV UTF-8)"
         ) from error
 
 
-def has_column(path: Path, columns: Mapping[str, str], key: str, name: str) -> bool:
+def has_column(path: AnyPath, columns: Mapping[str, str], key: str, name: str) -> bool:
     """Whether the table has a column ``name`` beside ``columns``, without which it cannot be read anyway.
 
     Raises:
@@ -64,7 +70,50 @@ def has_column(path: Path, columns: Mapping[str, str], key: str, name: str) -> b
     return True
 
 
-def _encoding(path: Path) -> str:
+def table_at(config: TableConfig) -> AnyPath:
+    """``data.file``, on this machine or another one, as it is now.
+
+    Raises:
+        UsageError: there is no way to its machine, or it is not there.
+    """
+    if not is_url(config.file):
+        return Path(config.file)
+    folder, _, name = config.file.rpartition("/")
+    return _as_it_is(remote_root(folder, config.disk_cache_gigabytes) / name)
+
+
+def beside(path: AnyPath, name: str) -> AnyPath:
+    """The file ``name`` in the folder of a table, or below it, as it is now."""
+    return path.parent / name if isinstance(path, Path) else _as_it_is(path.root / name)
+
+
+def _as_it_is(path: RemotePath) -> RemotePath:
+    return dataclasses.replace(path, found=path.state())
+
+
+def _ending(path: AnyPath) -> str:
+    return os.path.splitext(path.name)[1].lower()
+
+
+def _opened(path: AnyPath, encoding: str) -> TextIO:
+    if isinstance(path, Path):
+        return path.open(encoding=encoding, newline="")
+    return io.TextIOWrapper(io.BufferedReader(RemoteStream(path), AT_ONCE), encoding, newline="")
+
+
+def _unreadable(path: AnyPath, error: OSError) -> UsageError:
+    """
+    Raises:
+        Unreadable: the system does not let this process read the file now.
+    """
+    if isinstance(path, Path):
+        refuse_unreadable(path, error)
+        if path.is_dir():
+            return UsageError(f"data.file={path} is a directory")
+    return UsageError(f"data.file={path} cannot be read: {error.strerror}")
+
+
+def _encoding(path: AnyPath) -> str:
     """How the file is encoded, by its byte order mark.
 
     Raises:
@@ -72,12 +121,11 @@ def _encoding(path: Path) -> str:
     """
     given = f"data.file={path}"
     try:
-        with path.open("rb") as file:
+        with RemoteStream(path) if isinstance(path, RemotePath) else path.open("rb") as file:
             begin = file.read(BEGIN)
     except OSError as error:
-        refuse_unreadable(path, error)
-        what = "is a directory" if path.is_dir() else f"cannot be read: {error.strerror}"
-        raise UsageError(f"{given} {what}") from error
+        raise _unreadable(path, error) from error
+    assert begin is not None, "nothing here reads without waiting"
     if not begin:
         raise UsageError(f"{given} is empty (0 bytes)")
     packed = next((name for mark, name in COMPRESSED.items() if begin.startswith(mark)), None)
@@ -96,7 +144,7 @@ def _encoding(path: Path) -> str:
     return "utf-8-sig"
 
 
-def _delimited_cells(path: Path, file: TextIO, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells | str]]:
+def _delimited_cells(path: AnyPath, file: TextIO, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells | str]]:
     delimiter = _delimiter(path, file.readline(), columns)
     file.seek(0)
     rows = csv.reader(file, delimiter=delimiter, strict=True)
@@ -119,11 +167,11 @@ def _delimited_cells(path: Path, file: TextIO, columns: Mapping[str, str]) -> It
         ) from error
 
 
-def _delimiter(path: Path, first: str, columns: Mapping[str, str]) -> str:
+def _delimiter(path: AnyPath, first: str, columns: Mapping[str, str]) -> str:
     """What separates the cells: a tab where the file's name says so, else the one with which the header has the
     columns; of several, or where none has them, the one with the most cells.
     """
-    if path.suffix.lower() in TAB_SEPARATED:
+    if _ending(path) in TAB_SEPARATED:
         return "\t"
     if not first.strip():
         raise UsageError(f"data.file={path} begins with an empty line; its first line must name the columns")
@@ -134,7 +182,7 @@ def _delimiter(path: Path, first: str, columns: Mapping[str, str]) -> str:
     return max(DELIMITERS, key=lambda delimiter: found[delimiter])
 
 
-def _places(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> list[int]:
+def _places(path: AnyPath, header: Sequence[str], columns: Mapping[str, str]) -> list[int]:
     for key, name in columns.items():
         _require(path, header, key, name)
         if header.count(name) > 1:
@@ -142,7 +190,7 @@ def _places(path: Path, header: Sequence[str], columns: Mapping[str, str]) -> li
     return [header.index(name) for name in columns.values()]
 
 
-def _require(path: Path, header: Sequence[str], key: str, name: str) -> None:
+def _require(path: AnyPath, header: Sequence[str], key: str, name: str) -> None:
     """Raise ``UsageError`` when there is no column of that name."""
     if name not in header:
         there = [one_line(each) for each in header if each]
@@ -152,7 +200,7 @@ def _require(path: Path, header: Sequence[str], key: str, name: str) -> None:
         )
 
 
-def _json_cells(path: Path, file: TextIO, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells | str]]:
+def _json_cells(path: AnyPath, file: TextIO, columns: Mapping[str, str]) -> Iterator[tuple[int, Cells | str]]:
     first = True
     for line, text in enumerate(file, 1):
         if text.isspace():
@@ -167,7 +215,7 @@ def _json_cells(path: Path, file: TextIO, columns: Mapping[str, str]) -> Iterato
         if not isinstance(row, dict):
             if first:
                 raise UsageError(
-                    f"data.file={path} line {line} {fault}; in {os.path.splitext(path)[1]} every line is an object "
+                    f"data.file={path} line {line} {fault}; in {_ending(path)} every line is an object "
                     f'of the columns: {{"path": "a.jpg", "label": "cat"}}'
                 )
             yield line, fault

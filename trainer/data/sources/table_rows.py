@@ -11,16 +11,18 @@ from array import array
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from decimal import Decimal
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import TableConfig
+from trainer.config.urls import is_url
 from trainer.data.sources.class_names import DECIMAL, alike, labels_by_text, labels_by_value, read_label_names
+from trainer.data.sources.folders import AnyFolder, RemoteFolder
+from trainer.data.sources.open_files import AnyPath
 from trainer.data.sources.split_folders import SPLITS, split_named
-from trainer.data.sources.table_file import read_cells
+from trainer.data.sources.table_file import beside, read_cells
 from trainer.errors import UsageError, few, nearest, one_line
 
 WHOLE = re.compile(r"\.0+$")  # as pandas writes the integers of a column that has empty cells
@@ -81,15 +83,14 @@ class _Column:
         self.of_rows.append(number)
 
 
-def read_rows(config: TableConfig, root: Path, split: Split) -> Rows:
-    """The rows of ``data.file``, whose paths are relative to ``root``.
+def read_rows(config: TableConfig, file: AnyPath, root: AnyFolder, split: Split) -> Rows:
+    """The rows of ``data.file``, which is ``file``, whose paths are relative to ``root``.
 
     Raises:
         UsageError: the file cannot be read as a table, or ``data.on_bad_record=fail`` and rows of it cannot be used;
             says how many, why, and which is the first. Rows of the test set matter where that is the ``split``, and
             the others where it is not.
     """
-    file = Path(config.file)
     optional = {"data.split_column": config.split_column, "data.group_column": config.group_column}
     columns = {"data.path_column": config.path_column, "data.label_column": config.label_column}
     columns |= {key: name for key, name in optional.items() if name is not None}
@@ -99,7 +100,8 @@ def read_rows(config: TableConfig, root: Path, split: Split) -> Rows:
     labels, splits, groups = _Column(), _Column(), _Column()
     faults = _Faults()
     hashes, nothing = array("q"), ("",) * len(columns)
-    suffix, base = config.path_suffix, os.path.join(os.path.abspath(root), "")
+    suffix, remote = config.path_suffix, isinstance(root, RemoteFolder)
+    base = f"{root}/" if isinstance(root, RemoteFolder) else os.path.join(os.path.abspath(root), "")
     for line, found in read_cells(file, columns):
         row = len(lines)
         lines.append(line)
@@ -111,7 +113,9 @@ def read_rows(config: TableConfig, root: Path, split: Split) -> Rows:
             faults.add(row, f"rows with nothing in {empty}", f"has nothing in {empty}")
         elif "\0" in cells[0]:
             faults.add(row, "rows whose path is no text", "has a zero byte in its path")
-        path = _normal(cells[0], suffix, base) if cells[0] else ""
+        path = _normal(cells[0].removeprefix(base) if remote else cells[0], suffix, base) if cells[0] else ""
+        if remote and (path.startswith(("/", "../")) or is_url(cells[0].removeprefix(base))):
+            faults.add(row, "rows whose file is not below data.root", f"names {cells[0]}, which is not below {base}")
         try:
             packed += path.encode("utf-8")  # whatever the locale of this process makes of file names
         except UnicodeEncodeError:
@@ -139,7 +143,7 @@ def read_rows(config: TableConfig, root: Path, split: Split) -> Rows:
         notes=(),
     )
     kept, notes = _without_repetitions(rows, labels, np.array(hashes, np.int64), faults)
-    names, others, of_texts, more = _classes(config, labels, rows.splits, faults)
+    names, others, of_texts, more = _classes(config, file, labels, rows.splits, faults)
     classes = np.append(of_texts, np.int32(NONE))[np.array(labels.of_rows, np.int64)]
     more += _named_missing(config.label_column, "label_column", labels, "trained as a class")
     if config.group_column is not None:
@@ -246,13 +250,13 @@ def _without_repetitions(
 
 
 def _classes(
-    config: TableConfig, column: _Column, splits: npt.NDArray[np.int8], faults: _Faults
+    config: TableConfig, file: AnyPath, column: _Column, splits: npt.NDArray[np.int8], faults: _Faults
 ) -> tuple[tuple[str, ...], tuple[str, ...], npt.NDArray[np.int32], list[str]]:
     """Class names, those that only the test set has, the class of each distinct text, int32, and notes."""
     texts = list(column.numbers)
     values = np.array(column.of_rows, np.int64)
     if config.labels_file is not None:
-        names, of_texts = _listed(config, texts)
+        names, of_texts = _listed(config, file, texts)
         for row in np.flatnonzero((values != NONE) & (np.append(of_texts, 0)[values] == NONE)).tolist():
             text = one_line(texts[values[row]])
             faults.add(
@@ -291,14 +295,14 @@ def _classes(
     return names, tuple(more), of_texts, alike(names)
 
 
-def _listed(config: TableConfig, texts: Sequence[str]) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
+def _listed(config: TableConfig, file: AnyPath, texts: Sequence[str]) -> tuple[tuple[str, ...], npt.NDArray[np.int32]]:
     """The classes of ``data.labels_file``, and the class of each text: the name in it, or else the number of one.
 
     Raises:
         UsageError: some texts are numbers that name classes, and others can only be numbers of classes.
     """
     assert config.labels_file is not None
-    found = read_label_names(Path(config.file).parent / config.labels_file, None)
+    found = read_label_names(beside(file, config.labels_file), None)
     by_text, by_value = labels_by_text(found.names), labels_by_value(found.names)
     labels = np.full(len(texts), NONE, np.int32)
     named: list[str] = []  # numbers that name another class than the one which they count

@@ -1,7 +1,8 @@
-"""Data sets that tensorflow-datasets has prepared as ArrayRecord or Parquet files, its formats with random access.
+"""Data sets that tensorflow-datasets has prepared as ArrayRecord, Parquet or TFRecord files, here or in a bucket.
 
-Only prepared files are read; nothing is downloaded or generated. Records are serialized ``tf.train.Example``; their
-images are passed on as they are encoded there.
+Only prepared files are read; nothing is generated. Records are serialized ``tf.train.Example``; their images are passed
+on as they are encoded there. TFRecord files are read at random by an index of their own. ArrayRecord's reader opens
+files of this machine alone.
 """
 
 from __future__ import annotations
@@ -18,17 +19,24 @@ import numpy.typing as npt
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import TFDSConfig
 from trainer.data.reads import reading
+from trainer.data.remote.remote_path import RemotePath
 from trainer.data.sources import parquet_file
 from trainer.data.sources.cache import load_or_make
 from trainer.data.sources.example import ExampleReader
 from trainer.data.sources.labels import read_labels
+from trainer.data.sources.open_files import AnyPath, size_of
 from trainer.data.sources.parquet_rows import ParquetRows, index_rows
+from trainer.data.sources.record_index import load_or_build
+from trainer.data.sources.remote_files import ahead_of, as_they_fit
+from trainer.data.sources.tfds_directory import PreparedDirectory, prepared_directory
+from trainer.data.sources.tfrecord import TFRecordReader
 from trainer.errors import BadRecord, NoSuchSplit, UsageError, nearest
 
 Numbers = npt.NDArray[np.int64]
 
 INSTALL = "pip install 'resumable-trainer[tfds]'"
 FORMAT = "array_record"
+TFRECORD = "tfrecord"
 PARQUET, COLUMN = "parquet", "data"  # its Parquet files have whole examples in one column
 KEPT_BYTES = 512 * 10**6  # of row groups of Parquet files
 # ``tfds build`` does the same, but does not start without apache-beam
@@ -43,7 +51,12 @@ class TFDSSplit:
 
     def __init__(self, config: TFDSConfig, split: Split) -> None:
         self._config = config
-        builder = _prepared(config)
+        with prepared_directory(config, split) as place:
+            self._open(place, split)
+
+    def _open(self, place: PreparedDirectory, split: Split) -> None:
+        config = self._config
+        builder = _prepared(config, place)
         names: dict[Split, str] = {
             "train": config.train_split,
             "validation": config.validation_split,
@@ -53,13 +66,16 @@ class TFDSSplit:
             _check_held_out(builder, names)
         files = _files(builder, f"data.{split}_split", names[split])
         self.class_names = _class_names(builder, config)
-        self._directory = Path(builder.data_dir)
-        self._paths = [Path(file.filename) for file in files]
+        self._root = place.root(builder.data_dir)
+        self._paths = place.files([Path(file.filename) for file in files])
         self._skipped = np.array([file.skip for file in files], np.int64)
         self._first = np.cumsum([0, *(file.take for file in files)])
-        missing = [path for path in self._paths if not path.is_file()]
+        missing = [path for path in self._paths if not _is_there(path)]
         if missing:
             raise UsageError(f"{missing[0]} is missing, so {config.dataset} is not complete in data.root={config.root}")
+        self._paths = as_they_fit(self._root, self._paths)
+        self.ahead = ahead_of(self._root, self._paths, split)
+        self._expect: Callable[[Numbers], None] | None = None
         self._records = self._opened(files, builder.info.file_format.value, split)
         self._example = ExampleReader(config.image_key, config.label_key, None, len(self.class_names), None)
         self.count = int(self._first[-1])
@@ -71,18 +87,21 @@ class TFDSSplit:
 
             records = ArrayRecordDataSource(files)
             return lambda record: records[record]
+        if file_format == TFRECORD:
+            return self._opened_tfrecord()
         title = f"indexing {self._config.dataset}"
         index = load_or_make(
-            self._directory, "index", self._paths, ("rows 1",), lambda: index_rows(self._paths, COLUMN, "column", title)
+            self._root, "index", self._paths, ("rows 1",), lambda: index_rows(self._paths, COLUMN, "column", title)
         )
         rows = ParquetRows(self._paths, COLUMN, "column", index, KEPT_BYTES)
         cost = rows.cost()
         if cost is not None and split == "train":
-            print(cost.described(f"records in {self._directory}"))
+            print(cost.described(f"records in {self._root}"))
             warning = cost.warning()
             if warning is not None:
                 print(f"warning: {warning}; prepared as {FORMAT}, it costs nothing\n{_how(self._config)}")
-        self._refuse_short(rows)
+        self._refuse_short(rows.first, "rows")
+        self._expect = lambda records: rows.expect(self._numbers(rows.first, records))
 
         def read(record: int) -> bytes:
             file, within = self._where(record)
@@ -93,16 +112,35 @@ class TFDSSplit:
 
         return read
 
-    def _refuse_short(self, rows: ParquetRows) -> None:
-        """Refuse files that have fewer rows than the data set says."""
-        there, taken = np.diff(rows.first), np.diff(self._first) + self._skipped
+    def _opened_tfrecord(self) -> Callable[[int], bytes]:
+        index = load_or_build(self._root, self._paths)
+        first = np.cumsum([0, *(len(each) - 1 for each in index)])
+        reader = TFRecordReader(self._paths, index, True)
+        self._refuse_short(first, "records")
+        self._expect = lambda records: reader.expect(self._numbers(first, records))
+        return lambda record: reader.read(int(self._numbers(first, np.array([record]))[0]))
+
+    def _numbers(self, first: Numbers, records: Numbers) -> Numbers:
+        """The numbers of records among all that the files have, of which ``first`` are the first of each file."""
+        files = np.searchsorted(self._first, records, side="right") - 1
+        numbers: Numbers = records - self._first[files] + self._skipped[files] + first[files]
+        return numbers
+
+    def _refuse_short(self, first: Numbers, what: str) -> None:
+        """Refuse files that have fewer records than the data set says."""
+        there, taken = np.diff(first), np.diff(self._first) + self._skipped
         for path, has, needs in zip(self._paths, there.tolist(), taken.tolist(), strict=True):
             if has < needs:
-                raise UsageError(f"{path} has {has} rows, but {self._config.dataset} should have {needs} there")
+                raise UsageError(f"{path} has {has} {what}, but {self._config.dataset} should have {needs} there")
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         examples = [self._read(int(record)) for record in records]
         return [image for image, _ in examples], np.array([label for _, label in examples], np.int64)
+
+    def expect(self, records: Numbers) -> None:
+        """``records`` are read soon; see ``Source.expect``."""
+        assert self._expect is not None, "files of this machine are not announced"
+        self._expect(records)
 
     def labels(self) -> Numbers:
         config = self._config
@@ -110,7 +148,7 @@ class TFDSSplit:
         settings = (config.label_key, config.image_key, config.on_bad_record, places)
         skip_bad, title = config.on_bad_record == "skip", config.dataset
         cached = load_or_make(
-            self._directory,
+            self._root,
             "labels",
             self._paths,
             settings,
@@ -129,7 +167,7 @@ class TFDSSplit:
 
     def listing(self, records: Numbers) -> str:
         """A digest of all files of the split: the lengths of single records are not known."""
-        lines = [f"{path.name}\0{path.stat().st_size}\n" for path in self._paths]
+        lines = [f"{path.name}\0{size_of(path)}\n" for path in self._paths]
         lines.append(str([self._skipped.tolist(), self._first.tolist()]))
         return hashlib.sha256("".join(lines).encode()).hexdigest()[:16]
 
@@ -146,7 +184,11 @@ class TFDSSplit:
         return self._example.read(data, lambda: self.place(record))
 
 
-def _prepared(config: TFDSConfig) -> Any:
+def _is_there(path: AnyPath) -> bool:
+    return path.found is not None if isinstance(path, RemotePath) else path.is_file()
+
+
+def _prepared(config: TFDSConfig, place: PreparedDirectory) -> Any:
     """The builder of the data set as it lies in ``data.root``."""
     try:
         from array_record.python import array_record_data_source  # noqa: F401  # fails where there is no wheel of it
@@ -154,23 +196,29 @@ def _prepared(config: TFDSConfig) -> Any:
     except ImportError as error:
         raise UsageError(f"data=tfds needs tensorflow-datasets and array_record: {INSTALL}\n({error})") from error
     wanted = f"data.dataset={config.dataset}"
-    if not Path(config.root).is_dir():
+    if not place.directory.is_dir():
         raise UsageError(f"data.root={config.root} does not exist, so {wanted} is not prepared there\n{_how(config)}")
     try:
-        builder = read_only_builder.builder_from_files(config.dataset, data_dir=config.root)
+        builder = read_only_builder.builder_from_files(config.dataset, data_dir=str(place.directory))
     except (registered.DatasetNotFoundError, ValueError, AssertionError) as error:
-        there = sorted(path.name for path in Path(config.root).iterdir() if path.is_dir())
+        there = place.folders()
         name = config.dataset.partition("/")[0].partition(":")[0]
         raise UsageError(
             f"{wanted} is not prepared in data.root={config.root}, which has {', '.join(there) or 'nothing'}"
             f"{nearest(name, there)}\n{_how(config)}"
         ) from error
     formats = sorted(found.value for found in builder.info.available_file_formats())
-    chosen = next((each for each in (FORMAT, PARQUET) if each in formats), None)
+    readable = (PARQUET, TFRECORD) if place.is_remote else (FORMAT, PARQUET, TFRECORD)
+    chosen = next((each for each in readable if each in formats), None)
+    if chosen is None and FORMAT in formats:
+        raise UsageError(
+            f"{place.shown(builder.data_dir)} is prepared as {', '.join(formats)}, whose reader opens files of this "
+            f"machine alone; copy the folder to this machine, or prepare it as {TFRECORD} there"
+        )
     if chosen is None:
         raise UsageError(
-            f"{builder.data_dir} is prepared as {', '.join(formats)}, which has no random access; prepare it as "
-            f"{FORMAT} in another data_dir\n{_how(config)}"
+            f"{place.shown(builder.data_dir)} is prepared as {', '.join(formats)}, which has no random access; prepare "
+            f"it as {FORMAT} in another data_dir\n{_how(config)}"
         )
     if chosen == PARQUET:
         parquet_file.pyarrow()

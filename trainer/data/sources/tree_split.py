@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +10,7 @@ import numpy.typing as npt
 from trainer.config.contracts import Split
 from trainer.config.schema.sources import ImageFolderConfig
 from trainer.data.sources.division import Division, judge, validating
+from trainer.data.sources.folders import AnyFolder
 from trainer.data.sources.image_groups import grouped
 from trainer.data.sources.packed_images import PackedImages, rank
 from trainer.errors import NoSuchSplit
@@ -19,7 +19,7 @@ from trainer.errors import NoSuchSplit
 def part_of_tree(
     images: PackedImages,
     config: ImageFolderConfig,
-    folder: Path,
+    folder: AnyFolder,
     classes: Sequence[str],
     split: Split,
     say: Callable[[str], object],
@@ -47,9 +47,9 @@ def part_of_tree(
     return images.only(chosen == (split == "validation"))
 
 
-def _rule(config: ImageFolderConfig, folder: Path) -> Division:
-    root = Path(config.root)
-    others = f" and all others into {root / 'train'}/CLASS/" if folder == root else ""
+def _rule(config: ImageFolderConfig, folder: AnyFolder) -> Division:
+    root = config.root.rstrip("/")
+    others = f" and all others into {root}/train/CLASS/" if str(folder) == root else ""
     return Division(
         share=config.validation_share,
         folds=config.folds,
@@ -59,5 +59,5 @@ def _rule(config: ImageFolderConfig, folder: Path) -> Division:
         class_place=lambda name: str(folder / name),
         group_key="data.group_pattern",
         group_value=config.group_pattern,
-        beside=f"or put images for validation into {root / 'val'}/CLASS/{others}",
+        beside=f"or put images for validation into {root}/val/CLASS/{others}",
     )

@@ -1,6 +1,6 @@
 """The folders below a root on another machine: each is listed once, and the state of every file in it is known then.
 
-A file takes its name, its size and its version in memory: about 0.2 GB for a million.
+A file takes its name, its size and its version in memory: 142 MB for a million of a thousand classes.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ the same training step. The peers neither check for NaN, nor hash, nor sync thei
 
 from __future__ import annotations
 
+import functools
 import itertools
 import tempfile
 import time
@@ -188,7 +189,7 @@ def _often(saver: Saver, state: TrainingState, step: Callable[[Any], None], batc
     times: dict[bool, list[tuple[float, float]]] = {False: [], True: []}
     for number in range(BLOCKS):
         for saving in (True, False) if number % 2 else (False, True):
-            times[saving].append(measured(lambda saving=saving: block(saving=saving)))
+            times[saving].append(measured(functools.partial(block, saving=saving)))
     rows = []
     for name, which in (("wall", 0), ("CPU", 1)):
         without, with_save = ([each[which] for each in times[saving]] for saving in (False, True))
@@ -202,7 +203,7 @@ def _verification(place: Path) -> list[Row]:
     rows = []
     for depth in ("full", "fast", "off"):
         values = [
-            measured(lambda depth=depth: newest_valid(place / "async" / "checkpoints", depth, print))[0]
+            measured(functools.partial(newest_valid, place / "async" / "checkpoints", depth, print))[0]
             for _ in range(SAVES)
         ]
         rows.append(row(f"verification at resume, checkpoint.verify={depth}", values, "s"))

@@ -144,8 +144,13 @@ def tables() -> list[str]:
         size: cost(complete(compose([*overrides, f"preprocess.image_size={size}"]), 1000, 1000)) for size in (75, 299)
     }
     gradient_bytes = costs[299].gradient_bytes
+    counted = {}
+    for size, each in costs.items():
+        assert each.multiply_adds is not None
+        assert each.training_flops is not None
+        counted[size] = each.multiply_adds, each.training_flops
     return [
-        costs_table({size: (each.multiply_adds, each.training_flops) for size, each in costs.items()}),
+        costs_table(counted),
         f"{costs[299].parameters:,} parameters, {gradient_bytes / 1e6:.1f} MB of gradients",
         published_table(gradient_bytes),
         speedup_table(gradient_bytes),

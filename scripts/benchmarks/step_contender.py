@@ -195,6 +195,7 @@ def _running(run_dir: Path, config: Config, state: TrainingState, batches: Itera
             stop=StopVote(StopRequest(), state.replicas, lambda: False),
             stragglers=Stragglers(["chief"]),
             start_cache=None,
+            device_use=lambda seconds: {},
         )
 
 

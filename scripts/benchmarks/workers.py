@@ -37,7 +37,7 @@ class Worker:
         if self._report is None:
             assert self._process.stdout is not None
             line = self._process.stdout.readline()
-            assert line, f"{self._process.args} has ended"
+            assert line, f"{self._process.args!r} has ended"
             self._report = json.loads(line)
         return self._report
 

@@ -11,14 +11,12 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import exports_table
 import keras
 import numpy as np
 import pytest
 import tensorflow as tf
-from diagnosing import composed
-from exported_networks import NETWORKS
-from exports import export_of
-from keras_writer import fill
+from exported_networks import OF_RECIPE
 from processes import Trainer
 from small_plugin import SMALL, install, installed_here
 from stored_runs import keep_this_process
@@ -28,13 +26,12 @@ from trainer.config import stored as config_file
 from trainer.config.schema.preprocessing import PreprocessConfig
 from trainer.errors import RestoreRefused, UsageError
 from trainer.inference import predictor as predictors
-from trainer.inference.export import litert, onnx_runtime, pixels, proof, writers
+from trainer.inference.export import litert, onnx_runtime, pixels, proof
 from trainer.inference.export.converting import converting
 from trainer.inference.export.stock_model import stock_model
 from trainer.inference.export.validation import ValidationImages
 from trainer.run import restore
 from trainer.run.restore import Restored
-from trainer.training.state import build_state
 
 SIZE = 42  # the crop of 48 pixels, to the pixel
 SETTINGS = (
@@ -53,6 +50,7 @@ SETTINGS = (
     "evaluation.batch_size=64",
 )
 NAMES = {"onnx": "m.onnx", "litert": "m.tflite"}
+NETWORK = {"onnx": onnx_runtime.network, "litert": litert.network}
 # Follows the document beside each network, without this program and without TensorFlow.
 STRANGER = """
 import json, sys
@@ -87,10 +85,6 @@ for path in sys.argv[1:]:
     assert about["classes"][3] == "three"
 np.savez("found.npz", **found)
 """
-
-
-def run_litert(path: Path, images: np.ndarray) -> np.ndarray:
-    return litert.network(path)(images)
 
 
 @pytest.fixture(scope="module")
@@ -134,6 +128,7 @@ def test_a_program_that_follows_the_document_gets_the_probabilities_of_predict(
         about = json.loads((tmp_path / f"{name}.json").read_text())
         assert config_file.from_text(about["trainer/config.yaml"]) == restored.config
         assert json.loads(about["trainer/origin.json"])["checkpoint_digest"] == restored.digest
+        assert about["quantization"] is None
     _, onnxruntime = onnx_runtime.libraries()
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx")
     properties = session.get_modelmeta().custom_metadata_map
@@ -163,37 +158,63 @@ def test_a_network_that_gives_something_else_in_its_own_runtime_does_not_appear(
     assert list(tmp_path.iterdir()) == []
 
 
+def types_within(path: Path) -> set[str]:
+    """Of the weights in a file, and for LiteRT of the activations too."""
+    if path.suffix == ".tflite":
+        details = litert.library().Interpreter(str(path)).get_tensor_details()
+        return {np.dtype(each["dtype"]).name for each in details}
+    onnx, _ = onnx_runtime.libraries()
+    return {onnx.TensorProto.DataType.Name(each.data_type).lower() for each in onnx.load(path).graph.initializer}
+
+
+@pytest.mark.parametrize(("form", "name"), NAMES.items())
 def test_eight_bits_are_calibrated_and_measured_on_validation_images(
+    form: str,
+    name: str,
     trained: Path,
     restored: Restored,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Twelve filters lose a point of accuracy, which is refused; Inception V3 does not, see the long proof below."""
+    """Twelve filters may lose a point, which is refused; Inception V3 does not, see the long proof below."""
     monkeypatch.setattr(proof, "LOST_ACCURACY", 0.05)
-    arguments = ["export", f"run_dir={trained}", "format=litert"]
-    assert run([*arguments, "quantization=int8", f"output={tmp_path / 'small'}"]) == 0
-    assert f"{tmp_path / 'small.tflite'}: litert in int8 of " in capsys.readouterr().out
-    kinds = {
-        each["dtype"] for each in litert.library().Interpreter(str(tmp_path / "small.tflite")).get_tensor_details()
-    }
-    assert np.int8 in kinds
-    ((images, labels), *_) = ValidationImages(restored)._batches(ValidationImages(restored)._source.spread(100))
-    logits = litert.network(tmp_path / "small.tflite")(images)
-    assert (logits.argmax(1) == labels).mean() > 0.6, "a network that knows nothing has nothing to lose"
+    monkeypatch.setitem(sys.modules, "sympy", None)  # which ONNX Runtime does not install
+    path = tmp_path / name
+    assert run(["export", f"run_dir={trained}", f"format={form}", "quantization=int8", f"output={tmp_path / 'm'}"]) == 0
+    said = capsys.readouterr().out
+    assert f"{path}: {form} in int8 of " in said
+    kinds = types_within(path)
+    assert {"onnx": "uint8", "litert": "int8"}[form] in kinds
+    assert form == "litert" or "int8" not in kinds, "products with signed weights overflow on processors without VNNI"
+    count, right = 0, 0
+    for images, labels in ValidationImages(restored)._batches(ValidationImages(restored)._source.spread(1000)):
+        count += len(labels)
+        right += int((NETWORK[form](path)(images).argmax(1) == labels).sum())
+    assert right / count > 0.6, "a network that knows nothing has nothing to lose"
+    about = json.loads((tmp_path / f"{name}.json").read_text())["quantization"]
+    exact = about["validation"].pop("right_in_float32")
+    assert about == {"type": "int8", "validation": {"images": count, "right": right}}
+    assert f"{right} of {count} validation images are right, {exact} in float32" in said
+    assert sorted(each.name for each in tmp_path.iterdir()) == [name, f"{name}.json"]
 
 
+@pytest.mark.parametrize(("form", "name"), NAMES.items())
 def test_eight_bits_that_cost_more_than_a_point_do_not_appear(
-    trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    form: str,
+    name: str,
+    trained: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Calibrated on images that are nearly black, as with the wrong scale: ranges are too small."""
     calibration = ValidationImages.calibration
     monkeypatch.setattr(ValidationImages, "calibration", lambda images: (each / 255 for each in calibration(images)))
-    arguments = ["export", f"run_dir={trained}", "format=litert", "quantization=int8"]
-    assert run([*arguments, f"output={tmp_path / 'small.tflite'}"]) == 3
+    arguments = ["export", f"run_dir={trained}", f"format={form}", "quantization=int8"]
+    assert run([*arguments, f"output={tmp_path / name}"]) == 3
     assert re.search(
-        r"small\.tflite has \d+ of \d+ validation images right, the network in float32 \d+; more than 1 point of ",
+        rf"{name} has \d+ of \d+ validation images right, the network in float32 \d+; more than 1 point of ",
         capsys.readouterr().err,
     )
     assert list(tmp_path.iterdir()) == []
@@ -201,47 +222,33 @@ def test_eight_bits_that_cost_more_than_a_point_do_not_appear(
 
 @pytest.mark.long
 def test_inception_v3_in_eight_bits_knows_the_digits_as_well_as_in_float32(
-    trainer: Trainer, capsys: pytest.CaptureFixture[str]
+    trainer: Trainer,
 ) -> None:
     output = trainer.run("train", "run_dir=run")  # the recipe of the digits
-    accuracy = float(re.findall(r"accuracy ([\d.]+)", output)[-1])
-    trainer.run("export", "run_dir=run", "format=litert", "quantization=int8", "output=small")
-    images = ValidationImages(restore.restore(trainer.cwd / "run", "latest", ()))
-    network, count, right = litert.network(trainer.cwd / "small.tflite"), 0, 0
-    for given, labels in images._batches(images._source.spread(1000)):
-        count += len(labels)
-        right += int((network(given).argmax(1) == labels).sum())
-    with capsys.disabled():
-        print(f"float32 {accuracy}, int8 {right} of {count}")
+    (last,) = re.findall(r"last +validation accuracy ([\d.]+)", output)  # what is exported, and not the best
+    accuracy = float(last)
     assert accuracy > 0.95
-    assert right / count >= accuracy - 0.01
-
-
-@pytest.mark.long
-@pytest.mark.parametrize("network", NETWORKS)
-def test_networks_give_the_same_logits_in_each_runtime(
-    network: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    config = composed(*NETWORKS[network])
-    state = build_state(config)
-    fill(state.model)
-    export = export_of(state, config)
-    found = proof.probe(config, state, "raw")
-    for form, run_it in (("litert", run_litert), ("onnx", onnx_runtime.run)):
-        ((ending, kind),) = writers.FORMATS[form].items()
-        kind.write(export, tmp_path / f"m{ending}")
-        difference = np.abs(run_it(tmp_path / f"m{ending}", found.fed) - found.logits).max()
-        relative = float(difference / max(1.0, np.abs(found.logits).max()))
-        with capsys.disabled():
-            print(f"\n| {network} | {form} | {relative:.0e} |")
-        assert relative < proof.TOLERANCE, form
+    runtimes = {"onnx": exports_table.ONNX_RUNTIME, "litert": exports_table.LITERT_RUNTIME}
+    images = ValidationImages(restore.restore(trainer.cwd / "run", "latest", ()))
+    for form, name in NAMES.items():
+        trainer.run("export", "run_dir=run", f"format={form}", "quantization=int8", "output=m")
+        network, count, right = NETWORK[form](trainer.cwd / name), 0, 0
+        for given, labels in images._batches(images._source.spread(1000)):
+            count += len(labels)
+            right += int((network(given).argmax(1) == labels).sum())
+        assert right / count >= accuracy - 0.01, form
+        about = json.loads((trainer.cwd / f"{name}.json").read_text())["quantization"]["validation"]
+        in_float32 = about["right_in_float32"]
+        assert in_float32 == round(accuracy * count), form
+        result = exports_table.of_int8(right, count, in_float32)
+        exports_table.note_words(exports_table.INT8[form], runtimes[form], OF_RECIPE, result)
 
 
 def test_a_point_is_what_eight_bits_may_cost() -> None:
-    proof.refuse_lost_accuracy(90, 89, 100, "m.tflite")
-    proof.refuse_lost_accuracy(90, 95, 100, "m.tflite")
+    for right in (89, 95):
+        proof.refuse_lost_accuracy(proof.Accuracy(100, right, right_in_float32=90), "m.tflite")
     with pytest.raises(RestoreRefused, match=r"m\.tflite has 88 of 100 validation images right"):
-        proof.refuse_lost_accuracy(90, 88, 100, "m.tflite")
+        proof.refuse_lost_accuracy(proof.Accuracy(100, 88, right_in_float32=90), "m.tflite")
 
 
 def test_images_to_measure_with_are_spread_over_all_classes(restored: Restored) -> None:
@@ -278,7 +285,7 @@ def test_a_network_that_a_converter_does_not_know_is_refused_with_its_reason(
         litert.write(model, tmp_path / "m.tflite")
     onnx_runtime.write(model, {}, tmp_path / "m.onnx")
     with pytest.raises(UsageError, match=r"format=onnx: ONNX Runtime does not take this network: .*Betainc"):
-        onnx_runtime.run(tmp_path / "m.onnx", np.zeros([1, 8, 8, 3], np.float32))
+        onnx_runtime.network(tmp_path / "m.onnx")
 
 
 def test_grouped_convolutions_and_gelu_run_in_onnx_runtime_though_tf2onnx_knows_neither(tmp_path: Path) -> None:
@@ -292,14 +299,14 @@ def test_grouped_convolutions_and_gelu_run_in_onnx_runtime_though_tf2onnx_knows_
     given = np.random.default_rng(0).normal(size=(3, 24, 24, 8)).astype(np.float32)
     expected = model({pixels.INPUT: given})[pixels.OUTPUT].numpy()
     assert np.ptp(expected) > 0.01
-    np.testing.assert_allclose(onnx_runtime.run(tmp_path / "m.onnx", given), expected, rtol=0, atol=1e-6)
+    np.testing.assert_allclose(onnx_runtime.network(tmp_path / "m.onnx")(given), expected, rtol=0, atol=1e-6)
 
 
 def test_steps_after_the_normalisation_are_left_to_the_program_too(restored: Restored) -> None:
     """The network is then fed what those steps give, and normalises nothing."""
     preprocess = dataclasses.replace(restored.config.preprocess, eval=("decode", "normalize", "resize"))
     config = dataclasses.replace(restored.config, preprocess=preprocess)
-    about = json.loads(pixels.description(config, tuple("0123456789"), {}))
+    about = json.loads(pixels.description(config, tuple("0123456789"), {}, None))
     assert [step["step"] for step in about["preprocessing"]] == ["decode", "normalize", "resize"]
     assert about["preprocessing"][1]["mean"] == [0.2, 0.4, 0.6]
     assert about["input"]["values"] == "what preprocessing gives"

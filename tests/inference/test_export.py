@@ -222,8 +222,8 @@ def test_a_variable_that_its_layer_gives_no_name_is_found_by_its_place() -> None
         (("format=litert", "output=m"), "output=m.tflite.json exists, and is not overwritten"),
         (("format=onnx", "output=m.tflite"), "output=m.tflite must end with .onnx for format=onnx"),
         (
-            ("format=onnx", "output=m", "quantization=int8"),
-            "quantization=int8 is for format=litert, and not for format",
+            ("format=keras", "output=m", "quantization=int8"),
+            "quantization=int8 is for format=onnx or format=litert, and not for format=keras",
         ),
         (("format=litert", "output=x", "quantization=int4"), "quantization=int4 does not exist; allowed: int8"),
     ],

@@ -453,8 +453,8 @@ def test_weights_of_torchvision_and_timm_give_the_logits_of_their_networks(
 def test_the_table_of_the_document_has_every_network_and_those_of_this_file_were_tried() -> None:
     """``scripts/make_weights_table`` writes it."""
     document = (Path(__file__).parents[2] / "docs" / "fine-tuning.md").read_text()
-    there = weights_table.cells(weights_table.shown(document))
-    assert weights_table.shown(document) == weights_table.rendered(weights_table.known(document))
+    there = weights_table.cells(weights_table.PLACE.shown(document))
+    assert weights_table.PLACE.shown(document) == weights_table.rendered(weights_table.known(document))
     assert {network for network, _, _ in there} == set(typing.get_args(ApplicationName))
     assert all(float(cell) <= RELATIVE for cell in weights_table.known(document).values())
     tried = {network for network, writer, file in weights_table.known(document) if writer == weights_table.KERAS_3}

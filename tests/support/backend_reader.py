@@ -6,7 +6,9 @@ It imports nothing of ``trainer``: a Python that has Keras and that backend runs
 
 from __future__ import annotations
 
+import functools
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -19,13 +21,14 @@ def main(place: Path) -> None:
     model = keras.models.load_model(place / "m.keras", compile=False)
     found = {"backend": np.array(keras.backend.backend())}
     found["types"] = np.array(sorted({str(keras.backend.standardize_dtype(weight.dtype)) for weight in model.weights}))
-    found["m.keras"] = logits(model, images)
+    logits = network(model)
+    found["m.keras"] = logits(images)
     model.set_weights([np.zeros(weight.shape, np.float32) for weight in model.weights])
     model.load_weights(place / "m.weights.h5")
-    found["m.weights.h5"] = logits(model, images)
+    found["m.weights.h5"] = logits(images)
     values = safetensors.numpy.load_file(place / "m.safetensors")
     model.set_weights([named(values, weight.path.replace("__", "/")) for weight in model.weights])
-    found["m.safetensors"] = logits(model, images)
+    found["m.safetensors"] = logits(images)
     assert len(values) == len(model.weights)
     np.savez(place / "found.npz", **found)
 
@@ -36,8 +39,21 @@ def named(values: dict[str, np.ndarray], name: str) -> np.ndarray:
     return values[name] if name in values else next(values[key] for key in values if key.rpartition("/")[0] == layer)
 
 
-def logits(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    return keras.ops.convert_to_numpy(model(images, training=False))
+def network(model: keras.Model) -> Callable[[np.ndarray], np.ndarray]:
+    """The model with the weights that it then has, from images to logits."""
+    if keras.backend.backend() != "jax":
+        return lambda images: keras.ops.convert_to_numpy(model(images, training=False))
+    import jax  # compiles the network as one; operation by operation takes minutes
+
+    run = jax.jit(functools.partial(model.stateless_call, training=False))
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        values = [
+            [variable.value for variable in of] for of in (model.trainable_variables, model.non_trainable_variables)
+        ]
+        return np.asarray(run(*values, images)[0])
+
+    return logits
 
 
 if __name__ == "__main__":

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-SIZE, APPLICATION_SIZE = 75, 64
-NARROW = ("model.width=0.1", "model.min_depth=8", f"preprocess.image_size={SIZE}")
-APPLICATION = ("model=keras_application", "model.num_classes=10", f"preprocess.image_size={APPLICATION_SIZE}")
+RECIPE = ("model.width=0.25", "preprocess.image_size=75")  # the network of the recipe of the digits
+# what torchvision and timm have
+OF_TORCH = ("model.width=1", "model.count_include_pad=true", "model.batch_norm.scale=true", "preprocess.image_size=107")
+APPLICATION = ("model=keras_application", "model.num_classes=10", "preprocess.image_size=64")
 # layers that no other of these has: both kinds of average pooling, squeeze and excite, LayerScale, padding as torch's
 NETWORKS = {
-    "inception_v3": NARROW,
-    "inception_v3 of torchvision": (*NARROW, "model.count_include_pad=true", "model.batch_norm.scale=true"),
-    "inception_v3 in 16 bits": (*NARROW, "runtime.precision=mixed_bfloat16"),
+    "`inception_v3`": RECIPE,
+    "`inception_v3` as torchvision's": OF_TORCH,
+    "`inception_v3` in 16 bits": (*RECIPE, "runtime.precision=mixed_bfloat16"),
     "MobileNetV3Small": (*APPLICATION, "model.name=MobileNetV3Small"),
     "EfficientNetB0": (*APPLICATION, "model.name=EfficientNetB0"),
     "ConvNeXtTiny": (*APPLICATION, "model.name=ConvNeXtTiny"),
-    "ResNet50 of torchvision": (*APPLICATION, "model.name=ResNet50", "model.conventions=torch"),
+    "ResNet50 as torchvision's": (*APPLICATION, "model.name=ResNet50", "model.conventions=torch"),
     "NASNetMobile": (*APPLICATION, "model.name=NASNetMobile"),
 }
+OF_RECIPE = "`inception_v3`"

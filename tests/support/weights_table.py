@@ -7,15 +7,14 @@ The long tests of ``tests/interchange/test_application_weights.py`` note each re
 from __future__ import annotations
 
 import json
-import os
 import typing
 from collections.abc import Iterable, Mapping
-from pathlib import Path
+
+from document_tables import NONE, NOT_TRIED, Place, keep, rows, short
 
 from trainer.config.schema.networks import ApplicationName
 
-BEGIN, END = "<!-- the table of scripts/make_weights_table begins -->", "<!-- and ends -->"
-NOT_TRIED, NONE = "not tried", "–"
+PLACE = Place("<!-- the table of scripts/make_weights_table begins -->", "<!-- and ends -->")
 KERAS_3, KERAS_2 = "Keras 3", "Keras 2"
 # writer → the file that it wrote → the head of its column
 COLUMNS: Mapping[tuple[str, str], str] = {
@@ -63,11 +62,7 @@ Results = Mapping[tuple[str, str, str], str]  # network, writer, file → the re
 
 def note(network: str, writer: str, file: str, relative: float) -> None:
     """Print a result, and keep it where ``WEIGHTS_RESULTS`` says."""
-    print(f"| {network} | {writer} | {file} | {relative:.0e} |")
-    if "WEIGHTS_RESULTS" in os.environ:
-        entry = {"network": network, "writer": writer, "file": file, "relative": f"{relative:.0e}"}
-        with Path(os.environ["WEIGHTS_RESULTS"]).open("a", encoding="utf-8") as results:
-            results.write(json.dumps(entry) + "\n")
+    keep("WEIGHTS_RESULTS", {"network": network, "writer": writer, "file": file, "relative": f"{relative:.0e}"})
 
 
 def read(lines: Iterable[str]) -> Results:
@@ -84,38 +79,16 @@ def rendered(results: Results) -> str:
             return short(results[network, writer, file])
         return NOT_TRIED if writer.startswith("Keras") or (writer, network) in OF_TORCH else NONE
 
-    rows = [[network, *(cell(network, *column) for column in COLUMNS)] for network in NETWORKS]
+    lines = [[network, *(cell(network, *column) for column in COLUMNS)] for network in NETWORKS]
     head = [f"| network | {' | '.join(COLUMNS.values())} |", f"|---|{'---:|' * len(COLUMNS)}"]
-    return "\n".join([*head, *(f"| {' | '.join(row)} |" for row in rows)]) + "\n"
-
-
-def short(number: str) -> str:
-    """``1e-6`` for ``1e-06``."""
-    return number.replace("e-0", "e-") if float(number) else "0"
-
-
-def shown(document: str) -> str:
-    """The table in the text of a document."""
-    return document.partition(BEGIN)[2].partition(END)[0].strip("\n") + "\n"
-
-
-def replaced(document: str, table: str) -> str:
-    """The text of a document with another table."""
-    before, begin, rest = document.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    assert end, f"the document has no place for the table: {BEGIN}{END}"
-    return f"{before}{begin}\n\n{table}\n{end}{after}"
+    return "\n".join([*head, *(f"| {' | '.join(line)} |" for line in lines)]) + "\n"
 
 
 def cells(table: str) -> dict[tuple[str, str, str], str]:
     """Network, writer, file → what the table has."""
-    _, _, *rows = [line.strip("|").split("|") for line in table.splitlines()]
-    return {
-        (row[0].strip(), *column): cell.strip() for row in rows for column, cell in zip(COLUMNS, row[1:], strict=True)
-    }
+    return {(row[0], *column): cell for row in rows(table) for column, cell in zip(COLUMNS, row[1:], strict=True)}
 
 
 def known(document: str) -> Results:
     """The results in the table of a document."""
-    there = cells(shown(document)).items() if BEGIN in document and shown(document).strip() else ()
-    return {place: cell for place, cell in there if cell not in (NOT_TRIED, NONE)}
+    return {place: cell for place, cell in cells(PLACE.shown(document)).items() if cell not in (NOT_TRIED, NONE)}

@@ -30,8 +30,9 @@ weights     PATH.safetensors, by this program's names, or PATH.weights.h5, for t
 hub         PATH, a directory for a hub of models: model.safetensors, config.json, labels.txt, README.md
 onnx        PATH.onnx for ONNX Runtime: from pixels (0 to 255, [n, size, size, 3]) to logits; PATH.onnx.json says how
             an image becomes these pixels, and names the classes. Needs pip install 'resumable-trainer[onnx]'
-litert      PATH.tflite and PATH.tflite.json for LiteRT (TensorFlow Lite), alike. With quantization=int8, of 8 bits,
-            calibrated and measured on validation images. Needs pip install 'resumable-trainer[litert]'
+litert      PATH.tflite and PATH.tflite.json for LiteRT (TensorFlow Lite), alike. Needs pip install
+            'resumable-trainer[litert]'
+            With quantization=int8, both are of 8 bits, calibrated and measured on validation images.
 state       PATH.safetensors, from which "resume run_dir=DIR checkpoint=PATH" goes on, bit for bit: weights,
             optimizer slots, averages, counters
 
@@ -41,6 +42,7 @@ weights are those that the run's validations use. The ending may be left out. Wh
 runtime that it is for, and compared with the run's network before it appears. Nothing is overwritten, and the run may
 be training meanwhile."""
 STATE = "state"
+QUANTIZED = ("onnx", "litert")
 FORMATS = ("keras", "savedmodel", "weights", "hub", "onnx", "litert", STATE)
 TAKEN = ("run_dir", "format", "output", "checkpoint", "weights", "quantization", "names", "allow")
 
@@ -60,8 +62,8 @@ def main(arguments: Sequence[str]) -> int:
     library = take_choice(values, "names", (None, "torchvision", "timm"))
     allow = take_list(values, "allow")
     refuse_rest(values, TAKEN, "export")
-    if int8 and form != "litert":
-        raise UsageError(f"quantization=int8 is for format=litert, and not for format={form}")
+    if int8 and form not in QUANTIZED:
+        raise UsageError(f"quantization=int8 is for format={' or format='.join(QUANTIZED)}, and not for format={form}")
     if library is not None and form != "weights":
         raise UsageError(f"names={library} is for format=weights, and not for format={form}")
     places.refuse_output(output, f"output={output}")
@@ -90,9 +92,13 @@ def main(arguments: Sequence[str]) -> int:
         warn(restored.doubt)
     kind = f"{form} in int8" if int8 else form
     print(f"{output}: {kind} of {restored.path} ({weights} weights, step {restored.manifest.step})")
-    if written.is_described:
+    if (accuracy := written.accuracy) is not None:
+        print(
+            f"{accuracy.right} of {accuracy.images} validation images are right, {accuracy.right_in_float32} in float32"
+        )
+    if written.form.is_described:
         print(f"{description_of(output)}: how an image becomes its input, and the classes")
-    print(f"to load it in Python: {loading(restored, written, output, library)}")
+    print(f"to load it in Python: {loading(restored, written.form, output, library)}")
     return 0
 
 

@@ -1,9 +1,9 @@
-"""A network for ONNX Runtime: converted by tf2onnx through Keras, and run again by ONNX Runtime itself."""
+"""A network for ONNX Runtime: converted by tf2onnx through Keras, and quantised and run by ONNX Runtime itself."""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -90,8 +90,51 @@ def write(model: keras.Model, metadata: Mapping[str, str], path: Path) -> None:
     onnx.save(network, path)
 
 
-def run(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-    """The logits, float32 ``[n, classes]``, of ``images``, float32 ``[n, S, S, 3]``, from the file itself.
+class _Calibration:
+    """Images as ONNX Runtime asks for them: a feed of the network, and ``None`` after the last."""
+
+    def __init__(self, images: Iterable[npt.NDArray[np.float32]]) -> None:
+        self._images = iter(images)
+
+    def get_next(self) -> dict[str, npt.NDArray[np.float32]] | None:
+        return next(({INPUT: image} for image in self._images), None)
+
+
+def write_int8(
+    model: keras.Model, metadata: Mapping[str, str], path: Path, calibration: Iterable[npt.NDArray[np.float32]]
+) -> None:
+    """Write ``model`` as ``write`` does, with weights and activations of 8 bits; input and output stay float32. The
+    ranges of the activations are those of ``calibration``, images float32 ``[1, S, S, 3]``. Files of the steps between
+    are left beside ``path``.
+    """
+    onnx, _ = libraries()
+    from onnxruntime import quantization
+
+    exact, folded = path.with_name("exact.onnx"), path.with_name("folded.onnx")
+    write(model, metadata, exact)
+    with converting("onnx"):
+        # Operations become parts of the convolution before them. Dimensions as symbols would take a package more, and
+        # only that of the batch is open.
+        quantization.quant_pre_process(exact, folded, skip_symbolic_shape=True)
+        # Without a sign: where a processor lacks VNNI, the sums of products of unsigned activations and signed weights
+        # overflow in 16 bits, and what was measured here would not hold there.
+        quantization.quantize_static(
+            folded,
+            path,
+            _Calibration(calibration),
+            quant_format=quantization.QuantFormat.QDQ,
+            activation_type=quantization.QuantType.QUInt8,
+            weight_type=quantization.QuantType.QUInt8,
+            per_channel=True,
+        )
+    network = onnx.load(path)
+    onnx.helper.set_model_props(network, dict(metadata))
+    onnx.save(network, path)
+
+
+def network(path: Path) -> Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]:
+    """The network in the file, as ONNX Runtime runs it: from images float32 ``[n, S, S, 3]`` to logits float32
+    ``[n, classes]``.
 
     Raises:
         UsageError: the network has an operation that ONNX does not have; has the runtime's reason.
@@ -102,6 +145,11 @@ def run(path: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
             session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
         except Exception as error:  # as for a converter; tf2onnx writes an operation that it does not know as it is
             raise UsageError(f"format=onnx: ONNX Runtime does not take this network: {one_line(str(error))}") from error
-        (logits,) = session.run([OUTPUT], {INPUT: images})
-    found: npt.NDArray[np.float32] = logits
-    return found
+
+    def run(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        with silent():
+            (logits,) = session.run([OUTPUT], {INPUT: images})
+        found: npt.NDArray[np.float32] = logits
+        return found
+
+    return run

@@ -64,8 +64,12 @@ def pixel_model(stock: keras.Model, config: PreprocessConfig) -> keras.Model:
     return keras.Model({INPUT: image}, {OUTPUT: stock(values)}, name=stock.name)
 
 
-def description(config: Config, class_names: tuple[str, ...], origin: Mapping[str, str]) -> str:
-    """The JSON document beside a converted network: what to feed, what comes out, where it comes from."""
+def description(
+    config: Config, class_names: tuple[str, ...], origin: Mapping[str, str], quantization: Mapping[str, Any] | None
+) -> str:
+    """The JSON document beside a converted network: what to feed, what comes out, where it comes from, and
+    ``quantization``, what is known of a network of 8 bits.
+    """
     rest, side = outside(config.preprocess), config.preprocess.image_size
     is_pixels = scale(config.preprocess) == WHITE
     values = "red, green and blue from 0 to 255, after preprocessing" if is_pixels else "what preprocessing gives"
@@ -74,6 +78,7 @@ def description(config: Config, class_names: tuple[str, ...], origin: Mapping[st
         "input": {"name": INPUT, "dtype": "float32", "shape": ["n", side, side, 3], "values": values},
         "output": {"name": OUTPUT, "dtype": "float32", "shape": ["n", len(class_names)], "values": "logits"},
         "classes": list(class_names),
+        "quantization": quantization,
         **origin,
     }
     return json.dumps(about, indent=2, ensure_ascii=False) + "\n"

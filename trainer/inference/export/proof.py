@@ -49,6 +49,15 @@ class Probe:
         return probabilities
 
 
+@dataclasses.dataclass(frozen=True)
+class Accuracy:
+    """Of so many validation ``images``, how many a network of 8 bits has ``right``, and how many the one in float32."""
+
+    images: int
+    right: int
+    right_in_float32: int
+
+
 def probe(config: Config, state: TrainingState, weights: WeightsName) -> Probe:
     """Images of colours drawn at random, the same in every process, through the network with ``weights``.
 
@@ -98,16 +107,16 @@ def refuse_difference(
         )
 
 
-def refuse_lost_accuracy(expected: int, found: int, images: int, what: str) -> None:
+def refuse_lost_accuracy(found: Accuracy, what: str) -> None:
     """
     Raises:
-        RestoreRefused: of so many ``images``, ``what`` has ``found`` right, and the network in float32 ``expected``,
-            which is more than ``LOST_ACCURACY`` more.
+        RestoreRefused: the network in float32 has more than ``LOST_ACCURACY`` more of the images right than ``what``.
     """
-    if expected - found > LOST_ACCURACY * images:
+    if found.right_in_float32 - found.right > LOST_ACCURACY * found.images:
         raise RestoreRefused(
-            f"{what} has {found} of {images} validation images right, the network in float32 {expected}; more than "
-            f"{100 * LOST_ACCURACY:g} point of accuracy is lost, and nothing was written"
+            f"{what} has {found.right} of {found.images} validation images right, the network in float32 "
+            f"{found.right_in_float32}; more than {100 * LOST_ACCURACY:g} point of accuracy is lost, and nothing was "
+            "written"
         )
 
 

@@ -12,13 +12,13 @@ from trainer.data.batches import evaluation_batches, is_ready
 from trainer.data.evaluated import Trained, open_evaluated
 from trainer.data.sources.source import Source
 from trainer.errors import UsageError, warn
-from trainer.inference.export import proof
 from trainer.inference.export.pixels import outside, scale
+from trainer.inference.export.proof import Accuracy
 from trainer.run.restore import Restored
 
 CALIBRATION = 200  # images; TensorFlow's guide to post-training quantisation names 100 to 500
 MEASURED = 1000  # images, of which one point is ten
-Logits = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]
+Logits = Callable[[npt.NDArray[np.float32]], npt.NDArray[np.float32]]  # of images [n, S, S, 3], [n, classes]
 
 
 class ValidationImages:
@@ -43,18 +43,14 @@ class ValidationImages:
         for images, _ in self._batches(self._source.spread(CALIBRATION)):
             yield from np.split(images, len(images))
 
-    def refuse_lost_accuracy(self, exact: Logits, rounded: Logits, what: str) -> None:
-        """Compare the two on ``MEASURED`` images, evenly spread over the split; both give logits ``[n, classes]``.
-
-        Raises:
-            RestoreRefused: ``rounded`` has more than a point less of them right.
-        """
+    def accuracy(self, exact: Logits, rounded: Logits) -> Accuracy:
+        """Of both, the network in float32 and that of 8 bits, on ``MEASURED`` images, evenly spread over the split."""
         count, right = 0, [0, 0]
         for images, labels in self._batches(self._source.spread(MEASURED)):
             count += len(labels)
             for place, logits in enumerate((exact, rounded)):
                 right[place] += int((logits(images).argmax(axis=1) == labels).sum())
-        proof.refuse_lost_accuracy(right[0], right[1], count, what)
+        return Accuracy(count, right=right[1], right_in_float32=right[0])
 
     def _batches(self, source: Source) -> Iterator[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]]:
         """The images float32 ``[n, S, S, 3]`` and labels int64 ``[n]`` of ``source``, without those that are bad."""

@@ -23,10 +23,17 @@ from trainer.config.schema.training import WeightsName
 from trainer.errors import UsageError, spelled
 from trainer.inference.appearing import appearing, refuse_place
 from trainer.inference.export import hub, litert, onnx_runtime, pixels
-from trainer.inference.export.proof import Probe, in_float32, probe, refuse_difference
+from trainer.inference.export.proof import (
+    Accuracy,
+    Probe,
+    in_float32,
+    probe,
+    refuse_difference,
+    refuse_lost_accuracy,
+)
 from trainer.inference.export.saved_model import Classifier
 from trainer.inference.export.stock_model import own_names, stock_model
-from trainer.inference.export.validation import ValidationImages
+from trainer.inference.export.validation import Logits, ValidationImages
 from trainer.interchange import state_files, torch_state
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG
 from trainer.interchange.origin import Origin
@@ -108,6 +115,10 @@ def _write_onnx(export: Export, path: Path) -> None:
     onnx_runtime.write(export.pixel_model, export.origin, path)
 
 
+def _write_onnx_int8(export: Export, path: Path) -> None:
+    onnx_runtime.write_int8(export.pixel_model, export.origin, path, export.validation().calibration())
+
+
 def _write_litert(export: Export, path: Path) -> None:
     litert.write(export.pixel_model, path)
 
@@ -158,14 +169,14 @@ def _read_hub(export: Export, path: Path, probe: Probe) -> None:
 
 
 def _read_onnx(export: Export, path: Path, probe: Probe) -> None:
-    refuse_difference(probe.logits, onnx_runtime.run(path, probe.fed), path.name)
+    refuse_difference(probe.logits, onnx_runtime.network(path)(probe.fed), path.name)
 
 
 def _read_litert(export: Export, path: Path, probe: Probe) -> None:
     refuse_difference(probe.logits, litert.network(path)(probe.fed), path.name)
 
 
-def _read_litert_int8(export: Export, path: Path, probe: Probe) -> None:
+def _read_int8(network: Callable[[Path], Logits], export: Export, path: Path, probe: Probe) -> Accuracy:
     def exact(images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         logits: npt.NDArray[np.float32] = export.pixel_model({pixels.INPUT: images}, training=False)[
             pixels.OUTPUT
@@ -173,17 +184,20 @@ def _read_litert_int8(export: Export, path: Path, probe: Probe) -> None:
         return logits
 
     refuse_difference(probe.logits, exact(probe.fed), "the network behind its normalisation")
-    export.validation().refuse_lost_accuracy(exact, litert.network(path), path.name)
+    accuracy = export.validation().accuracy(exact, network(path))
+    refuse_lost_accuracy(accuracy, path.name)
+    return accuracy
 
 
 @dataclasses.dataclass(frozen=True)
 class Format:
-    """How a format is written, and read again as by its users; ``loading`` is the line of Python that reads it.
-    ``is_described``: a JSON document beside it says what to feed. ``check`` refuses where a library is missing.
+    """How a format is written, and read again as by its users, which measures the accuracy of a network of 8 bits;
+    ``loading`` is the line of Python that reads it. ``is_described``: a JSON document beside it says what to feed.
+    ``check`` refuses where a library is missing.
     """
 
     write: Callable[[Export, Path], None]
-    read: Callable[[Export, Path, Probe], None]
+    read: Callable[[Export, Path, Probe], Accuracy | None]
     loading: str
     is_described: bool = False
     check: Callable[[], object] = lambda: None
@@ -207,9 +221,18 @@ ONNX = Format(
     is_described=True,
     check=onnx_runtime.libraries,
 )
-LITERT_LOADING = 'ai_edge_litert.interpreter.Interpreter({path!r}).get_signature_runner()(image=PIXELS)["logits"]'
-LITERT = Format(_write_litert, _read_litert, LITERT_LOADING, is_described=True, check=litert.library)
-LITERT_INT8 = Format(_write_litert_int8, _read_litert_int8, LITERT_LOADING, is_described=True, check=litert.library)
+LITERT = Format(
+    _write_litert,
+    _read_litert,
+    'ai_edge_litert.interpreter.Interpreter({path!r}).get_signature_runner()(image=PIXELS)["logits"]',
+    is_described=True,
+    check=litert.library,
+)
+# format → what quantization=int8 makes of it
+INT8: Mapping[str, Format] = {
+    "onnx": dataclasses.replace(ONNX, write=_write_onnx_int8, read=functools.partial(_read_int8, onnx_runtime.network)),
+    "litert": dataclasses.replace(LITERT, write=_write_litert_int8, read=functools.partial(_read_int8, litert.network)),
+}
 SAFETENSORS_ENDING = ".safetensors"
 # format → ending of the output → what it is; the first ending is added where there is none; "": a directory
 FORMATS: Mapping[str, Mapping[str, Format]] = {
@@ -228,7 +251,6 @@ TORCH: Mapping[str, Format] = {
     )
     for library in typing.get_args(torch_state.Library)
 }
-INT8: Mapping[str, Format] = {"litert": LITERT_INT8}
 ENDINGS: Mapping[str, tuple[str, ...]] = {
     **{form: tuple(of) for form, of in FORMATS.items()},
     "state": (".safetensors",),
@@ -237,6 +259,14 @@ ENDINGS: Mapping[str, tuple[str, ...]] = {
 
 # endings of files of other formats than the one asked for
 OTHERS = (".h5", ".hdf5", ".keras", ".safetensors", ".pb", ".onnx", ".tflite", ".pt", ".pth", ".ckpt", ".npz", ".zip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """The format of an export, and the accuracy that was measured of a network of 8 bits."""
+
+    form: Format
+    accuracy: Accuracy | None
 
 
 def check_output(form: str, output: Path) -> Path:
@@ -302,7 +332,7 @@ def write(
     *,
     int8: bool = False,
     library: torch_state.Library | None = None,
-) -> Format:
+) -> Written:
     """Write a restored network to ``output``, a path of ``check_output``, and read it again as its users do. It appears
     only when it is complete and gives what the run's network gives; with ``int8``, of weights and activations of 8
     bits, when it has as many validation images right, but for a point. With a ``library``, which ``check_names`` has
@@ -331,12 +361,13 @@ def write(
     form_of = INT8[form] if int8 else _format_of(form, output) if library is None else TORCH[library]
     with appearing(output) as unfinished, contextlib.ExitStack() as beside:
         form_of.write(export, unfinished)
-        form_of.read(export, unfinished, probe(restored.config, restored.state, weights))
+        accuracy = form_of.read(export, unfinished, probe(restored.config, restored.state, weights))
         if form_of.is_described:  # it appears before the network does
             described = beside.enter_context(appearing(description_of(output)))
-            text = pixels.description(restored.config, restored.output_names, export.origin)
+            quantization = None if accuracy is None else {"type": "int8", "validation": dataclasses.asdict(accuracy)}
+            text = pixels.description(restored.config, restored.output_names, export.origin, quantization)
             described.write_text(text, encoding="utf-8")
-    return form_of
+    return Written(form_of, accuracy)
 
 
 def write_state(checkpoint: Path, output: Path) -> None:

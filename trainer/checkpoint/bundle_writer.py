@@ -29,7 +29,8 @@ RESTART = 16  # every so many entries of a block a name is written whole
 MAGIC = 0xDB4775248B80FB57
 PLACES_BYTES = 40  # of the two places in the footer
 UNCOMPRESSED = b"\x00"
-BUFFER_BYTES = 2**20  # of the data file, for small values
+BUFFER_BYTES = 2**18  # of the data file, for small values
+AT_ONCE = 2**16  # numbers, 256 KiB of float32
 
 
 class BundleWriter:
@@ -48,11 +49,20 @@ class BundleWriter:
         with self._named():
             self._file: BinaryIO = open(f"{prefix}.data-00000-of-00001", "wb", BUFFER_BYTES)  # noqa: SIM115
 
-    def add(self, key: str, value: np.ndarray[Any, Any]) -> None:
-        """Write the numbers of ``value``, of any shape and any type that TensorFlow has."""
-        content = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-        content.flags.writeable = False  # the checksum takes no other
-        self._add(key, tf.as_dtype(value.dtype), value.shape, masked_crc32c(content), content.data)
+    def add(self, key: str, value: np.ndarray[Any, Any]) -> bool:
+        """Write the numbers of ``value``, of any shape and any type that TensorFlow has; whether all are finite."""
+        dtype, flat = tf.as_dtype(value.dtype), np.ascontiguousarray(value).reshape(-1)
+        crc, is_finite = 0, True
+        for begin in range(0, flat.size, AT_ONCE):  # looked at, summed and copied while they are in the processor
+            numbers = flat[begin : begin + AT_ONCE]
+            is_finite = is_finite and (not dtype.is_floating or bool(np.isfinite(numbers).all()))
+            content = numbers.view(np.uint8)
+            content.flags.writeable = False  # the checksum takes no other
+            crc = google_crc32c.extend(crc, content)
+            with self._named():
+                self._file.write(content.data)
+        self._enter(key, dtype, value.shape, flat.nbytes, masked(crc))
+        return is_finite
 
     def add_text(self, key: str, text: bytes) -> None:
         """Write one text, a tensor of rank 0. Its length and a checksum of the length stand before it."""
@@ -60,20 +70,22 @@ class BundleWriter:
         checksum = masked(crc).to_bytes(4, "little")
         for part in (checksum, text):
             crc = google_crc32c.extend(crc, part)
-        self._add(key, tf.string, (), masked(crc), _varint(len(text)) + checksum + text)
+        content = _varint(len(text)) + checksum + text
+        with self._named():
+            self._file.write(content)
+        self._enter(key, tf.string, (), len(content), masked(crc))
 
-    def _add(self, key: str, dtype: tf.DType, shape: Sequence[int], checksum: int, content: bytes | memoryview) -> None:
+    def _enter(self, key: str, dtype: tf.DType, shape: Sequence[int], size: int, checksum: int) -> None:
+        """Put what was just written into the index."""
         entry = tensor_bundle_pb2.BundleEntryProto(
             dtype=dtype.as_datatype_enum,
             shape=tf.TensorShape(shape).as_proto(),
             offset=self._end,
-            size=len(content),
+            size=size,
             crc32c=checksum,
         )
         self._entries[key.encode()] = entry.SerializeToString()
-        self._end += len(content)
-        with self._named():
-            self._file.write(content)
+        self._end += size
 
     def finish(self) -> None:
         """Write what is left of the data, and the index. Nothing is synced."""

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import google_crc32c
-import numpy as np
 
 CRC_MASK = 0xA282EAD8  # tensorflow/core/lib/hash/crc32c.h
 
 
-def masked_crc32c(data: bytes | np.ndarray[Any, Any]) -> int:
-    """The CRC-32C of ``data``, rotated and shifted as in TFRecord files. An array is one of bytes that is read-only."""
+def masked_crc32c(data: bytes) -> int:
+    """The CRC-32C of ``data``, rotated and shifted as in TFRecord files."""
     return masked(google_crc32c.value(data))
 
 

@@ -13,7 +13,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from bench_step import BLOCK_STEPS, CLASSES
+from bench_step import BLOCK_STEPS
 from interleaved import Contender, Row, Values, measurements, publish, row
 from product_contender import FLOPS, PRODUCTS
 from workers import Worker, warm_up
@@ -40,11 +40,12 @@ def main() -> None:
             "python3 -m venv /tmp/torch && /tmp/torch/bin/pip install torch torchvision psutil rich && "
             "TORCH=/tmp/torch/bin/python scripts/bench torch"
         )
-    rows = [each for size, batch in SIZES for each in _race(python, size, batch)]
+    flops = {size: _training_flops(size) for size, _ in SIZES}
+    rows = [each for size, batch in SIZES for each in _race(python, size, batch, flops[size])]
     publish("torch", "Inception V3, Adam, one step", rows)
 
 
-def _race(python: str, size: int, batch: int) -> list[Row]:
+def _race(python: str, size: int, batch: int, flops: int) -> list[Row]:
     keys = (f"preprocess.image_size={size}", f"train.global_batch_size={batch}")
     ours = {
         name: Worker("step_contender.py", "loop", *keys, f"runtime.precision={precision}")
@@ -67,7 +68,7 @@ def _race(python: str, size: int, batch: int) -> list[Row]:
         *(row(name, wall[name], "steps/s", wall[BASELINE]) for name in steps),
         *(row(f"{name}: CPU", cpu[name], "s/1000 steps", cpu[BASELINE]) for name in steps),
         *_beside_the_best(wall, [*theirs]),
-        *_shares(wall, steps, size, batch),
+        *_shares(wall, steps, flops * batch),
     ]
     return [dataclasses.replace(each, name=f"{size}x{size}, {batch}: {each.name}") for each in rows]
 
@@ -83,9 +84,8 @@ def _beside_the_best(wall: Values, theirs: Sequence[str]) -> list[Row]:
     return rows
 
 
-def _shares(wall: Values, steps: Sequence[str], size: int, batch: int) -> list[Row]:
-    """The rate of the product, and the share of it that the multiply-adds of each step reach."""
-    flops = _training_flops(size) * batch
+def _shares(wall: Values, steps: Sequence[str], flops: int) -> list[Row]:
+    """The rate of the product, and the share of it that a step of so many operations reaches."""
     rows = []
     for dtype, product in PRODUCT.items():
         ceiling = [FLOPS * rate for rate in wall[product]]
@@ -99,11 +99,10 @@ def _shares(wall: Values, steps: Sequence[str], size: int, batch: int) -> list[R
 
 def _training_flops(size: int) -> int:
     """Of one image, in forward and backward pass."""
-    from trainer.config.complete import complete
-    from trainer.config.compose import compose
+    from step_contender import config_of  # imports TensorFlow
+
     from trainer.models.cost import cost
 
-    keys = ("data=synthetic", f"data.num_classes={CLASSES}", "model.aux_logits=false", f"preprocess.image_size={size}")
-    flops = cost(complete(compose(["experiment=images", *keys]), 1000, CLASSES)).training_flops
+    flops = cost(config_of(f"preprocess.image_size={size}")).training_flops
     assert flops is not None
     return flops

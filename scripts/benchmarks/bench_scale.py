@@ -11,7 +11,7 @@ from bench_step import BATCH, BLOCK_STEPS, SIZE
 from interleaved import Contender, publish, rates, row
 from workers import Worker, warm_up
 
-ROUNDS = 7
+ROUNDS = 5
 BASELINE = "1 replica"
 ONE, TWO = "runtime.virtual_devices=1", "runtime.virtual_devices=2"
 PARTS = 4

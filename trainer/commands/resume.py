@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.command_line import argument
 from trainer.commands.arguments import refuse_rest, take_list, take_text
 from trainer.commands.wrapping import wrapped
 from trainer.config.arguments import parse_arguments
@@ -106,7 +107,7 @@ def _fetched(place: Place, values: dict[str, object], stop: StopRequest) -> str:
         places.refuse_nested(into, f"into={into}")
     occupancy.refuse_foreign(into)
     watchdog = Watchdog(Process(stop, None), None, ends_process=True)
-    watchdog.follow(compose([f"{key}={value}" for key, value in values.items() if key.startswith(LIMITS)]))
+    watchdog.follow(compose([argument(key, value) for key, value in values.items() if key.startswith(LIMITS)]))
     with watchdog.watching(), writing(into):
         fetch(place, into, warn)
     print(f"fetched {place.url} into {into}")

@@ -6,7 +6,6 @@ import random
 import re
 import shutil
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +13,15 @@ import numpy as np
 import pytest
 from image_data import everything, folder_source, jpeg, make_splits, make_tree, png, write
 from range_server import Server, serving
-from s3_server import Bucket, s3_server
+from s3_server import Bucket
 
-from trainer.data.remote import bucket as module
-from trainer.data.remote import fetching, remote_path
+from trainer.data.remote import remote_path
 from trainer.data.remote.block_cache import taken
 from trainer.data.sources.source import Source
 from trainer.errors import BadRecord, NoSuchSplit, UsageError
 from trainer.fingerprint.behaviour import data_facts
 
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    log = tmp_path_factory.mktemp("s3") / "log"
-    with s3_server(log):
-        yield Bucket(log)
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DELAYS", (0.01, 0.01))
-    monkeypatch.setattr(module, "FIRST_DELAYS", (0.01,))
-    monkeypatch.setattr(fetching, "THREADS", 4)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def as_splits(root: Path) -> None:

@@ -23,8 +23,7 @@ from tar_shards import make_tars, tar_source, write_samples
 
 from trainer.data.order.sampling import Sampling
 from trainer.data.pipeline import Batches, Choice, Plan
-from trainer.data.remote import bucket as module
-from trainer.data.remote import fetching, remote_path
+from trainer.data.remote import remote_path
 from trainer.data.sources.source import Source
 from trainer.errors import BadRecord, UsageError
 
@@ -62,19 +61,12 @@ def large_parquet(root: Path) -> None:
         datasets.Dataset.from_dict(content, features=features).to_parquet(str(root / f"{split}-0.parquet"))
 
 
+pytestmark = pytest.mark.usefixtures("impatient")
 KINDS = {
     "tfrecord": Kind(make_shards, shard_source, large_shards, "train-0 record 1"),
     "webdataset": Kind(make_tars, tar_source, large_tars, "train-0.tar record 1"),
     "parquet": Kind(make_parquet, parquet_source, large_parquet, "train-0.parquet row 1"),
 }
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DELAYS", (0.01, 0.01))
-    monkeypatch.setattr(module, "FIRST_DELAYS", (0.01,))
-    monkeypatch.setattr(fetching, "THREADS", 4)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
 
 
 @pytest.fixture(params=KINDS)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,31 +10,18 @@ import numpy as np
 import pytest
 from image_data import composed, everything, jpeg, png, write
 from range_server import serving
-from s3_server import Bucket, s3_server
+from s3_server import Bucket
 
 from trainer.config.arguments import parse_arguments
 from trainer.config.override import override
 from trainer.config.schema.sources import DataConfig
 from trainer.data.evaluated import Trained, open_evaluated
-from trainer.data.remote import bucket as module
 from trainer.data.remote import tree
 from trainer.data.sources.source import Source, open_source
 from trainer.errors import BadRecord, UsageError
 from trainer.fingerprint.behaviour import data_facts
 
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    log = tmp_path_factory.mktemp("s3") / "log"
-    with s3_server(log):
-        yield Bucket(log)
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DELAYS", (0.01, 0.01))
-    monkeypatch.setattr(module, "FIRST_DELAYS", (0.01,))
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 def data(file: object, *overrides: str) -> DataConfig:

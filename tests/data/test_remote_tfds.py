@@ -4,32 +4,19 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from image_data import everything
 from prepared_data import prepare, tfds_source
-from s3_server import Bucket, s3_server
+from s3_server import Bucket
 
-from trainer.data.remote import bucket as module
 from trainer.data.remote import remote_path
 from trainer.errors import BadRecord, UsageError
 from trainer.fingerprint.behaviour import data_facts
 
-
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bucket]:
-    log = tmp_path_factory.mktemp("s3") / "log"
-    with s3_server(log):
-        yield Bucket(log)
-
-
-@pytest.fixture(autouse=True)
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "DELAYS", (0.01, 0.01))
-    monkeypatch.setattr(module, "FIRST_DELAYS", (0.01,))
+pytestmark = pytest.mark.usefixtures("impatient")
 
 
 @pytest.mark.parametrize("file_format", ["tfrecord", "parquet"])

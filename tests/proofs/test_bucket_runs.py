@@ -10,27 +10,13 @@ from pathlib import Path
 import pytest
 import s3fs
 from image_data import make_splits, write
+from killed_runs import KILLED, NO_SUBSET, STEPS
 from prepared_data import prepare
 from processes import Trainer, assert_same_run, checkpoint_names
 from s3_server import KEYS, s3_server
 from small_plugin import SMALL, install
 
-STEPS = ("train.steps=7", "schedule.warmup_steps=2", "evaluation.every_steps=3", "checkpoint.every_steps=3")
-NO_SUBSET = ("data.train_examples=null", "data.validation_examples=null")
 SECRET = "a-key-that-nobody-may-read"
-# a process that is gone after its fifth step, two after its checkpoint
-KILLED = """
-import os, signal, sys
-from trainer.__main__ import main
-from trainer.monitoring import terminal
-shown = terminal.Terminal.step
-def step(self, number):
-    if number == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    shown(self, number)
-terminal.Terminal.step = step
-main(sys.argv[1:])
-"""
 
 
 def as_folder(root: Path) -> tuple[str, ...]:

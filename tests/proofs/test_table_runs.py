@@ -10,27 +10,12 @@ from typing import Any
 import numpy as np
 import pandas
 from image_data import jpeg, png, write
+from killed_runs import KILLED, NO_SUBSET, STEPS
 from processes import Trainer, assert_same_run, checkpoint_names
 from small_plugin import SMALL, install, installed_here
 
 from trainer.run_directory.metrics import read_validations
 from trainer.sweeps import cross_validation, plan
-
-STEPS = ("train.steps=7", "schedule.warmup_steps=2", "evaluation.every_steps=3", "checkpoint.every_steps=3")
-NO_SUBSET = ("data.train_examples=null", "data.validation_examples=null")
-# a process that is gone after its fifth step, two after its checkpoint
-KILLED = """
-import os, signal, sys
-from trainer.__main__ import main
-from trainer.monitoring import terminal
-shown = terminal.Terminal.step
-def step(self, number):
-    if number == 5:
-        os.kill(os.getpid(), signal.SIGKILL)
-    shown(self, number)
-terminal.Terminal.step = step
-main(sys.argv[1:])
-"""
 
 
 def patients(folder: Path) -> pandas.DataFrame:

@@ -260,7 +260,7 @@ def test_the_last_save_of_a_run_must_succeed(start: Callable[..., Training], mon
         training.checkpointer.finish()
 
 
-def test_errors_of_tensorflows_writer_are_errors_of_the_operating_system(tmp_path: Path) -> None:
+def test_errors_of_the_writer_are_errors_of_the_operating_system_with_a_name(tmp_path: Path) -> None:
     tree: Tree = {"a": tf.Variable(1.0)}
     file = StateFile(tree, flatten(tree))
     with pytest.raises(FileNotFoundError) as gone:

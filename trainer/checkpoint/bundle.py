@@ -110,6 +110,18 @@ def system_error(message: str, place: Path) -> OSError | None:
     return OSError(number, os.strerror(number), str(place))
 
 
+def os_error(error: tf.errors.OpError, place: Path) -> OSError:
+    """The operating system's error behind a TensorFlow error, which carries it only as text.
+
+    Raises:
+        tf.errors.OpError: there is no such error behind it.
+    """
+    found = system_error(error.message, place)
+    if found is None:
+        raise error
+    return found
+
+
 @contextmanager
 def without_patterns(prefix: Path) -> Iterator[str]:
     """A prefix under which TensorFlow can read the same files while the block runs.

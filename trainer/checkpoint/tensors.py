@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.core.protobuf.trackable_object_graph_pb2 import TrackableObjectGraph
 
-from trainer.checkpoint.bundle import BundleError, BundleReader, system_error, translated, without_patterns
+from trainer.checkpoint.bundle import BundleError, BundleReader, translated, without_patterns
 from trainer.checkpoint.bundle_writer import BundleWriter
 from trainer.checkpoint.manifest import PREFIX
 from trainer.command_line import argument, command_line
@@ -163,18 +163,6 @@ def _in_place(value: tf.Tensor) -> np.ndarray[Any, Any]:
     except ValueError:  # a type that Python's buffers do not have, such as bfloat16
         copy: np.ndarray[Any, Any] = value.numpy()
         return copy
-
-
-def os_error(error: tf.errors.OpError, place: Path) -> OSError:
-    """The operating system's error behind a TensorFlow error, which carries it only as text.
-
-    Raises:
-        tf.errors.OpError: there is no such error behind it.
-    """
-    found = system_error(error.message, place)
-    if found is None:
-        raise error
-    return found
 
 
 def damaged_tensors(directory: Path) -> list[str]:

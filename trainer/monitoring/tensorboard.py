@@ -11,8 +11,8 @@ from pathlib import Path
 import tensorflow as tf
 from PIL import Image
 
+from trainer.checkpoint.bundle import os_error
 from trainer.checkpoint.manifest import Start
-from trainer.checkpoint.tensors import os_error
 from trainer.config import stored
 from trainer.config.parse import leaves
 from trainer.config.schema import Config

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import tensorflow as tf
 from tensorboard.plugins.hparams import api as hparams
 
-from trainer.checkpoint.tensors import os_error
+from trainer.checkpoint.bundle import os_error
 from trainer.errors import spelled
 from trainer.run_directory.event_files import put_in_order
 

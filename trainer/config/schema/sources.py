@@ -7,7 +7,7 @@ import dataclasses
 import os
 import re
 import shlex
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from trainer.command_line import argument
 from trainer.config.keys import key
@@ -60,6 +60,15 @@ def root_of(data: DataConfig) -> str | None:
         return data.root or os.path.dirname(data.file)
     root = getattr(data, "root", None)
     return root if isinstance(root, str) else None
+
+
+def _disk_cache() -> Any:
+    """The key of every source whose files may lie on another machine."""
+    return key(
+        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
+        "free",
+        above=0.0,
+    )
 
 
 @option(SOURCES, "trainer.data.sources.digits:DigitsSplit")
@@ -119,11 +128,7 @@ class ImageFolderConfig(DataConfig):
         maximum=1000,
     )
     fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
-    disk_cache_gigabytes: float = key(
-        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
-        "free",
-        above=0.0,
-    )
+    disk_cache_gigabytes: float = _disk_cache()
 
     def check_keys(self, image_size: int) -> None:
         _check_folds(self.folds, self.fold)
@@ -201,11 +206,7 @@ class TableConfig(DataConfig):
         maximum=1000,
     )
     fold: int | None = key("which of the folds validates, counted from 0; null without folds", "consent", minimum=0)
-    disk_cache_gigabytes: float = key(
-        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
-        "free",
-        above=0.0,
-    )
+    disk_cache_gigabytes: float = _disk_cache()
 
     def check_keys(self, image_size: int) -> None:
         _check_folds(self.folds, self.fold)
@@ -266,11 +267,7 @@ class TFRecordConfig(DataConfig):
         "number of classes, when labels_file is null", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER
     )
     verify_crc: bool = key("compare the CRC of every record that is read", "consent")
-    disk_cache_gigabytes: float = key(
-        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
-        "free",
-        above=0.0,
-    )
+    disk_cache_gigabytes: float = _disk_cache()
 
     def check_keys(self, image_size: int) -> None:
         _check_patterns(self)
@@ -332,11 +329,7 @@ class TFDSConfig(DataConfig):
     test_split: str = key("the test set, in tensorflow-datasets' notation; only evaluate reads it", "free")
     image_key: str = key("feature that holds the image", "consent")
     label_key: str = key("feature that holds the label, a ClassLabel", "consent")
-    disk_cache_gigabytes: float = key(
-        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
-        "free",
-        above=0.0,
-    )
+    disk_cache_gigabytes: float = _disk_cache()
 
 
 @option(SOURCES, "trainer.data.sources.webdataset:WebDatasetSplit")
@@ -363,11 +356,7 @@ class WebDatasetConfig(DataConfig):
     num_classes: int | None = key(
         "number of classes, when labels_file is null", "fixed", minimum=2, maximum=LARGEST_CLASSIFIER
     )
-    disk_cache_gigabytes: float = key(
-        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
-        "free",
-        above=0.0,
-    )
+    disk_cache_gigabytes: float = _disk_cache()
 
     def check_keys(self, image_size: int) -> None:
         _check_patterns(self)
@@ -413,11 +402,7 @@ class ParquetConfig(DataConfig):
     cache_megabytes: int = key(
         "memory, for each split, that keeps row groups of images that cannot be read one by one", "free", minimum=1
     )
-    disk_cache_gigabytes: float = key(
-        "local disk that keeps what was read from a root on another machine, 10^9 bytes for all data there",
-        "free",
-        above=0.0,
-    )
+    disk_cache_gigabytes: float = _disk_cache()
 
     def check_keys(self, image_size: int) -> None:
         _check_patterns(self)

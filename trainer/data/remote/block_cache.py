@@ -24,14 +24,18 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import google_crc32c
+import numpy as np
+import numpy.typing as npt
 
 from trainer.errors import warn
 
 CHUNK = 64 << 10
 PAGE = 4096  # bytes: a file of one byte takes as many on most disks
 CRC = struct.Struct("<I")
+Size = TypeVar("Size", int, npt.NDArray[np.int64])
 FREED = 0.1  # of the bound, when room is made: it takes a look at all blocks
 TOUCHED_SECONDS = 60.0  # a block's last use is noted to this accuracy
 USED, TEMPORARY = "used", ".new-"
@@ -191,8 +195,8 @@ class BlockCache:
         return self._directory / (key if "/" in key else f"{key}/{number}")
 
 
-def taken(size: int) -> int:
-    """The bytes of a disk that a file of ``size`` bytes takes."""
+def taken(size: Size) -> Size:
+    """The bytes of a disk that a file of ``size`` bytes takes, or each of several files."""
     return -(-size // PAGE) * PAGE
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.config.contracts import Split
-from trainer.data.remote.block_cache import PAGE
+from trainer.data.remote.block_cache import taken
 from trainer.data.remote.remote_path import RemoteFile, RemotePath
 from trainer.data.remote.tree import RemoteTree, path_in
 from trainer.data.sources.folders import AnyFolder, RemoteFolder
@@ -24,7 +24,7 @@ class RemoteFiles:
 
     def __init__(self, tree: RemoteTree, below: str, sizes: Numbers, split: Split) -> None:
         self._tree, self._prefix = tree, f"{below}/".lstrip("/")
-        total = int((-(-sizes // PAGE) * PAGE).sum())  # as the cache counts them
+        total = int(taken(sizes).sum())
         self._root = as_it_fits(tree.root, total)
         self.ahead = self._root.pieces_ahead
         if split == "train":

@@ -300,3 +300,26 @@ def test_load_slow_disks_and_being_stopped_give_no_false_alarm(small: tuple[str,
     assert "hangs" not in process.output + (trainer.cwd / "run" / "train.log").read_text()
     trainer.run("train", *EXACT, "run_dir=straight")
     assert_same_run(trainer.cwd / "straight", trainer.cwd / "run")
+
+
+HOUR = 3600.0
+
+
+@pytest.mark.long
+def test_a_loaded_hour_gives_no_false_alarm(trainer: Trainer) -> None:
+    """Of starts, traces, slow saves and slow reads, beside processes that take what is left of the machine."""
+    limits = [f"runtime.watchdog.{phase}={90 if phase in ('starting', 'tracing') else 15}" for phase in LIMITS]
+    endless = ("train.steps=1000000", "on_existing=resume", "run_dir=run")
+    busy = [trainer.start_python("-c", f"import os\nos.nice(19)\n{BUSY}") for _ in range(2 * (os.cpu_count() or 1))]
+    until, lives, log = time.monotonic() + HOUR, 0, trainer.cwd / "run" / "train.log"
+    while time.monotonic() < until:
+        process = trainer.start_python("-c", PROGRAM, SLOW, "train", *EXACT, *limits, *endless)
+        wait_for_step(process, trainer.cwd / "run", 16 * (lives + 1))
+        process.signal(signal.SIGTERM)
+        assert process.wait() == 75, process.output
+        lives += 1
+        assert "hangs" not in process.output + log.read_text()
+    print(f"{lives} lives, newest checkpoint {checkpoint_names(trainer.cwd / 'run')[-1]}")
+    assert all(each.running for each in busy), "the machine was loaded all the time"
+    for each in busy:
+        each.finish()

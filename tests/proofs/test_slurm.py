@@ -140,8 +140,12 @@ class Submitted:
         self.cluster.wait(reached, f"{condition} {at_least} of job {self.number}")
         assert self.newest_step < STEPS, "too late to prove anything"
 
+    @property
+    def starts(self) -> int:
+        return self.output.count("train.sbatch: job ")
+
     def wait_for_start(self, number: int) -> None:
-        self.cluster.wait(lambda: self.output.count("train.sbatch: job ") >= number, f"start {number}\n{self.output}")
+        self.cluster.wait(lambda: self.starts >= number, f"start {number}\n{self.output}")
 
     def tasks(self) -> list[int]:
         """The processes that train, wherever they run."""
@@ -733,7 +737,7 @@ def test_host_names_are_those_that_scontrol_prints(cluster: Slurm) -> None:
 
 # A month
 
-EVENTS = 200
+EVENTS = 100
 MONTH_SEED = 19
 MONTH_STEPS = 60 * EVENTS
 MONTH = (
@@ -770,11 +774,11 @@ def test_a_month_of_events_at_random_changes_nothing(
     events = draw.choices([*MONTHLY], [often for often, _ in MONTHLY.values()], k=EVENTS)
     for number, event in enumerate(events, 1):
         time.sleep(draw.uniform(0, 4))
-        last = newest_step(run_dir)
+        last, starts = newest_step(run_dir), job.starts
         assert last < MONTH_STEPS, f"complete after {number - 1} events"
         happened = time.time()
         undo = MONTHLY[event][1](cluster, job, draw)
-        job.wait_for_start(number + 1)
+        job.wait_for_start(starts + 1)
         undo()
         cluster.wait(lambda: "\nstep " in job.output.rpartition("train.sbatch: job ")[2], f"a step\n{job.output}", 400)
         seconds.setdefault(event, []).append(time.time() - happened)

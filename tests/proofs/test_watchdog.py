@@ -306,7 +306,7 @@ HOUR = 3600.0
 
 
 @pytest.mark.long
-def test_a_loaded_hour_gives_no_false_alarm(trainer: Trainer) -> None:
+def test_a_loaded_hour_gives_no_false_alarm(small: tuple[str, ...], trainer: Trainer) -> None:
     """Of starts, traces, slow saves and slow reads, beside processes that take what is left of the machine."""
     limits = [f"runtime.watchdog.{phase}={90 if phase in ('starting', 'tracing') else 15}" for phase in LIMITS]
     endless = ("train.steps=1000000", "on_existing=resume", "run_dir=run")

@@ -85,6 +85,21 @@ def with_names(root: Path, count: int) -> None:
     write(root / "names.txt", "".join(f"{name}\n" for name in names(count)).encode())
 
 
+def as_few_rows(root: Path, count: int) -> None:
+    with_names(root, count)
+    rows = ["path,label,split\n"]
+    for place, label in enumerate(labels_of(count)):
+        write(root / f"{place}.jpg", jpeg(place))
+        rows.append(f"{place}.jpg,{names(count)[label]},{'train' if place < 2 else 'validation'}\n")
+    write(root / "labels.csv", "".join(rows).encode())
+
+
+def row_not_listed(root: Path, count: int) -> str:
+    with (root / "labels.csv").open("a") as file:
+        file.write("3.jpg,species of none,train\n")
+    return "line 5, has the label species of none"
+
+
 def as_examples(root: Path, count: int) -> None:
     with_names(root, count)
     for split in ("train", "validation"):
@@ -160,6 +175,17 @@ LARGE = {
         lambda root: ["data=table", f"data.file={root}/labels.csv", "data.split_column=split"],
         row_without_class,
     ),
+    "table with names": Large(
+        as_few_rows,
+        named(table),
+        lambda root: [
+            "data=table",
+            f"data.file={root}/labels.csv",
+            "data.split_column=split",
+            "data.labels_file=names.txt",
+        ],
+        row_not_listed,
+    ),
     "tfrecord": Large(
         as_examples,
         named(shard_source),
@@ -223,8 +249,8 @@ def test_many_classes_are_opened_checked_and_refused_without_a_list_of_them(
 def test_a_million_classes_are_opened_checked_and_refused_without_a_list_of_them(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Of folders a tenth: a folder takes a block of the disk."""
-    count = MILLION // 10 if name == "image_folder" else MILLION
+    """Of folders, and of rows that are a class each, 10,000: check-data decodes an image of each."""
+    count = 10_000 if name in ("image_folder", "table") else MILLION
     opened_checked_and_refused(LARGE[name], tmp_path / "data", count, lambda: "".join(capsys.readouterr()))
 
 

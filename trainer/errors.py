@@ -9,11 +9,14 @@ import codecs
 import difflib
 import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 SPELLED = "trainer.spelled"  # for ``open(…, errors=SPELLED)``: what an encoding lacks is spelled in ASCII
 IN_ASCII = {"·": ".", "…": "...", "–": "-", "—": "-", "−": "-", "→": "->", "×": "x", "≥": ">=", "≤": "<=", "≈": "~"}
 NAMES_SHOWN = 5
+LONGEST_SHOWN = 60  # characters of a text from a file
+MOST_COMPARED = 50_000  # names; to compare a text with so many takes a second
+MOST_TEXTS = 20  # that are compared with the same names; a message shows no more
 LARGEST_WITH_DECIMALS = 1e5
 SURROGATES = range(0xD800, 0xE000)
 ESCAPED_BYTES = range(0xDC80, 0xDD00)  # Python's form of bytes in a file name that are not UTF-8 (PEP 383)
@@ -156,6 +159,11 @@ def one_line(name: str) -> str:
     return printable(name).replace("\n", "\\n")
 
 
+def brief(text: str) -> str:
+    """The begin of a text from a foreign file, which may be of any length, on one line."""
+    return one_line(text[:LONGEST_SHOWN]) + ("…" if len(text) > LONGEST_SHOWN else "")
+
+
 def _in_ascii(character: str) -> str:
     if character in IN_ASCII:
         return IN_ASCII[character]
@@ -206,8 +214,12 @@ def measure(value: float) -> str:
 
 
 def nearest(name: str, candidates: Iterable[str]) -> str:
-    """``"; did you mean X?"`` for the most similar candidate, or an empty text when none is similar."""
+    """``"; did you mean X?"`` for the most similar candidate, or an empty text when none is similar, or there are more
+    than ``MOST_COMPARED``.
+    """
     known = sorted(candidates)
+    if len(known) > MOST_COMPARED:
+        return ""
     # The last part of a dotted key carries most of its meaning, so a right leaf in a wrong section also counts.
     close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
     if not close:
@@ -215,3 +227,19 @@ def nearest(name: str, candidates: Iterable[str]) -> str:
         leaves = {key.rpartition(".")[2]: key for key in reversed(known)}
         close = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.75)]
     return f"; did you mean {close[0]}?" if close else ""
+
+
+class Nearest:
+    """The most similar of ``names``, of which there may be many, to each of many texts: see ``nearest``. A text costs a
+    comparison with every name, so only the first ``MOST_TEXTS`` different ones get an answer.
+    """
+
+    def __init__(self, names: Collection[str]) -> None:
+        self._names = names
+        self._found: dict[str, str] = {}
+
+    def to(self, text: str) -> str:
+        """``"; did you mean X?"``, or an empty text."""
+        if text not in self._found and len(self._found) < MOST_TEXTS:
+            self._found[text] = nearest(text[:LONGEST_SHOWN], self._names)
+        return self._found.get(text, "")

@@ -141,7 +141,7 @@ def test_top_5_is_left_out_where_it_would_be_1_for_any_network(classes: int, exp
     predictions["probabilities"] = np.full([2, classes], 1.0 / classes, np.float32)
     told = {name: tf.constant(values) for name, values in predictions.items()}
     sums = tf.constant([0.4, 1.0, 2.0, 0.0], tf.float64)
-    report = classification_report([batch], lambda batch: (sums, told), ("a", "b"), classes)
+    report = classification_report([batch], lambda batch: (sums, told), ("a", "b"), classes, 100)
     assert (report.top_5_accuracy, report.accuracy) == (expected, 0.5)
     assert ("top-5 accuracy" in report.scores()) == (expected is not None)
 

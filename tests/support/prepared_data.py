@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,8 +36,6 @@ class TinyPets(tfds.core.GeneratorBasedBuilder):
         return {"train": self._generate_examples(0, 30), "test": self._generate_examples(100, 12)}
 
     def _generate_examples(self, start: int, count: int) -> Any:
-        import io
-
         for number in range(start, start + count):
             yield number, {"image": io.BytesIO(encoded(number)), "label": number % 3, "name": f"pet {number}"}
 
@@ -47,6 +47,49 @@ def encoded(number: int) -> bytes:
 def prepare(data_dir: Path, file_format: str = "array_record") -> Path:
     """Prepare the data set below ``data_dir``; the directory of its version."""
     builder = TinyPets(data_dir=str(data_dir), file_format=file_format)
+    builder.download_and_prepare()
+    return Path(builder.data_dir)
+
+
+class TinyShapes(tfds.core.GeneratorBasedBuilder):
+    """The images and labels that it is given, in their order, and the same for testing."""
+
+    VERSION = tfds.core.Version("1.0.0")
+
+    def __init__(self, images: Sequence[bytes], labels: Sequence[int], names: Sequence[str], **how: Any) -> None:
+        self._images, self._labels, self._names = images, labels, names
+        super().__init__(**how)
+
+    def _info(self) -> Any:
+        features = {
+            "image": tfds.features.Image(shape=(None, None, 3)),
+            "label": tfds.features.ClassLabel(names=list(self._names)),
+            "name": tfds.features.Text(),
+        }
+        return tfds.core.DatasetInfo(
+            builder=self, features=tfds.features.FeaturesDict(features), disable_shuffling=True
+        )
+
+    def _split_generators(self, manager: Any) -> Any:
+        return {"train": self._generate_examples(), "test": self._generate_examples()}
+
+    def _generate_examples(self) -> Any:
+        for number, (image, label) in enumerate(zip(self._images, self._labels, strict=True)):
+            yield number, {"image": io.BytesIO(image), "label": label, "name": f"shape {number}"}
+
+
+def prepare_images(
+    data_dir: Path,
+    images: Sequence[bytes],
+    labels: Sequence[int] | None = None,
+    names: Sequence[str] = CLASSES,
+    file_format: str = "array_record",
+) -> Path:
+    """Prepare these images as the data set ``tiny_shapes``; the directory of its version. Without ``labels``, every
+    third has the same of three.
+    """
+    chosen = [number % 3 for number in range(len(images))] if labels is None else labels
+    builder = TinyShapes(images, chosen, names, data_dir=str(data_dir), file_format=file_format)
     builder.download_and_prepare()
     return Path(builder.data_dir)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -15,8 +16,7 @@ from trainer.config.complete import complete, with_leaves
 from trainer.config.metrics import counts_by
 from trainer.errors import UsageError
 from trainer.run.suitability import refuse_too_many_scores
-from trainer.training import class_metrics
-from trainer.training.class_metrics import Collected, auroc
+from trainer.training.class_metrics import MOST_SCORES, UNASKED_SCORES, Collected, auroc, scores_kept
 
 CASES: dict[str, tuple[int, int, dict[str, Any]]] = {
     # what is special: (examples, classes, how they are drawn)
@@ -46,8 +46,8 @@ def drawn(case: str) -> tuple[np.ndarray, np.ndarray]:
     return labels, scores.astype(np.float32)
 
 
-def collected(labels: np.ndarray, scores: np.ndarray, batch: int) -> dict[str, float]:
-    found = Collected(scores.shape[1])
+def collected(labels: np.ndarray, scores: np.ndarray, batch: int, most: int | None = None) -> dict[str, float]:
+    found = Collected(scores.shape[1], scores_kept("accuracy") if most is None else most)
     for begin in range(0, len(labels), batch):
         part = slice(begin, begin + batch)
         there = len(labels[part])
@@ -87,7 +87,7 @@ def test_what_is_not_defined_is_nan_and_decides_nothing() -> None:
     found = collected(np.array([0, 0]), scores, 2)
     assert math.isnan(found["auroc"])
     assert (found["balanced_accuracy"], found["macro_f1"]) == (1.0, 1.0)
-    assert math.isnan(auroc(np.array([0, 1]), np.array([[0.5, np.nan], [0.5, 0.5]], np.float32)))
+    assert math.isnan(auroc(np.array([0, 1]), [np.array([[0.5, np.nan], [0.5, 0.5]], np.float32)]))
     validation = {"loss": 1.0, "accuracy": 1.0, "skipped": 0.0, **found}
     assert counts_by(validation, "macro_f1")
     assert not counts_by(validation, "auroc")
@@ -95,20 +95,18 @@ def test_what_is_not_defined_is_nan_and_decides_nothing() -> None:
 
 
 def test_an_example_without_a_finite_loss_is_a_miss_and_no_prediction() -> None:
-    found = Collected(2)
+    found = Collected(2, 100)
     scores = np.array([[0.75, 0.25], [0.25, 0.75]], np.float32)
     found.add(np.array([0, 1]), np.array([0, 1]), np.array([True, False]), scores)
     metrics = found.metrics()
     assert (metrics["balanced_accuracy"], metrics["macro_f1"]) == (0.5, 0.5)
 
 
-def test_scores_beyond_the_limit_are_not_kept_and_an_auroc_that_decides_is_refused(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_scores_beyond_the_limit_are_not_kept_and_an_auroc_that_decides_is_refused() -> None:
     labels, scores = drawn("balanced")
-    monkeypatch.setattr(class_metrics, "MOST_SCORES", 100 * 5)
-    found = collected(labels, scores, 10)
+    found = collected(labels, scores, 10, 100 * 5)
     assert math.isnan(found["auroc"])
+    assert not math.isnan(collected(labels, scores, 10, 400 * 5)["auroc"])
     assert found["macro_f1"] == pytest.approx(f1_score(labels, scores.argmax(1), average="macro"), abs=1e-12)
     config = with_leaves(complete(compose("checkpoint.best_metric=auroc"), 100, 1000), {"model.num_classes": 1000})
     refuse_too_many_scores(config, 268_435)
@@ -116,3 +114,23 @@ def test_scores_beyond_the_limit_are_not_kept_and_an_auroc_that_decides_is_refus
         UsageError, match=r"auroc needs the scores of 268436 validation images for 1000 classes, and at"
     ):
         refuse_too_many_scores(config, 268_436)
+
+
+def test_only_an_auroc_that_decides_keeps_a_gigabyte_of_scores() -> None:
+    assert scores_kept("accuracy", "auroc") == scores_kept("auroc", "loss") == MOST_SCORES
+    assert scores_kept("accuracy", "macro_f1") == UNASKED_SCORES
+    assert UNASKED_SCORES * 4 == 256 * 2**20
+
+
+def test_an_auroc_copies_a_few_columns_of_the_scores() -> None:
+    """The scores of 10,000 classes: 40 MB, whose copy would be as much again."""
+    random = np.random.Generator(np.random.PCG64(0))
+    parts = [random.random((50, 10_000), np.float32) for _ in range(20)]
+    labels = random.integers(0, 10_000, 1000)
+    tracemalloc.start()
+    try:
+        auroc(labels, parts)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 4e6

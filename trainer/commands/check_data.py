@@ -107,10 +107,11 @@ def _splits_found(config: DataConfig, sources: Mapping[Split, Source], without: 
         lines = [
             layout_of(config, folder_at(config.root, config.disk_cache_gigabytes, None)).sentence()
         ]  # it says of the test set, too
-    known = sources["train"].class_names
+    known = dict.fromkeys(sources["train"].class_names)
     for split, source in sources.items():
+        there = set(source.class_names)
         strange = [name for name in source.class_names if name not in known]
-        absent = [name for name in known if name not in source.class_names]
+        absent = [name for name in known if name not in there]
         if strange:
             lines.append(f"{split} has classes that train lacks, so evaluate refuses them: {few(strange)}")
         if absent:

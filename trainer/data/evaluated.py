@@ -204,8 +204,9 @@ def _evaluated(
     if not source.count:
         raise UsageError(f"the data has no record for {split} of the classes {few(trained.class_names)}")
     found = stored.class_names
-    in_order = [name for name in trained.class_names if name in found]
-    if in_order != [name for name in (wanted.classes or found) if name in in_order]:
+    there = set(found)
+    in_order = dict.fromkeys(name for name in trained.class_names if name in there)
+    if list(in_order) != [name for name in (wanted.classes or found) if name in in_order]:
         notes += ("the data has its classes in another order than the checkpoint; they were matched by name",)
     return Evaluated(source, split, divided, notes)
 
@@ -217,7 +218,7 @@ def _refuse_unknown(trained: Trained, chosen: Sequence[str] | None, found: Seque
         UsageError: they were chosen.
         RestoreRefused: the data has them.
     """
-    known = trained.class_names
+    known = dict.fromkeys(trained.class_names)
     strange = [name for name in (found if chosen is None else chosen) if name not in known]
     if not strange:
         return
@@ -229,7 +230,7 @@ def _refuse_unknown(trained: Trained, chosen: Sequence[str] | None, found: Seque
     )
     raise RestoreRefused(
         f"{len(strange)} of the {len(found)} classes of the data are none that {trained.place} was trained on: "
-        f"{few(strange)}\n  it was trained on {len(known)}: {few(known)}{leave_out}"
+        f"{few(strange)}\n  it was trained on {len(known)}: {few(trained.class_names)}{leave_out}"
     )
 
 

@@ -236,13 +236,14 @@ class _Labelled:
         self._source = source
         self.classes = classes
         self.skips = source.skip_bad
-        strange = [name for name in source.class_names if name not in classes]
+        label = {name: number for number, name in enumerate(classes)}
+        strange = [name for name in source.class_names if name not in label]
         if strange:
             key = shlex.quote(argument("data.classes", list(classes)))
             choosing = len(classes) <= LISTED and set(classes) <= set(source.class_names)  # every class needs a record
             advice = f"to leave them out: {key}" if choosing else f"take them out of the data for {split}"
             raise UsageError(f"{split} has classes that training lacks: {few(strange)}\n{advice}")
-        self._label = [classes.index(name) for name in source.class_names]
+        self._label = [label[name] for name in source.class_names]
 
     def read(self, number: int) -> tuple[bytes, int]:
         (image,), (label,) = self._source.read(np.array([number]))

@@ -23,7 +23,7 @@ from trainer.errors import few
 from trainer.inference.classification_report import ClassificationReport, Tally
 from trainer.run.restore import Restored, restore
 from trainer.run.start_cache import start_cache_of
-from trainer.training.class_metrics import Collected
+from trainer.training.class_metrics import Collected, scores_kept
 from trainer.training.evaluation import evaluate
 from trainer.training.step import PredictionStep, make_prediction_step, predictions_of
 
@@ -82,7 +82,11 @@ def evaluate_checkpoint(request: Request) -> Evaluation:
     assert config.model.num_classes is not None
     with listening() as heard:
         report = classification_report(
-            evaluation_batches(data.source, config), step, data.source.class_names, config.model.num_classes
+            evaluation_batches(data.source, config),
+            step,
+            data.source.class_names,
+            config.model.num_classes,
+            scores_kept(config.checkpoint.best_metric, config.early_stopping.metric),
         )
     if heard:
         print(f"warning: libjpeg repaired images ({heard[0]}); check-data with this data names them", file=sys.stderr)
@@ -126,12 +130,14 @@ def classification_report(
     step: PredictionStep,
     class_names: tuple[str, ...],
     classes: int,
+    most_scores: int,
 ) -> ClassificationReport:
     """Like ``evaluate``, with all other results from the predictions. ``step`` comes from ``make_prediction_step``.
 
-    ``classes`` is the size of the classifier. Classes beyond the data's ``class_names`` are named by their number.
+    ``classes`` is the size of the classifier, ``most_scores`` that of ``Collected``. Classes beyond the data's
+    ``class_names`` are named by their number.
     """
-    tally, collected = Tally(classes), Collected(classes)
+    tally, collected = Tally(classes), Collected(classes, most_scores)
 
     def counted(batch: Batch) -> tf.Tensor:
         sums, predictions = step(batch)

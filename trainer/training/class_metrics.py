@@ -8,6 +8,7 @@ Nothing here imports TensorFlow.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,9 @@ import numpy.typing as npt
 Counts = npt.NDArray[np.int64]
 Scores = npt.NDArray[np.float32]
 
-MOST_SCORES = 2**28  # numbers of 4 bytes, 1 GiB: 268,000 examples of 1,000 classes
+MOST_SCORES = 2**28  # numbers of 4 bytes, 1 GiB: 268,000 examples of 1,000 classes; where the AUROC decides something
+UNASKED_SCORES = 2**26  # 256 MiB, where it is one number among others: 67,000 examples of 1,000 classes
+COLUMNS_AT_ONCE = 64
 
 
 def macro_f1(examples: Counts, predicted: Counts, hits: Counts) -> float:
@@ -33,20 +36,25 @@ def balanced_accuracy(examples: Counts, hits: Counts) -> float:
     return float(np.mean(hits[there] / examples[there])) if there.any() else math.nan
 
 
-def auroc(labels: npt.NDArray[np.int64], scores: Scores) -> float:
+def auroc(labels: npt.NDArray[np.int64], scores: Sequence[Scores]) -> float:
     """The mean area under the receiver operating characteristic of each class against the rest, over the classes that
-    occur. ``labels`` is int64 ``[n]``, ``scores`` float32 ``[n, classes]``; equal scores count one half.
+    occur. ``labels`` is int64 ``[n]``; ``scores`` are in parts, float32 ``[part, classes]``, of together ``n`` rows.
+    Equal scores count one half. No more than ``COLUMNS_AT_ONCE`` columns of the scores are copied at a time.
 
     NaN where fewer than two classes occur, or a score is not finite. Exact: every pair of examples is counted.
     """
-    there = np.flatnonzero(np.bincount(labels, minlength=scores.shape[1])).tolist()
-    if len(there) < 2 or not np.isfinite(scores).all():
+    there = np.unique(labels).tolist()
+    if len(there) < 2 or not all(np.isfinite(part).all() for part in scores):
         return math.nan
     order = np.argsort(labels, kind="stable")
     ends = np.searchsorted(labels[order], there, side="right").tolist()
     areas, begin = [], 0
-    for label, end in zip(there, ends, strict=True):
-        of_class = scores[:, label]
+    for number, end in enumerate(ends):
+        place = number % COLUMNS_AT_ONCE
+        if place == 0:
+            together = there[number : number + COLUMNS_AT_ONCE]
+            columns = np.concatenate([part[:, together] for part in scores]).T
+        of_class = columns[place]
         own, everyone = of_class[order[begin:end]], np.sort(of_class)
         # of all examples, those with a lower score and half of the equal ones; among its own that is half of all pairs
         below = np.searchsorted(everyone, own, "left").sum() + np.searchsorted(everyone, own, "right").sum()
@@ -56,14 +64,19 @@ def auroc(labels: npt.NDArray[np.int64], scores: Scores) -> float:
     return float(np.mean(areas))
 
 
+def scores_kept(*metrics: str) -> int:
+    """How many scores are kept where ``metrics`` decide something."""
+    return MOST_SCORES if "auroc" in metrics else UNASKED_SCORES
+
+
 class Collected:
     """The scores of all examples of a validation, batch by batch, and the metrics that they make.
 
-    ``MOST_SCORES`` scores at most are kept, 4 bytes each, and copied once by ``metrics``. With more, the AUROC is not
-    computed and is NaN.
+    ``most`` scores are kept, see ``scores_kept``, 4 bytes each. With more, the AUROC is not computed and is NaN.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, most: int) -> None:
+        self._most = most
         self._examples = np.zeros(classes, np.int64)
         self._predicted = np.zeros(classes, np.int64)
         self._hits = np.zeros(classes, np.int64)
@@ -87,7 +100,7 @@ class Collected:
             return
         self._labels.append(labels)
         self._scores.append(scores)
-        if int(self._examples.sum()) * len(self._examples) > MOST_SCORES:
+        if int(self._examples.sum()) * len(self._examples) > self._most:
             self._scores = None
 
     def metrics(self) -> dict[str, float]:
@@ -95,5 +108,5 @@ class Collected:
         return {
             "macro_f1": macro_f1(self._examples, self._predicted, self._hits),
             "balanced_accuracy": balanced_accuracy(self._examples, self._hits),
-            "auroc": auroc(np.concatenate(self._labels), np.concatenate(self._scores)) if self._scores else math.nan,
+            "auroc": auroc(np.concatenate(self._labels), self._scores) if self._scores else math.nan,
         }

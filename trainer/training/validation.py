@@ -18,7 +18,7 @@ from trainer.data.batch import Batch
 from trainer.data.supply import Supply
 from trainer.errors import measure
 from trainer.run_directory.metrics import VALIDATION, Record, best_step
-from trainer.training.class_metrics import Collected
+from trainer.training.class_metrics import Collected, scores_kept
 from trainer.training.due import Standing
 from trainer.training.evaluation import evaluate
 from trainer.training.interfaces import EvaluationStep, Run
@@ -36,7 +36,8 @@ def validate(run: Run, standing: Standing, evaluation_step: EvaluationStep, *, c
         UsageError: the data cannot be read, or no example can be used; everything is as it was.
     """
     assert run.config.model.num_classes is not None
-    seen = _Seen(run.config.model.num_classes)
+    kept = scores_kept(run.config.checkpoint.best_metric, run.config.early_stopping.metric)
+    seen = _Seen(run.config.model.num_classes, kept)
 
     def watched(batch: Batch) -> tf.Tensor:
         sums, examples = evaluation_step(batch)
@@ -73,10 +74,10 @@ class _Seen:
     the device does not wait.
     """
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, most_scores: int) -> None:
         self.batches = 0
         self.predictions: list[npt.NDArray[np.float32]] = []  # [B, 5] for each batch
-        self.collected = Collected(classes)
+        self.collected = Collected(classes, most_scores)
         self._under_way: tf.Tensor | None = None
 
     def add(self, examples: tf.Tensor) -> None:

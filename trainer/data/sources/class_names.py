@@ -22,6 +22,7 @@ OTHER_FORMATS = ("item {", "item{", "<")  # a label map in protocol buffers' tex
 JSON_BEGINS = ("{", "[")
 NUMBER = re.compile(r"\d{1,9}")
 DECIMAL = re.compile(r"[+-]?(\d{1,18})(\.\d{1,18})?")  # a text that is a number: 7, 07, 7.0
+CONTROL = re.compile(r"[\0-\x08\n-\x1f\x7f-\x9f]")  # Unicode's category Cc, but the tab
 SYNSET = re.compile(r"(n\d{8})[ \t]+\S.*")  # a line of ImageNet's lists: WordNet's number of the synset, then its words
 
 
@@ -73,7 +74,7 @@ def read_label_names(path: AnyPath, label_offset: int | None) -> LabelNames:
     for line, name in enumerate(lines, 1):
         if not name:
             raise UsageError(f"{given} has no name in {unit} {line}; every {unit} is a class")
-        if any(unicodedata.category(character) == "Cc" and character != "\t" for character in name):
+        if CONTROL.search(name):
             raise UsageError(f"{given} has control characters in {unit} {line}: {name!r}")
     lines = [line.replace("\t", " ") if SYNSET.fullmatch(line) else line for line in lines]
     tabs = next((line for line, name in enumerate(lines, 1) if "\t" in name), None)

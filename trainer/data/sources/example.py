@@ -11,7 +11,7 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.example.example_pb2 import Example
 
 from trainer.data.sources.class_names import labels_by_text
-from trainer.errors import BadRecord, nearest, one_line
+from trainer.errors import BadRecord, Nearest, brief
 
 NAMES_SHOWN = 8
 VALUES_OF = {"bytes_list": "bytes", "int64_list": "an integer"}
@@ -67,11 +67,15 @@ class ExampleReader:
         assert isinstance(text, bytes)
         name = unicodedata.normalize("NFC", text.decode("utf-8", "backslashreplace").strip())
         if name not in self._labels:
-            hint = nearest(name, self._labels)
             raise BadRecord(
-                f"{place()} has label {one_line(name) or '(no text)'}, which is not a name in data.labels_file{hint}"
+                f"{place()} has label {brief(name) or '(no text)'}, which is not a name in data.labels_file"
+                f"{self._nearest.to(name)}"
             )
         return self._labels[name]
+
+    @functools.cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(self._labels)
 
     @functools.cached_property
     def _labels(self) -> dict[str, int]:

@@ -99,7 +99,7 @@ class ImageFolderSplit:
         self.whole = len(images)
         names = tuple(classes)
         if config.layout == "auto":
-            refuse_same_inside(self._folder, names, config.classes, images)
+            refuse_same_inside(self._folder, names, _used(config), images)
         if divided:
             images = part_of_tree(images, config, self._folder, names, split, say)
         elif config.group_pattern is not None:
@@ -252,23 +252,24 @@ def _scan(
     used, finding, keep_bad = _used(config), names_of(config), config.on_bad_record == "skip"
     if isinstance(folder, RemoteFolder):
         folder.tree.list_below([f"{folder.below}/{each.name}".lstrip("/") for each in classes.values()], finding.leaves)
-    empty: list[AnyFolder] = []
+    empty: dict[str, AnyFolder] = {}
     for label, (name, path) in enumerate(classes.items()):
         has_images = False
         for file, size in _walk(path, above, ignored, keep_bad, finding):
             has_images = True
             yield file.removeprefix(prefix), label, size
         if not has_images and (used is None or name in used):
-            empty.append(path)
+            empty[name] = path
     if empty:
-        others = [name for name, path in classes.items() if path not in empty]
-        more = [path.name for path in empty[1:]]
+        others = [name for name in classes if name not in empty]
+        first, *further = empty.values()
+        more = [path.name for path in further]
         also = f", and so {'is' if len(more) == 1 else 'are'} {few(more)}" if more else ""
-        there = [each for each in ignored if each.startswith(os.path.join(str(empty[0]), ""))]
-        noted = "".join(f"\n{line}" for line in left_out(there, config.extensions, empty[0])) if there else ""
+        there = [each for each in ignored if each.startswith(os.path.join(str(first), ""))]
+        noted = "".join(f"\n{line}" for line in left_out(there, config.extensions, first)) if there else ""
         raise UsageError(
-            f"{empty[0]} is a class folder without an image ({', '.join(config.extensions)}){also}; fill or remove it"
-            f"{noted}{_or_choose('the others', others, before=chr(10)) or _or_ignore(config, empty)}"
+            f"{first} is a class folder without an image ({', '.join(config.extensions)}){also}; fill or remove it"
+            f"{noted}{_or_choose('the others', others, before=chr(10)) or _or_ignore(config, [first, *further])}"
         )
 
 

@@ -55,7 +55,8 @@ class ParquetSplit:
         self.count = len(self._images)
         if not self.count:
             raise UsageError(
-                f"the files of {split} in {self._root} have no row: {few([str(each) for each in self._paths])}"
+                f"the files of {split} in {self._root} have no row: {few([str(each) for each in self._paths])}\n"
+                f"write them again, or set data.{split}_pattern to the names of others"
             )
         if split == "train":
             self._say_cost()
@@ -135,9 +136,10 @@ def _class_names(
     if config.labels_file is not None:
         return read_labels_file(root / config.labels_file, config.label_offset), True
     others = split_files(config, root, "validation", braces=True) if split == "train" else []
-    found = {path: parquet_file.class_names(path, config.label_column) for path in [*paths, *others]}
-    first, names = next(iter(found.items()))
-    for path, other in found.items():
+    first = paths[0]
+    names = parquet_file.class_names(first, config.label_column)
+    for path in [*paths[1:], *others]:
+        other = parquet_file.class_names(path, config.label_column)
         if other != names:
             raise UsageError(
                 f"{first} and {path} name other classes in data.label_column={config.label_column}:\n"

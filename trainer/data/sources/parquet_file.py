@@ -21,6 +21,7 @@ INSTALL = "pip install 'resumable-trainer[parquet]'"
 BYTES = "bytes"  # the field of datasets' images that holds the encoded image; the other is the path it had
 NOT_THERE = -1
 LABEL_KEY = "data.label_column"
+AGAIN = "\nwrite or copy it again"
 
 
 class ValueIndex(NamedTuple):
@@ -63,7 +64,8 @@ def failures() -> tuple[type[BaseException], ...]:
 
 
 def open_parquet(path: AnyPath) -> Any:
-    """pyarrow's ``ParquetFile``. Checksums of pages are compared, where the file has them.
+    """pyarrow's ``ParquetFile``. Checksums of pages are compared, where the file has them. It must be closed: pyarrow's
+    threads may keep it open when nobody uses it any more.
 
     Raises:
         UsageError: it is no Parquet file, or its metadata are damaged.
@@ -78,9 +80,13 @@ def open_parquet(path: AnyPath) -> Any:
     except RemoteError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except failures() as error:
-        raise UsageError(f"{path} is not a Parquet file, was cut off or is damaged: {reason_of(error)}") from error
+        raise UsageError(
+            f"{path} is not a Parquet file, was cut off or is damaged: {reason_of(error)}{AGAIN}"
+        ) from error
     if rows != metadata.num_rows:
-        raise UsageError(f"{path} is damaged: it should have {metadata.num_rows} rows, and its row groups have {rows}")
+        raise UsageError(
+            f"{path} is damaged: it should have {metadata.num_rows} rows, and its row groups have {rows}{AGAIN}"
+        )
     return file
 
 
@@ -98,7 +104,7 @@ def bytes_path(path: AnyPath, file: Any, column: str, key: str) -> str:
         return f"{column}.{BYTES}"
     raise UsageError(
         f"{path} has {kind} in {key}={column}, but it must be binary, or a struct with the binary field {BYTES}, as "
-        "datasets writes an Image: the bytes of image files"
+        f"datasets writes an Image: the bytes of image files\nwrite it so, or name another column: {key}=COLUMN"
     )
 
 
@@ -121,7 +127,8 @@ def _type(path: AnyPath, file: Any, key: str, column: str) -> Any:
 
 def class_names(path: AnyPath, label_column: str) -> tuple[str, ...] | None:
     """The names that datasets has written beside a column of ``ClassLabel``; None where there are none."""
-    stored = (open_parquet(path).schema_arrow.metadata or {}).get(b"huggingface", b"")
+    with open_parquet(path) as file:
+        stored = (file.schema_arrow.metadata or {}).get(b"huggingface", b"")
     try:
         feature = json.loads(stored)["info"]["features"][label_column]
         names = feature["names"]
@@ -137,10 +144,10 @@ def index_values(path: AnyPath, column: str, key: str) -> ValueIndex:
     Raises:
         UsageError: the file cannot be read, has no such column, or is damaged.
     """
-    file = open_parquet(path)
-    metadata = file.metadata
-    leaf = _leaf(path, metadata, bytes_path(path, file, column, key))
-    optional = file.schema.column(leaf).max_definition_level > 0
+    with open_parquet(path) as file:
+        metadata = file.metadata
+        leaf = _leaf(path, metadata, bytes_path(path, file, column, key))
+        optional = file.schema.column(leaf).max_definition_level > 0
     begins, sizes = array("q"), array("I")
     rows, unpacked = [], []
     opened = open_file(path, in_order=True)
@@ -158,7 +165,9 @@ def index_values(path: AnyPath, column: str, key: str) -> ValueIndex:
                 begins.extend([NOT_THERE] * group.num_rows)
                 sizes.extend([0] * group.num_rows)
             except Damaged as error:
-                raise UsageError(f"{path} is damaged in {key}={column} of row group {number}: {error}") from error
+                raise UsageError(
+                    f"{path} is damaged in {key}={column} of row group {number}: {error}{AGAIN}"
+                ) from error
     except OSError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     finally:
@@ -173,7 +182,7 @@ def _leaf(path: AnyPath, metadata: Any, wanted: str) -> int:
     for number in range(metadata.num_columns):
         if metadata.schema.column(number).path == wanted:
             return number
-    raise UsageError(f"{path} is damaged: its schema names {wanted}, but there is no such column")
+    raise UsageError(f"{path} is damaged: its schema names {wanted}, but there is no such column{AGAIN}")
 
 
 def _plain_places(
@@ -196,10 +205,11 @@ def index_labels(path: AnyPath, column: str, labels: StoredLabels) -> npt.NDArra
     Raises:
         UsageError: the file cannot be read, has no such column, or is damaged.
     """
-    file = open_parquet(path)
-    found = _labels(path, file, column, labels)
-    if len(found) != file.metadata.num_rows:
-        raise UsageError(f"{path} is damaged: it has {len(found)} labels in {file.metadata.num_rows} rows")
+    with open_parquet(path) as file:
+        found = _labels(path, file, column, labels)
+        rows = file.metadata.num_rows
+    if len(found) != rows:
+        raise UsageError(f"{path} is damaged: it has {len(found)} labels in {rows} rows{AGAIN}")
     return found
 
 
@@ -225,8 +235,13 @@ def _labels(path: AnyPath, file: Any, name: str, labels: StoredLabels) -> npt.ND
     except RemoteError as error:
         raise UsageError(f"{path} cannot be read: {error.strerror}") from error
     except failures() as error:
-        raise UsageError(f"{path} cannot be read in {LABEL_KEY}={name}; it is damaged: {reason_of(error)}") from error
-    raise UsageError(f"{path} has {kind} in {LABEL_KEY}={name}, but it must be whole numbers, or names of classes")
+        raise UsageError(
+            f"{path} cannot be read in {LABEL_KEY}={name}; it is damaged: {reason_of(error)}{AGAIN}"
+        ) from error
+    raise UsageError(
+        f"{path} has {kind} in {LABEL_KEY}={name}, but it must be whole numbers, or names of classes\n"
+        f"write it so, or name another column: {LABEL_KEY}=COLUMN"
+    )
 
 
 def _of_text(labels: StoredLabels, text: str) -> int:
@@ -239,7 +254,8 @@ def _of_text(labels: StoredLabels, text: str) -> int:
 def label_fault(path: AnyPath, column: str, labels: StoredLabels, row: int) -> str:
     """Why the label of a row cannot be used."""
     try:
-        value = open_parquet(path).read(columns=[column]).column(column)[row].as_py()
+        with open_parquet(path) as file:
+            value = file.read(columns=[column]).column(column)[row].as_py()
     except failures() as error:
         return f"has a label that cannot be read: {reason_of(error)}"
     try:

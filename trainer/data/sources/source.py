@@ -12,9 +12,11 @@ from trainer.config.contracts import Split, StoredSplit
 from trainer.config.registry import builder_of
 from trainer.config.schema.sources import DataConfig
 from trainer.data.sources.labels import UNKNOWN
-from trainer.errors import UsageError, nearest
+from trainer.errors import BadRecord, UsageError, nearest
 
 Numbers = npt.NDArray[np.int64]
+
+LEAVE_OUT = "such records are left out, and counted, with data.on_bad_record=skip"
 
 
 class Source:
@@ -34,11 +36,11 @@ class Source:
         self.whole: int = getattr(stored, "whole", stored.count)  # only a split that is a part of a folder has it
         self.ahead: int = getattr(stored, "ahead", 0)  # only a split of files on another machine has it
         self._every = known is None
+        self.skip_bad = config.on_bad_record == "skip"
         self.class_names = known or (stored.class_names if config.classes is None else config.classes)
         self._new_label = _new_labels(stored.class_names, self.class_names, config.classes, every=self._every)
         self._chosen = self._choose(config, split)
         self.count = len(self._chosen)
-        self.skip_bad = config.on_bad_record == "skip"
         self.listing = stored.listing(self._chosen)
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
@@ -49,7 +51,10 @@ class Source:
         """
         if len(records) > 1:
             self.expect(records)
-        images, labels = self._stored.read(self._chosen[records])
+        try:
+            images, labels = self._stored.read(self._chosen[records])
+        except BadRecord as error:
+            raise self._with_advice(error) from error
         return images, self._new_label[labels]
 
     def expect(self, records: Numbers) -> None:
@@ -79,8 +84,14 @@ class Source:
 
     def _all_labels(self) -> Numbers:
         if self._stored_labels is None:
-            self._stored_labels = self._stored.labels()
+            try:
+                self._stored_labels = self._stored.labels()
+            except BadRecord as error:
+                raise self._with_advice(error) from error
         return self._stored_labels
+
+    def _with_advice(self, error: BadRecord) -> BadRecord:
+        return error if self.skip_bad else BadRecord(f"{error}\n{LEAVE_OUT}")
 
     def _choose(self, config: DataConfig, split: Split) -> Numbers:
         """The stored numbers of the records used, ascending."""
@@ -120,12 +131,14 @@ def _new_labels(
     """Stored label → label, the place in ``used``; ``UNKNOWN`` for classes that are not used, or not ``chosen``. With
     ``every``, all that are used must exist.
     """
-    missing = [name for name in used if name not in stored]
+    there = set(stored)
+    missing = [name for name in used if name not in there]
     if missing and every:
         raise UsageError(
             f"data.classes has {missing[0]}, which is not a class of the data{nearest(missing[0], stored)}"
         )
-    place = {name: label for label, name in enumerate(used) if chosen is None or name in chosen}
+    wanted = None if chosen is None else set(chosen)
+    place = {name: label for label, name in enumerate(used) if wanted is None or name in wanted}
     return np.array([place.get(name, UNKNOWN) for name in stored], np.int64)
 
 

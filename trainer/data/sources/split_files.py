@@ -115,7 +115,10 @@ def _globbed(root: AnyRoot, names: Sequence[str]) -> dict[str, list[AnyPath]]:
 def _matching(root: AnyRoot, key: str, pattern: str, *, braces: bool) -> list[AnyPath]:
     shards = _found(root, key, pattern, braces=braces)
     if not shards:
-        raise UsageError(f"no file in data.root={root} matches data.{key}={pattern}")
+        raise UsageError(
+            f"no file in data.root={root} matches data.{key}={pattern}\n"
+            f"bring the files, or set data.{key} to a pattern of their names"
+        )
     refuse_incomplete(shards, f"data.{key}", pattern)
     for shard in shards:
         if size_of(shard) == 0:

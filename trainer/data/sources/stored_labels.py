@@ -6,15 +6,23 @@ import dataclasses
 import functools
 import json
 import unicodedata
+from collections.abc import Callable
 
 from trainer.data.sources.class_names import labels_by_text
-from trainer.errors import nearest, one_line
-
-LONGEST_SHOWN = 60  # characters of a text that is no label
+from trainer.errors import LONGEST_SHOWN, Nearest, brief, nearest, one_line
 
 
 class NoLabel(Exception):
-    """What is stored is no label; says why."""
+    """What is stored is no label; says why. ``hint`` makes the end of the message, when it is read: an index meets
+    labels by the million, and says nothing of them.
+    """
+
+    def __init__(self, reason: str, hint: Callable[[], str] = str) -> None:
+        super().__init__(reason)
+        self._hint = hint
+
+    def __str__(self) -> str:
+        return f"{super().__str__()}{self._hint()}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +59,7 @@ class StoredLabels:
         if not (digits.isascii() and digits.isdigit() and len(digits) < 20):
             if named is not None:
                 return named
-            raise NoLabel(self._not_a_label(text))
+            raise self._not_a_label(text)
         if named is None:
             return self.of_number(int(text))
         if named != int(text) - self.offset:
@@ -88,14 +96,18 @@ class StoredLabels:
             f"must have a whole number or the name of a class as its label{where}, but has {_kind(value)}{set_it}"
         )
 
-    def _not_a_label(self, text: str) -> str:
-        shown = one_line(text[:LONGEST_SHOWN]) or "(no text)"
+    def _not_a_label(self, text: str) -> NoLabel:
+        shown = brief(text) or "(no text)"
         if self.names is None:
-            return (
+            return NoLabel(
                 f"has label {shown}, which is not a number\nif labels are names of classes, list them in "
                 "data.labels_file"
             )
-        return f"has label {shown}, which is not a name in data.labels_file{nearest(text[:LONGEST_SHOWN], self.names)}"
+        return NoLabel(f"has label {shown}, which is not a name in data.labels_file", lambda: self._nearest.to(text))
+
+    @functools.cached_property
+    def _nearest(self) -> Nearest:
+        return Nearest(self.names or ())
 
     @functools.cached_property
     def _labels(self) -> dict[str, int]:

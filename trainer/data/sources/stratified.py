@@ -69,10 +69,14 @@ def validating_groups(labels: Labels, groups: Numbers, ranks: Ranks, classes: in
         if change < 0.0 and spared(group):
             take(group)
     place = {group: number for number, group in enumerate(order)}
-    for label in range(classes):
-        if counts[label] and not validate[label]:
-            those = {int(group) for group in groups[labels == label]}
-            able = [group for group in those if spared(group)]
+    those: dict[int, list[int]] = {label: [] for label in range(classes) if counts[label] and not validate[label]}
+    for group, found in enumerate(parts):
+        for label, _ in found:
+            if label in those:
+                those[label].append(group)
+    for label, without in those.items():
+        if not validate[label]:  # it may have got a group that another class needed
+            able = [group for group in without if spared(group)]
             if able:
                 take(min(able, key=lambda group: (sizes[group], place[group])))
     return taken[groups]

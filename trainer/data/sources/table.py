@@ -140,7 +140,8 @@ class TableSplit:
             numbers, of_images = np.unique(rows.groups[good], return_inverse=True)
             grouping = Grouping(tuple(rows.group_names[number] for number in numbers.tolist()), of_images)
         rule = _rule(config, self._file)
-        used = np.array([config.classes is None or name in config.classes for name in classes])
+        chosen_classes = None if config.classes is None else frozenset(config.classes)
+        used = np.array([chosen_classes is None or name in chosen_classes for name in classes])
         used &= np.bincount(labels, minlength=len(classes)) > 0  # data.labels_file may name more
 
         def ranks() -> npt.NDArray[np.float64]:

@@ -127,7 +127,7 @@ def _encoding(path: AnyPath) -> str:
         raise _unreadable(path, error) from error
     assert begin is not None, "nothing here reads without waiting"
     if not begin:
-        raise UsageError(f"{given} is empty (0 bytes)")
+        raise UsageError(f"{given} is empty (0 bytes); write or copy it again")
     packed = next((name for mark, name in COMPRESSED.items() if begin.startswith(mark)), None)
     if packed is not None:
         raise UsageError(f"{given} is compressed with {packed}; unpack it")

@@ -23,7 +23,7 @@ from trainer.data.sources.folders import AnyFolder, RemoteFolder
 from trainer.data.sources.open_files import AnyPath
 from trainer.data.sources.split_folders import SPLITS, split_named
 from trainer.data.sources.table_file import beside, read_cells
-from trainer.errors import UsageError, few, nearest, one_line
+from trainer.errors import Nearest, UsageError, brief, few, one_line
 
 WHOLE = re.compile(r"\.0+$")  # as pandas writes the integers of a column that has empty cells
 NONE = -1  # no label, no split, no group
@@ -128,7 +128,7 @@ def read_rows(config: TableConfig, file: AnyPath, root: AnyFolder, split: Split)
         if group_at is not None:
             groups.add(cells[group_at])
     if not lines:
-        raise UsageError(f"data.file={file} has no row below its header")
+        raise UsageError(f"data.file={file} has no row below its header; write one for each image")
     rows = Rows(
         packed=packed,
         ends=np.array(ends, np.int64),
@@ -203,8 +203,9 @@ def _splits(config: TableConfig, column: _Column, faults: _Faults) -> npt.NDArra
             f"data.split_column={config.split_column} of {config.file} has no names of splits, but {few(strange)}\n"
             "they are train, validation and test, and training, val, valid, dev, eval, testing, in any case"
         )
+    texts = list(named)
     for row in np.flatnonzero((found == NONE) & (values != NONE)).tolist():
-        text = one_line(list(named)[values[row]])
+        text = brief(texts[values[row]])
         faults.add(row, "rows whose split is none of train, validation and test", f"has the split {text}")
     return np.maximum(found, 0).astype(np.int8)
 
@@ -234,7 +235,7 @@ def _without_repetitions(
             dropped += len(those) - 1
             continue
         texts = list(dict.fromkeys(names[labels.of_rows[row]] for row in those))
-        what = f"labels {few(texts)}" if len(texts) > 1 else "other splits or groups"
+        what = f"labels {few([brief(text) for text in texts])}" if len(texts) > 1 else "other splits or groups"
         places = " and ".join(str(rows.lines[row]) for row in those[:2])
         for row in those:
             faults.add(
@@ -257,10 +258,11 @@ def _classes(
     values = np.array(column.of_rows, np.int64)
     if config.labels_file is not None:
         names, of_texts = _listed(config, file, texts)
+        hints = Nearest(names)
         for row in np.flatnonzero((values != NONE) & (np.append(of_texts, 0)[values] == NONE)).tolist():
-            text = one_line(texts[values[row]])
+            text = texts[values[row]]
             faults.add(
-                row, "rows whose label is not in data.labels_file", f"has the label {text}{nearest(text, names)}"
+                row, "rows whose label is not in data.labels_file", f"has the label {brief(text)}{hints.to(text)}"
             )
         return names, (), of_texts, []
     usable = values != NONE
@@ -285,12 +287,13 @@ def _classes(
     of_texts = np.array([place[meant[text]] if text in meant else NONE for text in texts], np.int32)
     found = np.append(of_texts, np.int32(NONE))[values]
     untrained = (splits == VALIDATION) & usable & ((found == NONE) | (found >= len(names)))
+    hints = Nearest(names)
     for row in np.flatnonzero(untrained).tolist():
-        text = one_line(texts[values[row]])
+        text = texts[values[row]]
         faults.add(
             row,
             "rows for validation whose label no row for training has",
-            f"has the label {text}{nearest(text, names)}",
+            f"has the label {brief(text)}{hints.to(text)}",
         )
     return names, tuple(more), of_texts, alike(names)
 

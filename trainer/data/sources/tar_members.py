@@ -10,7 +10,6 @@ parser: names in several headers, sizes that are not octal numbers, links, spars
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import shlex
@@ -27,15 +26,18 @@ BLOCK = 512
 WINDOW = 8 * BLOCK  # the headers of two members with PAX records, and a small label between them
 LONGEST_PLAIN = 3 * BLOCK  # headers of a member with the times that PAX has in fractions of seconds
 LONGEST_END = 2**20  # bytes of zeros that are read at once
+MOST_SUMS = 4096  # that are remembered; of most files there are some hundreds
 MODULUS = 65521  # of Adler-32 (RFC 1950)
 NAME_BYTES = 100  # where a header begins
 # of a header: name, size, the end of that number, checksum, type, and the first byte of the part before the name
-FIELDS = struct.Struct("100s24x11sc12x8sc188xc166x")
+FIELDS = struct.Struct("100s24x11sc12x8sB188xB166x")
 TYPE = 156
 ENDS, CHECKSUM_ENDS = (b"\0", b" "), (b"\0 ", b" \0")  # of numbers
 FOLDER = "not a file"  # a folder, a device: nothing that could be an image
-REGULAR, PAX = b"0", b"x"
-TIME = b" mtime="  # a PAX record is its length in digits, a space, a name, an equals sign, a value, a line end
+REGULAR, PAX = ord("0"), ord("x")
+# a PAX record is its length in digits, a space, a name, an equals sign, a value, a line end; how one of a time begins
+TIMES = {b"%d mtime=" % length: length for length in range(10, 100)}
+TIME_BYTES = 9
 # how a compressed file begins, and what unpacks it
 COMPRESSED = {
     b"\x1f\x8b": ("gzip", ".gz"),
@@ -76,20 +78,30 @@ class TarHeaders:
                 byte.
         """
         offset, window, first, length = start, b"", 0, 0
-        while True:
+        fields, adler, sums = FIELDS.unpack_from, zlib.adler32, _SUMS
+        while True:  # a million times: it has no objects and few calls
             place = offset - first
             if place < 0 or place + LONGEST_PLAIN > length:
                 window, first, place = self._file.pread(WINDOW, offset), offset, 0
                 length = len(window)
                 self.window, self.first = window, first
-            if window.startswith(PAX, place + TYPE):
+            if place + LONGEST_PLAIN <= length and window[place + TYPE] == PAX:
                 records = place + BLOCK
-                if window.startswith(TIME, records + 2) and window.count(b"=", records, records + BLOCK) == 1:
-                    place += 2 * BLOCK  # they say nothing of name or size
-            name, size = _plain(window, place)
+                time = TIMES.get(window[records : records + TIME_BYTES])
+                if time is not None and not window[records + time]:  # the only one: it says nothing of name or size
+                    place += 2 * BLOCK
+            behind, size = place + BLOCK, -1
+            if behind <= length:
+                name, octal, end, checksum, kind, prefix = fields(window, place)
+                plain = kind == REGULAR and not prefix and end in ENDS  # with its name in one field
+                if plain and adler(window[place:behind]) & 0xFFFF == sums[checksum]:
+                    try:
+                        size = int(octal, 8)
+                    except ValueError:
+                        size = -1
             if size >= 0:
-                begin = first + place + BLOCK
-                member: Member = name, begin, size, offset, None
+                begin = first + behind
+                member: Member = name.partition(b"\0")[0], begin, size, offset, None
                 after = begin + (size + BLOCK - 1) // BLOCK * BLOCK
             else:
                 found = self._by_library(offset)
@@ -158,7 +170,9 @@ class TarHeaders:
         if len(block) < BLOCK:
             return UsageError(f"{self.path} ends inside the header at byte {offset}: write or copy it again")
         what = "is not a tar file, or" if offset == 0 else "is damaged:"
-        return UsageError(f"{self.path} {what} the header at byte {offset} cannot be read ({reason})")
+        return UsageError(
+            f"{self.path} {what} the header at byte {offset} cannot be read ({reason})\nwrite or copy it again"
+        )
 
 
 class _At(io.RawIOBase):
@@ -200,34 +214,24 @@ def title(name: bytes) -> str:
     return one_line(name.decode("utf-8", "surrogateescape"))
 
 
-def _plain(window: bytes, place: int) -> tuple[bytes, int]:
-    """Name and size in the header of a file at ``place``, if its checksum is right and it is written as most programs
-    do it: octal numbers, and the name in one field. Otherwise a size of -1.
+class _Sums(dict[bytes, int]):
+    """By a checksum as it is written, the lower half of the Adler-32 of such a header: one more than the sum of the
+    bytes. A checksum counts its own field as eight spaces. -1 where it is not written as most programs do it.
     """
-    if len(window) < place + BLOCK:
-        return b"", -1
-    name, octal, end, checksum, kind, prefix = FIELDS.unpack_from(window, place)
-    try:
-        size = int(octal, 8)
-        wrong = zlib.adler32(window[place : place + BLOCK]) & 0xFFFF != _adler_of(checksum)
-    except ValueError:
-        return b"", -1
-    if wrong or kind != REGULAR or prefix != b"\0" or end not in ENDS:
-        return b"", -1
-    return name.partition(b"\0")[0], size
+
+    def __missing__(self, field: bytes) -> int:
+        try:
+            found = (int(field[:6], 8) - 8 * ord(" ") + sum(field) + 1) % MODULUS
+        except ValueError:
+            found = -1
+        if field[6:] not in CHECKSUM_ENDS:
+            found = -1
+        if len(self) < MOST_SUMS:
+            self[field] = found
+        return found
 
 
-@functools.lru_cache(maxsize=4096)
-def _adler_of(field: bytes) -> int:
-    """The lower half of the Adler-32 of a header whose checksum is written as ``field``: one more than the sum of the
-    bytes. A checksum counts its own field as eight spaces.
-
-    Raises:
-        ValueError: it is not written as most programs do it.
-    """
-    if field[6:] not in CHECKSUM_ENDS:
-        raise ValueError
-    return (int(field[:6], 8) - 8 * ord(" ") + sum(field) + 1) % MODULUS
+_SUMS = _Sums()
 
 
 def _compressed(path: AnyPath, kind: str, ending: str) -> str:

@@ -121,11 +121,14 @@ def _samples(headers: TarHeaders, rules: SampleRules) -> Samples:
                 data = headers.window[place : place + size]
                 if len(data) != size:
                     data = headers.read(begin, size)
-                label = texts.known[data] if data in texts.known else texts.of(data)
+                known = texts.known.get(data)
+                label = texts.of(data) if known is None else known
         elif ending in endings:
             images += 1 if special is None else 2
             image, image_size = begin, size
-            image_mark = mark(headers.read(begin - BLOCK, NAME_BYTES))
+            place = begin - BLOCK - headers.first
+            header = headers.window[place : place + NAME_BYTES] if place >= 0 else b""
+            image_mark = mark(header if len(header) == NAME_BYTES else headers.read(begin - BLOCK, NAME_BYTES))
     return Samples(
         np.array(blocks, np.uint32), np.array(sizes, np.uint32), np.array(labels, np.int32), np.array(marks, np.uint32)
     )

@@ -8,6 +8,7 @@ files of this machine alone.
 from __future__ import annotations
 
 import hashlib
+import json
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,7 @@ from trainer.data.sources.record_index import load_or_build
 from trainer.data.sources.remote_files import ahead_of, as_they_fit
 from trainer.data.sources.tfds_directory import PreparedDirectory, prepared_directory
 from trainer.data.sources.tfrecord import TFRecordReader
-from trainer.errors import BadRecord, NoSuchSplit, UsageError, nearest
+from trainer.errors import BadRecord, NoSuchSplit, UsageError, few, nearest
 
 Numbers = npt.NDArray[np.int64]
 
@@ -38,6 +39,8 @@ INSTALL = "pip install 'resumable-trainer[tfds]'"
 FORMAT = "array_record"
 TFRECORD = "tfrecord"
 PARQUET, COLUMN = "parquet", "data"  # its Parquet files have whole examples in one column
+DESCRIPTION = "dataset_info.json"
+UNREADABLE = (ValueError, AssertionError, KeyError, TypeError, AttributeError, OSError)  # what is raised for damage
 KEPT_BYTES = 512 * 10**6  # of row groups of Parquet files
 # ``tfds build`` does the same, but does not start without apache-beam
 PREPARE = (
@@ -65,14 +68,18 @@ class TFDSSplit:
         if split == "test":
             _check_held_out(builder, names)
         files = _files(builder, f"data.{split}_split", names[split])
-        self.class_names = _class_names(builder, config)
+        self.class_names = _class_names(builder, config, place)
         self._root = place.root(builder.data_dir)
         self._paths = place.files([Path(file.filename) for file in files])
         self._skipped = np.array([file.skip for file in files], np.int64)
         self._first = np.cumsum([0, *(file.take for file in files)])
-        missing = [path for path in self._paths if not _is_there(path)]
-        if missing:
-            raise UsageError(f"{missing[0]} is missing, so {config.dataset} is not complete in data.root={config.root}")
+        for path in self._paths:
+            state = "is missing" if not _is_there(path) else "is empty (0 bytes)" if not size_of(path) else None
+            if state is not None:
+                raise UsageError(
+                    f"{path} {state}, so {config.dataset} is not complete in data.root={config.root}\n"
+                    f"copy it there, or {_how(config)}"
+                )
         self._paths = as_they_fit(self._root, self._paths)
         self.ahead = ahead_of(self._root, self._paths, split)
         self._expect: Callable[[Numbers], None] | None = None
@@ -131,7 +138,10 @@ class TFDSSplit:
         there, taken = np.diff(first), np.diff(self._first) + self._skipped
         for path, has, needs in zip(self._paths, there.tolist(), taken.tolist(), strict=True):
             if has < needs:
-                raise UsageError(f"{path} has {has} {what}, but {self._config.dataset} should have {needs} there")
+                raise UsageError(
+                    f"{path} has {has} {what}, but {self._config.dataset} should have {needs} there\n"
+                    f"copy it again, or {_how(self._config)}"
+                )
 
     def read(self, records: Numbers) -> tuple[list[bytes], Numbers]:
         examples = [self._read(int(record)) for record in records]
@@ -192,6 +202,7 @@ def _prepared(config: TFDSConfig, place: PreparedDirectory) -> Any:
     """The builder of the data set as it lies in ``data.root``."""
     try:
         from array_record.python import array_record_data_source  # noqa: F401  # fails where there is no wheel of it
+        from google.protobuf.json_format import ParseError
         from tensorflow_datasets.core import read_only_builder, registered
     except ImportError as error:
         raise UsageError(f"data=tfds needs tensorflow-datasets and array_record: {INSTALL}\n({error})") from error
@@ -200,9 +211,15 @@ def _prepared(config: TFDSConfig, place: PreparedDirectory) -> Any:
         raise UsageError(f"data.root={config.root} does not exist, so {wanted} is not prepared there\n{_how(config)}")
     try:
         builder = read_only_builder.builder_from_files(config.dataset, data_dir=str(place.directory))
-    except (registered.DatasetNotFoundError, ValueError, AssertionError) as error:
+    except (*UNREADABLE, ParseError) as error:
         there = place.folders()
         name = config.dataset.partition("/")[0].partition(":")[0]
+        described = sorted(place.directory.glob(f"{name}/**/{DESCRIPTION}"))
+        if described and not isinstance(error, registered.DatasetNotFoundError):
+            raise UsageError(
+                f"{place.shown(_damaged(described))} describes {wanted} and cannot be read; it is damaged: "
+                f"{parquet_file.reason_of(error)}\ncopy it again, or {_how(config)}"
+            ) from error
         raise UsageError(
             f"{wanted} is not prepared in data.root={config.root}, which has {', '.join(there) or 'nothing'}"
             f"{nearest(name, there)}\n{_how(config)}"
@@ -224,6 +241,16 @@ def _prepared(config: TFDSConfig, place: PreparedDirectory) -> Any:
         parquet_file.pyarrow()
     builder.info.set_file_format(chosen, override=True, override_if_initialized=True)
     return builder
+
+
+def _damaged(described: Sequence[Path]) -> Path:
+    """The file that is not what it should be, or else the directory of the description."""
+    for path in (path for each in described for path in sorted(each.parent.glob("*.json"))):
+        try:
+            json.loads(path.read_bytes())
+        except ValueError:
+            return path
+    return described[0].parent
 
 
 def _how(config: TFDSConfig) -> str:
@@ -271,7 +298,7 @@ def _share_records(one: Sequence[Any], two: Sequence[Any]) -> bool:
     )
 
 
-def _class_names(builder: Any, config: TFDSConfig) -> tuple[str, ...]:
+def _class_names(builder: Any, config: TFDSConfig, place: PreparedDirectory) -> tuple[str, ...]:
     from tensorflow_datasets import features
 
     found = builder.info.features
@@ -287,6 +314,10 @@ def _class_names(builder: Any, config: TFDSConfig) -> tuple[str, ...]:
             )
         if not isinstance(found[name], kind):
             raise UsageError(
-                f"data.{key}={name} of {builder.info.full_name} is {type(found[name]).__name__}, not {kind.__name__}"
+                f"data.{key}={name} of {builder.info.full_name} is {type(found[name]).__name__}, not {kind.__name__}; "
+                f"set it to one that is: {few([each for each in found if isinstance(found[each], kind)])}"
             )
+    listed = Path(builder.data_dir) / f"{config.label_key}.labels.txt"
+    if listed.is_file() and not listed.read_bytes().strip():  # tensorflow-datasets would count the classes instead
+        raise UsageError(f"{place.shown(listed)} names no class; copy it again, or {_how(config)}")
     return tuple(found[config.label_key].names)

@@ -61,7 +61,10 @@ def index_records(path: AnyPath) -> Index:
 
 
 def _truncated(path: AnyPath, record: int, offset: int) -> UsageError:
-    return UsageError(f"{path} ends inside record {record}, which begins at byte {offset}")
+    return UsageError(
+        f"{path} ends inside record {record}, which begins at byte {offset}; it was cut off, or is still being "
+        "written: write or copy it again"
+    )
 
 
 def _damaged(path: AnyPath, record: int, offset: int, header: bytes, expected: int) -> UsageError:
@@ -75,7 +78,7 @@ def _damaged(path: AnyPath, record: int, offset: int, header: bytes, expected: i
     what = "is not a TFRecord file, or" if record == 0 else "is damaged:"
     return UsageError(
         f"{path} {what} the length of record {record} at byte {offset} is wrong: "
-        f"its CRC is {crc:08x}, but the bytes there have {expected:08x}"
+        f"its CRC is {crc:08x}, but the bytes there have {expected:08x}\nwrite or copy it again"
     )
 
 

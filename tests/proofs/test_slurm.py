@@ -26,7 +26,7 @@ import pytest
 from elsewhere import build_elsewhere
 from made_once import made_once
 from processes import Trainer, assert_same_run, checkpoint_names
-from slurm import ENDED, Slurm, missing
+from slurm import ENDED, SECONDS_ALLOWED, Slurm, missing
 from small_plugin import SMALL, SMALL_SMOOTH, install, paced
 from worker_processes import assert_one_curve, finish
 from worker_processes import start as start_workers
@@ -132,16 +132,26 @@ class Submitted:
 
     def wait(self, condition: str, at_least: int) -> None:
         """Until ``newest_step`` or ``committed_step`` is ``at_least`` so much."""
-
-        def reached() -> bool:
-            assert self.cluster.job(self.number).state != "FAILED", self.output
-            return getattr(self, condition) >= at_least
-
-        self.cluster.wait(reached, f"{condition} {at_least} of job {self.number}")
+        self.wait_until(lambda: getattr(self, condition) >= at_least, f"{condition} {at_least}")
         assert self.newest_step < STEPS, "too late to prove anything"
 
     def wait_for_start(self, number: int) -> None:
-        self.cluster.wait(lambda: self.output.count("train.sbatch: job ") >= number, f"start {number}\n{self.output}")
+        self.wait_until(lambda: self.output.count("train.sbatch: job ") >= number, f"start {number}")
+
+    def wait_for_new_step(self) -> None:
+        """Until the latest start has made a step."""
+        self.wait_until(lambda: "\nstep " in self.output.rpartition("train.sbatch: job ")[2], "a new step", 400)
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = SECONDS_ALLOWED) -> None:
+        """Until ``condition`` holds, as long as the job has not failed."""
+
+        def holds() -> bool:
+            if condition():
+                return True
+            assert self.cluster.job(self.number).state != "FAILED", f"no {what}: the job has failed\n{self.output}"
+            return False
+
+        self.cluster.wait(holds, f"{what} of job {self.number}", seconds, lambda: self.output)
 
     def tasks(self) -> list[int]:
         """The processes that train, wherever they run."""
@@ -192,7 +202,7 @@ class Times:
         restarted = time.time()
         newest = job.run_dir / "checkpoints" / checkpoint_names(job.run_dir)[-1]
         committed = newest.stat().st_ctime  # of the rename
-        job.cluster.wait(lambda: "\nstep " in job.output.rpartition("train.sbatch: job ")[2], "a new step")
+        job.wait_for_new_step()
         print(
             f"{self._event}: {newest.name} committed {committed - self._began:+.1f} s, "
             f"restarted {restarted - self._began:+.1f} s, first new step {time.time() - self._began:+.1f} s"
@@ -375,11 +385,14 @@ def test_with_logical_replicas_a_job_loses_a_node_and_gets_it_back_and_keeps_eve
     assert_same_run(trainer.cwd / "alone", job.run_dir)
 
 
+IS_ASKED = '[ "$1" != -c ] || exit 0'  # in a program in the trainer's place: the script asks whether it can import it
+
+
 def test_the_script_requeues_what_may_help_and_nothing_else(cluster: Slurm, tmp_path: Path) -> None:
     """With a program in the trainer's place that ends as its last argument says."""
     program = tmp_path / "program"
     waiting = "trap 'exit 75' TERM; echo waiting; sleep 600 & wait"
-    program.write_text(f'#!/bin/bash\n[ "${{!#}}" = wait ] || exit "${{!#}}"\n{waiting}\n')
+    program.write_text(f'#!/bin/bash\n{IS_ASKED}\n[ "${{!#}}" = wait ] || exit "${{!#}}"\n{waiting}\n')
     program.chmod(0o755)
 
     def submit(ending: str) -> int:
@@ -417,11 +430,11 @@ def test_a_job_of_two_nodes_that_uses_no_srun_is_noticed_and_a_task_of_srun_is_n
 class Stubs:
     """Jobs of the script with a program in the trainer's place: what the script does needs no training."""
 
-    def __init__(self, cluster: Slurm, place: Path, program: str) -> None:
+    def __init__(self, cluster: Slurm, place: Path, program: str, asked: str = IS_ASKED) -> None:
         self._cluster = cluster
         self._place = place
         self._python = place / "program"
-        self._python.write_text(f"#!/bin/bash\n{program}\n")
+        self._python.write_text(f"#!/bin/bash\n{asked}\n{program}\n")
         self._python.chmod(0o755)
 
     def submit(self, *words: str, options: Sequence[str] = (), **environment: str) -> int:
@@ -435,7 +448,9 @@ class Stubs:
         return path.read_text() if path.exists() else ""
 
     def wait_for_output(self, number: int, text: str) -> None:
-        self._cluster.wait(lambda: text in self.output(number), f"{text!r} of job {number}")
+        self._cluster.wait(
+            lambda: text in self.output(number), f"{text!r} of job {number}", printed=lambda: self.output(number)
+        )
 
     def ends(self, number: int, state: str, status: int, restarts: int) -> str:
         """Wait for the end, which must be as given; returns the output."""
@@ -469,6 +484,40 @@ esac""",
         output = stubs.ends(job, "COMPLETED", 0, restarts=1)
         assert "srun ended with 137" in output
         assert output.count("train.sbatch: requeued") == 1
+
+
+def test_an_interpreter_that_a_node_lacks_ends_the_job_with_the_way_to_name_one(cluster: Slurm, tmp_path: Path) -> None:
+    """Where one of two nodes lacks it, the other waits for the task that does not come, and srun kills it."""
+    lacking = '[ "$SLURM_PROCID" -eq 0 ] || exit 1'
+    stubs = Stubs(cluster, tmp_path, f"{lacking}\nsleep 600", asked=f"{lacking}\n{IS_ASKED}")
+    absent = tmp_path / "absent" / "python"
+    nowhere = stubs.submit(PYTHON=str(absent), RUN_DIR=str(tmp_path / "nowhere"))
+    on_one = stubs.submit(options=["--nodes=2"], WAIT_FOR_TASKS="1")
+    for job, lack in (nowhere, f"has no interpreter {absent}"), (on_one, "cannot import trainer"):
+        output = stubs.ends(job, "FAILED", 2, restarts=0)
+        assert output.count(lack) == 1, output
+        assert "name it with PYTHON=/path/of/python sbatch" in output
+    assert "srun ended with 137" in stubs.output(on_one)
+
+
+def test_a_task_that_is_wrong_ends_the_job_with_its_status_and_the_job_does_not_come_back(
+    cluster: Slurm, tmp_path: Path
+) -> None:
+    """One of two has a configuration that cannot be, or another seed. Nobody waits, and nothing is tried again."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\n[ "$SLURM_PROCID" -eq 0 ] || set -- "$@" "$ODD"\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    jobs = {
+        odd: Submitted(cluster, tmp_path / odd.partition("=")[0], 2, arguments=SHARED, PYTHON=str(python), ODD=odd)
+        for odd in ("train.steps=none", "seed=2")
+    }
+    for odd, status, said in ("train.steps=none", 2, "worker 1"), ("seed=2", 3, "has seed: 2; the others have: 0"):
+        job = jobs[odd]
+        found = cluster.wait_for_end(job.number)
+        assert (found.state, found.exit_status, found.restarts) == ("FAILED", status, 0), job.output
+        assert said in job.output
+        assert f"srun ended with {status}" in job.output
+        assert "Traceback" not in job.output
 
 
 def test_a_task_of_an_array_is_requeued_alone_and_has_arguments_and_a_directory_of_its_own(
@@ -609,7 +658,7 @@ def test_a_job_whose_task_blocks_in_a_read_before_the_exchange_goes_on(
     python.chmod(0o755)
     job = Submitted(cluster, tmp_path / "run", 2, arguments=SHARED, PYTHON=str(python))
     began = time.time()
-    cluster.wait(lambda: cluster.job(job.number).restarts == 1, "the requeue", seconds=500)
+    job.wait_until(lambda: cluster.job(job.number).restarts == 1, "requeue", seconds=500)
     print(f"two nodes: one blocked before the exchange: requeued after {time.time() - began:.1f} s")
     assert "the chief waited in vain for worker 1" in job.output
     job.end()
@@ -686,8 +735,8 @@ def test_a_node_that_was_cut_off_and_comes_back_does_not_write(
         cluster.pull_cable(lost)
         times.follow()
         assert lost not in cluster.nodes_of(job.number)
-    cluster.wait(lambda: "was taken over by process" in job.output, f"the former holder to notice\n{job.output}")
-    cluster.wait(lambda: "train.sbatch: srun ended with 5" in job.output, "its end")
+    job.wait_until(lambda: "was taken over by process" in job.output, "word of the former holder")
+    job.wait_until(lambda: "train.sbatch: srun ended with 5" in job.output, "end of the former holder")
     cluster.plug_cable(lost)
     job.end()
     assert_same_run(undisturbed, job.run_dir)
@@ -763,7 +812,7 @@ def test_a_month_of_events_at_random_changes_nothing(
     job = Submitted(
         cluster, run_dir, 2, "--array=7", "--time=600", arguments=arguments, RUN_DIR=str(tmp_path), WAIT_FOR_TASKS="30"
     )
-    cluster.wait(lambda: "\nstep " in job.output, f"a step\n{job.output}")
+    job.wait_for_new_step()
     began = time.time()
     seconds: dict[str, list[float]] = {}
     lost: dict[str, list[int]] = {}
@@ -777,7 +826,7 @@ def test_a_month_of_events_at_random_changes_nothing(
         undo = MONTHLY[event](cluster, job, draw)
         job.wait_for_start(number + 1)
         undo()
-        cluster.wait(lambda: "\nstep " in job.output.rpartition("train.sbatch: job ")[2], f"a step\n{job.output}", 400)
+        job.wait_for_new_step()
         seconds.setdefault(event, []).append(time.time() - happened)
         resumed = re.findall(r"resuming .* at step (\d+) of", job.output)[-1]
         lost.setdefault(event, []).append(max(0, last - int(resumed)))

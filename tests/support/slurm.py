@@ -149,11 +149,17 @@ class Slurm:
             128 + int(by_signal) if int(by_signal) else int(status),
         )
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = SECONDS_ALLOWED) -> None:
-        """Return when ``condition`` holds."""
+    def wait(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        seconds: float = SECONDS_ALLOWED,
+        printed: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Return when ``condition`` holds; when it does not come, what was ``printed`` until then may say why."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}\n{self._state()}"
+            assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}\n{self._state()}\n{printed()}"
             time.sleep(0.05)
 
     def wait_for_end(self, number: int) -> Job:

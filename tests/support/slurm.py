@@ -162,8 +162,8 @@ class Slurm:
             assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}\n{self._state()}\n{printed()}"
             time.sleep(0.05)
 
-    def wait_for_end(self, number: int) -> Job:
-        self.wait(lambda: self.job(number).state in ENDED, f"the end of job {number}")
+    def wait_for_end(self, number: int, printed: Callable[[], str] = lambda: "") -> Job:
+        self.wait(lambda: self.job(number).state in ENDED, f"the end of job {number}", printed=printed)
         return self.job(number)
 
     def nodes_of(self, number: int) -> list[str]:

@@ -26,7 +26,7 @@ import pytest
 from elsewhere import build_elsewhere
 from made_once import made_once
 from processes import Trainer, assert_same_run, checkpoint_names
-from slurm import ENDED, Slurm, missing
+from slurm import ENDED, SECONDS_ALLOWED, Slurm, missing
 from small_plugin import SMALL, SMALL_SMOOTH, install, paced
 from worker_processes import assert_one_curve, finish
 from worker_processes import start as start_workers
@@ -132,12 +132,7 @@ class Submitted:
 
     def wait(self, condition: str, at_least: int) -> None:
         """Until ``newest_step`` or ``committed_step`` is ``at_least`` so much."""
-
-        def reached() -> bool:
-            assert self.cluster.job(self.number).state != "FAILED", self.output
-            return getattr(self, condition) >= at_least
-
-        self.cluster.wait(reached, f"{condition} {at_least} of job {self.number}")
+        self.wait_until(lambda: getattr(self, condition) >= at_least, f"{condition} {at_least}")
         assert self.newest_step < STEPS, "too late to prove anything"
 
     @property
@@ -145,7 +140,22 @@ class Submitted:
         return self.output.count("train.sbatch: job ")
 
     def wait_for_start(self, number: int) -> None:
-        self.cluster.wait(lambda: self.starts >= number, f"start {number}\n{self.output}")
+        self.wait_until(lambda: self.starts >= number, f"start {number}")
+
+    def wait_for_new_step(self) -> None:
+        """Until the latest start has made a step."""
+        self.wait_until(lambda: "\nstep " in self.output.rpartition("train.sbatch: job ")[2], "new step", 400)
+
+    def wait_until(self, condition: Callable[[], bool], what: str, seconds: float = SECONDS_ALLOWED) -> None:
+        """Until ``condition`` holds, as long as the job has not failed."""
+
+        def holds() -> bool:
+            if condition():
+                return True
+            assert self.cluster.job(self.number).state != "FAILED", f"no {what}: the job has failed\n{self.output}"
+            return False
+
+        self.cluster.wait(holds, f"{what} of job {self.number}", seconds, lambda: self.output)
 
     def tasks(self) -> list[int]:
         """The processes that train, wherever they run."""
@@ -177,9 +187,9 @@ class Submitted:
             with suppress(ProcessLookupError):
                 os.kill(task, signal.SIGCONT)
 
-    def end(self) -> None:
-        job = self.cluster.wait_for_end(self.number)
-        assert (job.state, job.exit_status) == ("COMPLETED", 0), self.output
+    def end(self, state: str = "COMPLETED", status: int = 0) -> None:
+        job = self.cluster.wait_for_end(self.number, lambda: self.output)
+        assert (job.state, job.exit_status) == (state, status), self.output
         assert "Traceback" not in self.output, self.output
 
 
@@ -196,7 +206,7 @@ class Times:
         restarted = time.time()
         newest = job.run_dir / "checkpoints" / checkpoint_names(job.run_dir)[-1]
         committed = newest.stat().st_ctime  # of the rename
-        job.cluster.wait(lambda: "\nstep " in job.output.rpartition("train.sbatch: job ")[2], "a new step")
+        job.wait_for_new_step()
         print(
             f"{self._event}: {newest.name} committed {committed - self._began:+.1f} s, "
             f"restarted {restarted - self._began:+.1f} s, first new step {time.time() - self._began:+.1f} s"
@@ -213,14 +223,14 @@ def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
     times = Times(job, "scontrol requeue", starts=1)
     cluster.client("scontrol", "requeue", str(job.number))
     times.follow()
-    assert "train.sbatch: ended by Slurm" in job.output
+    assert "train.sbatch: ended by Slurm" in job.output, job.output
 
     with job.held():
         second = Submitted(cluster, tmp_path / "run", 1, ATTEMPTS="2", WAIT_FOR_OTHER="1")
         loser = cluster.wait_for_end(second.number)
     assert (loser.state, loser.exit_status, loser.restarts) == ("FAILED", 5, 0), second.output
-    assert "is in use by process" in second.output
-    assert "attempt 1 of 2" in second.output
+    assert "is in use by process" in second.output, second.output
+    assert "attempt 1 of 2" in second.output, second.output
 
     times = Times(job, "pre-emption", starts=2)
     everything = ("--partition=high", "--exclusive", f"--nodes={len(cluster.nodes)}", "--output=/dev/null")
@@ -232,7 +242,7 @@ def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
     for task in job.tasks():
         os.kill(task, signal.SIGKILL)
     times.follow()
-    assert "train.sbatch: srun ended with 137" in job.output
+    assert "train.sbatch: srun ended with 137" in job.output, job.output
 
     with job.held() as tasks:  # Slurm looks at its watch every 30 s; it sends SIGCONT with every signal
         cluster.limit_time(job.number, minutes_left=2)
@@ -241,8 +251,8 @@ def test_five_restarts_in_a_row_and_a_second_job_change_nothing(
     job.wait_for_start(5)
     cluster.limit_time(job.number, minutes_left=60)
     times.follow()
-    assert "SIGUSR1 at step" in job.output
-    assert job.output.count("train.sbatch: requeued") == 2
+    assert "SIGUSR1 at step" in job.output, job.output
+    assert job.output.count("train.sbatch: requeued") == 2, job.output
 
     times = Times(job, "scontrol requeue", starts=5)
     cluster.client("scontrol", "requeue", str(job.number))
@@ -280,7 +290,7 @@ def test_a_job_whose_node_loses_its_power_goes_on_elsewhere(cluster: Slurm, undi
     cluster.power_off(lost)
     times.follow()
     assert lost not in cluster.nodes_of(job.number)
-    assert "which may be alive where locks do not reach" in job.output
+    assert "which may be alive where locks do not reach" in job.output, job.output
     cluster.power_on(lost)
     job.end()
     assert_same_run(undisturbed, job.run_dir)
@@ -303,7 +313,7 @@ def test_a_job_on_two_nodes_is_requeued_and_loses_one_of_them_and_ends_as_if_not
     need_machines(cluster)
     job = Submitted(cluster, tmp_path / "run", 2, arguments=SHARED)
     job.wait("newest_step", 2)
-    assert "2 replicas in 2 processes" in job.output
+    assert "2 replicas in 2 processes" in job.output, job.output
     times = Times(job, "scontrol requeue, two nodes", starts=1)
     cluster.client("scontrol", "requeue", str(job.number))
     times.follow()
@@ -316,7 +326,7 @@ def test_a_job_on_two_nodes_is_requeued_and_loses_one_of_them_and_ends_as_if_not
     assert lost not in cluster.nodes_of(job.number)
     cluster.power_on(lost)
     job.end()
-    assert job.output.count("2 replicas in 2 processes") == 3
+    assert job.output.count("2 replicas in 2 processes") == 3, job.output
     assert_same_run(undisturbed_pair, job.run_dir)
 
 
@@ -326,7 +336,7 @@ def test_without_a_spare_a_job_on_two_nodes_goes_on_on_the_one_that_is_left(
     need_machines(cluster)
     job = Submitted(cluster, tmp_path / "run", "1-2", "--exclusive", arguments=SHARED)
     job.wait("committed_step", 10)
-    assert "2 replicas in 2 processes" in job.output
+    assert "2 replicas in 2 processes" in job.output, job.output
     blocking = cluster.submit("--exclusive", "--output=/dev/null", "--wrap=sleep 600", cwd=tmp_path)
     cluster.wait(lambda: not cluster.idle, "all nodes in use")
     _, lost = cluster.nodes_of(job.number)
@@ -337,8 +347,10 @@ def test_without_a_spare_a_job_on_two_nodes_goes_on_on_the_one_that_is_left(
     job.end()
     cluster.client("scancel", str(blocking))
     cluster.power_on(lost)
-    assert job.output.count("2 replicas in 2 processes") == 1
-    assert "replicas was 2 in 2 processes and is 1: training goes on, but bit-exactness is not promised" in job.output
+    assert job.output.count("2 replicas in 2 processes") == 1, job.output
+    assert (
+        "replicas was 2 in 2 processes and is 1: training goes on, but bit-exactness is not promised" in job.output
+    ), job.output
     assert_one_curve(undisturbed_pair, job.run_dir)
 
 
@@ -373,17 +385,20 @@ def test_with_logical_replicas_a_job_loses_a_node_and_gets_it_back_and_keeps_eve
     cluster.client("scontrol", "requeue", str(job.number))
     job.wait_for_start(3)
     job.end()
-    assert job.output.count("2 replicas in 2 processes") == 2
-    assert "every bit stays the same, by train.logical_replicas=4" in job.output
+    assert job.output.count("2 replicas in 2 processes") == 2, job.output
+    assert "every bit stays the same, by train.logical_replicas=4" in job.output, job.output
     trainer.run("train", *ELASTIC, "run_dir=alone")
     assert_same_run(trainer.cwd / "alone", job.run_dir)
+
+
+IS_ASKED = '[ "$1" != -c ] || exit 0'  # in a program in the trainer's place: the script asks whether it can import it
 
 
 def test_the_script_requeues_what_may_help_and_nothing_else(cluster: Slurm, tmp_path: Path) -> None:
     """With a program in the trainer's place that ends as its last argument says."""
     program = tmp_path / "program"
     waiting = "trap 'exit 75' TERM; echo waiting; sleep 600 & wait"
-    program.write_text(f'#!/bin/bash\n[ "${{!#}}" = wait ] || exit "${{!#}}"\n{waiting}\n')
+    program.write_text(f'#!/bin/bash\n{IS_ASKED}\n[ "${{!#}}" = wait ] || exit "${{!#}}"\n{waiting}\n')
     program.chmod(0o755)
 
     def submit(ending: str) -> int:
@@ -421,11 +436,11 @@ def test_a_job_of_two_nodes_that_uses_no_srun_is_noticed_and_a_task_of_srun_is_n
 class Stubs:
     """Jobs of the script with a program in the trainer's place: what the script does needs no training."""
 
-    def __init__(self, cluster: Slurm, place: Path, program: str) -> None:
+    def __init__(self, cluster: Slurm, place: Path, program: str, asked: str = IS_ASKED) -> None:
         self._cluster = cluster
         self._place = place
         self._python = place / "program"
-        self._python.write_text(f"#!/bin/bash\n{program}\n")
+        self._python.write_text(f"#!/bin/bash\n{asked}\n{program}\n")
         self._python.chmod(0o755)
 
     def submit(self, *words: str, options: Sequence[str] = (), **environment: str) -> int:
@@ -439,11 +454,13 @@ class Stubs:
         return path.read_text() if path.exists() else ""
 
     def wait_for_output(self, number: int, text: str) -> None:
-        self._cluster.wait(lambda: text in self.output(number), f"{text!r} of job {number}")
+        self._cluster.wait(
+            lambda: text in self.output(number), f"{text!r} of job {number}", printed=lambda: self.output(number)
+        )
 
     def ends(self, number: int, state: str, status: int, restarts: int) -> str:
         """Wait for the end, which must be as given; returns the output."""
-        job = self._cluster.wait_for_end(number)
+        job = self._cluster.wait_for_end(number, lambda: self.output(number))
         assert (job.state, job.exit_status, job.restarts) == (state, status, restarts), self.output(number)
         return self.output(number)
 
@@ -471,8 +488,39 @@ esac""",
     ]
     for job in hanging:
         output = stubs.ends(job, "COMPLETED", 0, restarts=1)
-        assert "srun ended with 137" in output
+        assert "srun ended with 137" in output, output
         assert output.count("train.sbatch: requeued") == 1
+
+
+def test_an_interpreter_that_a_node_lacks_ends_the_job_with_the_way_to_name_one(cluster: Slurm, tmp_path: Path) -> None:
+    """Where one of two nodes lacks it, the other waits for the task that does not come, and srun kills it."""
+    lacking = '[ "$SLURM_PROCID" -eq 0 ] || exit 1'
+    stubs = Stubs(cluster, tmp_path, f"{lacking}\nsleep 600", asked=f"{lacking}\n{IS_ASKED}")
+    absent = tmp_path / "absent" / "python"
+    nowhere = stubs.submit(PYTHON=str(absent), RUN_DIR=str(tmp_path / "nowhere"))
+    on_one = stubs.submit(options=["--nodes=2"], WAIT_FOR_TASKS="1")
+    for job, lack in (nowhere, f"has no interpreter {absent}"), (on_one, "cannot import trainer"):
+        output = stubs.ends(job, "FAILED", 2, restarts=0)
+        assert output.count(lack) == 1, output
+        assert "name it with PYTHON=/path/of/python sbatch" in output, output
+    assert "srun ended with 137" in stubs.output(on_one)
+
+
+def test_a_task_that_is_wrong_ends_the_job_with_its_status_and_the_job_does_not_come_back(
+    cluster: Slurm, tmp_path: Path
+) -> None:
+    """One of two has a configuration that cannot be, or another seed. Nobody waits, and nothing is tried again."""
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/bash\n[ "$SLURM_PROCID" -eq 0 ] || set -- "$@" "$ODD"\nexec {sys.executable} "$@"\n')
+    python.chmod(0o755)
+    jobs = {
+        odd: Submitted(cluster, tmp_path / odd.partition("=")[0], 2, arguments=SHARED, PYTHON=str(python), ODD=odd)
+        for odd in ("train.steps=none", "seed=2")
+    }
+    for odd, status, said in ("train.steps=none", 2, "worker 1"), ("seed=2", 3, "has seed: 2; the others have: 0"):
+        jobs[odd].end("FAILED", status)
+        assert jobs[odd].output.count("train.sbatch: job ") == 1, jobs[odd].output
+        assert said in jobs[odd].output, jobs[odd].output
 
 
 def test_a_task_of_an_array_is_requeued_alone_and_has_arguments_and_a_directory_of_its_own(
@@ -573,13 +621,13 @@ exit $status
     stubs.ends(signalled.pop("INT"), "FAILED", 130, restarts=0)
     for job in (*signalled.values(), requeued):
         output = stubs.ends(job, "COMPLETED", 0, restarts=1)
-        assert "train.sbatch: srun ended with 75\n" in output
-        assert "train.sbatch: requeued\n" in output
-        assert "could not be requeued" not in output
+        assert "train.sbatch: srun ended with 75\n" in output, output
+        assert "train.sbatch: requeued\n" in output, output
+        assert "could not be requeued" not in output, output
     output = stubs.ends(late, "COMPLETED", 0, restarts=1)
-    assert "train.sbatch: srun ended with 75\n" in output
-    assert "train.sbatch: ended by Slurm\n" in output
-    assert "could not be requeued" not in output
+    assert "train.sbatch: srun ended with 75\n" in output, output
+    assert "train.sbatch: ended by Slurm\n" in output, output
+    assert "could not be requeued" not in output, output
 
 
 @pytest.mark.long
@@ -594,8 +642,8 @@ def test_a_job_whose_task_is_stopped_goes_on_as_if_nothing_had_happened(
     times = Times(job, f"two nodes: rank {rank} stopped", starts=1)
     os.kill(job.task(rank), signal.SIGSTOP)
     times.follow()
-    assert "has given no sign of life for 20 seconds" in job.output
-    assert "train.sbatch: srun ended with 137" in job.output
+    assert "has given no sign of life for 20 seconds" in job.output, job.output
+    assert "train.sbatch: srun ended with 137" in job.output, job.output
     job.end()
     assert_same_run(undisturbed_pair, job.run_dir)
 
@@ -613,9 +661,10 @@ def test_a_job_whose_task_blocks_in_a_read_before_the_exchange_goes_on(
     python.chmod(0o755)
     job = Submitted(cluster, tmp_path / "run", 2, arguments=SHARED, PYTHON=str(python))
     began = time.time()
-    cluster.wait(lambda: cluster.job(job.number).restarts == 1, "the requeue", seconds=500)
+    job.wait_until(lambda: cluster.job(job.number).restarts == 1, "requeue", seconds=500)
     print(f"two nodes: one blocked before the exchange: requeued after {time.time() - began:.1f} s")
-    assert "the chief waited in vain for worker 1" in job.output
+    assert "the chief waited in vain for worker 1" in job.output, job.output
+    assert "task 0: Exited with exit code 75" in job.output, job.output
     job.end()
     assert_same_run(undisturbed_pair, job.run_dir)
 
@@ -628,9 +677,9 @@ def test_a_job_on_three_nodes_that_two_can_share_loses_one_and_ends_as_if_on_two
     job = Submitted(cluster, tmp_path / "run", "1-3", "--exclusive", arguments=SHARED)
     job.wait("committed_step", 10)
     assert len(cluster.nodes_of(job.number)) == 3
-    assert "2 replicas in 2 processes" in job.output
-    assert "worker 2 idles, and ends with the run" in job.output
-    assert "numbers of processes of which none idles: 1, 2, 4" in job.output
+    assert "2 replicas in 2 processes" in job.output, job.output
+    assert "worker 2 idles, and ends with the run" in job.output, job.output
+    assert "numbers of processes of which none idles: 1, 2, 4" in job.output, job.output
     _, lost, _ = cluster.nodes_of(job.number)
     times = Times(job, "three nodes: one of two that compute powered off", starts=1)
     cluster.power_off(lost)
@@ -638,8 +687,8 @@ def test_a_job_on_three_nodes_that_two_can_share_loses_one_and_ends_as_if_on_two
     assert len(cluster.nodes_of(job.number)) == 2
     job.end()
     cluster.power_on(lost)
-    assert job.output.count("2 replicas in 2 processes") == 2
-    assert "bit-exactness is not promised" not in job.output
+    assert job.output.count("2 replicas in 2 processes") == 2, job.output
+    assert "bit-exactness is not promised" not in job.output, job.output
     assert_same_run(undisturbed_pair, job.run_dir)
 
 
@@ -661,15 +710,15 @@ def test_ctrl_c_twice_in_a_plain_srun_kills_and_scancel_commits(
         process.send_signal(signal.SIGINT)
         time.sleep(0.3)
     assert process.wait(240) == 137
-    assert "forcing job termination" in log.read_text()
+    assert "forcing job termination" in log.read_text(), log.read_text()
     assert int(checkpoint_names(run_dir)[-1][5:]) % 10 == 0, "what is committed stands, the steps since are lost"
-    assert "stopped: " not in log.read_text()
+    assert "stopped: " not in log.read_text(), log.read_text()
 
     process = started()
     before = int(checkpoint_names(run_dir)[-1][5:])
     cluster.client("scancel", "--signal=INT", cluster.client("squeue", "--noheader", "--format=%A"))
     assert process.wait(240) == 130
-    assert f"stopped: SIGINT at step {int(checkpoint_names(run_dir)[-1][5:])}" in log.read_text()
+    assert f"stopped: SIGINT at step {int(checkpoint_names(run_dir)[-1][5:])}" in log.read_text(), log.read_text()
     assert int(checkpoint_names(run_dir)[-1][5:]) > before
 
     assert cluster.spawn(*command, cwd=tmp_path, log=log).wait(SECONDS_FOR_A_SWEEP) == 0
@@ -690,8 +739,8 @@ def test_a_node_that_was_cut_off_and_comes_back_does_not_write(
         cluster.pull_cable(lost)
         times.follow()
         assert lost not in cluster.nodes_of(job.number)
-    cluster.wait(lambda: "was taken over by process" in job.output, f"the former holder to notice\n{job.output}")
-    cluster.wait(lambda: "train.sbatch: srun ended with 5" in job.output, "its end")
+    job.wait_until(lambda: "was taken over by process" in job.output, "word of the former holder")
+    job.wait_until(lambda: "train.sbatch: srun ended with 5" in job.output, "end of the former holder")
     cluster.plug_cable(lost)
     job.end()
     assert_same_run(undisturbed, job.run_dir)
@@ -767,7 +816,7 @@ def test_a_month_of_events_at_random_changes_nothing(
     job = Submitted(
         cluster, run_dir, 2, "--array=7", "--time=600", arguments=arguments, RUN_DIR=str(tmp_path), WAIT_FOR_TASKS="10"
     )
-    cluster.wait(lambda: "\nstep " in job.output, f"a step\n{job.output}")
+    job.wait_for_new_step()
     began = time.time()
     seconds: dict[str, list[float]] = {}
     lost: dict[str, list[int]] = {}
@@ -780,7 +829,7 @@ def test_a_month_of_events_at_random_changes_nothing(
         undo = MONTHLY[event][1](cluster, job, draw)
         job.wait_for_start(starts + 1)
         undo()
-        cluster.wait(lambda: "\nstep " in job.output.rpartition("train.sbatch: job ")[2], f"a step\n{job.output}", 400)
+        job.wait_for_new_step()
         seconds.setdefault(event, []).append(time.time() - happened)
         resumed = re.findall(r"resuming .* at step (\d+) of", job.output)[-1]
         lost.setdefault(event, []).append(max(0, last - int(resumed)))
@@ -789,7 +838,7 @@ def test_a_month_of_events_at_random_changes_nothing(
     goodput = newest_step(run_dir) * PACE / wall
     cluster.wait(lambda: cluster.job(job.number).state in ENDED, "the end of the month", MONTH_STEPS * PACE + 400)
     job.end()
-    assert "could not be requeued" not in job.output
+    assert "could not be requeued" not in job.output, job.output
     undisturbed = Trainer(tmp_path_factory.mktemp("undisturbed-month"))
     install(undisturbed.cwd)
     try:
@@ -903,7 +952,7 @@ class LaunchedSweep:
             assert self.process.poll() is None, self.log.read_text() + self.job_output
             return self.newest_step >= step
 
-        self.cluster.wait(reached, f"step {step}")
+        self.cluster.wait(reached, f"step {step}", printed=lambda: self.job_output)
         return int(self.cluster.client("squeue", "--noheader", "--format=%A").splitlines()[0])
 
     def end(self) -> None:
@@ -920,7 +969,7 @@ def test_a_trial_that_is_a_job_is_requeued_by_submitit_and_by_slurm_and_ends_as_
     sweep = LaunchedSweep(cluster, tmp_path / "sweep", *ARGUMENTS)
     job = sweep.wait_for_step(4)
     cluster.client("scancel", "--signal=USR2", str(job))  # as ahead of a time limit: submitit asks for its job again
-    cluster.wait(lambda: cluster.job(job).restarts == 1, "submitit's requeue")
+    cluster.wait(lambda: cluster.job(job).restarts == 1, "submitit's requeue", printed=lambda: sweep.job_output)
     committed = int(checkpoint_names(sweep.run_dir)[-1][5:])
     assert 4 <= committed < STEPS
     assert sweep.wait_for_step(committed + 4) == job
@@ -928,7 +977,7 @@ def test_a_trial_that_is_a_job_is_requeued_by_submitit_and_by_slurm_and_ends_as_
     sweep.end()
     assert cluster.job(job).restarts == 2
     assert sweep.job_output.count("resuming") == 2
-    assert "Caught signal SIGUSR2" in sweep.job_output
+    assert "Caught signal SIGUSR2" in sweep.job_output, sweep.job_output
     assert_same_run(undisturbed, sweep.run_dir)
 
 
@@ -940,7 +989,7 @@ def test_the_tasks_of_a_job_on_two_nodes_run_one_trial_together(
     nodes = ("hydra.launcher.nodes=2", "hydra.launcher.tasks_per_node=1")
     sweep = LaunchedSweep(cluster, tmp_path / "sweep", *SHARED, *nodes)
     sweep.end()
-    assert "2 replicas in 2 processes" in sweep.job_output
+    assert "2 replicas in 2 processes" in sweep.job_output, sweep.job_output
     assert_same_run(undisturbed_pair, sweep.run_dir)
 
 
@@ -950,6 +999,8 @@ def test_jobs_go_on_without_the_process_that_launched_them(cluster: Slurm, undis
     job = sweep.wait_for_step(4)
     sweep.process.terminate()
     assert sweep.process.wait(SECONDS_FOR_A_SWEEP) == 75
-    assert "the jobs that submitit_slurm has started continue by themselves" in sweep.log.read_text()
+    assert "the jobs that submitit_slurm has started continue by themselves" in sweep.log.read_text(), (
+        sweep.log.read_text()
+    )
     assert cluster.wait_for_end(job).state == "COMPLETED"
     assert_same_run(undisturbed, sweep.run_dir)

@@ -149,15 +149,21 @@ class Slurm:
             128 + int(by_signal) if int(by_signal) else int(status),
         )
 
-    def wait(self, condition: Callable[[], bool], what: str, seconds: float = SECONDS_ALLOWED) -> None:
-        """Return when ``condition`` holds."""
+    def wait(
+        self,
+        condition: Callable[[], bool],
+        what: str,
+        seconds: float = SECONDS_ALLOWED,
+        printed: Callable[[], str] = lambda: "",
+    ) -> None:
+        """Return when ``condition`` holds; when it does not come, what was ``printed`` until then may say why."""
         deadline = time.monotonic() + seconds
         while not condition():
-            assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}\n{self._state()}"
+            assert time.monotonic() < deadline, f"waited {seconds:.0f} s for: {what}\n{self._state()}\n{printed()}"
             time.sleep(0.05)
 
-    def wait_for_end(self, number: int) -> Job:
-        self.wait(lambda: self.job(number).state in ENDED, f"the end of job {number}")
+    def wait_for_end(self, number: int, printed: Callable[[], str] = lambda: "") -> Job:
+        self.wait(lambda: self.job(number).state in ENDED, f"the end of job {number}", printed=printed)
         return self.job(number)
 
     def nodes_of(self, number: int) -> list[str]:

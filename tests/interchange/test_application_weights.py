@@ -170,6 +170,22 @@ def renamed(found: Arrays, change: Mapping[str, str]) -> Arrays:
     return {change.get(name, name): value for name, value in found.items()}
 
 
+@pytest.mark.parametrize("front", ["", "features/", "NAME/"], ids=["weights", "nested", "whole file"])
+def test_scopes_of_names_in_a_nasnet_are_no_models(front: str) -> None:
+    scopes = {
+        "adjust_bn_0": "normal_A_block_0/adjust_block/adjust_reduction_block_0",
+        "separable_conv_1_bn_normal_left1_0": "normal_A_block_0/block_1/separable_conv_block_normal_left1_0",
+        "reduction_bn_1_stem_1": "reduction_A_block_stem_1",
+        "stem_bn1": "",
+    }
+    labels = {f"{front.replace('NAME', name)}{scope}/{name}/beta": name for name, scope in scopes.items() if scope}
+    labels[f"{front.replace('NAME/', '')}stem_bn1/beta"] = "stem_bn1"
+    tensors = tuple(Tensor(label, label, (4,), "f32") for label in labels)
+    wanted = Wanted({name: Layer(name, {"beta": (4,)}) for name in scopes}, {})
+    found = translate_keras(Contents(Kind.KERAS, Path("x"), tensors, lambda tensor: None), wanted).variables
+    assert {name: tensor.label for name, tensor in found.items()} == {f"{labels[at]}/beta": at for at in labels}
+
+
 def test_another_network_is_refused_with_what_it_has_and_lacks(tmp_path: Path) -> None:
     deeper = {**arrays("ResNet50"), "conv4_block7_1_conv/kernel": np.ones((1, 1, 1024, 256), np.float32)}
     path = save_safetensors(tmp_path / "deeper.safetensors", deeper)

@@ -23,6 +23,9 @@ AUTOMATIC = re.compile(r"(conv2d|batch_normalization|dense|separable_conv2d|laye
 # Stacks of layers within a ConvNeXt of Keras, which files name by their class or by their name.
 IN_STACK = re.compile(r"_stem_|_downsampling_")
 STACK = re.compile(r"sequential(?:_\d+)?|convnext_[a-z]+_(?:stem|downsampling_block_\d+)")
+# Scopes of names in a NASNet of Keras, which are in the paths of variables in an .h5 of Keras 3. They are no models.
+OF_NASNET = re.compile(r"(?:normal|reduction)_A_block_\w+")
+SCOPE = re.compile(rf"{OF_NASNET.pattern}|block_\d|adjust_(?:\w+_)?block(?:_\w+)?|separable_conv_block_\w+")
 OPTIMIZER_STATE = ("optimizer", "optimizer_weights", "keras_api")
 OLD_LEAVES = {"depthwise_kernel": "kernel"}  # of a DepthwiseConv2D in Keras 2
 
@@ -124,6 +127,10 @@ def _place(label: str, wanted: Wanted) -> tuple[str, str] | None:
         name = _plain("_".join(path[start:]))
         if name in wanted.named:
             scope = path[:start]
+            if any(OF_NASNET.fullmatch(each) for each in scope):
+                scope = [each for each in scope if not SCOPE.fullmatch(each)]
+                if scope and scope[-1] == path[-1]:  # a whole file has the layer in front of them, too
+                    scope = scope[:-1]
             if scope and IN_STACK.search(name) and STACK.fullmatch(scope[-1]):
                 stack, scope = scope[-1], scope[:-1]
                 # whole .h5 files of Keras 3 have the stack as a layer and in the paths of its variables

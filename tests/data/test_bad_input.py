@@ -12,7 +12,7 @@ import re
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +21,7 @@ import tensorflow as tf
 from every_source import COUNT, IMAGES, KINDS, Kind, table
 from image_data import CLASSES, example, jpeg, narrow, png, shard_source, write, write_shard
 from parquet_files import parquet_source, write_table
-from prepared_data import prepare_images, tfds_source
+from prepared_data import prepare_images, shapes_source
 from range_server import serving
 from tar_shards import plain_tar, tar_source
 
@@ -44,7 +44,6 @@ ADVICE = re.compile(
 LONGEST = 800  # characters of a message
 BAD = 8  # the record that is spoiled
 FIRST = (("000.jpg", jpeg(0)), ("000.cls", b"0"))  # members of a sample
-HEADER = b"path,label,split\n"
 
 
 def as_tfds(root: Path, images: Sequence[bytes]) -> None:
@@ -52,11 +51,7 @@ def as_tfds(root: Path, images: Sequence[bytes]) -> None:
     prepare_images(root, images)
 
 
-def shapes(root: object, split: Any = "train", *overrides: str) -> Source:
-    return tfds_source(root, split, "data.dataset=tiny_shapes", *overrides)
-
-
-SOURCES = {**KINDS, "tfds": Kind(as_tfds, shapes, lambda number: number)}
+SOURCES = {**KINDS, "tfds": Kind(as_tfds, shapes_source, lambda number: number)}
 
 
 class Said(NamedTuple):
@@ -151,11 +146,6 @@ def changed_between_runs(name: str, root: Path) -> str:
     return "not noticed"
 
 
-def wrong_type(name: str, root: Path) -> str:
-    SOURCES[name].write(root, IMAGES)
-    return WRONG_TYPES[name](root)
-
-
 def folder_of_bytes(root: Path) -> str:
     os.mkdir(os.fsencode(root) + b"/train/\xff")
     return cell(used(lambda: SOURCES["image_folder"].source(root)), r"train/\xff")
@@ -192,7 +182,7 @@ def column_of_floats(root: Path) -> str:
 
 
 def feature_of_text(root: Path) -> str:
-    return cell(used(lambda: shapes(root, "train", "data.label_key=name")), "data.label_key=name", "Text")
+    return cell(used(lambda: shapes_source(root, "train", "data.label_key=name")), "data.label_key=name", "Text")
 
 
 WRONG_TYPES: dict[str, Callable[[Path], str]] = {
@@ -203,11 +193,6 @@ WRONG_TYPES: dict[str, Callable[[Path], str]] = {
     "parquet": column_of_floats,
     "tfds": feature_of_text,
 }
-
-
-def unknown_label(name: str, root: Path) -> str:
-    SOURCES[name].write(root, IMAGES)
-    return UNKNOWN_LABELS[name](root)
 
 
 def folder_of_validation(root: Path) -> str:
@@ -241,7 +226,7 @@ def name_that_was_removed(root: Path) -> str:
     names.write_text("cat\ndog\n")
     (features,) = root.rglob("features.json")
     features.write_text(features.read_text().replace('"numClasses": "3"', '"numClasses": "2"'))
-    return cell(used(lambda: shapes(root)), "tiny_shapes-train", "record 2", "label 2")
+    return cell(used(lambda: shapes_source(root)), "tiny_shapes-train", "record 2", "label 2")
 
 
 UNKNOWN_LABELS: dict[str, Callable[[Path], str]] = {
@@ -252,6 +237,16 @@ UNKNOWN_LABELS: dict[str, Callable[[Path], str]] = {
     "parquet": fourth_in_column,
     "tfds": name_that_was_removed,
 }
+
+
+def spoiled(ways: dict[str, Callable[[Path], str]]) -> Callable[[str, Path], str]:
+    """Good data, of which something is replaced in the way of its source."""
+
+    def tried(name: str, root: Path) -> str:
+        SOURCES[name].write(root, IMAGES)
+        return ways[name](root)
+
+    return tried
 
 
 def empty_file(name: str, root: Path) -> str:
@@ -285,8 +280,8 @@ INPUT: dict[str, Callable[[str, Path], str]] = {
     "missing": missing,
     "changed in use": changed_in_use,
     "changed between runs": changed_between_runs,
-    "a label of another type": wrong_type,
-    "an unknown label": unknown_label,
+    "a label of another type": spoiled(WRONG_TYPES),
+    "an unknown label": spoiled(UNKNOWN_LABELS),
     "an empty file": empty_file,
     "a bucket that goes away": bucket_goes_away,
 }

@@ -15,7 +15,7 @@ import pytest
 from every_source import table
 from image_data import example, folder_source, jpeg, shard_source, write, write_shard
 from parquet_files import parquet_source, write_table
-from prepared_data import prepare_images, tfds_source
+from prepared_data import prepare_images, shapes_source
 from tar_shards import tar_source, write_samples
 
 from trainer import errors
@@ -161,10 +161,6 @@ def fewer_names(root: Path, count: int) -> str:
     return f"record 1 has label {count - 1}, but 2 classes are labels 0 to 1"
 
 
-def shapes(root: object, split: Any = "train", *overrides: str) -> Source:
-    return tfds_source(root, split, "data.dataset=tiny_shapes", *overrides)
-
-
 LARGE = {
     "image_folder": Large(
         as_folders, folder_source, lambda root: ["data=image_folder", f"data.root={root}"], stray_folder
@@ -206,7 +202,7 @@ LARGE = {
     "parquet": Large(as_columns, parquet_source, lambda root: ["data=parquet", f"data.root={root}"], row_out_of_range),
     "tfds": Large(
         as_prepared,
-        shapes,
+        shapes_source,
         lambda root: ["data=tfds", f"data.root={root}", "data.dataset=tiny_shapes", "data.validation_split=test"],
         fewer_names,
     ),

@@ -179,11 +179,16 @@ def test_scopes_of_names_in_a_nasnet_are_no_models(front: str) -> None:
         "stem_bn1": "",
     }
     labels = {f"{front.replace('NAME', name)}{scope}/{name}/beta": name for name, scope in scopes.items() if scope}
-    labels[f"{front.replace('NAME/', '')}stem_bn1/beta"] = "stem_bn1"
-    tensors = tuple(Tensor(label, label, (4,), "f32") for label in labels)
-    wanted = Wanted({name: Layer(name, {"beta": (4,)}) for name in scopes}, {})
+    stem = {f"{front.replace('NAME/', '')}stem_bn1/{leaf}": f"stem_bn1/{leaf}" for leaf in ("beta", "gamma")}
+    tensors = tuple(Tensor(label, label, (4,), "f32") for label in (*labels, *stem))
+    # the layer without a scope has more variables than any other, so a scope that were a model would lose to it
+    leaves = {name: ("beta", "gamma") if name == "stem_bn1" else ("beta",) for name in scopes}
+    wanted = Wanted({name: Layer(name, dict.fromkeys(there, (4,))) for name, there in leaves.items()}, {})
     found = translate_keras(Contents(Kind.KERAS, Path("x"), tensors, lambda tensor: None), wanted).variables
-    assert {name: tensor.label for name, tensor in found.items()} == {f"{labels[at]}/beta": at for at in labels}
+    assert {name: tensor.label for name, tensor in found.items()} == {
+        **{f"{name}/beta": label for label, name in labels.items()},
+        **{name: label for label, name in stem.items()},
+    }
 
 
 def test_another_network_is_refused_with_what_it_has_and_lacks(tmp_path: Path) -> None:

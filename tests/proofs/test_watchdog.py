@@ -279,15 +279,15 @@ def sluggish(self, records):
     return read(self, records)
 os.fsync, DigitsSplit.read = slow, sluggish
 """
+PATIENT = tuple(f"runtime.watchdog.{phase}={90 if phase in ('starting', 'tracing') else 15}" for phase in LIMITS)
 BUSY = "import os\nwhile os.getppid() > 1:\n    pass"
 
 
 @pytest.mark.long
 def test_load_slow_disks_and_being_stopped_give_no_false_alarm(small: tuple[str, ...], trainer: Trainer) -> None:
     """A save takes twice as long as is allowed without progress, and the process is stopped for twice as long."""
-    limits = [f"runtime.watchdog.{phase}={90 if phase in ('starting', 'tracing') else 15}" for phase in LIMITS]
     busy = [trainer.start_python("-c", BUSY) for _ in range(2 * (os.cpu_count() or 1))]
-    process = trainer.start_python("-c", PROGRAM, SLOW, "train", *EXACT, *limits, "run_dir=run")
+    process = trainer.start_python("-c", PROGRAM, SLOW, "train", *EXACT, *PATIENT, "run_dir=run")
     for step in (3, 9):
         wait_for_step(process, trainer.cwd / "run", step)
         process.signal(signal.SIGSTOP)
@@ -308,12 +308,11 @@ HOUR = 3600.0
 @pytest.mark.long
 def test_a_loaded_hour_gives_no_false_alarm(small: tuple[str, ...], trainer: Trainer) -> None:
     """Of starts, traces, slow saves and slow reads, beside processes that take what is left of the machine."""
-    limits = [f"runtime.watchdog.{phase}={90 if phase in ('starting', 'tracing') else 15}" for phase in LIMITS]
     endless = ("train.steps=1000000", "on_existing=resume", "run_dir=run")
     busy = [trainer.start_python("-c", f"import os\nos.nice(19)\n{BUSY}") for _ in range(2 * (os.cpu_count() or 1))]
     until, lives, log = time.monotonic() + HOUR, 0, trainer.cwd / "run" / "train.log"
     while time.monotonic() < until:
-        process = trainer.start_python("-c", PROGRAM, SLOW, "train", *EXACT, *limits, *endless)
+        process = trainer.start_python("-c", PROGRAM, SLOW, "train", *EXACT, *PATIENT, *endless)
         wait_for_step(process, trainer.cwd / "run", 16 * (lives + 1))
         process.signal(signal.SIGTERM)
         assert process.wait() == 75, process.output

@@ -94,6 +94,11 @@ def prepare_images(
     return Path(builder.data_dir)
 
 
+def shapes_source(data_dir: object, split: Any = "train", *overrides: str) -> Source:
+    """What ``prepare_images`` has prepared."""
+    return tfds_source(data_dir, split, "data.dataset=tiny_shapes", *overrides)
+
+
 def tfds_source(data_dir: object, split: Any = "train", *overrides: str) -> Source:
     values = {"data.root": str(data_dir), "data.validation_split": "test", **parse_arguments(overrides)}
     return open_source(override(composed("data=tfds", "data.dataset=tiny_pets"), values).data, split)

@@ -17,15 +17,14 @@ import numpy as np
 import pytest
 import torch_writer
 import weights_table
+from application_networks import CLASSES, SIZE, built, built_once, load
 from composing import compose
-from foreign_files import Arrays, cut, flip, save_safetensors
+from foreign_files import Arrays, save_safetensors
 from names_of_torch import TORCH_NAMES
 
 from trainer.config.check import check
-from trainer.config.complete import complete
-from trainer.config.schema import Config
 from trainer.config.schema.networks import SMALLEST_IMAGES, ApplicationName
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.errors import RestoreRefused, UsageError
 from trainer.interchange import hdf5_files, nameless, own_layers, torch_layers, torch_state
 from trainer.interchange.application_modes import CAFFE, HALF, PIXELS_01, mode_of
 from trainer.interchange.contents import Contents, Kind, Tensor
@@ -34,10 +33,8 @@ from trainer.models import conventions
 from trainer.models.heads import head_layers
 from trainer.run import application_start, warm_start
 from trainer.run.warm_start import WarmStart
-from trainer.training.state import TrainingState, build_state
 from trainer.training.step import inference
 
-SIZE, CLASSES = 32, 10
 RELATIVE = 1e-5
 FILES = ("model.keras", "model.weights.h5", "model.h5", "checkpoint", "exported")
 QUICK_FILES = ("model.weights.h5", "model.h5")
@@ -50,27 +47,6 @@ NETWORKS = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "R
 def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """No other process reads these files first, because h5py has just written them."""
     monkeypatch.setattr(hdf5_files, "_survive", lambda path, kind: None)
-
-
-def built(name: str, size: int = SIZE, of: str = "keras") -> tuple[Config, TrainingState]:
-    return built_once(name, size, of)
-
-
-@functools.cache
-def built_once(name: str, size: int, of: str) -> tuple[Config, TrainingState]:
-    keys = ("model=keras_application", f"model.name={name}", f"preprocess.image_size={size}")
-    keys = (*keys, f"model.conventions={of}", f"model.num_classes={CLASSES}")
-    config = complete(compose(*keys), 40, CLASSES)
-    return config, build_state(config, drawn=False)
-
-
-def load(path: Path, name: str, *allow: str, size: int = SIZE, **more: bool) -> list[str]:
-    """Load into a network of zeros; the lines."""
-    config, state = built(name, size)
-    for variable in state.variables.values():
-        variable.assign(np.zeros(variable.shape, np.float32))
-    start = WarmStart(warm_start.find(path), allow, classes_follow_data=more.get("follow", False))
-    return application_start.load(start, config, state, tuple(map(str, range(CLASSES))))
 
 
 def difference(place: Path, name: str, size: int = SIZE) -> float:
@@ -242,21 +218,6 @@ def test_a_classifier_for_another_number_of_classes_needs_consent(tmp_path: Path
     lines = load(path, "MobileNet", "preprocess", "model.num_classes")
     assert "conv_preds/kernel [1, 1, 1024, 1000]" in "\n".join(lines)
     assert "this network has 10 classes there" in "\n".join(lines)
-
-
-def test_a_cut_or_changed_file_is_refused_as_damaged(files: Path, tmp_path: Path) -> None:
-    place = written("MobileNet", files / "MobileNet")
-    for name in ("model.keras", "model.weights.h5", "model.h5"):
-        path = tmp_path / name
-        path.write_bytes((place / name).read_bytes())
-        cut(path, 0.6)
-        with pytest.raises(NoValidCheckpoint, match=str(path)):
-            load(path, "MobileNet", "preprocess")
-    path = tmp_path / "model.keras"
-    path.write_bytes((place / "model.keras").read_bytes())
-    flip(path, path.stat().st_size // 2)
-    with pytest.raises(NoValidCheckpoint, match="damaged"):
-        load(path, "MobileNet", "preprocess")
 
 
 def test_a_file_without_the_names_of_its_layers_arrives_by_their_order(files: Path, tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from trainer.run_directory.foreign import TABLE_MAGIC
 SLICED = "Sliced checkpoints are not supported"  # tensorflow/core/util/tensor_slice_reader.cc
 UNSUPPORTED = "Data type not supported"  # tensorflow/core/util/tensor_slice_reader.cc
 TRUNCATED, FLIPPED = "ends too early", "checksum does not match"
+LOST_GRAPH = "object graph"  # a fact: the positions in the keys are all that is left of the names
 
 
 def read_bundle(prefix: Path, kind: Kind) -> Contents:
@@ -71,7 +72,7 @@ def read_bundle(prefix: Path, kind: Kind) -> Contents:
         tensors=tensors,
         read=read,
         name_based=OBJECT_GRAPH not in shapes and not any(key.endswith(ATTRIBUTE) for key in shapes),
-        facts={"object graph": "lost"} if OBJECT_GRAPH in shapes and not names else {},
+        facts={LOST_GRAPH: "lost"} if OBJECT_GRAPH in shapes and not names else {},
     )
 
 

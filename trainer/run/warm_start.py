@@ -26,7 +26,7 @@ from trainer.diagnosis.silent_settings import differing_settings
 from trainer.errors import NoValidCheckpoint, RestoreRefused
 from trainer.interchange import own_names, torch_names
 from trainer.interchange.application_modes import HALF, IMAGENET, same
-from trainer.interchange.bundles import read_bundle
+from trainer.interchange.bundles import LOST_GRAPH, damage, read_bundle
 from trainer.interchange.contents import ORIGIN, ORIGIN_CONFIG, Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, Finding, Unusable, listed
 from trainer.interchange.locate import locate
@@ -41,6 +41,7 @@ from trainer.training.state import TrainingState
 
 TOLD_WHOLE = ("not_inception_v3", "weights_in_parts")  # causes whose details say what to do
 AUX_CAUSES = ("aux_unexpected", "aux_absent", "image_size")  # an auxiliary head may start fresh
+NAMELESS = Finding("object_graph", DAMAGE, "its object graph names no variable")
 # differences between file and run that ``allow`` may name
 CLASSES_KEY, SAME_CLASSES_KEY, PREPROCESS_KEY = "model.num_classes", "data.classes", "preprocess"
 
@@ -55,7 +56,10 @@ def find(path: Path) -> Contents:
     try:
         located = locate(path)
         if located.kind is not Kind.OWN:
-            return read_contents(located)
+            contents = read_contents(located)
+            if LOST_GRAPH in contents.facts:  # without its names, whatever is said of the network would be untrue
+                raise Unusable(next(iter(damage(contents)), NAMELESS))
+            return contents
         manifest = verify(located.path, "full")
         digest = durable.stored_digest(located.path / manifests.FILE_NAME)
         origin = Origin(located.path.name, digest, manifest.step, "raw", manifest.class_names)
@@ -340,9 +344,12 @@ def values_of(contents: Contents, wanted: Mapping[str, Tensor]) -> Values:
     try:
         return read_values(contents, wanted)
     except Unusable as error:
-        refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused
-        details = "".join(f"\n  {detail}" for detail in error.finding.details)
-        raise refusal(f"init_from={contents.path}: {error.finding.title}{details}") from error
+        finding = error.finding
+        if finding.status == DAMAGE and contents.kind in (Kind.BUNDLE, Kind.V1):
+            finding = next(iter(damage(contents)), finding)  # which of its files, and how much of it
+        refusal = NoValidCheckpoint if finding.status == DAMAGE else RestoreRefused
+        details = "".join(f"\n  {detail}" for detail in finding.details)
+        raise refusal(f"init_from={contents.path}: {finding.title}{details}") from error
 
 
 def _in_our_layout(name: str, value: np.ndarray, channels_first: bool) -> np.ndarray:

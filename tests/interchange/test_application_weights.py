@@ -170,9 +170,7 @@ def test_scopes_of_names_in_a_nasnet_are_no_models(front: str) -> None:
 def test_another_network_is_refused_with_what_it_has_and_lacks(tmp_path: Path) -> None:
     deeper = {**arrays("ResNet50"), "conv4_block7_1_conv/kernel": np.ones((1, 1, 1024, 256), np.float32)}
     path = save_safetensors(tmp_path / "deeper.safetensors", deeper)
-    with pytest.raises(
-        RestoreRefused, match="1 kernels of further blocks, which ResNet50 does not have: conv4_block7_1"
-    ):
+    with pytest.raises(RestoreRefused, match="further blocks, which ResNet50 does not have: conv4_block7_1"):
         load(path, "ResNet50", "preprocess")
     less = save_safetensors(tmp_path / "less.safetensors", arrays("ResNet50", without=["conv5_block3_3_bn"]))
     with pytest.raises(RestoreRefused, match=r"4 variables of ResNet50 are not in it: conv5_block3_3_bn/gamma"):

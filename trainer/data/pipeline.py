@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import math
+import queue
 import threading
 import weakref
 from collections.abc import Callable, Iterator
@@ -96,14 +97,19 @@ class Batches:
     def __iter__(self) -> Iterator[Example]:
         number = 0
         while True:
+            opened = _Opened(self._open_at(number))
             try:
-                for batch in self._open_at(number):
+                for batch in opened:
                     yield batch
                     number += 1
                 return
-            except tf.errors.OpError:
-                if not self._find_bad(number):
-                    raise
+            except tf.errors.OpError as error:
+                _forget_frames(error)
+                failure = error
+            finally:
+                opened.close()
+            if not self._find_bad(number):
+                raise failure
 
     def _open_at(self, number: int) -> tf.data.Dataset:
         """The pipeline from the batch of that number on, 0 for the first."""
@@ -215,6 +221,47 @@ class Batches:
         except tf.errors.InvalidArgumentError:
             return _cannot_be_decoded(plan.source, choice.records[row], reason)
         return None
+
+
+class _Opened:
+    """A pipeline that is read.
+
+    TensorFlow ends it when nobody refers to it any longer, and waits for its threads. One of these threads may be the
+    one in which Python's garbage collector finds that out: it would wait for itself, for ever, with what it reads
+    still going on, and no garbage would be collected any more. So the pipeline is ended by the thread that reads it,
+    or is left until another one is opened.
+    """
+
+    _left: queue.SimpleQueue[list[Any]] = queue.SimpleQueue()  # takes from a garbage collector what others may end
+
+    def __init__(self, pipeline: tf.data.Dataset) -> None:
+        self._end_those_left()
+        self._thread = threading.get_ident()
+        self._iterator = [iter(pipeline)]
+
+    def __iter__(self) -> Iterator[Example]:
+        return self
+
+    def __next__(self) -> Example:
+        return next(self._iterator[0])
+
+    def close(self) -> None:
+        if threading.get_ident() == self._thread:
+            self._iterator.clear()
+            self._end_those_left()
+        else:
+            self._left.put(self._iterator)
+
+    def _end_those_left(self) -> None:
+        while not self._left.empty():
+            self._left.get().clear()
+
+
+def _forget_frames(error: BaseException | None) -> None:
+    """The frames of an error refer to the pipeline that it came from."""
+    while error is not None:
+        error.__traceback__ = None
+        error = error.__context__
 
 
 def _read(choice: Choice, plan: Plan) -> dict[str, npt.NDArray[Any]]:

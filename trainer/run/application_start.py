@@ -187,9 +187,7 @@ def _check_body(
         ]
     else:
         if further:
-            lines.append(
-                f"it has {len(further)} kernels of further blocks, which {name} does not have: {listed(further)}"
-            )
+            lines.append(f"it has further blocks, which {name} does not have: {listed(further)}")
         if absent:
             lines.append(f"{len(absent)} variables of {name} are not in it: {listed(absent)}")
         if other:

@@ -50,7 +50,9 @@ def bucket(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[s3fs.S3F
         yield files
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(
+    "kind", ["image_folder", *(pytest.param(kind, marks=pytest.mark.long) for kind in ("table", "tfds"))]
+)
 def test_a_run_on_a_bucket_is_killed_and_resumed_and_is_the_run_on_a_disk(
     kind: str, trainer: Trainer, bucket: s3fs.S3FileSystem, cache_directory: Path
 ) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import pytest
 import pythons
 import small_plugin
 from processes import Trainer
+
+SECONDS_TO_END = 20
 
 
 @pytest.fixture(autouse=True)
@@ -28,6 +31,18 @@ def cache_directory(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytes
     (place / "trainer" / "start").symlink_to(shared)
     monkeypatch.setenv("XDG_CACHE_HOME", str(place))
     return place / "trainer"
+
+
+@pytest.fixture(autouse=True)
+def reads_end() -> Iterator[None]:
+    """What a test reads ends with it: a thread that waits for itself would be found here, and by nobody else."""
+    yield
+    from trainer.data import reads
+
+    deadline = time.monotonic() + SECONDS_TO_END
+    while reads.longest() is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert reads.longest() is None
 
 
 @pytest.fixture

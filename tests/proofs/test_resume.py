@@ -94,9 +94,10 @@ def test_clean_stop_and_resume_equals_uninterrupted_run(
 @pytest.mark.parametrize(
     ("number", "status", "after", "variant"),
     [
-        pytest.param(signal.SIGTERM, 75, 4, "adam", marks=pytest.mark.fresh),
+        (signal.SIGTERM, 75, 4, SMALL_RUN),
         (signal.SIGHUP, 75, 6, SMALL_RUN),
         (signal.SIGINT, 130, 2, SMALL_RUN),
+        pytest.param(signal.SIGTERM, 75, 4, "adam", marks=[pytest.mark.fresh, pytest.mark.long]),
         pytest.param(signal.SIGUSR1, 75, 6, SMALL_RUN, marks=pytest.mark.long),
         pytest.param(signal.SIGUSR2, 75, 8, "adam", marks=pytest.mark.long),
     ],

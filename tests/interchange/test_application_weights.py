@@ -25,7 +25,7 @@ from names_of_torch import TORCH_NAMES
 from trainer.config.check import check
 from trainer.config.schema.networks import SMALLEST_IMAGES, ApplicationName
 from trainer.errors import RestoreRefused, UsageError
-from trainer.interchange import hdf5_files, nameless, own_layers, torch_layers, torch_state
+from trainer.interchange import nameless, own_layers, torch_layers, torch_state
 from trainer.interchange.application_modes import CAFFE, HALF, PIXELS_01, mode_of
 from trainer.interchange.contents import Contents, Kind, Tensor
 from trainer.interchange.keras_layers import Layer, Wanted, translate_keras, wanted_layers
@@ -35,18 +35,14 @@ from trainer.run import application_start, warm_start
 from trainer.run.warm_start import WarmStart
 from trainer.training.step import inference
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 RELATIVE = 1e-5
 FILES = ("model.keras", "model.weights.h5", "model.h5", "checkpoint", "exported")
 QUICK_FILES = ("model.weights.h5", "model.h5")
 FILES_OF_KERAS_2 = (*FILES[:-1], "weights_only.h5", "tensorflow/weights", "saved")
 # of each family one that builds quickly, and ResNet for its mode; the others are in the long test
 NETWORKS = ("MobileNet", "MobileNetV2", "MobileNetV3Small", "EfficientNetB0", "ResNet50")
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process reads these files first, because h5py has just written them."""
-    monkeypatch.setattr(hdf5_files, "_survive", lambda path, kind: None)
 
 
 def difference(place: Path, name: str, size: int = SIZE) -> float:
@@ -170,7 +166,9 @@ def test_scopes_of_names_in_a_nasnet_are_no_models(front: str) -> None:
 def test_another_network_is_refused_with_what_it_has_and_lacks(tmp_path: Path) -> None:
     deeper = {**arrays("ResNet50"), "conv4_block7_1_conv/kernel": np.ones((1, 1, 1024, 256), np.float32)}
     path = save_safetensors(tmp_path / "deeper.safetensors", deeper)
-    with pytest.raises(RestoreRefused, match="further blocks, which ResNet50 does not have: conv4_block7_1"):
+    with pytest.raises(
+        RestoreRefused, match="it has further blocks, which ResNet50 does not have: conv4_block7_1_conv/kernel"
+    ):
         load(path, "ResNet50", "preprocess")
     less = save_safetensors(tmp_path / "less.safetensors", arrays("ResNet50", without=["conv5_block3_3_bn"]))
     with pytest.raises(RestoreRefused, match=r"4 variables of ResNet50 are not in it: conv5_block3_3_bn/gamma"):

@@ -16,19 +16,14 @@ from keras.src.backend.common import global_state
 from keras_files import MODELS, SAVERS, fill, narrow_base, once, save_keras, save_legacy, save_weights, sequential
 
 from trainer.errors import RestoreRefused
-from trainer.interchange import hdf5_files
 from trainer.models.inception_v3_units import BODY, unit_of
 from trainer.run import warm_start
 from trainer.run.warm_start import WarmStart
 from trainer.training.state import TrainingState, build_state
 
+pytestmark = pytest.mark.usefixtures("in_this_process")
+
 WIDTH = (0.01, 4)  # of NARROW
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process reads these files first, because h5py has just written them."""
-    monkeypatch.setattr(hdf5_files, "_survive", lambda path, kind: None)
 
 
 @functools.cache

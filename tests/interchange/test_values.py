@@ -28,9 +28,7 @@ OTHERS = ("int8", "uint8", "int32", "int64", "bool", "complex64", "float8_e4m3fn
 
 
 @pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No other process reads the small files of these tests first."""
-    monkeypatch.setattr(hdf5_files, "_survive", lambda path, kind: None)
+def quiet(in_this_process: None) -> Iterator[None]:
     logging.getLogger("tensorflow").setLevel(logging.ERROR)
     yield
     logging.getLogger("tensorflow").setLevel(logging.WARNING)

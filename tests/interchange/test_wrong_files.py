@@ -19,20 +19,15 @@ from foreign_files import cut, flip, save_safetensors
 
 from trainer.config.schema import Config
 from trainer.errors import NoValidCheckpoint, RestoreRefused, TrainerError
-from trainer.interchange import hdf5_files
 from trainer.interchange.application_modes import CAFFE
+
+pytestmark = pytest.mark.usefixtures("in_this_process")
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "fine-tuning.md"
 PLACE = Place("<!-- the table of tests/interchange/test_wrong_files.py begins -->", "<!-- and ends there -->")
 UNSEEN = "used"
 KERNEL = "conv_pw_13"
 BLOCK = 64  # bytes in a row that no other place of the file has
-
-
-@pytest.fixture(autouse=True)
-def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """No other process reads these files first, because h5py has just written them."""
-    monkeypatch.setattr(hdf5_files, "_survive", lambda path, kind: None)
 
 
 def as_checkpoint(model: Any, path: Path) -> None:
@@ -54,6 +49,7 @@ FORMATS: Mapping[str, tuple[str, Callable[[Any, Path], object]]] = {
 }
 
 
+@functools.cache
 def network(classes: int = CLASSES, **options: Any) -> Any:
     model = keras.applications.MobileNet(
         weights=None, input_shape=(SIZE, SIZE, 3), classes=classes, classifier_activation=None, **options
@@ -62,26 +58,24 @@ def network(classes: int = CLASSES, **options: Any) -> Any:
     return model
 
 
-@functools.cache
-def whole() -> Any:
-    return network()
-
-
 def with_head(features: Any) -> Any:
     pooled = keras.layers.GlobalAveragePooling2D()(features)
-    return keras.Model(whole().input, keras.layers.Dense(CLASSES, name="predictions")(pooled))
+    return keras.Model(network().input, keras.layers.Dense(CLASSES, name="predictions")(pooled))
 
 
+@functools.cache
 def deeper() -> Any:
-    return with_head(keras.layers.Conv2D(1024, 1, name="conv_pw_14")(whole().get_layer("conv_pw_13_relu").output))
+    return with_head(keras.layers.Conv2D(1024, 1, name="conv_pw_14")(network().get_layer("conv_pw_13_relu").output))
 
 
+@functools.cache
 def shorter() -> Any:
-    return with_head(whole().get_layer("conv_pw_12_relu").output)
+    return with_head(network().get_layer("conv_pw_12_relu").output)
 
 
+@functools.cache
 def with_nan() -> Any:
-    model = network()
+    model = network.__wrapped__()  # one of its own, to change
     kernel = model.get_layer(KERNEL).kernel
     value = kernel.numpy()
     value[0, 0, 3, 4] = np.nan
@@ -104,14 +98,10 @@ def emptied(path: Path) -> None:
 
 def flipped(path: Path) -> None:
     """One bit of a weight, which stays a number as large as others."""
-    some = whole().get_layer(KERNEL).kernel.numpy().tobytes()[4000 : 4000 + BLOCK]
+    some = network().get_layer(KERNEL).kernel.numpy().tobytes()[4000 : 4000 + BLOCK]
     content = values_of(path).read_bytes()
     assert content.count(some) == 1
     flip(values_of(path), content.index(some) + 1)
-
-
-def pickled(path: Path) -> None:
-    values_of(path).write_bytes(b"\x80\x02}q\x00.")
 
 
 class Wrong(NamedTuple):
@@ -124,7 +114,7 @@ class Wrong(NamedTuple):
 
     cells: tuple[str, ...]
     said: tuple[str, ...]
-    model: Callable[[], Any] = whole
+    model: Callable[[], Any] = network
     spoil: Callable[[Path], object] = lambda path: None
     target: str = "MobileNet"
     normalize: bool = False
@@ -160,14 +150,9 @@ def file_of(title: str, column: str, place: Path) -> Path:
     """The wrong file of a kind in a format."""
     name, save = FORMATS[column]
     path = place / name
-    save(model_of(WRONG[title].model), path)
+    save(WRONG[title].model(), path)
     WRONG[title].spoil(path)
     return path
-
-
-@functools.cache
-def model_of(make: Callable[[], Any]) -> Any:
-    return make()
 
 
 @pytest.mark.parametrize("column", FORMATS)

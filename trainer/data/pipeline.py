@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import dataclasses
 import math
 import queue
@@ -253,8 +254,9 @@ class _Opened:
             self._left.put(self._iterator)
 
     def _end_those_left(self) -> None:
-        while not self._left.empty():
-            self._left.get().clear()
+        with contextlib.suppress(queue.Empty):  # not asked first: two threads may end them at a time
+            while True:
+                self._left.get_nowait().clear()
 
 
 def _forget_frames(error: BaseException | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 
-from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.errors import NoValidCheckpoint, RestoreRefused, TrainerError
 
 NOTE = 0
 MISMATCH = RestoreRefused.exit_status
@@ -29,6 +29,11 @@ class Finding:
     details: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
     keys: tuple[str, ...] = ()
+
+    def refusal(self, before: str = "") -> TrainerError:
+        """The error that ends what cannot go on for it; ``before`` stands in front of the title."""
+        kind = NoValidCheckpoint if self.status == DAMAGE else RestoreRefused
+        return kind(before + "\n  ".join((self.title, *self.details)))
 
     def lines(self) -> list[str]:
         return [f"{self.cause}: {self.title}", *(f"  {detail}" for detail in self.details)]

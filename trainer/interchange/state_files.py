@@ -24,7 +24,7 @@ from trainer.checkpoint import manifest as manifests
 from trainer.checkpoint.manifest import PREFIX, Manifest, ManifestError
 from trainer.checkpoint.tensors import StoredValues
 from trainer.checkpoint.verification import reading
-from trainer.errors import NoValidCheckpoint, RestoreRefused, UsageError
+from trainer.errors import NoValidCheckpoint, UsageError
 from trainer.interchange.contents import ORIGIN, OURS, STATE, Contents, Kind, Tensor
 from trainer.interchange.findings import DAMAGE, MISMATCH, Finding, Unusable, listed
 from trainer.interchange.origin import Origin
@@ -196,9 +196,7 @@ def _refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except Unusable as error:
-        details = "".join(f"\n  {detail}" for detail in error.finding.details)
-        refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused
-        raise refusal(f"{error.finding.title}{details}") from error
+        raise error.finding.refusal() from error
 
 
 def _fill(contents: Contents, manifest: Manifest, place: Path) -> None:

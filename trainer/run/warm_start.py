@@ -23,7 +23,7 @@ from trainer.config.schema.preprocessing import NormalizeConfig
 from trainer.diagnosis.comparison import BACKGROUND, differing
 from trainer.diagnosis.expected import shapes_of
 from trainer.diagnosis.silent_settings import differing_settings
-from trainer.errors import NoValidCheckpoint, RestoreRefused
+from trainer.errors import RestoreRefused
 from trainer.interchange import own_names, torch_names
 from trainer.interchange.application_modes import HALF, IMAGENET, same
 from trainer.interchange.bundles import LOST_GRAPH, damage, read_bundle
@@ -68,9 +68,7 @@ def find(path: Path) -> Contents:
         facts = {ORIGIN: origin.to_text(), ORIGIN_CONFIG: config}
         return dataclasses.replace(contents, path=located.path, facts=facts)
     except Unusable as error:
-        details = "".join(f"\n  {detail}" for detail in error.finding.details)
-        refusal = NoValidCheckpoint if error.finding.status == DAMAGE else RestoreRefused
-        raise refusal(f"init_from={path}: {error.finding.title}{details}") from error
+        raise error.finding.refusal(f"init_from={path}: ") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -347,9 +345,7 @@ def values_of(contents: Contents, wanted: Mapping[str, Tensor]) -> Values:
         finding = error.finding
         if finding.status == DAMAGE and contents.kind in (Kind.BUNDLE, Kind.V1):
             finding = next(iter(damage(contents)), finding)  # which of its files, and how much of it
-        refusal = NoValidCheckpoint if finding.status == DAMAGE else RestoreRefused
-        details = "".join(f"\n  {detail}" for detail in finding.details)
-        raise refusal(f"init_from={contents.path}: {finding.title}{details}") from error
+        raise finding.refusal(f"init_from={contents.path}: ") from error
 
 
 def _in_our_layout(name: str, value: np.ndarray, channels_first: bool) -> np.ndarray:
